@@ -1,0 +1,420 @@
+"""Puts a configuration on a model, and takes it off again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from hiddenkey import anatomy, model_dropout
+from hiddenkey.anatomy import Part
+from hiddenkey.attention import dispatch
+from hiddenkey.attention.site import AttentionSite, fused_refusal
+from hiddenkey.config import Drop, DropoutConfig, not_one_of
+from hiddenkey.consistency import (
+    TASKS,
+    ConsistencyPass,
+    OtherPass,
+    divides_by_items,
+    select,
+    visible_tokens,
+)
+from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+from hiddenkey.measure import LossMeter, ShareCounter
+from hiddenkey.methods import method
+from hiddenkey.positions import POSITIONS
+from hiddenkey.positions.site import SequenceSite
+
+Kernel = Literal["auto", "reference", "fused"]
+_KERNELS = ("auto", "reference", "fused")
+_ATTACHMENT = "_hiddenkey_attachment"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where an attached configuration acts.
+
+    Attributes:
+        name: module, as the transformer names it (without PEFT's prefix).
+        layer: index of its transformer layer; ``None`` for the positions ``input`` and ``output``.
+        position: where noise enters.
+        pattern: which units fall together.
+        rate: share that falls.
+        rescale: what happens to the rest.
+        kernel: ``fused`` or ``reference`` for attention, ``hook`` elsewhere.
+    """
+
+    name: str
+    layer: int | None
+    position: str
+    pattern: str
+    rate: float
+    rescale: str
+    kernel: str
+
+    @property
+    def key(self) -> str:
+        """Short name for logs, such as ``attention_logits/3``."""
+        return self.position if self.layer is None else f"{self.position}/{self.layer}"
+
+
+def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "auto") -> Attachment:
+    """Put a method on a model.
+
+    Noise acts in training mode only; in evaluation mode the model's outputs are bit-equal to those
+    without it. Attach after ``get_peft_model``. A model that has a configuration loses it first.
+
+    Args:
+        model: ``PreTrainedModel`` or ``PeftModel``.
+        config: name of a method or a configuration.
+        kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
+            possible for column and span patterns; ``reference`` computes the attention map;
+            ``auto`` takes ``fused`` where it is possible. ``Attachment.sites`` tells.
+
+    Raises:
+        ConfigError: if the configuration does not fit the model, with all reasons.
+        AttachError: if the model does not have, or does not show, what the configuration acts on.
+    """
+    config = method(config) if isinstance(config, str) else config
+    transformer = anatomy.transformer_of(model)
+    previous = transformer.__dict__.get(_ATTACHMENT)
+    if isinstance(previous, Attachment):
+        previous.detach()
+    layers = anatomy.find_layers(transformer)
+    if faults := _misfits(config, transformer, len(layers), kernel):
+        raise ConfigError(faults)
+    attachment = Attachment(model, transformer, config, layers, kernel)
+    try:
+        attachment._install()
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
+
+
+class Attachment:
+    """A configuration at work on a model, from :func:`attach`; a context manager.
+
+    Attributes:
+        config: the configuration.
+        sites: where it acts.
+    """
+
+    config: DropoutConfig
+    sites: tuple[Site, ...]
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transformer: nn.Module,
+        config: DropoutConfig,
+        layers: list[Part],
+        kernel: str,
+    ) -> None:
+        self.config = config
+        self.losses_by_items = divides_by_items(transformer)
+        self.meter = LossMeter()
+        self._transformer = transformer
+        self._entrance = anatomy.entrance_of(model)
+        self._layers = layers
+        self._parameters = tuple(inspect.signature(transformer.forward).parameters)
+        selected = [p for p in layers if config.layers is None or p.layer in config.layers]
+        self._places = [
+            (drop, part)
+            for drop in config.drops
+            for part in POSITIONS[drop.position].find(transformer, selected, config.hidden_modules)
+        ]
+        self._kernel = _attention_kernel(config, kernel)
+        self.sites = tuple(_site(drop, part, self._kernel) for drop, part in self._places)
+        self._counters: dict[str, ShareCounter] = {}
+        self._handles: list[Any] = []
+        self._attention_sites: list[nn.Module] = []
+        self._attention_before: str | None = None
+        self._silenced: list[model_dropout.Setting] = []
+        self._consistency: ConsistencyPass | None = None
+        self._other: OtherPass | None = None
+        self._visible: Tensor | None = None
+        self._inside_forward = False
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary())
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Parts of the last training pass's loss: ``task`` and, where it ran, ``consistency``.
+
+        They add up to the loss. Reading waits for the device.
+        """
+        return self.meter.last()
+
+    @property
+    def consistency_passes(self) -> int:
+        """Training passes seen since attaching that count for ``Consistency.every``."""
+        return self._consistency.passes if self._consistency else 0
+
+    @consistency_passes.setter
+    def consistency_passes(self, passes: int) -> None:
+        if self._consistency:
+            self._consistency.passes = passes
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of visible units that fell at each site since the last call.
+
+        Keys are :attr:`Site.key`; NaN where a site was not reached. Padding is not counted, and a
+        recomputed layer counts once. Reading waits for the device.
+        """
+        return {key: counter.read() for key, counter in self._counters.items()}
+
+    def summary(self) -> list[str]:
+        """Return one line for each drop, and one for the loss."""
+        lines = []
+        for drop in self.config.drops:
+            own = [site for site in self.sites if site.position == drop.position]
+            reach = (
+                f"{len(own)} of {len(self._layers)} layers"
+                if own[0].layer is not None
+                else (own[0].name)
+            )
+            lines.append(
+                f"{drop.position}: {drop.pattern}, rate {drop.rate:g}, rescale {drop.rescaling},"
+                f" {reach}, {own[0].kernel}"
+            )
+        if loss := self.config.consistency:
+            lines.append(
+                f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
+                f" fraction {loss.fraction:g}, every {loss.every}"
+            )
+        return lines or ["no noise; the model's own dropout is off"]
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was before :func:`attach`. Does nothing twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self._consistency is not None:
+            self._consistency.remove()
+            self._consistency = None
+        for module in self._attention_sites:
+            dispatch.set_site(module, None)
+        self._attention_sites.clear()
+        if self._attention_before is not None:
+            dispatch.uninstall(self._transformer, self._attention_before)
+            self._attention_before = None
+        model_dropout.restore(self._silenced)
+        self._silenced = []
+        if self._transformer.__dict__.get(_ATTACHMENT) is self:
+            del self._transformer.__dict__[_ATTACHMENT]
+
+    def _install(self) -> None:
+        self._transformer.__dict__[_ATTACHMENT] = self
+        refuse_unpreserved_rng(self._layers)
+        attention: dict[nn.Module, dict[str, Drop]] = {}
+        for (drop, part), site in zip(self._places, self.sites, strict=True):
+            self._counters[site.key] = counter = ShareCounter()
+            if POSITIONS[drop.position].acts == "inside":
+                attention.setdefault(part.module, {})[drop.position] = drop
+            else:
+                sequence = SequenceSite(drop, self._get_visible, self._counts, counter)
+                before = POSITIONS[drop.position].acts == "before"
+                self._handles.append(sequence.hook(part.module, before=before))
+        if attention:
+            self._attention_before = dispatch.install(self._transformer)
+            for module, drops in attention.items():
+                self._install_attention(module, drops)
+        if not self.config.keep_model_dropout:
+            self._silenced = model_dropout.switch_off(self._transformer)
+        if self.config.consistency is not None:
+            self._consistency = ConsistencyPass(
+                self.config.consistency, self._transformer, self._layers[-1].module
+            )
+        enter = self._entrance.register_forward_pre_hook(self._enter, with_kwargs=True)
+        leave = self._entrance.register_forward_hook(self._leave, with_kwargs=True)
+        self._handles += [enter, leave]
+
+    def _install_attention(self, module: nn.Module, drops: dict[str, Drop]) -> None:
+        layer = next(p.layer for _, p in self._places if p.module is module)
+        site = AttentionSite(
+            logits=drops.get("attention_logits"),
+            weights=drops.get("attention_weights"),
+            config=self.config,
+            is_fused=self._kernel == "fused",
+            counting=self._counts,
+            counters={position: self._counters[f"{position}/{layer}"] for position in drops},
+        )
+        dispatch.set_site(module, site)
+        self._attention_sites.append(module)
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not module.training:
+            return
+        refuse_unpreserved_rng(self._layers)
+        self._check_places()
+        arguments = self._by_name(args, kwargs)
+        self._inside_forward = True
+        self._other = None
+        if self._consistency is not None and torch.is_grad_enabled() and self._consistency.due():
+            chosen = self._consistency.choose(arguments)
+            self._see(select(arguments, chosen))
+            self._other = self._consistency.before(self._run, arguments, chosen)
+        self._see(arguments)
+
+    def _leave(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self._inside_forward = False
+        if not module.training or not torch.is_grad_enabled():
+            return
+        self._restore_view_in_backward(output)
+        task = getattr(output, "loss", None)
+        other, self._other = self._other, None
+        if other is None:
+            self.meter.add(task, None)
+            return
+        if self._consistency is None or task is None:
+            raise ConsistencyError(
+                "the model returned no loss to add the consistency loss to; call it with labels and"
+                " return_dict=True"
+            )
+        extra = self._consistency.after(output, self._by_name(args, kwargs), other)
+        if other.task_loss is not None:
+            task = (task + other.task_loss) / 2
+        output["loss"] = task + extra
+        self.meter.add(task, extra)
+
+    def _run(self, arguments: Mapping[str, Any]) -> Any:
+        """Call the model past its own hooks, where these are installed."""
+        output = self._entrance.forward(**arguments)
+        self._restore_view_in_backward(output)
+        return output
+
+    def _restore_view_in_backward(self, output: Any) -> None:
+        """Let layers that are recomputed in a backward pass see the padding of their own batch.
+
+        Gradient reaches a pass's outputs before its layers are recomputed, and the passes of one
+        graph are worked off one after the other.
+        """
+        if not any(getattr(part.module, "gradient_checkpointing", False) for part in self._layers):
+            return
+        visible = self._visible
+
+        def restore(gradient: Tensor) -> None:
+            self._visible = visible
+
+        for value in output.values() if hasattr(output, "values") else output:
+            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
+                value.register_hook(restore)  # type: ignore[no-untyped-call]
+
+    def _see(self, arguments: Mapping[str, Any]) -> None:
+        mask = arguments.get("attention_mask")
+        self._visible = None
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            self._visible = visible_tokens(arguments, mask.shape)
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+
+    def _get_visible(self) -> Tensor | None:
+        return self._visible
+
+    def _counts(self) -> bool:
+        return self._inside_forward
+
+    def _check_places(self) -> None:
+        for _, part in self._places:
+            if self._transformer.get_submodule(part.name) is not part.module:
+                raise AttachError(
+                    f"module {part.name} was replaced after attach, so its noise would be lost;"
+                    " attach after get_peft_model and after every other change of the model"
+                )
+
+
+def refuse_unpreserved_rng(layers: list[Part]) -> None:
+    """Refuse activation checkpointing that would recompute a layer with other masks.
+
+    Raises:
+        AttachError: if ``preserve_rng_state=False`` is set.
+    """
+    for part in layers:
+        function = getattr(part.module, "_gradient_checkpointing_func", None)
+        settings = getattr(function, "keywords", {})
+        if settings.get("preserve_rng_state") is False:
+            raise AttachError(
+                "activation checkpointing with preserve_rng_state=False recomputes a layer with"
+                " other dropout masks and gives wrong gradients; remove it or set it to True"
+            )
+
+
+def _misfits(config: DropoutConfig, transformer: nn.Module, layers: int, kernel: str) -> list[str]:
+    faults = []
+    if kernel not in _KERNELS:
+        faults.append(not_one_of("kernel", kernel, _KERNELS))
+    attention = _attention_drops(config)
+    if kernel == "fused" and attention:
+        refusal = fused_refusal(attention, config.keep_model_dropout)
+        if refusal is not None:
+            faults.append(f"kernel='fused' cannot serve this configuration: {refusal}; use 'auto'")
+    faults += [
+        f"layers must be below {layers}, the number of layers of this model, got {layer}"
+        for layer in config.layers or ()
+        if layer >= layers
+    ]
+    if config.consistency is None:
+        return faults
+    task = anatomy.task_of(transformer)
+    regression = anatomy.is_regression(transformer)
+    if task not in TASKS:
+        faults.append(
+            f"the consistency loss works on {', '.join(TASKS)}, got a model for {task}; set"
+            " consistency=None"
+        )
+    elif transformer.config.problem_type == "multi_label_classification":  # type: ignore[union-attr]
+        faults.append(
+            "the consistency loss compares one distribution over classes, got"
+            " problem_type='multi_label_classification'; set consistency=None"
+        )
+    if regression and config.consistency.on == "logits":
+        faults.append(
+            "consistency.on='logits' means nothing for regression, whose single logit has a"
+            " softmax of 1; use 'representation' or 'auto'"
+        )
+    return faults
+
+
+def _attention_drops(config: DropoutConfig) -> list[Drop]:
+    return [drop for drop in config.drops if POSITIONS[drop.position].acts == "inside"]
+
+
+def _attention_kernel(config: DropoutConfig, kernel: str) -> str:
+    drops = _attention_drops(config)
+    if not drops or kernel == "reference":
+        return "reference"
+    return "reference" if fused_refusal(drops, config.keep_model_dropout) else "fused"
+
+
+def _site(drop: Drop, part: Part, kernel: str) -> Site:
+    inside = POSITIONS[drop.position].acts == "inside"
+    return Site(
+        name=part.name,
+        layer=part.layer,
+        position=drop.position,
+        pattern=drop.pattern,
+        rate=drop.rate,
+        rescale=drop.rescaling,
+        kernel=kernel if inside else "hook",
+    )

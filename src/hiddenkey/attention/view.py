@@ -1,0 +1,62 @@
+"""Which keys a query may see, read from the mask formats that transformers passes around."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """What each query may see.
+
+    Attributes:
+        allowed: boolean, broadcasts to ``[batch, heads, queries, keys]``; its query axis has size 1
+            where all queries see the same keys. ``None``: no restriction.
+        bias: float, added to the logits, 0 where ``allowed`` is False; ``None``: nothing to add.
+        causal: each query also sees only its own and earlier keys, counted from the first.
+    """
+
+    allowed: Tensor | None
+    bias: Tensor | None
+    causal: bool
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        """Return ``allowed`` with causality, boolean ``[batch|1, heads|1, queries, keys]``."""
+        allowed = torch.ones((1, 1, queries, keys), dtype=torch.bool, device=device)
+        if self.causal:
+            allowed = allowed.tril()
+        return allowed if self.allowed is None else allowed & self.allowed
+
+    def visible_keys(self, batch: int, keys: int, device: torch.device) -> Tensor:
+        """Return which keys any query may see, boolean ``[batch, keys]``."""
+        if self.allowed is None:
+            return torch.ones((batch, keys), dtype=torch.bool, device=device)
+        return self.allowed.any(-2).any(1).expand(batch, keys)
+
+    def sdpa_mask(self) -> Tensor | None:
+        """Return the mask that ``scaled_dot_product_attention`` takes for it, causality aside."""
+        if self.bias is None or self.allowed is None:
+            return self.allowed
+        return self.bias.masked_fill(~self.allowed, -math.inf)
+
+
+def read_mask(mask: Tensor | None, *, causal: bool) -> View:
+    """Read the mask that reaches an attention function.
+
+    Args:
+        mask: boolean (True = visible) or float (added to the logits, the smallest float = hidden),
+            ``[batch or 1, heads or 1, queries, keys]``; or ``None``.
+        causal: with ``mask=None``, whether a query sees only its own and earlier keys.
+    """
+    if mask is None:
+        return View(None, None, causal)
+    if mask.stride(-2) == 0:  # the same for all queries, and never laid out for each
+        mask = mask[..., :1, :]
+    if mask.dtype == torch.bool:
+        return View(mask, None, False)
+    allowed = mask > torch.finfo(mask.dtype).min / 2
+    return View(allowed, mask.masked_fill(~allowed, 0.0), False)

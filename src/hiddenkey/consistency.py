@@ -1,0 +1,239 @@
+"""Runs the second pass over a batch and compares it with the first.
+
+The other pass runs before the trained one, without gradient by default, and only the rows that the
+loss compares are kept of it: its activations are gone before the trained pass starts.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiddenkey import anatomy
+from hiddenkey.compensation import CONSISTENCIES
+from hiddenkey.config import Consistency
+from hiddenkey.errors import ConsistencyError
+
+IGNORED_LABEL = -100
+_SHIFTED = ("ForCausalLM",)
+_BY_TOKEN = ("ForCausalLM", "ForMaskedLM", "ForTokenClassification")
+TASKS = ("ForSequenceClassification", *_BY_TOKEN)
+
+Run = Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class OtherPass:
+    """What is kept of the other pass.
+
+    Attributes:
+        rows: ``[rows, classes]``, the logits or representations to compare with.
+        task_loss: its task loss, where gradient flows through both passes.
+        chosen: ``[sequences]``, indices of the sequences that took part; ``None`` means all.
+    """
+
+    rows: Tensor
+    task_loss: Tensor | None
+    chosen: Tensor | None
+
+
+class ConsistencyPass:
+    """The consistency loss of one model.
+
+    Args:
+        consistency: the configured loss.
+        transformer: the Hugging Face model.
+        last_layer: its last layer, where the loss may work on the representation.
+
+    Attributes:
+        passes: training passes so far; ``every`` picks by it which of them carry the loss.
+    """
+
+    def __init__(
+        self, consistency: Consistency, transformer: nn.Module, last_layer: nn.Module
+    ) -> None:
+        self.consistency = consistency
+        self.passes = 0
+        self._loss = CONSISTENCIES[consistency.kind]
+        self._transformer = transformer
+        self._task = anatomy.task_of(transformer)
+        self._divides_by_items = divides_by_items(transformer)
+        self._on_representation = consistency.on == "representation" or (
+            consistency.on == "auto" and anatomy.is_regression(transformer)
+        )
+        self._representation: Tensor | None = None
+        self._handle = (
+            last_layer.register_forward_hook(self._keep) if self._on_representation else None
+        )
+
+    def remove(self) -> None:
+        """Take the hook off the model."""
+        if self._handle is not None:
+            self._handle.remove()
+
+    def due(self) -> bool:
+        """Count one training pass, and say whether it carries the loss."""
+        self.passes += 1
+        return (self.passes - 1) % self.consistency.every == 0
+
+    def choose(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Draw the sequences that take part: round(fraction · batch) of them, at least one."""
+        if self.consistency.fraction == 1:
+            return None
+        lead = _lead(arguments)
+        count = max(1, round(self.consistency.fraction * lead.shape[0]))
+        return torch.randperm(lead.shape[0], device=lead.device)[:count]
+
+    def before(self, run: Run, arguments: Mapping[str, Any], chosen: Tensor | None) -> OtherPass:
+        """Run the other pass.
+
+        Args:
+            run: calls the model without its hooks.
+            arguments: of the trained pass, by name.
+            chosen: from :meth:`choose`.
+
+        Raises:
+            ConsistencyError: if the batch has no labels, so that there is no task loss to add to.
+        """
+        if arguments.get("labels") is None:
+            raise ConsistencyError(
+                "the consistency loss is added to the model's own loss, but this training pass got"
+                " no labels; pass labels to the model (label smoothing and compute_loss_func take"
+                " them away), or set consistency=None"
+            )
+        batch = select(arguments, chosen)
+        both = self.consistency.backward == "both"
+        asked = batch if both else {**batch, "labels": None}
+        with nullcontext() if both else torch.no_grad():
+            if self.consistency.kind == "js":
+                with _inference_mode(self._transformer):
+                    output = run(asked)
+            else:
+                output = run(asked)
+            rows, _ = self._rows(output, batch)
+        return OtherPass(rows, output.loss if both else None, chosen)
+
+    def after(self, output: Any, arguments: Mapping[str, Any], other: OtherPass) -> Tensor:
+        """Compare the trained pass with the other one.
+
+        The mean over sequences, or over labelled tokens for token-wise tasks; divided by
+        ``num_items_in_batch`` where the model's own loss is.
+
+        Returns:
+            The loss times ``weight`` and ``every``, a scalar.
+        """
+        rows, shares = self._rows(output, arguments, other.chosen)
+        divergence = (self._loss(rows, other.rows) * shares).sum() / self._units(arguments)
+        if other.chosen is not None:  # the chosen sequences stand for the whole batch
+            divergence = divergence * (_lead(arguments).shape[0] / other.chosen.shape[0])
+        return self.consistency.weight * self.consistency.every * divergence
+
+    def _rows(
+        self, output: Any, arguments: Mapping[str, Any], chosen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | float]:
+        """Return the rows to compare ``[rows, classes]`` and what each counts for in its unit."""
+        states = self._take_representation() if self._on_representation else output.logits
+        if chosen is not None:
+            states = states[chosen]
+        arguments = select(arguments, chosen)
+        if self._task in _BY_TOKEN:
+            return states[self._labelled(arguments, states.shape[1])], 1.0
+        if not self._on_representation:
+            return states, 1.0
+        visible = visible_tokens(arguments, states.shape[:2])
+        if visible is None:
+            visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
+        shares = visible / visible.sum(-1, keepdim=True).clamp_min(1)
+        return states.flatten(0, 1), shares.flatten()
+
+    def _units(self, arguments: Mapping[str, Any]) -> Tensor | int:
+        """Return how many sequences or labelled tokens the task loss is a mean over."""
+        if self._task not in _BY_TOKEN:
+            return _lead(arguments).shape[0]
+        items = arguments.get("num_items_in_batch")
+        if items is not None and self._divides_by_items:
+            return items  # type: ignore[no-any-return]
+        labels = arguments["labels"]
+        return self._labelled(arguments, labels.shape[1]).sum().clamp_min(1)
+
+    def _labelled(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
+        """Mark the positions whose prediction has a label, boolean ``[batch, tokens]``."""
+        labels = arguments["labels"]
+        if self._task in _SHIFTED:
+            given = arguments.get("shift_labels")
+            ends = torch.full_like(labels[:, :1], IGNORED_LABEL)
+            labels = torch.cat([labels[:, 1:], ends], 1) if given is None else given
+        return labels[:, -tokens:] != IGNORED_LABEL  # type: ignore[no-any-return]
+
+    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+        self._representation = output[0] if isinstance(output, tuple) else output
+
+    def _take_representation(self) -> Tensor:
+        states, self._representation = self._representation, None
+        assert states is not None
+        return states
+
+
+def divides_by_items(transformer: nn.Module) -> bool:
+    """Whether the model's own loss is a sum divided by ``num_items_in_batch`` when that is given.
+
+    Language models that go through ``loss_function`` do; classifiers return a mean over the batch.
+    """
+    forward = inspect.unwrap(type(transformer).forward)
+    code = getattr(forward, "__code__", None)
+    by_function = code is not None and "loss_function" in code.co_names
+    return by_function and anatomy.task_of(transformer) in ("ForCausalLM", "ForMaskedLM")
+
+
+def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
+    """Return the tokens that are not padding, boolean ``[batch, tokens]``, if the batch tells."""
+    mask = arguments.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.shape == shape:
+        return mask.bool()
+    return None
+
+
+def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any]:
+    """Return the arguments for the chosen sequences only.
+
+    Args:
+        arguments: of a model call, by name.
+        chosen: ``[sequences]`` indices, or ``None`` for all.
+    """
+    if chosen is None:
+        return dict(arguments)
+    total = _lead(arguments).shape[0]
+    return {
+        name: value[chosen]
+        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == total
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def _lead(arguments: Mapping[str, Any]) -> Tensor:
+    for name in ("input_ids", "inputs_embeds", "pixel_values"):
+        if isinstance(tensor := arguments.get(name), Tensor):
+            return tensor
+    raise ConsistencyError(
+        "the consistency loss needs input_ids or inputs_embeds in the model call, got"
+        f" {', '.join(arguments)}"
+    )
+
+
+@contextmanager
+def _inference_mode(transformer: nn.Module) -> Iterator[None]:
+    training = [module for module in transformer.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,1 @@
+"""Bridges to trainers, each imported on demand."""

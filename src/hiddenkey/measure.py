@@ -1,0 +1,63 @@
+"""Counts, on the device and without synchronising, how much really falls."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ShareCounter:
+    """Share of visible units that fell at one site since the last reading."""
+
+    def __init__(self) -> None:
+        self._fallen: Tensor | None = None
+        self._visible: Tensor | None = None
+
+    @torch.no_grad()
+    def add(self, keep: Tensor, visible: Tensor) -> None:
+        """Count one draw.
+
+        Args:
+            keep: boolean, broadcasts to the units.
+            visible: boolean, broadcasts to the units; padding is not counted.
+        """
+        seen, keep = torch.broadcast_tensors(visible, keep)
+        fallen = (seen & ~keep).sum(dtype=torch.float32)
+        total = seen.sum(dtype=torch.float32)
+        self._fallen = fallen if self._fallen is None else self._fallen + fallen
+        self._visible = total if self._visible is None else self._visible + total
+
+    def read(self) -> float:
+        """Return the share and start again; NaN where nothing was counted. Synchronises."""
+        if self._fallen is None or self._visible is None:
+            return float("nan")
+        share = (self._fallen / self._visible).item()
+        self._fallen = self._visible = None
+        return share
+
+
+class LossMeter:
+    """The parts of the training loss: of the last pass, and their sums since the last reading."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._passes = 0
+
+    def add(self, task: Tensor | None, consistency: Tensor | None) -> None:
+        """Count one training pass; a part that it has not is ``None``."""
+        parts = {"task": task, "consistency": consistency}
+        self._last = {name: part.detach() for name, part in parts.items() if part is not None}
+        for name, part in self._last.items():
+            self._sums[name] = self._sums[name] + part if name in self._sums else part
+        self._passes += 1
+
+    def last(self) -> dict[str, float]:
+        """Return the parts of the last pass. Synchronises."""
+        return {name: part.item() for name, part in self._last.items()}
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """Return the sums since the last reading, and how many passes they hold. Synchronises."""
+        sums = {name: part.item() for name, part in self._sums.items()}
+        passes, self._sums, self._passes = self._passes, {}, 0
+        return sums, passes

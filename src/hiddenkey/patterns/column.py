@@ -1,0 +1,19 @@
+"""A whole column: a key for all queries (DropKey, arXiv 2208.02646), a token's whole vector."""
+
+import torch
+from torch import Tensor
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
+    """Draw one Bernoulli(1 − rate) for every token, shared by all its entries.
+
+    Args:
+        shape: ``(*groups, tokens, entries)``.
+        rate: probability of falling.
+        visible: boolean, broadcasts to ``shape``; a token is visible if any of its entries is.
+
+    Returns:
+        Keep mask ``[*groups, tokens, 1]``.
+    """
+    drawn = torch.empty((*shape[:-1], 1), dtype=torch.bool, device=visible.device)
+    return drawn.bernoulli_(1 - rate) | ~visible.any(-1, keepdim=True)

@@ -1,0 +1,19 @@
+"""A feature for all tokens of a sequence (feature cutoff, arXiv 2009.13818)."""
+
+import torch
+from torch import Tensor
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
+    """Draw one Bernoulli(1 − rate) for every feature, shared by all tokens of the sequence.
+
+    Args:
+        shape: ``(*groups, tokens, entries)``.
+        rate: probability of falling.
+        visible: boolean, gives the device; a feature has no padding.
+
+    Returns:
+        Keep mask ``[*groups, 1, entries]``.
+    """
+    drawn = torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.bool, device=visible.device)
+    return drawn.bernoulli_(1 - rate)

@@ -1,0 +1,27 @@
+"""One contiguous run of tokens or keys (HiddenCut, arXiv 2106.00149; Cutoff, arXiv 2009.13818)."""
+
+import torch
+from torch import Tensor
+
+
+def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
+    """Drop one run of round(rate · n) neighbours among the n visible tokens.
+
+    The start is uniform over all places where the whole run fits. Tokens that are not visible
+    neither count nor fall, so a run steps over them.
+
+    Args:
+        shape: ``(*groups, tokens, entries)``.
+        rate: share of the visible tokens that fall.
+        visible: boolean, broadcasts to ``shape``; a token is visible if any of its entries is.
+
+    Returns:
+        Keep mask ``[*groups, tokens, 1]``.
+    """
+    tokens_visible = visible.any(-1, keepdim=True).expand(*shape[:-1], 1)
+    place = tokens_visible.cumsum(-2) - 1
+    count = tokens_visible.sum(-2, keepdim=True)
+    length = (rate * count).round()
+    start = (torch.rand(count.shape, device=visible.device) * (count - length + 1)).floor()
+    in_run = (place >= start) & (place < start + length)
+    return ~(in_run & tokens_visible)

@@ -1,0 +1,12 @@
+"""The embedding sequence, as it enters the first layer (Cutoff, arXiv 2009.13818)."""
+
+from torch import nn
+
+from hiddenkey import anatomy
+from hiddenkey.anatomy import Part
+
+
+def find(transformer: nn.Module, layers: list[Part], hidden_modules: str | None) -> list[Part]:
+    """Return the first layer: what enters it holds token, position and segment embeddings."""
+    first = anatomy.find_layers(transformer)[0]
+    return [Part(None, first.name, first.module)]

@@ -1,0 +1,37 @@
+"""Noise in a sequence of vectors: the positions ``input``, ``hidden`` and ``output``."""
+
+from torch import Tensor
+
+from hiddenkey.compensation import rescale
+from hiddenkey.patterns import PATTERNS
+
+
+def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) -> Tensor:
+    """Draw a keep mask for a sequence of vectors.
+
+    Args:
+        pattern: key of ``PATTERNS``.
+        rate: dropout rate.
+        states: ``[batch, tokens, features]`` or ``[batch, features]``.
+        visible: boolean ``[batch, tokens]`` (not padding), or anything that broadcasts to it.
+
+    Returns:
+        Keep mask that broadcasts to ``states``.
+    """
+    if states.dim() == 2:
+        shape = (states.shape[0], 1, states.shape[1])
+        return PATTERNS[pattern](shape, rate, visible.new_ones(1, 1, 1)).squeeze(1)
+    return PATTERNS[pattern](tuple(states.shape), rate, visible.unsqueeze(-1))
+
+
+def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
+    """Zero what falls and rescale what stays: m · x / (1 − p) for ``inverse``, m · x for ``none``.
+
+    Args:
+        states: ``[batch, tokens, features]``.
+        keep: boolean m, broadcasts to ``states``.
+        rate: dropout rate p.
+        rescaling: ``inverse`` or ``none``.
+    """
+    factor = rescale.inverse(rate) if rescaling == "inverse" else 1.0
+    return states * (keep.to(states.dtype) * factor)
