@@ -28,15 +28,13 @@ class Part:
     module: nn.Module
 
 
-def transformer_of(model: nn.Module) -> nn.Module:
+def transformer_of(model: Any) -> nn.Module:
     """Return the Hugging Face model inside a ``PeftModel``, or the model itself.
 
     Raises:
         AttachError: if there is no ``PreTrainedModel`` in it.
     """
-    outer: Any = model
-    wrapped = hasattr(outer, "peft_config") and hasattr(outer, "get_base_model")
-    inner: Any = outer.get_base_model() if wrapped else outer
+    inner: Any = model.get_base_model() if _is_peft_model(model) else model
     if not (hasattr(inner, "config") and hasattr(inner, "set_attn_implementation")):
         raise AttachError(
             "attach needs a transformers PreTrainedModel or a PeftModel around one, got"
@@ -51,14 +49,14 @@ def transformer_of(model: nn.Module) -> nn.Module:
     return inner  # type: ignore[no-any-return]
 
 
-def entrance_of(model: nn.Module) -> nn.Module:
+def entrance_of(model: Any) -> nn.Module:
     """Return the module whose call runs the whole transformer, with and without PEFT.
 
     PEFT's tuner calls ``transformer.forward`` directly, past any hook on the transformer, so hooks
     go on the tuner.
     """
-    entrance = getattr(model, "base_model", None) if hasattr(model, "peft_config") else None
-    return entrance if isinstance(entrance, nn.Module) else model
+    entrance: nn.Module = model.base_model if _is_peft_model(model) else model
+    return entrance
 
 
 def find_layers(transformer: nn.Module) -> list[Part]:
@@ -180,6 +178,11 @@ def is_regression(transformer: Any) -> bool:
         return False
     kind = transformer.config.problem_type
     return kind == "regression" or (kind is None and transformer.config.num_labels == 1)
+
+
+def _is_peft_model(model: Any) -> bool:
+    # PEFT also writes peft_config on the transformer inside, which has no get_base_model
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def _parts(layer: Part) -> Iterator[Part]:

@@ -333,7 +333,16 @@ class Attachment:
         return self._visible
 
     def _counts(self) -> bool:
-        return self._inside_forward
+        """Whether a draw counts: it does not while a backward pass recomputes a layer."""
+        if torch._C._current_graph_task_id() != -1:
+            return False
+        if self._consistency is not None and not self._inside_forward and torch.is_grad_enabled():
+            raise ConsistencyError(
+                "a consistency loss is configured, but this training pass goes around the model's"
+                " own call, where the loss is added; call the model that was attached, or set"
+                " consistency=None"
+            )
+        return True
 
     def _check_places(self) -> None:
         for _, part in self._places:

@@ -103,9 +103,9 @@ class DropoutConfig:
     hidden_modules: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "drops", tuple(self.drops))
-        if self.layers is not None:
-            object.__setattr__(self, "layers", tuple(self.layers))
+        for name in ("drops", "layers"):
+            if isinstance(value := getattr(self, name), list | range):
+                object.__setattr__(self, name, tuple(value))
         if faults := find_faults(self):
             raise ConfigError(faults)
 
@@ -121,6 +121,8 @@ class DropoutConfig:
         Raises:
             ConfigError: with every unknown key, wrong type or broken rule.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a configuration must be an object, got {values!r}")
         faults = _unknown_keys(values, cls, "")
         drops = values.get("drops", ())
         consistency = values.get("consistency")
@@ -152,8 +154,11 @@ class DropoutConfig:
         path = Path(folder) / CONFIG_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         half = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
-        half.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        half.replace(path)
+        try:
+            half.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
         return path
 
     @classmethod
@@ -183,26 +188,19 @@ class DropoutConfig:
 
 def find_faults(config: DropoutConfig) -> list[str]:
     """Return every broken rule of a configuration, as one sentence each."""
-    faults: list[str] = []
-    for index, drop in enumerate(config.drops):
-        faults += _drop_faults(drop, f"drops[{index}]")
-    positions = [drop.position for drop in config.drops]
-    faults += [
-        f"drops has {position!r} {positions.count(position)} times; give each position once"
-        for position in sorted(set(positions), key=str)
-        if positions.count(position) > 1
-    ]
-    if config.consistency is not None:
+    faults = _drops_faults(config.drops)
+    if isinstance(config.consistency, Consistency):
         faults += _consistency_faults(config.consistency)
+    elif config.consistency is not None:
+        faults.append(f"consistency must be a Consistency or None, got {config.consistency!r}")
     faults += _layer_faults(config.layers)
+    faults += [
+        f"{name} must be True or False, got {getattr(config, name)!r}"
+        for name in ("keep_model_dropout", "share_heads", "keep_first")
+        if not isinstance(getattr(config, name), bool)
+    ]
     if config.hidden_modules is not None:
-        try:
-            re.compile(config.hidden_modules)
-        except (re.error, TypeError) as error:
-            faults.append(
-                f"hidden_modules must be a regular expression, got {config.hidden_modules!r}"
-                f" ({error})"
-            )
+        faults += _expression_faults(config.hidden_modules)
     return faults
 
 
@@ -214,16 +212,35 @@ def not_one_of(what: str, value: object, allowed: Iterable[str]) -> str:
     return f"{what} must be one of {', '.join(names)}, got {value!r}{hint}"
 
 
+def rate_faults(rate: object, where: str) -> list[str]:
+    """Return what is wrong with a dropout rate, in a list of one sentence or none."""
+    if _is_number(rate) and 0 <= rate < 1:  # type: ignore[operator]
+        return []
+    return [f"{where} must be in [0, 1), got {rate!r}; 0.1 drops a tenth of the units"]
+
+
+def _drops_faults(drops: object) -> list[str]:
+    if not isinstance(drops, tuple):
+        return [f"drops must be a tuple of Drop, got {drops!r}"]
+    faults: list[str] = []
+    for index, drop in enumerate(drops):
+        if isinstance(drop, Drop):
+            faults += _drop_faults(drop, f"drops[{index}]")
+        else:
+            faults.append(f"drops[{index}] must be a Drop, got {drop!r}")
+    positions = [drop.position for drop in drops if isinstance(drop, Drop)]
+    return faults + [
+        f"drops has {position!r} {positions.count(position)} times; give each position once"
+        for position in POSITIONS
+        if positions.count(position) > 1
+    ]
+
+
 def _drop_faults(drop: Drop, where: str) -> list[str]:
-    faults = []
-    if drop.position not in POSITIONS:
-        faults.append(not_one_of(f"{where}.position", drop.position, POSITIONS))
-    if drop.pattern not in PATTERNS:
-        faults.append(not_one_of(f"{where}.pattern", drop.pattern, PATTERNS))
-    if not _is_number(drop.rate) or not 0 <= drop.rate < 1:
-        faults.append(
-            f"{where}.rate must be in [0, 1), got {drop.rate!r}; 0.1 drops a tenth of the units"
-        )
+    faults = rate_faults(drop.rate, f"{where}.rate")
+    for name, allowed in (("position", tuple(POSITIONS)), ("pattern", tuple(PATTERNS))):
+        if getattr(drop, name) not in allowed:
+            faults.append(not_one_of(f"{where}.{name}", getattr(drop, name), allowed))
     if faults:
         return faults
     position = POSITIONS[drop.position]
@@ -268,9 +285,11 @@ def _consistency_faults(consistency: Consistency) -> list[str]:
     return faults
 
 
-def _layer_faults(layers: tuple[int, ...] | None) -> list[str]:
+def _layer_faults(layers: object) -> list[str]:
     if layers is None:
         return []
+    if not isinstance(layers, tuple):
+        return [f"layers must be a tuple of indices or None, got {layers!r}"]
     faults = [
         f"layers must hold whole numbers ≥ 0, got {layer!r}"
         for layer in layers
@@ -278,9 +297,20 @@ def _layer_faults(layers: tuple[int, ...] | None) -> list[str]:
     ]
     if not layers:
         faults.append("layers must name at least one layer, got (); use None for all")
-    if len(set(layers)) < len(layers):
+    if any(layers.count(layer) > 1 for layer in layers):
         faults.append(f"layers must not repeat an index, got {layers!r}")
     return faults
+
+
+def _expression_faults(expression: object) -> list[str]:
+    try:
+        if isinstance(expression, str):
+            re.compile(expression)
+            return []
+        reason = "not text"
+    except re.error as error:
+        reason = str(error)
+    return [f"hidden_modules must be a regular expression, got {expression!r} ({reason})"]
 
 
 def _unknown_keys(values: Mapping[str, Any], kind: type, where: str) -> list[str]:

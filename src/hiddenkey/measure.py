@@ -21,7 +21,7 @@ class ShareCounter:
             keep: boolean, broadcasts to the units.
             visible: boolean, broadcasts to the units; padding is not counted.
         """
-        seen, keep = torch.broadcast_tensors(visible, keep)
+        seen, keep = torch.broadcast_tensors(visible, keep)  # type: ignore[no-untyped-call]
         fallen = (seen & ~keep).sum(dtype=torch.float32)
         total = seen.sum(dtype=torch.float32)
         self._fallen = fallen if self._fallen is None else self._fallen + fallen

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hiddenkey.config import Consistency, Drop, DropoutConfig, not_one_of
+from hiddenkey.config import Consistency, Drop, DropoutConfig, not_one_of, rate_faults
 from hiddenkey.errors import ConfigError
 
 DEFAULT_RATE = 0.1
@@ -142,17 +142,21 @@ def method(
         ConfigError: for an unknown name, a position that the method has not, or a rate outside
             [0, 1).
     """
-    if name not in _METHODS:
+    if name not in tuple(_METHODS):
         raise ConfigError(not_one_of("method", name, _METHODS))
     config = _METHODS[name].config
-    rates = rates or {}
+    rates = {} if rates is None else rates
+    if not isinstance(rates, Mapping):
+        raise ConfigError(f"rates must map positions to rates, got {rates!r}; use rate for all")
     positions = [drop.position for drop in config.drops]
-    if faults := [
+    faults = [] if rate is None else rate_faults(rate, "rate")
+    faults += [
         f"method {name!r} drops at {', '.join(positions) or 'no position'}, got a rate for"
         f" {position!r}; leave it out or choose another method"
         for position in rates
         if position not in positions
-    ]:
+    ]
+    if faults:
         raise ConfigError(faults)
     drops = tuple(
         dataclasses.replace(
