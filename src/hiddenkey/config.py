@@ -189,10 +189,7 @@ class DropoutConfig:
 def find_faults(config: DropoutConfig) -> list[str]:
     """Return every broken rule of a configuration, as one sentence each."""
     faults = _drops_faults(config.drops)
-    if isinstance(config.consistency, Consistency):
-        faults += _consistency_faults(config.consistency)
-    elif config.consistency is not None:
-        faults.append(f"consistency must be a Consistency or None, got {config.consistency!r}")
+    faults += _consistency_faults(config.consistency)
     faults += _layer_faults(config.layers)
     faults += [
         f"{name} must be True or False, got {getattr(config, name)!r}"
@@ -245,10 +242,10 @@ def _drop_faults(drop: Drop, where: str) -> list[str]:
         return faults
     position = POSITIONS[drop.position]
     if reason := position.refused.get(drop.pattern):
-        allowed = ", ".join(name for name in PATTERNS if name not in position.refused)
+        fitting = ", ".join(name for name in PATTERNS if name not in position.refused)
         faults.append(
             f"{where}: pattern {drop.pattern!r} means nothing at position {drop.position!r}:"
-            f" {reason}; use {allowed}"
+            f" {reason}; use {fitting}"
         )
     if drop.rescale is not None and drop.rescale not in RESCALES:
         faults.append(not_one_of(f"{where}.rescale", drop.rescale, RESCALES))
@@ -260,7 +257,11 @@ def _drop_faults(drop: Drop, where: str) -> list[str]:
     return faults
 
 
-def _consistency_faults(consistency: Consistency) -> list[str]:
+def _consistency_faults(consistency: object) -> list[str]:
+    if consistency is None:
+        return []
+    if not isinstance(consistency, Consistency):
+        return [f"consistency must be a Consistency or None, got {consistency!r}"]
     faults = []
     for name, allowed in (
         ("kind", tuple(CONSISTENCIES)),

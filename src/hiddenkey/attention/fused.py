@@ -53,6 +53,19 @@ def value_column(
     Returns:
         ``[batch, heads, queries, head_dim]``.
     """
+    if value.dtype == torch.float16:  # cannot hold _RESCUE
+        with torch.autocast(value.device.type, enabled=False):
+            wide = value_column(
+                query.float(),
+                key.float(),
+                value.float(),
+                keep,
+                mask=mask.float() if mask is not None and mask.is_floating_point() else mask,
+                is_causal=is_causal,
+                scaling=scaling,
+                stop_gradient=stop_gradient,
+            )
+        return wide.to(value.dtype)
     width = value.shape[-1]
     pad = _column_padding(query.device)
     column = (keep.to(value.dtype) + _RESCUE).unsqueeze(-1)
