@@ -7,10 +7,11 @@ Three lines put it into a training script::
     print(attachment)
 """
 
-from hiddenkey.attach import Attachment, Site, attach
+from hiddenkey.attach import Attachment, attach
 from hiddenkey.config import Consistency, Drop, DropoutConfig
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.methods import Method, method, methods
+from hiddenkey.plan import Site
 
 __version__ = "0.1.0"
 

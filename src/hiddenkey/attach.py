@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,53 +13,23 @@ from torch import Tensor, nn
 from hiddenkey import anatomy, model_dropout
 from hiddenkey.anatomy import Part
 from hiddenkey.attention import dispatch
-from hiddenkey.attention.site import AttentionSite, fused_refusal
-from hiddenkey.config import Drop, DropoutConfig, not_one_of
+from hiddenkey.attention.site import AttentionSite
+from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.consistency import (
-    TASKS,
     ConsistencyPass,
     OtherPass,
     divides_by_items,
     select,
     visible_tokens,
 )
-from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.methods import method
+from hiddenkey.plan import Kernel, Place, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
 
-Kernel = Literal["auto", "reference", "fused"]
-_KERNELS = ("auto", "reference", "fused")
 _ATTACHMENT = "_hiddenkey_attachment"
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place where an attached configuration acts.
-
-    Attributes:
-        name: module, as the transformer names it (without PEFT's prefix).
-        layer: index of its transformer layer; ``None`` for the positions ``input`` and ``output``.
-        position: where noise enters.
-        pattern: which units fall together.
-        rate: share that falls.
-        rescale: what happens to the rest.
-        kernel: ``fused`` or ``reference`` for attention, ``hook`` elsewhere.
-    """
-
-    name: str
-    layer: int | None
-    position: str
-    pattern: str
-    rate: float
-    rescale: str
-    kernel: str
-
-    @property
-    def key(self) -> str:
-        """Short name for logs, such as ``attention_logits/3``."""
-        return self.position if self.layer is None else f"{self.position}/{self.layer}"
 
 
 def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "auto") -> Attachment:
@@ -86,9 +55,8 @@ def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "a
     if isinstance(previous, Attachment):
         previous.detach()
     layers = anatomy.find_layers(transformer)
-    if faults := _misfits(config, transformer, len(layers), kernel):
-        raise ConfigError(faults)
-    attachment = Attachment(model, transformer, config, layers, kernel)
+    places = make_plan(config, transformer, layers, kernel)
+    attachment = Attachment(model, transformer, config, layers, places)
     try:
         attachment._install()
     except BaseException:
@@ -114,23 +82,17 @@ class Attachment:
         transformer: nn.Module,
         config: DropoutConfig,
         layers: list[Part],
-        kernel: str,
+        places: list[Place],
     ) -> None:
         self.config = config
+        self.sites = tuple(place.site for place in places)
         self.losses_by_items = divides_by_items(transformer)
         self.meter = LossMeter()
         self._transformer = transformer
         self._entrance = anatomy.entrance_of(model)
         self._layers = layers
         self._parameters = tuple(inspect.signature(transformer.forward).parameters)
-        selected = [p for p in layers if config.layers is None or p.layer in config.layers]
-        self._places = [
-            (drop, part)
-            for drop in config.drops
-            for part in POSITIONS[drop.position].find(transformer, selected, config.hidden_modules)
-        ]
-        self._kernel = _attention_kernel(config, kernel)
-        self.sites = tuple(_site(drop, part, self._kernel) for drop, part in self._places)
+        self._places = places
         self._counters: dict[str, ShareCounter] = {}
         self._handles: list[Any] = []
         self._attention_sites: list[nn.Module] = []
@@ -225,14 +187,14 @@ class Attachment:
         self._transformer.__dict__[_ATTACHMENT] = self
         refuse_unpreserved_rng(self._layers)
         attention: dict[nn.Module, dict[str, Drop]] = {}
-        for (drop, part), site in zip(self._places, self.sites, strict=True):
-            self._counters[site.key] = counter = ShareCounter()
-            if POSITIONS[drop.position].acts == "inside":
-                attention.setdefault(part.module, {})[drop.position] = drop
+        for place in self._places:
+            self._counters[place.site.key] = counter = ShareCounter()
+            acts, module = POSITIONS[place.drop.position].acts, place.part.module
+            if acts == "inside":
+                attention.setdefault(module, {})[place.site.key] = place.drop
             else:
-                sequence = SequenceSite(drop, self._get_visible, self._counts, counter)
-                before = POSITIONS[drop.position].acts == "before"
-                self._handles.append(sequence.hook(part.module, before=before))
+                sequence = SequenceSite(place.drop, self._get_visible, self._counts, counter)
+                self._handles.append(sequence.hook(module, before=acts == "before"))
         if attention:
             self._attention_before = dispatch.install(self._transformer)
             for module, drops in attention.items():
@@ -248,14 +210,14 @@ class Attachment:
         self._handles += [enter, leave]
 
     def _install_attention(self, module: nn.Module, drops: dict[str, Drop]) -> None:
-        layer = next(p.layer for _, p in self._places if p.module is module)
+        by_position = {drop.position: drop for drop in drops.values()}
         site = AttentionSite(
-            logits=drops.get("attention_logits"),
-            weights=drops.get("attention_weights"),
+            logits=by_position.get("attention_logits"),
+            weights=by_position.get("attention_weights"),
             config=self.config,
-            is_fused=self._kernel == "fused",
+            is_fused=all(s.kernel == "fused" for s in self.sites if s.key in drops),
             counting=self._counts,
-            counters={position: self._counters[f"{position}/{layer}"] for position in drops},
+            counters={drop.position: self._counters[key] for key, drop in drops.items()},
         )
         dispatch.set_site(module, site)
         self._attention_sites.append(module)
@@ -345,7 +307,7 @@ class Attachment:
         return True
 
     def _check_places(self) -> None:
-        for _, part in self._places:
+        for part in (place.part for place in self._places):
             if self._transformer.get_submodule(part.name) is not part.module:
                 raise AttachError(
                     f"module {part.name} was replaced after attach, so its noise would be lost;"
@@ -367,63 +329,3 @@ def refuse_unpreserved_rng(layers: list[Part]) -> None:
                 "activation checkpointing with preserve_rng_state=False recomputes a layer with"
                 " other dropout masks and gives wrong gradients; remove it or set it to True"
             )
-
-
-def _misfits(config: DropoutConfig, transformer: nn.Module, layers: int, kernel: str) -> list[str]:
-    faults = []
-    if kernel not in _KERNELS:
-        faults.append(not_one_of("kernel", kernel, _KERNELS))
-    attention = _attention_drops(config)
-    if kernel == "fused" and attention:
-        refusal = fused_refusal(attention, config.keep_model_dropout)
-        if refusal is not None:
-            faults.append(f"kernel='fused' cannot serve this configuration: {refusal}; use 'auto'")
-    faults += [
-        f"layers must be below {layers}, the number of layers of this model, got {layer}"
-        for layer in config.layers or ()
-        if layer >= layers
-    ]
-    if config.consistency is None:
-        return faults
-    task = anatomy.task_of(transformer)
-    regression = anatomy.is_regression(transformer)
-    if task not in TASKS:
-        faults.append(
-            f"the consistency loss works on {', '.join(TASKS)}, got a model for {task}; set"
-            " consistency=None"
-        )
-    elif transformer.config.problem_type == "multi_label_classification":  # type: ignore[union-attr]
-        faults.append(
-            "the consistency loss compares one distribution over classes, got"
-            " problem_type='multi_label_classification'; set consistency=None"
-        )
-    if regression and config.consistency.on == "logits":
-        faults.append(
-            "consistency.on='logits' means nothing for regression, whose single logit has a"
-            " softmax of 1; use 'representation' or 'auto'"
-        )
-    return faults
-
-
-def _attention_drops(config: DropoutConfig) -> list[Drop]:
-    return [drop for drop in config.drops if POSITIONS[drop.position].acts == "inside"]
-
-
-def _attention_kernel(config: DropoutConfig, kernel: str) -> str:
-    drops = _attention_drops(config)
-    if not drops or kernel == "reference":
-        return "reference"
-    return "reference" if fused_refusal(drops, config.keep_model_dropout) else "fused"
-
-
-def _site(drop: Drop, part: Part, kernel: str) -> Site:
-    inside = POSITIONS[drop.position].acts == "inside"
-    return Site(
-        name=part.name,
-        layer=part.layer,
-        position=drop.position,
-        pattern=drop.pattern,
-        rate=drop.rate,
-        rescale=drop.rescaling,
-        kernel=kernel if inside else "hook",
-    )
