@@ -24,7 +24,7 @@ from hiddenkey.attention import reference
 # Added to the keep column: far below the resolution of a kept key's 1, but where a query has lost
 # every key, all its keys share it, and the division gives the query plain attention back (the
 # decision that no query may lose every key) without a branch.
-_RESCUE = 1e-25
+_RESCUE = 1e-28
 
 
 def value_column(
