@@ -67,6 +67,7 @@ class ConsistencyPass:
         self._on_representation = consistency.on == "representation" or (
             consistency.on == "auto" and anatomy.is_regression(transformer)
         )
+        self._between_passes = False
         self._representation: Tensor | None = None
         self._handle = (
             last_layer.register_forward_hook(self._keep) if self._on_representation else None
@@ -107,6 +108,7 @@ class ConsistencyPass:
                 " no labels; pass labels to the model (label smoothing and compute_loss_func take"
                 " them away), or set consistency=None"
             )
+        self._between_passes = True
         batch = select(arguments, chosen)
         both = self.consistency.backward == "both"
         asked = batch if both else {**batch, "labels": None}
@@ -129,6 +131,7 @@ class ConsistencyPass:
             The loss times ``weight`` and ``every``, a scalar.
         """
         rows, shares = self._rows(output, arguments, other.chosen)
+        self._between_passes = False
         divergence = (self._loss(rows, other.rows) * shares).sum() / self._units(arguments)
         if other.chosen is not None:  # the chosen sequences stand for the whole batch
             divergence = divergence * (_lead(arguments).shape[0] / other.chosen.shape[0])
@@ -172,7 +175,8 @@ class ConsistencyPass:
         return labels[:, -tokens:] != IGNORED_LABEL  # type: ignore[no-any-return]
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._representation = output[0] if isinstance(output, tuple) else output
+        if self._between_passes:  # otherwise nobody would take it, and its graph would stay
+            self._representation = output[0] if isinstance(output, tuple) else output
 
     def _take_representation(self) -> Tensor:
         states, self._representation = self._representation, None
