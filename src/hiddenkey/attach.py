@@ -208,6 +208,9 @@ class Attachment:
         enter = self._entrance.register_forward_pre_hook(self._enter, with_kwargs=True)
         leave = self._entrance.register_forward_hook(self._leave, with_kwargs=True)
         self._handles += [enter, leave]
+        for part in self._layers:
+            hook = part.module.register_forward_hook(self._restore_view_in_backward)
+            self._handles.append(hook)
 
     def _install_attention(self, module: nn.Module, drops: dict[str, Drop]) -> None:
         by_position = {drop.position: drop for drop in drops.values()}
@@ -242,17 +245,13 @@ class Attachment:
         self._inside_forward = False
         if not module.training or not torch.is_grad_enabled():
             return
-        self._restore_view_in_backward(output)
         task = getattr(output, "loss", None)
         other, self._other = self._other, None
         if other is None:
             self.meter.add(task, None)
             return
-        if self._consistency is None or task is None:
-            raise ConsistencyError(
-                "the model returned no loss to add the consistency loss to; call it with labels and"
-                " return_dict=True"
-            )
+        assert self._consistency is not None
+        assert task is not None  # labels were given, and the other pass returned a loss's output
         extra = self._consistency.after(output, self._by_name(args, kwargs), other)
         if other.task_loss is not None:
             task = (task + other.task_loss) / 2
@@ -261,26 +260,22 @@ class Attachment:
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
         """Call the model past its own hooks, where these are installed."""
-        output = self._entrance.forward(**arguments)
-        self._restore_view_in_backward(output)
-        return output
+        return self._entrance.forward(**arguments)
 
-    def _restore_view_in_backward(self, output: Any) -> None:
-        """Let layers that are recomputed in a backward pass see the padding of their own batch.
+    def _restore_view_in_backward(self, layer: nn.Module, args: Any, output: Any) -> None:
+        """Let a layer that is recomputed in a backward pass see the padding of its own batch.
 
-        Gradient reaches a pass's outputs before its layers are recomputed, and the passes of one
-        graph are worked off one after the other.
+        Gradient reaches a layer's output before the layer is recomputed.
         """
-        if not any(getattr(part.module, "gradient_checkpointing", False) for part in self._layers):
+        states = output[0] if isinstance(output, tuple) else output
+        if not getattr(layer, "gradient_checkpointing", False) or not states.requires_grad:
             return
         visible = self._visible
 
         def restore(gradient: Tensor) -> None:
             self._visible = visible
 
-        for value in output.values() if hasattr(output, "values") else output:
-            if isinstance(value, Tensor) and value.requires_grad and not value.is_leaf:
-                value.register_hook(restore)  # type: ignore[no-untyped-call]
+        states.register_hook(restore)
 
     def _see(self, arguments: Mapping[str, Any]) -> None:
         mask = arguments.get("attention_mask")

@@ -25,6 +25,11 @@ _SHIFTED = ("ForCausalLM",)
 _BY_TOKEN = ("ForCausalLM", "ForMaskedLM", "ForTokenClassification")
 TASKS = ("ForSequenceClassification", *_BY_TOKEN)
 
+MULTI_LABEL = (
+    "the consistency loss compares one distribution over classes, got"
+    " problem_type='multi_label_classification'; set consistency=None"
+)
+
 Run = Callable[[Mapping[str, Any]], Any]
 
 
@@ -118,8 +123,19 @@ class ConsistencyPass:
                     output = run(asked)
             else:
                 output = run(asked)
+            self._check(output)
             rows, _ = self._rows(output, batch)
         return OtherPass(rows, output.loss if both else None, chosen)
+
+    def _check(self, output: Any) -> None:
+        config: Any = self._transformer.config
+        if not hasattr(output, "logits"):
+            raise ConsistencyError(
+                "the consistency loss is added to the model's output.loss, but this call returned a"
+                f" {type(output).__name__}; call the model with return_dict=True"
+            )
+        if config.problem_type == "multi_label_classification":
+            raise ConsistencyError(MULTI_LABEL)
 
     def after(self, output: Any, arguments: Mapping[str, Any], other: OtherPass) -> Tensor:
         """Compare the trained pass with the other one.

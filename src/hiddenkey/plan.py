@@ -10,7 +10,7 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.config import Drop, DropoutConfig, not_one_of
-from hiddenkey.consistency import TASKS
+from hiddenkey.consistency import MULTI_LABEL, TASKS
 from hiddenkey.errors import ConfigError
 from hiddenkey.positions import POSITIONS
 
@@ -105,10 +105,7 @@ def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) 
             " consistency=None"
         )
     elif transformer.config.problem_type == "multi_label_classification":
-        faults.append(
-            "the consistency loss compares one distribution over classes, got"
-            " problem_type='multi_label_classification'; set consistency=None"
-        )
+        faults.append(MULTI_LABEL)
     if regression and config.consistency.on == "logits":
         faults.append(
             "consistency.on='logits' means nothing for regression, whose single logit has a"

@@ -1,0 +1,211 @@
+"""Typed flags and YAML files from a dataclass, by jsonargparse, with all faults in one error.
+
+``--learning-rate`` and ``--learning_rate`` are the same flag. A flag of a list takes its values one
+after the other (``--layers 0 1 2``); a flag of a truth value may stand alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import types
+import typing
+from argparse import HelpFormatter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.rules import suggestion
+
+Options = TypeVar("Options")
+_CONFIG: Final = "config"
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def parse(
+    kind: type[Options], command: str, arguments: Sequence[str], positional: str | None = None
+) -> Options:
+    """Read flags, and YAML files named by ``--config``, into an instance of ``kind``.
+
+    Args:
+        kind: frozen dataclass; the text under each field is the flag's help.
+        command: name of the subcommand.
+        arguments: words after the subcommand; later ones win, flags win over earlier files.
+        positional: field that is given without a flag.
+
+    Raises:
+        ConfigError: with every unknown name and wrong type in the flags and files.
+    """
+    parser = build_parser(kind, command, positional)
+    words = _normalise(kind, arguments)
+    try:
+        found = parser.parse_args(words)
+    except ArgumentError as error:
+        raise ConfigError(_diagnose(parser, kind, words, str(error))) from None
+    values = {field.name: found[field.name] for field in _fields(kind)}
+    return kind(**values)
+
+
+def build_parser(kind: type[Any], command: str, positional: str | None = None) -> ArgumentParser:
+    """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
+    parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False)
+    skip = set()
+    if positional is not None:
+        parser.add_argument(positional, type=str, help=_types(kind)[positional][1])
+        skip = {positional}
+    parser.add_argument(
+        f"--{_CONFIG}", action="config", help="YAML file of these settings; flags after it win."
+    )
+    parser.add_class_arguments(kind, skip=skip)
+    return parser
+
+
+class _Parser(ArgumentParser):
+    """Shows flags with hyphens."""
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        text = super().format_help(formatter)
+        return re.sub(r"--[a-z_]+", lambda flag: flag[0].replace("_", "-"), text)
+
+
+def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
+    """Bring flags into jsonargparse's form, one word ``--name=value`` for lists and truths."""
+    hints = typing.get_type_hints(kind)
+    words: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            words.append(word)
+            continue
+        flag, equals, value = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        hint = hints.get(name)
+        item = _item_type(hint)
+        if item is not None and not equals:
+            values = []
+            while rest and not rest[0].startswith("--"):
+                values.append(rest.pop(0))
+            words.append(f"--{name}={_as_list(values, item)}")
+        elif hint is bool and not equals and not (rest and rest[0].lower() in ("true", "false")):
+            words.append(f"--{name}=true")
+        else:
+            words.append(f"--{name}{equals}{value}")
+    return words
+
+
+def _as_list(values: list[str], item: type) -> str:
+    if len(values) == 1 and values[0].startswith("["):
+        return values[0]
+    return json.dumps(values) if item is str else "[" + ",".join(values) + "]"
+
+
+def _item_type(hint: Any) -> type | None:
+    """The type of a tuple's items, also of an optional tuple; ``None`` for other types."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        found = [_item_type(part) for part in typing.get_args(hint)]
+        return next((item for item in found if item is not None), None)
+    if typing.get_origin(hint) is tuple:
+        item: type = typing.get_args(hint)[0]
+        return item
+    return None
+
+
+def _diagnose(
+    parser: ArgumentParser, kind: type[Any], words: Sequence[str], message: str
+) -> list[str]:
+    """Find every fault, where the parser stopped at the first one."""
+    faults: list[str] = []
+    names = [field.name for field in _fields(kind)]
+    pairs = _pairs(words)
+    for flag, value in pairs:
+        name = flag.partition(".")[0]
+        if flag == _CONFIG:
+            faults += _file_faults(parser, kind, value)
+        elif name not in names:
+            hint = suggestion(_shown(flag), map(_shown, [*names, _CONFIG])) or "; see --help"
+            faults.append(f"{_shown(flag)} is not a setting{hint}")
+        elif value is None:
+            faults.append(f"{_shown(flag)} needs a value, got none; give one")
+        else:
+            faults += _type_fault(parser, kind, flag, value, _shown(flag))
+    return faults or [re.sub(r"\s+", " ", message)]
+
+
+def _shown(flag: str) -> str:
+    return "--" + flag.replace("_", "-")
+
+
+def _pairs(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    pairs: list[tuple[str, str | None]] = []
+    for index, word in enumerate(words):
+        if word.startswith("--"):
+            flag, equals, value = word[2:].partition("=")
+            following = words[index + 1] if index + 1 < len(words) else "--"
+            other = None if following.startswith("--") else following
+            pairs.append((flag, value if equals else other))
+    return pairs
+
+
+def _file_faults(parser: ArgumentParser, kind: type[Any], path: str | None) -> list[str]:
+    import yaml
+
+    if path is None or not Path(path).is_file():
+        return [f"--config must be a YAML file, got {path!r}; no such file, check the path"]
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = re.sub(r"\s+", " ", str(error))
+        return [f"{path}: must be YAML ({reason}); mend the file"]
+    if not isinstance(content, Mapping):
+        return [f"{path}: must hold settings as 'name: value', got {type(content).__name__}"]
+    names = [field.name for field in _fields(kind)]
+    faults = []
+    for name, value in content.items():
+        if name not in names:
+            hint = suggestion(str(name), names) or "; see --help"
+            faults.append(f"{path}: {name!r} is not a setting{hint}")
+        else:
+            faults += _type_fault(parser, kind, str(name), value, f"{path}: {name}")
+    return faults
+
+
+def _type_fault(
+    parser: ArgumentParser, kind: type[Any], flag: str, value: Any, shown: str
+) -> list[str]:
+    try:
+        if isinstance(value, str):
+            parser.parse_args([f"--{flag}={value}"], _skip_validation=True)
+        else:
+            parser.parse_object({flag: value}, _skip_validation=True)
+    except ArgumentError:
+        wanted = _types(kind)[flag.partition(".")[0]][0]
+        return [f"{shown} must be {wanted}, got {value!r}; see --help"]
+    return []
+
+
+def _types(kind: type[Any]) -> dict[str, tuple[str, str]]:
+    """The type in words and the help of each field."""
+    from docstring_parser import parse_from_object
+
+    helps = {param.arg_name: param.description or "" for param in parse_from_object(kind).params}
+    return {
+        field.name: (_in_words(str(field.type)), helps.get(field.name, ""))
+        for field in _fields(kind)
+    }
+
+
+def _in_words(annotation: str) -> str:
+    words = annotation.replace(" | None", " or null")
+    words = re.sub(r"tuple\[(\w+), \.\.\.\]", r"a list of \1", words)
+    words = re.sub(r"dict\[(\w+), (\w+)\]", r"\2 by \1", words)
+    return re.sub(r"Literal\[(.*?)\]", r"one of \1", words).replace('"', "").replace("'", "")
+
+
+def _fields(kind: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)

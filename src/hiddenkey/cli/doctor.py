@@ -1,0 +1,157 @@
+"""``hiddenkey doctor``: where a method acts on a model, layer by layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, quiet, standard_console
+from hiddenkey.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from hiddenkey import DropoutConfig, Site
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Which model and method to look at."""
+
+    model: str
+    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
+    method: str = "hiddenkey"
+    """Name of a method, or a folder or file with a hiddenkey_config.json."""
+    rate: float | None = None
+    """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
+    layers: tuple[int, ...] | None = None
+    """Indices of the layers that drop, from 0; none: all."""
+    kernel: Literal["auto", "reference", "fused"] = "auto"
+    """Attention path: auto takes the fused one where it is possible."""
+    head: Literal["classification", "regression", "causal"] = "classification"
+    """Kind of model to build around the transformer."""
+    meta: bool = False
+    """Read the model's configuration only, no weights; works for any size."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Print the sites and return the exit status."""
+    options = parse(DoctorOptions, "doctor", arguments, positional="model")
+    config = _config(options)
+    quiet()
+    found = examine(options, config)
+    if options.json:
+        json.dump(found, sys.stdout, indent=2)
+        print()
+    else:
+        _show(found)
+    return 0
+
+
+def examine(options: DoctorOptions, config: DropoutConfig) -> dict[str, Any]:
+    """Attach the method to the model in training mode and return its sites as plain JSON types.
+
+    Raises:
+        ConfigError: if there is no such model, or the method does not fit it.
+        AttachError: if the model does not have, or does not show, what the method acts on.
+    """
+    import hiddenkey
+
+    model = _load(options).train()
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    with hiddenkey.attach(model, config, kernel=options.kernel) as attachment:
+        return {
+            "model": options.model,
+            "class": type(model).__name__,
+            "method": options.method,
+            "layers": layers,
+            "totals": totals(attachment.sites, layers),
+            "summary": attachment.summary(),
+            "sites": [dataclasses.asdict(site) for site in attachment.sites],
+        }
+
+
+def totals(sites: Sequence[Site], layers: int) -> dict[str, str]:
+    """Say for each position in how many layers it acts, such as ``6 of 6 layers``."""
+    counts = Counter(site.position for site in sites if site.layer is not None)
+    within = {position: f"{count} of {layers} layers" for position, count in counts.items()}
+    outside = {site.position: site.name for site in sites if site.layer is None}
+    return within | outside
+
+
+def _config(options: DoctorOptions) -> DropoutConfig:
+    import hiddenkey
+
+    if not Path(options.method).exists():
+        config = hiddenkey.method(options.method, rate=options.rate, rates=options.rates)
+    elif options.rate is not None or options.rates:
+        raise ConfigError(
+            f"rate and rates belong to a named method, got them with the file {options.method!r};"
+            " change the rates in the file"
+        )
+    else:
+        config = hiddenkey.DropoutConfig.from_pretrained(options.method)
+    return config if options.layers is None else dataclasses.replace(config, layers=options.layers)
+
+
+def _load(options: DoctorOptions) -> PreTrainedModel:
+    import torch
+    import transformers
+
+    from hiddenkey.lab.models import could_not_load, load_config, resolve_model
+    from hiddenkey.lab.rules import model_faults
+
+    if faults := model_faults(options.model):
+        raise ConfigError(faults)
+    labels = () if options.head == "regression" else ("0", "1")
+    config = load_config(options.model, labels, head=options.head != "causal")
+    kind = (
+        transformers.AutoModelForCausalLM
+        if options.head == "causal"
+        else transformers.AutoModelForSequenceClassification
+    )
+    try:
+        if options.meta:
+            with torch.device("meta"):
+                return kind.from_config(config)
+        return kind.from_pretrained(
+            resolve_model(options.model), config=config, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(could_not_load(options.model, error)) from error
+
+
+def _show(found: dict[str, Any]) -> None:
+    console = standard_console()
+    title = f"{found['method']} on {found['model']} ({found['class']}) in training mode"
+    table = plain_table(title)
+    columns = ("layer", "position", "module", "pattern", "rate", "kernel")
+    for column in columns:
+        table.add_column(
+            column,
+            justify="right" if column in ("layer", "rate") else "left",
+            no_wrap=column != "module",
+            overflow="fold",
+        )
+    in_order = sorted(
+        found["sites"], key=lambda site: (site["layer"] is not None, site["layer"] or 0)
+    )
+    for site in in_order:
+        values = {**site, "module": site["name"], "rate": f"{site['rate']:g}"}
+        values["layer"] = "-" if site["layer"] is None else site["layer"]
+        table.add_row(*(str(values[column]) for column in columns))
+    if found["sites"]:
+        console.print(table)
+    for line in found["summary"]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,95 @@
+"""Entry point: finds the subcommand and turns errors into messages.
+
+Nothing heavy is imported here, so that ``hiddenkey --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final, NoReturn
+
+COMMANDS: Final = {
+    "demo": "compare LoRA and HiddenKey on bundled data, in a few minutes",
+    "train": "fine-tune a model with LoRA and a dropout method on a task",
+    "methods": "list the dropout methods, their axes and their papers",
+    "doctor": "show where a method acts on a model, layer by layer",
+}
+_USER_ERROR = 2
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit status: 0, 2 for a user's error, 130 when stopped."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "see hiddenkey --help"
+        parser.error(f"command must be one of {', '.join(COMMANDS)}, got {given[0]!r}; {hint}")
+    command: str = parser.parse_args(given[:1]).command
+    try:
+        return _run(command, given[1:])
+    except KeyboardInterrupt:
+        print(f"hiddenkey {command}: stopped", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+
+    try:
+        module = import_module(f"hiddenkey.cli.{command}")
+        status: int = module.run(arguments)
+        return status
+    except ConfigError as error:
+        _report(command, error.faults)
+    except (AttachError, ConsistencyError) as error:
+        _report(command, (str(error),))
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("hiddenkey"):
+            raise
+        missing = f"package {error.name!r} is missing; run: pip install 'hiddenkey[lab]'"
+        _report(command, (missing,))
+    return _USER_ERROR
+
+
+def _report(command: str, faults: Sequence[str]) -> None:
+    if len(faults) == 1:
+        print(f"hiddenkey {command}: error: {faults[0]}", file=sys.stderr)
+        return
+    print(f"hiddenkey {command}: {len(faults)} errors:", file=sys.stderr)
+    for fault in faults:
+        print(f"  - {fault}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="hiddenkey",
+        description="Structured dropout for fine-tuning transformers (arXiv 2403.00812).",
+        epilog=f"commands:\n{listing}\n\n'hiddenkey COMMAND --help' shows a command's settings.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version)
+    parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
+    return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from hiddenkey import __version__
+
+        print(f"hiddenkey {__version__}")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""``hiddenkey methods``: the dropout methods on the paper's three axes."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+from rich.table import Table
+
+import hiddenkey
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, standard_console
+
+_ARXIV: Final = re.compile(r"arXiv [\d.]+")
+_WIDE: Final = 110
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """How to list the methods."""
+
+    json: bool = False
+    """Print JSON, with the whole configuration of each method, instead of a table."""
+
+
+def run(arguments: list[str]) -> int:
+    """Print the methods and return the exit status."""
+    options = parse(MethodsOptions, "methods", arguments)
+    if options.json:
+        json.dump(records(), sys.stdout, indent=2)
+        print()
+    else:
+        console = standard_console()
+        console.print(_table(wide=console.width >= _WIDE))
+    return 0
+
+
+def records() -> list[dict[str, Any]]:
+    """The methods as plain JSON types, in the library's order."""
+    return [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "where": method.where,
+            "pattern": method.pattern,
+            "compensation": method.compensation,
+            "paper": method.paper,
+            "config": method.config.to_dict(),
+        }
+        for method in hiddenkey.methods().values()
+    ]
+
+
+def _table(*, wide: bool) -> Table:
+    columns = ["name", "where", "pattern", "compensation"]
+    table = plain_table("dropout methods at rate 0.1")
+    table.add_column("method", no_wrap=True)
+    table.add_column("position", min_width=16)
+    table.add_column("pattern")
+    table.add_column("compensation", min_width=12)
+    if wide:
+        columns.append("summary")
+        table.add_column("what drops")
+    table.add_column("paper")
+    for record in records():
+        table.add_row(*(record[name] for name in columns), _short(record["paper"]))
+    return table
+
+
+def _short(paper: str) -> str:
+    """The arXiv id of a paper, or its whole reference where it has none."""
+    found = _ARXIV.search(paper)
+    return found[0] if found else paper

@@ -1,0 +1,62 @@
+"""``hiddenkey train``: one run from flags or a YAML file."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, quiet, standard_console
+from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.preparation import prepare
+from hiddenkey.lab.result import Result, Summary
+
+
+def run(arguments: list[str]) -> int:
+    """Train and return the exit status."""
+    options = parse(TrainOptions, "train", arguments)
+    prepared = prepare(options)  # refuses before the seconds that importing transformers takes
+    quiet()
+    from hiddenkey.cli.progress import ShownProgress
+    from hiddenkey.lab.training import train
+
+    console = standard_console()
+    shown = ShownProgress(console)
+    try:
+        result = train(options, prepared=prepared, observer=shown, callbacks=[shown])
+    finally:
+        shown.stop()
+    console.print(_table(result))
+    console.print(_footer(result, options), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _table(result: Result) -> Table:
+    title = f"{result.method} on {result.task}, {result.model}, seed {result.seed}"
+    table = plain_table(title)
+    table.add_column("on evaluation examples")
+    for column in ("best", "at step", "last", "training examples", "gap"):
+        table.add_column(column, justify="right")
+    rows: dict[str, Summary] = {**result.metrics, "loss": result.eval_loss}
+    for name, summary in rows.items():
+        table.add_row(
+            name,
+            _number(summary.best),
+            str(summary.best_step),
+            _number(summary.last),
+            _number(result.train_sample.get(name)),
+            _number(result.gap.get(name)),
+        )
+    return table
+
+
+def _footer(result: Result, options: TrainOptions) -> str:
+    return (
+        f"{result.steps} steps, {result.seconds_per_step:.3f} s/step,"
+        f" {result.trainable_parameters:,} trainable parameters"
+        f" ({result.lora_parameters:,} of LoRA), peak {result.peak_memory_mib:,.0f} MiB\n"
+        f"run folder: {options.folder}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

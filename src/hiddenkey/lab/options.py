@@ -1,0 +1,154 @@
+"""Every setting of a training run, with its unit.
+
+The text under a field is its help on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hiddenkey.lab.tasks import Source
+
+UNRECORDED: Final = ("output", "resume", "overwrite")
+"""Settings that say what to do with the run folder, not what the run is."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One training run."""
+
+    model: str = "minilm"
+    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
+    task: str = "headlines"
+    """headlines, articles (bundled), cola, rte, sst2, stsb (need --data) or file (your own)."""
+    data: str | None = None
+    """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout."""
+    train_file: str | None = None
+    """Your training file for --task file: .csv, .tsv (no quoting) or .jsonl, UTF-8."""
+    eval_file: str | None = None
+    """Your evaluation file for --task file."""
+    text_columns: tuple[str, ...] = ()
+    """Your text column, or two columns for pairs."""
+    label_column: str = "label"
+    """Your column of the label, or of the score with --regression."""
+    label_names: tuple[str, ...] = ()
+    """Your labels as they are spelled in the files; none: taken from the training file."""
+    regression: bool = False
+    """Your label is a number to predict, not a class."""
+    train_size: int | None = None
+    """Training examples, drawn with equal shares per class; none: all."""
+    eval_size: int | None = None
+    """Evaluation examples; the same ones for every seed; none: all."""
+    data_seed: int = 0
+    """Seed of the draw of --train-size, independent of --seed."""
+    max_length: int = 128
+    """Longest input in tokens; longer texts are cut."""
+
+    method: str = "hiddenkey"
+    """Dropout method; 'hiddenkey methods' lists them."""
+    rate: float | None = None
+    """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
+    consistency_weight: float | None = None
+    """Weight of the consistency loss, relative to the task loss; none: the method's own."""
+    consistency_every: int | None = None
+    """Consistency loss in every n-th step only (n times as heavy); none: each step."""
+    consistency_fraction: float | None = None
+    """Share of a batch in the consistency loss, in (0, 1]; none: the method's own."""
+    consistency_backward: Literal["one", "both"] | None = None
+    """Branches that the consistency loss back-propagates through; none: the method's own."""
+    layers: tuple[int, ...] | None = None
+    """Indices of the layers that drop, from 0; none: all."""
+    share_heads: bool = False
+    """One attention mask for all heads of a sample."""
+    keep_first: bool = True
+    """In causal models, never drop the first key of a sequence."""
+    keep_model_dropout: bool = False
+    """Leave the model's own dropout on."""
+    kernel: Literal["auto", "reference", "fused"] = "auto"
+    """Attention path: auto takes the fused one where it is possible."""
+
+    rank: int = 8
+    """Rank of the LoRA matrices."""
+    lora_alpha: int = 16
+    """LoRA's alpha: the update is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] | None = None
+    """Names of the linear layers that get LoRA; none: the key and value projections."""
+    lora_dropout: float = 0.0
+    """PEFT's own dropout on the input of LoRA, in [0, 1)."""
+
+    learning_rate: float = 1e-3
+    """Largest learning rate (AdamW)."""
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """Shape of the learning rate over the steps."""
+    warmup_ratio: float = 0.06
+    """Share of the steps in which the learning rate rises, in [0, 1)."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    epochs: float = 10.0
+    """Passes over the training examples."""
+    max_steps: int | None = None
+    """Optimiser steps; replaces --epochs."""
+    batch_size: int = 32
+    """Examples per forward pass."""
+    gradient_accumulation: int = 1
+    """Forward passes per optimiser step."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: frozen weights and activations in bfloat16, trained weights in float32."""
+
+    evaluations: int = 5
+    """Evaluations, spread evenly over the steps; the last is at the last step."""
+    eval_batch_size: int = 64
+    """Examples per forward pass of an evaluation."""
+    log_every: int | None = None
+    """Steps between two logged losses; none: logged at each evaluation."""
+    report_to: tuple[str, ...] = ()
+    """Experiment trackers that transformers knows, for example tensorboard."""
+
+    seed: int = 0
+    """Seed of new weights, data order and dropout."""
+    output: str | None = None
+    """Run folder; none: runs/TASK-MODEL-METHOD-seedN."""
+    resume: bool = False
+    """Go on from the last checkpoint in the run folder."""
+    overwrite: bool = False
+    """Replace an earlier run in the run folder."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        if self.output is not None:
+            return Path(self.output)
+        model = Path(self.model).name
+        return Path("runs") / f"{self.task}-{model}-{self.method}-seed{self.seed}"
+
+    @property
+    def source(self) -> Source:
+        """Where the task's examples come from."""
+        return Source(
+            folder=_path(self.data),
+            train_file=_path(self.train_file),
+            eval_file=_path(self.eval_file),
+            text_columns=self.text_columns,
+            label_column=self.label_column,
+            label_names=self.label_names,
+            regression=self.regression,
+        )
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that make the run what it is, as plain YAML types."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+            if name not in UNRECORDED
+        }
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)

@@ -1,0 +1,102 @@
+"""What one run found, in a form that is stored and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One measured value over a run.
+
+    Attributes:
+        best: the largest value over the evaluations, for a loss the smallest.
+        best_step: the step of the first evaluation that had it.
+        last: the value of the last evaluation.
+    """
+
+    best: float | None
+    best_step: int
+    last: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a run.
+
+    Attributes:
+        task: name of the task.
+        model: as it was named in the options.
+        method: name of the method.
+        seed: the training seed.
+        main_metric: the task's first metric.
+        metrics: each metric on the evaluation examples, better when larger.
+        eval_loss: task loss on the evaluation examples.
+        train_loss: mean training loss since the evaluation before the last, with noise and with the
+            consistency loss, as the optimiser saw it.
+        train_sample: loss and metrics on a fixed sample of the training examples, in evaluation
+            mode (no noise), at the last evaluation.
+        gap: ``train_sample`` minus the same on the evaluation examples, at the last evaluation.
+        steps: optimiser steps.
+        seconds_per_step: wall time per step; evaluation and saving are not counted.
+        seconds: wall time of all steps.
+        trainable_parameters: LoRA's and the head's.
+        lora_parameters: LoRA's alone.
+        total_parameters: all, frozen ones included.
+        peak_memory_mib: largest resident memory of the process so far, in MiB.
+        peak_device_memory_mib: largest memory allocated on the accelerator, in MiB, or ``None``.
+        data_fingerprint: hash of the examples.
+    """
+
+    task: str
+    model: str
+    method: str
+    seed: int
+    main_metric: str
+    metrics: Mapping[str, Summary]
+    eval_loss: Summary
+    train_loss: float | None
+    train_sample: Mapping[str, float | None]
+    gap: Mapping[str, float | None]
+    steps: int
+    seconds_per_step: float
+    seconds: float
+    trainable_parameters: int
+    lora_parameters: int
+    total_parameters: int
+    peak_memory_mib: float
+    peak_device_memory_mib: float | None
+    data_fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Result:
+        """Build a result from :meth:`to_dict`'s form."""
+        fields = dict(values)
+        fields["metrics"] = {name: Summary(**item) for name, item in values["metrics"].items()}
+        fields["eval_loss"] = Summary(**values["eval_loss"])
+        return cls(**fields)
+
+    @classmethod
+    def load(cls, folder: Path) -> Result:
+        """Read ``result.json`` of a run folder."""
+        return cls.from_dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def summarise(lines: Sequence[Mapping[str, Any]], name: str, *, smaller: bool = False) -> Summary:
+    """Summarise one value over the lines of ``metrics.jsonl``; missing values are passed over."""
+    measured = [(line[name], line["step"]) for line in lines if line.get(name) is not None]
+    last = lines[-1].get(name)
+    if not measured:
+        return Summary(best=None, best_step=int(lines[-1]["step"]), last=None)
+    sign = 1 if smaller else -1
+    best, step = min(measured, key=lambda pair: (sign * pair[0], pair[1]))
+    return Summary(best=best, best_step=int(step), last=last)

@@ -1,0 +1,233 @@
+"""Reading CSV, TSV and JSONL files of labelled text, with the line of every fault.
+
+CSV follows RFC 4180 (quotes, line breaks inside a field). TSV has no quoting, as in GLUE, whose
+sentences hold unbalanced quotes. JSONL holds one object a line. All are UTF-8.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.tasks.base import Example
+
+FORMATS: Final = (".csv", ".tsv", ".jsonl")
+_SHOWN_PER_FILE: Final = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record and the line of the file on which it starts."""
+
+    line: int
+    values: Mapping[str, Any]
+
+
+@dataclass
+class FileFaults:
+    """The faults of one file; only the first few are shown, the rest are counted."""
+
+    path: Path
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, rule: str, line: int | None = None) -> None:
+        """Record a broken rule, at a line or of the whole file."""
+        where = f"{self.path}" if line is None else f"{self.path}, line {line}"
+        self.found.append((line or 0, f"{where}: {rule}"))
+
+    def shown(self) -> list[str]:
+        """The faults to report, in the order of the lines."""
+        more = len(self.found) - _SHOWN_PER_FILE
+        rest = [f"{self.path}: {more} more rows break a rule"] if more > 0 else []
+        return [fault for _, fault in sorted(self.found)[:_SHOWN_PER_FILE]] + rest
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the rows of a file become examples.
+
+    Attributes:
+        texts: columns of the text or pair of texts.
+        label: column of the label.
+        labels: class index by the label's spelling; ``None`` for a score.
+        score_range: smallest and largest score allowed.
+        header: column names of a file without a header line; ``None`` reads the first line.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+    labels: Mapping[str, int] | None = None
+    score_range: tuple[float, float] = (-math.inf, math.inf)
+    header: tuple[str, ...] | None = None
+
+
+def read_splits(
+    train_file: Path, eval_file: Path, columns: Columns
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Read the training and the evaluation file.
+
+    Raises:
+        ConfigError: with the faults of both files together.
+    """
+    faults: list[str] = []
+    parts = []
+    for path in (train_file, eval_file):
+        of_file = FileFaults(path)
+        parts.append(read_examples(path, columns, of_file))
+        faults += of_file.shown()
+    if faults:
+        raise ConfigError(faults)
+    return parts[0], parts[1]
+
+
+def read_examples(path: Path, columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
+    """Read one file; broken rows are left out and recorded in ``faults``."""
+    examples = []
+    for row in read_rows(path, (*columns.texts, columns.label), faults, columns.header):
+        texts = tuple(row.values[name] for name in columns.texts)
+        for name, text in zip(columns.texts, texts, strict=True):
+            if not isinstance(text, str):
+                faults.add(f"column {name!r} must hold text, got {text!r}; quote it", row.line)
+        label = _label(row.values[columns.label], row.line, columns, faults)
+        if label is not None and all(isinstance(text, str) for text in texts):
+            examples.append(Example(texts, label))
+    return tuple(examples)
+
+
+def read_rows(
+    path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
+) -> list[Row]:
+    """Read the records of a file that have every needed column."""
+    text = _read_text(path, faults)
+    if text is None:
+        return []
+    before = len(faults.found)
+    if path.suffix.lower() == ".jsonl":
+        rows = _json_rows(text, needed, faults)
+    else:
+        rows = _table_rows(path, text, needed, faults, header)
+    if not rows and len(faults.found) == before:
+        faults.add("must hold at least one example, got none; give a file with rows")
+    return rows
+
+
+def spelling(value: object) -> str:
+    """A label as it is spelled in a file; JSON's 1, true and "1" count as themselves."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _read_text(path: Path, faults: FileFaults) -> str | None:
+    if path.suffix.lower() not in FORMATS:
+        kinds = ", ".join(FORMATS)
+        faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
+        return None
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        faults.add("does not exist; check the path")
+        return None
+    except OSError as error:
+        faults.add(f"cannot be read ({error.strerror}); check its permissions")
+        return None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        faults.add(
+            f"must be UTF-8, got byte 0x{raw[error.start]:02x}; save the file as UTF-8", line
+        )
+        return None
+
+
+def _table_rows(
+    path: Path, text: str, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None
+) -> list[Row]:
+    records = _records(path, text, faults)
+    if header is None:
+        first = next(records, None)
+        if first is None:
+            return []
+        header = first[1]
+    if _lacks_columns(header, needed, faults):
+        return []
+    rows = []
+    for line, fields in records:
+        if len(fields) != len(header):
+            faults.add(f"must have {len(header)} fields, got {len(fields)}; mend the row", line)
+        else:
+            rows.append(Row(line, dict(zip(header, fields, strict=True))))
+    return rows
+
+
+def _records(path: Path, text: str, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
+    if path.suffix.lower() == ".tsv":
+        # str.splitlines would also break at form feeds and Unicode separators inside a sentence
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.rstrip("\r"):
+                yield number, line.rstrip("\r").split("\t")
+        return
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield start, fields
+            start = reader.line_num + 1
+    except csv.Error as error:
+        faults.add(f"must be valid CSV ({error}); mend the quotes", start)
+
+
+def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.add(f"must be one JSON object ({error.msg}); mend the line", number)
+            continue
+        if not isinstance(record, dict):
+            faults.add(f"must be one JSON object, got {line.strip()[:40]!r}; mend the line", number)
+        elif not _lacks_columns(list(record), needed, faults, number):
+            rows.append(Row(number, record))
+    return rows
+
+
+def _lacks_columns(
+    present: Sequence[str], needed: Sequence[str], faults: FileFaults, line: int | None = None
+) -> bool:
+    missing = [name for name in needed if name not in present]
+    for name in missing:
+        faults.add(
+            f"must have a column {name!r}, got {', '.join(map(repr, present)) or 'no columns'};"
+            " name one of them or add it",
+            line,
+        )
+    return bool(missing)
+
+
+def _label(value: object, line: int, columns: Columns, faults: FileFaults) -> int | float | None:
+    if columns.labels is not None:
+        index = columns.labels.get(spelling(value))
+        if index is None:
+            allowed = ", ".join(columns.labels)
+            faults.add(f"label must be one of {allowed}, got {value!r}; correct the row", line)
+        return index
+    low, high = columns.score_range
+    try:
+        score = float(spelling(value))
+    except ValueError:
+        score = math.nan
+    if not (low <= score <= high and math.isfinite(score)):
+        allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        faults.add(f"score must be {allowed}, got {value!r}; correct the row", line)
+        return None
+    return score

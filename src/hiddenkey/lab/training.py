@@ -1,0 +1,258 @@
+"""One training run: transformers' Trainer, PEFT's LoRA and the attached noise, no loop of its own.
+
+Two runs with the same seed and different methods start from the same weights and see the same
+batches in the same order: the seed is set just before the model is built, and Trainer draws the
+order from a generator of its own (``data_seed``), which dropout does not touch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+
+import hiddenkey
+from hiddenkey.integrations.trainer import watch
+from hiddenkey.lab.metrics import score
+from hiddenkey.lab.models import add_lora, load_classifier, trainable_counts
+from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.preparation import Prepared, prepare
+from hiddenkey.lab.recorder import DEV, TRAIN, Observer, Recorder
+from hiddenkey.lab.result import Result, summarise
+from hiddenkey.lab.run_folder import RunFolder
+from hiddenkey.lab.tasks import Example, Task
+from hiddenkey.lab.tasks.sampling import draw
+
+Encoded = list[dict[str, Any]]
+_RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def train(
+    options: TrainOptions,
+    *,
+    prepared: Prepared | None = None,
+    observer: Observer | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Result:
+    """Train, evaluate and store one run; return its result.
+
+    Args:
+        options: the settings.
+        prepared: what :func:`prepare` returned for these options; ``None`` calls it.
+        observer: is told when the noise is attached and after each evaluation.
+        callbacks: further Trainer callbacks.
+
+    Raises:
+        ConfigError: with every fault of settings, data and run folder, before a model is loaded.
+        AttachError: if the model cannot take the noise; nothing has been written then.
+    """
+    observer = observer or Observer()
+    prepared = prepared or prepare(options)
+    folder = RunFolder(options.folder)
+    state = folder.plan(options, prepared.data_record())
+    _refuse_missing_trackers(options.report_to)
+    if state == "finished":
+        return Result.load(folder.path)
+    set_seed(options.seed)
+    loaded, tokenizer = load_classifier(
+        options.model, prepared.splits.label_names, options.precision
+    )
+    model = add_lora(loaded, options)
+    with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
+        checkpoint = folder.last_checkpoint() if state == "interrupted" else None
+        if checkpoint is None:
+            folder.clear()
+            folder.start(options, prepared.data_record())
+        folder.write_json("environment.json", environment())
+        folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
+        recorder = Recorder(folder, options.evaluations, options.log_every, observer)
+        trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
+        watch(trainer, attachment)
+        for callback in (recorder, *callbacks):
+            trainer.add_callback(callback)
+        observer.attached(attachment)
+        if checkpoint is not None:
+            recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        folder.write_adapter(lambda path: _save(path, model, tokenizer, prepared))
+    result = _result(options, prepared, recorder, trainer)
+    folder.write_json("result.json", result.to_dict())
+    return result
+
+
+def build_trainer(
+    options: TrainOptions,
+    prepared: Prepared,
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    checkpoints: Path,
+) -> Trainer:
+    """Return Trainer for these options; it evaluates on ``dev`` and on part of ``train``.
+
+    The part is as large as the evaluation set, or all of the training set, and drawn once: its loss
+    without noise, next to that of the evaluation set, is the gap.
+    """
+    task, splits = prepared.task, prepared.splits
+    sample = draw(splits.train, len(splits.evaluation), options.data_seed, task.kind)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(options, checkpoints),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        train_dataset=encode(splits.train, tokenizer, options.max_length),
+        eval_dataset={
+            DEV: encode(splits.evaluation, tokenizer, options.max_length),
+            TRAIN: encode(sample, tokenizer, options.max_length),
+        },
+        processing_class=tokenizer,
+        compute_metrics=_metrics(task),
+    )
+    trainer.remove_callback(PrinterCallback)
+    # Sequence classifiers take any keyword and then ignore num_items_in_batch: their loss is a mean
+    # over each forward pass. Trainer would believe it divided by the whole accumulated batch and
+    # leave it undivided; told that nothing is accepted, it divides by the accumulation steps.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoded:
+    """Turn examples into token ids, without padding; texts are cut at ``max_length`` tokens."""
+    columns = list(zip(*(example.texts for example in examples), strict=True))
+    tokens = tokenizer(*map(list, columns), truncation=True, max_length=max_length)
+    return [
+        {name: values[index] for name, values in tokens.items()} | {"labels": example.label}
+        for index, example in enumerate(examples)
+    ]
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as ``environment.json`` holds them."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "hiddenkey": hiddenkey.__version__,
+        **{name: version(name) for name in _RECORDED_PACKAGES},
+    }
+
+
+def _refuse_missing_trackers(names: Sequence[str]) -> None:
+    installed = get_available_reporting_integrations()
+    missing = [name for name in names if name not in (*installed, "none")]
+    if missing:
+        raise hiddenkey.ConfigError(
+            f"report_to must name installed trackers, got {', '.join(missing)}; installed are"
+            f" {', '.join(installed) or 'none'}, install the tracker's package or leave it out"
+        )
+
+
+def _arguments(options: TrainOptions, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        seed=options.seed,
+        data_seed=options.seed,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.scheduler,
+        warmup_steps=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.eval_batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        activation_checkpointing=options.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=options.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),
+        eval_strategy="no",  # the Recorder decides, so that the last step is always looked at
+        save_strategy="no",
+        logging_strategy="no",
+        save_total_limit=1,
+        label_names=["labels"],
+        report_to=list(options.report_to) or "none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+
+
+def _metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    def compute(outcome: EvalPrediction) -> dict[str, float]:
+        found = outcome.predictions
+        outputs = found[0] if isinstance(found, tuple) else found
+        predictions = outputs.argmax(-1) if task.kind == "classification" else outputs.reshape(-1)
+        return score(task.metrics, predictions, outcome.label_ids)
+
+    return compute
+
+
+def _save(
+    path: Path, model: PeftModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+) -> None:
+    model.save_pretrained(str(path))
+    tokenizer.save_pretrained(str(path))
+    prepared.config.save_pretrained(path)
+
+
+def _result(
+    options: TrainOptions, prepared: Prepared, recorder: Recorder, trainer: Trainer
+) -> Result:
+    lines, task = recorder.lines, prepared.task
+    last = lines[-1]
+    sample = {name: last.get(f"train_sample_{name}") for name in ("loss", *task.metrics)}
+    steps = trainer.state.global_step
+    counts = trainable_counts(trainer.model)
+    return Result(
+        task=task.name,
+        model=options.model,
+        method=options.method,
+        seed=options.seed,
+        main_metric=task.metrics[0],
+        metrics={name: summarise(lines, f"eval_{name}") for name in task.metrics},
+        eval_loss=summarise(lines, "eval_loss", smaller=True),
+        train_loss=last.get("train_loss"),
+        train_sample=sample,
+        gap={name: _minus(value, last.get(f"eval_{name}")) for name, value in sample.items()},
+        steps=steps,
+        seconds_per_step=recorder.seconds / max(1, steps),
+        seconds=recorder.seconds,
+        trainable_parameters=counts["trainable"],
+        lora_parameters=counts["lora"],
+        total_parameters=counts["total"],
+        peak_memory_mib=_peak_memory_mib(),
+        peak_device_memory_mib=(
+            torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+        ),
+        data_fingerprint=prepared.data_record()["sha256"],
+    )
+
+
+def _minus(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left - right
+
+
+def _peak_memory_mib() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

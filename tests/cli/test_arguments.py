@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+
+from hiddenkey import ConfigError
+from hiddenkey.cli.arguments import parse
+from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.rules import validate
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+
+
+def options(*words):
+    return parse(TrainOptions, "train", words)
+
+
+def faults(*words):
+    with pytest.raises(ConfigError) as caught:
+        options(*words)
+    return caught.value.faults
+
+
+def test_no_words_mean_the_defaults():
+    assert options() == TrainOptions()
+
+
+def test_hyphens_and_underscores_are_the_same():
+    assert options("--learning-rate", "3e-4") == options("--learning_rate=0.0003")
+    assert options("--learning-rate", "3e-4").learning_rate == 3e-4
+
+
+def test_lists_truths_and_rates():
+    found = options(
+        "--layers", "0", "3", "--text-columns", "premise: a", "b", "--label-names", "1", "no",
+        "--share-heads", "--keep-first", "false", "--rates.hidden", "0.2", "--rate", "0.3",
+        "--target-modules", "[key, value]",
+    )  # fmt: skip
+    assert found.layers == (0, 3)
+    assert found.text_columns == ("premise: a", "b")
+    assert found.label_names == ("1", "no")
+    assert (found.share_heads, found.keep_first) == (True, False)
+    assert (found.rates, found.rate) == ({"hidden": 0.2}, 0.3)
+    assert found.target_modules == ("key", "value")
+
+
+def test_flags_win_over_the_file(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("learning_rate: 1e-3\nrates: {hidden: 0.3}\nlayers: [1]\nmax_steps: null\n")
+    found = options("--config", str(path), "--learning-rate", "0.5", "--rates.input", "0.1")
+    assert (found.learning_rate, found.layers) == (0.5, (1,))
+    assert found.rates == {"hidden": 0.3, "input": 0.1}
+
+
+def test_every_fault_of_flags_comes_together():
+    assert faults("--learning-rte", "3", "--epochs", "x", "--layers", "0", "b", "--rank") == (
+        "--learning-rte is not a setting; did you mean '--learning-rate'?",
+        "--epochs must be float, got 'x'; see --help",
+        "--layers must be a list of int or null, got '[0,b]'; see --help",
+        "--rank needs a value, got none; give one",
+    )
+
+
+def test_every_fault_of_a_file_comes_together(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("learning_rte: 3\nrank: eight\nprecision: float16\nzzz: 1\nepochs: 3\n")
+    assert faults("--config", str(path)) == (
+        f"{path}: 'learning_rte' is not a setting; did you mean 'learning_rate'?",
+        f"{path}: rank must be int, got 'eight'; see --help",
+        f"{path}: precision must be one of float32, bfloat16, got 'float16'; see --help",
+        f"{path}: 'zzz' is not a setting; see --help",
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", r"a\.yaml: must be YAML \(.*\); mend the file"),
+        ("- a", r"a\.yaml: must hold settings as 'name: value', got list"),
+        ("", r"a\.yaml: must hold settings as 'name: value', got NoneType"),
+    ],
+)
+def test_corrupt_file_is_named(tmp_path, content, message):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        options("--config", str(tmp_path / "a.yaml"))
+
+
+def test_missing_file_is_named():
+    assert faults("--config", "no.yaml") == (
+        "--config must be a YAML file, got 'no.yaml'; no such file, check the path",
+    )
+
+
+def test_stray_words_are_refused():
+    assert "unrecognized arguments: minilm" in faults("minilm")[0].lower()
+
+
+def test_help_shows_flags_types_and_units(capsys):
+    with pytest.raises(SystemExit) as ended:
+        options("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "--max-length MAX_LENGTH Longest input in tokens; longer texts are cut." in shown
+    assert (
+        "--seed SEED Seed of new weights, data order and dropout. (type: int, default: 0)" in shown
+    )
+    assert "--learning_rate" not in shown
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipes_are_valid_and_name_their_command(recipe):
+    found = options("--config", str(recipe))
+    if found.task == "rte" or found.task == "cola":
+        found = options("--config", str(recipe), "--data", "glue")
+    assert validate(found) == []
+    command = f"#   hiddenkey train --config recipes/{recipe.name}"
+    assert command in recipe.read_text()
+
+
+def test_both_minilm_recipes_differ_in_the_method_alone():
+    import yaml
+
+    lora, hiddenkey = (
+        yaml.safe_load((RECIPES[0].parent / f"minilm_headlines_{name}.yaml").read_text())
+        for name in ("lora", "hiddenkey")
+    )
+    differing = {name for name in {*lora, *hiddenkey} if lora.get(name) != hiddenkey.get(name)}
+    assert differing <= {"method", "rate", "rates"}

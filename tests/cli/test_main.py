@@ -1,0 +1,105 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+import hiddenkey
+from hiddenkey.cli import main as entry
+
+
+def run_fresh(*words):
+    """Run the command in a process of its own; report what it imported."""
+    code = (
+        "import sys, json\n"
+        "from hiddenkey.cli.main import main\n"
+        "try:\n    status = main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    status = end.code\n"
+        "watched = ('torch', 'transformers', 'peft', 'jsonargparse')\n"
+        "heavy = [name for name in watched if name in sys.modules]\n"
+        "print(json.dumps([status, heavy]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True, text=True, check=True, env=environment, timeout=60,
+    )  # fmt: skip
+    *shown, last = done.stdout.splitlines()
+    return "\n".join(shown), done.stderr, *json.loads(last)
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    started = time.perf_counter()
+    shown, _, status, heavy = run_fresh("--help")
+    seconds = time.perf_counter() - started
+    for command in ("train", "methods", "doctor"):
+        assert f"  {command}" in shown
+    assert (status, heavy) == (0, [])
+    assert seconds < 2, "0.1 s on an idle machine; the limit leaves room for a busy one"
+
+
+def test_methods_does_not_import_transformers():
+    shown, _, status, heavy = run_fresh("methods")
+    assert "hiddenkey-minus" in shown
+    assert status == 0
+    assert "transformers" not in heavy
+
+
+def test_bad_settings_are_refused_without_transformers():
+    shown, errors, status, heavy = run_fresh("train", "--rank", "0", "--task", "rte")
+    assert (shown, status) == ("", 2)
+    assert errors.startswith("hiddenkey train: 2 errors:\n  - rank must be at least 1, got 0;")
+    assert "Traceback" not in errors
+    assert "transformers" not in heavy
+
+
+def test_unknown_command_suggests_the_nearest(capsys):
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["trian"])
+    assert ended.value.code == 2
+    assert "did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_version(capsys, monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        entry.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hiddenkey {hiddenkey.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (hiddenkey.ConfigError("a rule"), 2, "hiddenkey methods: error: a rule\n"),
+        (hiddenkey.AttachError("a model"), 2, "hiddenkey methods: error: a model\n"),
+        (
+            ModuleNotFoundError("no", name="peft"),
+            2,
+            "hiddenkey methods: error: package 'peft' is missing; run: pip install"
+            " 'hiddenkey[lab]'\n",
+        ),
+        (KeyboardInterrupt(), 130, "hiddenkey methods: stopped\n"),
+    ],
+)
+def test_errors_become_messages(error, status, message, monkeypatch, capsys):
+    from hiddenkey.cli import methods
+
+    def fail(arguments):
+        raise error
+
+    monkeypatch.setattr(methods, "run", fail)
+    assert entry.main(["methods"]) == status
+    assert capsys.readouterr().err == message
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    from hiddenkey.cli import methods
+
+    def fail(arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(methods, "run", fail)
+    with pytest.raises(ZeroDivisionError):
+        entry.main(["methods"])

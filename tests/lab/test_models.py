@@ -1,0 +1,153 @@
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    RobertaConfig,
+)
+
+from hiddenkey import ConfigError
+from hiddenkey.cli.arguments import parse
+from hiddenkey.lab.models import (
+    add_lora,
+    key_value_modules,
+    load_classifier,
+    lora_config,
+    trainable_counts,
+)
+from hiddenkey.lab.options import TrainOptions
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+ROBERTA_LARGE = RobertaConfig(
+    vocab_size=50265,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+)
+GPT2_MEDIUM = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+LLAMA2_7B = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+)
+
+
+def on_meta(config):
+    with torch.device("meta"):
+        return AutoModelForSequenceClassification.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config", "name", "parameters"),
+    [
+        ("roberta_large_rte.yaml", ROBERTA_LARGE, "roberta-large", 786_432),
+        ("gpt2_medium_cola.yaml", GPT2_MEDIUM, "gpt2-medium", 393_216),
+        ("llama2_7b_rte.yaml", LLAMA2_7B, "meta-llama/Llama-2-7b-hf", 4_194_304),
+    ],
+)
+def test_recipes_have_the_papers_trainable_parameters(recipe, config, name, parameters):
+    options = parse(TrainOptions, "train", ["--config", str(RECIPES / recipe)])
+    assert options.model == name
+    model = on_meta(config)
+    counts = trainable_counts(get_peft_model(model, lora_config(model, options)))
+    assert counts["lora"] == parameters
+    # what the default rule finds is what the recipe names
+    assert key_value_modules(on_meta(config)) == list(options.target_modules)
+
+
+@pytest.mark.parametrize(
+    ("config", "modules"),
+    [
+        (BertConfig(num_hidden_layers=1), ["key", "value"]),
+        (DistilBertConfig(n_layers=1), ["k_lin", "v_lin"]),
+        (LlamaConfig(num_hidden_layers=1), ["k_proj", "v_proj"]),
+        (GPT2Config(n_layer=1), ["c_attn"]),
+        (GPTNeoXConfig(num_hidden_layers=1), ["query_key_value"]),
+    ],
+)
+def test_default_targets_are_key_and_value(config, modules):
+    assert key_value_modules(on_meta(config)) == modules
+
+
+def test_unknown_projections_list_the_linear_layers():
+    model = nn.ModuleDict({"mixer": nn.Linear(2, 2), "out": nn.Linear(2, 2)})
+    with pytest.raises(ConfigError, match=r"target_modules must be given .* layers: mixer, out$"):
+        key_value_modules(model)
+
+
+def test_unknown_target_module_is_refused(tiny_model):
+    model, _ = load_classifier(str(tiny_model), ("a", "b"), "float32")
+    with pytest.raises(
+        ConfigError, match=r"got \['k_proj'\]; it has classifier, dense, key, query"
+    ):
+        add_lora(model, TrainOptions(target_modules=("k_proj", "value")))
+
+
+def test_head_is_trained_and_everything_else_but_lora_is_frozen(tiny_model):
+    model, _ = load_classifier(str(tiny_model), ("a", "b", "c"), "float32")
+    wrapped = add_lora(model, TrainOptions(rank=4))
+    trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "classifier" in name for name in trained)
+    counts = trainable_counts(wrapped)
+    assert counts["lora"] == 2 * 2 * (16 * 4 * 2)
+    assert counts["trainable"] == counts["lora"] + 16 * 3 + 3
+
+
+def test_bfloat16_keeps_trained_weights_in_float32(tiny_model):
+    model, _ = load_classifier(str(tiny_model), ("a", "b"), "bfloat16")
+    wrapped = add_lora(model, TrainOptions(rank=2))
+    kinds = {p.requires_grad: p.dtype for p in wrapped.parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_labels_and_task_reach_the_model(tiny_model):
+    model, _ = load_classifier(str(tiny_model), ("no", "yes"), "float32")
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.config.problem_type == "single_label_classification"
+    regressor, _ = load_classifier(str(tiny_model), (), "float32")
+    assert (regressor.config.num_labels, regressor.config.problem_type) == (1, "regression")
+
+
+def test_padding_token_is_given_where_the_tokenizer_has_none(tmp_path, tiny_tokenizer):
+    config = GPT2Config(vocab_size=47, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer
+    tokenizer.pad_token = None
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path)
+    model, loaded = load_classifier(str(tmp_path), ("a", "b"), "float32")
+    assert loaded.pad_token == "[SEP]"
+    assert model.config.pad_token_id == loaded.pad_token_id
+    assert lora_config(model, TrainOptions()).fan_in_fan_out
+
+
+def test_pickled_weights_are_refused(tiny_model, tmp_path):
+    for file in tiny_model.iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"could not be loaded .*safetensors"):
+        load_classifier(str(tmp_path), ("a", "b"), "float32")
+
+
+def test_unknown_hub_name_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="'no-such/model' could not be loaded") as caught:
+        load_classifier("no-such/model", ("a", "b"), "float32")
+    assert len(caught.value.faults) == 1
+    assert "\n" not in str(caught.value)
