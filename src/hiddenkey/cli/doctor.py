@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.terminal import plain_table, quiet, standard_console
+from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

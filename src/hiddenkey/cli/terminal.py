@@ -1,9 +1,7 @@
-"""The terminal: its width, and the libraries' chatter kept off it."""
+"""The terminal: its width and its tables."""
 
 from __future__ import annotations
 
-import os
-import warnings
 from typing import Final
 
 from rich import box
@@ -24,15 +22,3 @@ def plain_table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
-
-
-def quiet() -> None:
-    """Silence progress bars of downloads and loading, reports and deprecation notes."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging
-
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:
-        logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")

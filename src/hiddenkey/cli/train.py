@@ -5,9 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.terminal import plain_table, quiet, standard_console
+from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.preparation import prepare
+from hiddenkey.lab.quiet import quiet
 from hiddenkey.lab.result import Result, Summary
 
 

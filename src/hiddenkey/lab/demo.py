@@ -117,7 +117,7 @@ def run_all(
 def _prepare_worker(threads: int) -> None:
     import torch
 
-    from hiddenkey.cli.terminal import quiet
+    from hiddenkey.lab.quiet import quiet
 
     torch.set_num_threads(threads)
     quiet()
