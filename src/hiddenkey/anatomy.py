@@ -34,7 +34,9 @@ def transformer_of(model: Any) -> nn.Module:
     Raises:
         AttachError: if there is no ``PreTrainedModel`` in it.
     """
-    inner: Any = model.get_base_model() if _is_peft_model(model) else model
+    # PEFT also writes peft_config on the transformer inside, which has no get_base_model
+    wrapped = hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+    inner: Any = model.get_base_model() if wrapped else model
     if not (hasattr(inner, "config") and hasattr(inner, "set_attn_implementation")):
         raise AttachError(
             "attach needs a transformers PreTrainedModel or a PeftModel around one, got"
@@ -47,16 +49,6 @@ def transformer_of(model: Any) -> nn.Module:
             " encoder or a decoder"
         )
     return inner  # type: ignore[no-any-return]
-
-
-def entrance_of(model: Any) -> nn.Module:
-    """Return the module whose call runs the whole transformer, with and without PEFT.
-
-    PEFT's tuner calls ``transformer.forward`` directly, past any hook on the transformer, so hooks
-    go on the tuner.
-    """
-    entrance: nn.Module = model.base_model if _is_peft_model(model) else model
-    return entrance
 
 
 def find_layers(transformer: nn.Module) -> list[Part]:
@@ -178,11 +170,6 @@ def is_regression(transformer: Any) -> bool:
         return False
     kind = transformer.config.problem_type
     return kind == "regression" or (kind is None and transformer.config.num_labels == 1)
-
-
-def _is_peft_model(model: Any) -> bool:
-    # PEFT also writes peft_config on the transformer inside, which has no get_base_model
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def _parts(layer: Part) -> Iterator[Part]:

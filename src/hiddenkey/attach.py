@@ -51,12 +51,12 @@ def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "a
     """
     config = method(config) if isinstance(config, str) else config
     transformer = anatomy.transformer_of(model)
+    layers = anatomy.find_layers(transformer)
+    places = make_plan(config, transformer, layers, kernel)
     previous = transformer.__dict__.get(_ATTACHMENT)
     if isinstance(previous, Attachment):
         previous.detach()
-    layers = anatomy.find_layers(transformer)
-    places = make_plan(config, transformer, layers, kernel)
-    attachment = Attachment(model, transformer, config, layers, places)
+    attachment = Attachment(transformer, config, layers, places)
     try:
         attachment._install()
     except BaseException:
@@ -78,7 +78,6 @@ class Attachment:
 
     def __init__(
         self,
-        model: nn.Module,
         transformer: nn.Module,
         config: DropoutConfig,
         layers: list[Part],
@@ -89,7 +88,6 @@ class Attachment:
         self.losses_by_items = divides_by_items(transformer)
         self.meter = LossMeter()
         self._transformer = transformer
-        self._entrance = anatomy.entrance_of(model)
         self._layers = layers
         self._parameters = tuple(inspect.signature(transformer.forward).parameters)
         self._places = places
@@ -162,7 +160,8 @@ class Attachment:
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
             )
-        return lines or ["no noise; the model's own dropout is off"]
+        state = "on" if self.config.keep_model_dropout else "off"
+        return lines or [f"no noise; the model's own dropout is {state}"]
 
     def detach(self) -> None:
         """Give the model back exactly as it was before :func:`attach`. Does nothing twice."""
@@ -205,8 +204,8 @@ class Attachment:
             self._consistency = ConsistencyPass(
                 self.config.consistency, self._transformer, self._layers[-1].module
             )
-        enter = self._entrance.register_forward_pre_hook(self._enter, with_kwargs=True)
-        leave = self._entrance.register_forward_hook(self._leave, with_kwargs=True)
+        enter = self._transformer.register_forward_pre_hook(self._enter, with_kwargs=True)
+        leave = self._transformer.register_forward_hook(self._leave, with_kwargs=True)
         self._handles += [enter, leave]
         for part in self._layers:
             hook = part.module.register_forward_hook(self._restore_view_in_backward)
@@ -260,7 +259,7 @@ class Attachment:
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
         """Call the model past its own hooks, where these are installed."""
-        return self._entrance.forward(**arguments)
+        return self._transformer.forward(**arguments)
 
     def _restore_view_in_backward(self, layer: nn.Module, args: Any, output: Any) -> None:
         """Let a layer that is recomputed in a backward pass see the padding of its own batch.

@@ -124,30 +124,21 @@ class DropoutConfig:
         if not isinstance(values, Mapping):
             raise ConfigError(f"a configuration must be an object, got {values!r}")
         faults = _unknown_keys(values, cls, "")
-        drops = values.get("drops", ())
-        consistency = values.get("consistency")
-        if not isinstance(drops, list | tuple) or not all(isinstance(d, Mapping) for d in drops):
-            raise ConfigError([*faults, f"drops must be a list of objects, got {drops!r}"])
-        for index, drop in enumerate(drops):
-            faults += _unknown_keys(drop, Drop, f"drops[{index}].")
-            faults += [
-                f"drops[{index}] needs {name!r}; add it"
-                for name in ("position", "pattern", "rate")
-                if name not in drop
-            ]
-        if consistency is not None and not isinstance(consistency, Mapping):
-            faults.append(f"consistency must be an object or null, got {consistency!r}")
-        elif consistency is not None:
+        fields = _known(values, cls)
+        if isinstance(drops := fields.get("drops"), list | tuple):
+            fields["drops"] = tuple(
+                _read_drop(drop, f"drops[{index}]", faults) for index, drop in enumerate(drops)
+            )
+        if isinstance(consistency := fields.get("consistency"), Mapping):
             faults += _unknown_keys(consistency, Consistency, "consistency.")
-        layers = values.get("layers")
-        if layers is not None and not isinstance(layers, list | tuple):
-            faults.append(f"layers must be a list of indices or null, got {layers!r}")
+            fields["consistency"] = Consistency(**_known(consistency, Consistency))
+        try:
+            config = cls(**fields)
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from None
         if faults:
             raise ConfigError(faults)
-        fields = dict(values)
-        fields["drops"] = tuple(Drop(**drop) for drop in drops)
-        fields["consistency"] = None if consistency is None else Consistency(**consistency)
-        return cls(**fields)
+        return config
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``hiddenkey_config.json`` into ``folder`` and return its path."""
@@ -176,7 +167,7 @@ class DropoutConfig:
             raise ConfigError(
                 f"{path} does not exist; give the folder that save_pretrained wrote"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); write it again") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold one JSON object, got {type(values).__name__}")
@@ -235,21 +226,23 @@ def _drops_faults(drops: object) -> list[str]:
 
 def _drop_faults(drop: Drop, where: str) -> list[str]:
     faults = rate_faults(drop.rate, f"{where}.rate")
-    for name, allowed in (("position", tuple(POSITIONS)), ("pattern", tuple(PATTERNS))):
-        if getattr(drop, name) not in allowed:
-            faults.append(not_one_of(f"{where}.{name}", getattr(drop, name), allowed))
-    if faults:
+    tables = {"position": tuple(POSITIONS), "pattern": tuple(PATTERNS), "rescale": RESCALES}
+    unknown = [
+        name
+        for name, allowed in tables.items()
+        if getattr(drop, name) not in (*allowed, *((None,) if name == "rescale" else ()))
+    ]
+    faults += [not_one_of(f"{where}.{name}", getattr(drop, name), tables[name]) for name in unknown]
+    if "position" in unknown:
         return faults
     position = POSITIONS[drop.position]
-    if reason := position.refused.get(drop.pattern):
+    if "pattern" not in unknown and drop.pattern in position.refused:
         fitting = ", ".join(name for name in PATTERNS if name not in position.refused)
         faults.append(
             f"{where}: pattern {drop.pattern!r} means nothing at position {drop.position!r}:"
-            f" {reason}; use {fitting}"
+            f" {position.refused[drop.pattern]}; use {fitting}"
         )
-    if drop.rescale is not None and drop.rescale not in RESCALES:
-        faults.append(not_one_of(f"{where}.rescale", drop.rescale, RESCALES))
-    elif drop.rescale is not None and drop.rescale not in position.rescales:
+    if "rescale" not in unknown and drop.rescale not in (*position.rescales, None):
         faults.append(
             f"{where}: rescale {drop.rescale!r} does not fit position {drop.position!r};"
             f" use {', '.join(position.rescales)}"
@@ -312,6 +305,21 @@ def _expression_faults(expression: object) -> list[str]:
     except re.error as error:
         reason = str(error)
     return [f"hidden_modules must be a regular expression, got {expression!r} ({reason})"]
+
+
+def _read_drop(values: object, where: str, faults: list[str]) -> object:
+    """Build a drop; what is missing is added to ``faults`` and filled in, to find what else is."""
+    if not isinstance(values, Mapping):
+        return values
+    faults += _unknown_keys(values, Drop, f"{where}.")
+    fields = {"position": "hidden", "pattern": "element", "rate": 0.0}
+    faults += [f"{where} needs {name!r}; add it" for name in fields if name not in values]
+    return Drop(**{**fields, **_known(values, Drop)})
+
+
+def _known(values: Mapping[str, Any], kind: type) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    return {key: value for key, value in values.items() if key in names}
 
 
 def _unknown_keys(values: Mapping[str, Any], kind: type, where: str) -> list[str]:

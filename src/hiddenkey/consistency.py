@@ -146,6 +146,7 @@ class ConsistencyPass:
         Returns:
             The loss times ``weight`` and ``every``, a scalar.
         """
+        self._check(output)  # the first labels can make a model a multi-label one
         rows, shares = self._rows(output, arguments, other.chosen)
         self._between_passes = False
         divergence = (self._loss(rows, other.rows) * shares).sum() / self._units(arguments)
