@@ -18,7 +18,6 @@ from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.consistency import (
     ConsistencyPass,
     OtherPass,
-    divides_by_items,
     select,
     visible_tokens,
 )
@@ -85,7 +84,6 @@ class Attachment:
     ) -> None:
         self.config = config
         self.sites = tuple(place.site for place in places)
-        self.losses_by_items = divides_by_items(transformer)
         self.meter = LossMeter()
         self._transformer = transformer
         self._layers = layers

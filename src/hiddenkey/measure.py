@@ -37,27 +37,40 @@ class ShareCounter:
 
 
 class LossMeter:
-    """The parts of the training loss: of the last pass, and their sums since the last reading."""
+    """The parts of the training loss: of the last pass, and their mean over optimiser steps."""
 
     def __init__(self) -> None:
         self._last: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
+        self._step: dict[str, Tensor] = {}
         self._passes = 0
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
 
     def add(self, task: Tensor | None, consistency: Tensor | None) -> None:
         """Count one training pass; a part that it has not is ``None``."""
         parts = {"task": task, "consistency": consistency}
         self._last = {name: part.detach() for name, part in parts.items() if part is not None}
-        for name, part in self._last.items():
-            self._sums[name] = self._sums[name] + part if name in self._sums else part
+        _add(self._step, self._last)
         self._passes += 1
 
     def last(self) -> dict[str, float]:
         """Return the parts of the last pass. Synchronises."""
         return {name: part.item() for name, part in self._last.items()}
 
-    def read(self) -> tuple[dict[str, float], int]:
-        """Return the sums since the last reading, and how many passes they hold. Synchronises."""
-        sums = {name: part.item() for name, part in self._sums.items()}
-        passes, self._sums, self._passes = self._passes, {}, 0
-        return sums, passes
+    def end_step(self, *, mean: bool) -> None:
+        """Close an optimiser step, whose loss is the mean or the sum over its passes."""
+        passes = self._passes if mean else 1
+        _add(self._sums, {name: part / passes for name, part in self._step.items()})
+        self._steps += 1
+        self._step, self._passes = {}, 0
+
+    def read(self) -> dict[str, float]:
+        """Return the mean over the steps closed since the last reading. Synchronises."""
+        means = {name: part.item() / self._steps for name, part in self._sums.items()}
+        self._sums, self._steps = {}, 0
+        return means
+
+
+def _add(sums: dict[str, Tensor], parts: dict[str, Tensor]) -> None:
+    for name, part in parts.items():
+        sums[name] = sums[name] + part if name in sums else part

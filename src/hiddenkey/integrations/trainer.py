@@ -12,6 +12,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hiddenkey.attach import Attachment
 from hiddenkey.errors import ConsistencyError
 
+# Trainer's state keeps dictionaries like this one in a checkpoint. The name must not be that of a
+# callback, which Trainer would try to build anew from it.
+_STATE = "hiddenkey"
+
 
 def watch(trainer: Trainer, attachment: Attachment) -> None:
     """Log what an attachment does through ``trainer``'s own logging.
@@ -27,24 +31,24 @@ def watch(trainer: Trainer, attachment: Attachment) -> None:
     Raises:
         ConsistencyError: during training, if a configured consistency loss never ran in a step.
     """
-    trainer.callback_handler.callbacks.insert(0, AttachmentCallback(attachment))
+    trainer.callback_handler.callbacks.insert(0, AttachmentCallback(trainer, attachment))
 
 
 class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     """See :func:`watch`, which puts it before the reporters' callbacks."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    def __init__(self, trainer: Trainer, attachment: Attachment) -> None:
+        self._trainer = trainer
         self._attachment = attachment
         self._passes_at_step_begin = 0
-        self._step_at_log = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Go on counting passes where a resumed run stood."""
-        accumulation = args.gradient_accumulation_steps
-        self._attachment.consistency_passes = state.global_step * accumulation
-        self._step_at_log = state.global_step
+        stored = state.stateful_callbacks.get(_STATE)
+        passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0
+        self._attachment.consistency_passes = passes
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -55,14 +59,17 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Refuse to go on if the step's passes went around the attachment."""
+        """Close the step's losses; refuse to go on if its passes went around the attachment."""
+        passes = self._attachment.consistency_passes
         configured = self._attachment.config.consistency is not None
-        if configured and self._attachment.consistency_passes == self._passes_at_step_begin:
+        if configured and passes == self._passes_at_step_begin:
             raise ConsistencyError(
                 "a consistency loss is configured but did not see this training step: the Trainer's"
                 " model is not the attached one, or its forward is called past its hooks; attach to"
                 " the model that is given to the Trainer"
             )
+        self._attachment.meter.end_step(mean=not _sums_over_passes(self._trainer))
+        state.stateful_callbacks[_STATE] = {"args": {}, "attributes": {"passes": passes}}
 
     def on_log(
         self,
@@ -75,11 +82,8 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         """Add the loss parts and the measured shares to a training log."""
         if logs is None or "loss" not in logs:
             return
-        steps = max(1, state.global_step - self._step_at_log)
-        self._step_at_log = state.global_step
-        sums, passes = self._attachment.meter.read()
-        count = steps if self._attachment.losses_by_items else max(1, passes)
-        parts = {f"{name}_loss": total / count for name, total in sums.items()}
+        losses = self._attachment.meter.read()
+        parts = {f"{name}_loss": value for name, value in losses.items()}
         for key, share in self._attachment.shares().items():
             if not math.isnan(share):
                 parts[f"dropped/{key}"] = round(share, 6)
@@ -94,3 +98,13 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self._attachment.config.save_pretrained(folder)
+
+
+def _sums_over_passes(trainer: Trainer) -> bool:
+    """Whether Trainer adds up the losses of a step's passes, instead of averaging them.
+
+    It does where it takes the loss for divided by ``num_items_in_batch`` already, rightly or not.
+    """
+    if (set_by_user := trainer.loss_is_scaled_for_ga) is not None:
+        return bool(set_by_user)
+    return bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None)
