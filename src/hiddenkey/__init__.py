@@ -5,13 +5,19 @@ Three lines put it into a training script::
     import hiddenkey
     attachment = hiddenkey.attach(model, "hiddenkey")
     print(attachment)
+
+Public names are loaded when they are first used, so that the command line need not wait for torch.
 """
 
-from hiddenkey.attach import Attachment, attach
-from hiddenkey.config import Consistency, Drop, DropoutConfig
-from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
-from hiddenkey.methods import Method, method, methods
-from hiddenkey.plan import Site
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hiddenkey.attachment import Attachment, attach
+    from hiddenkey.catalogue import Method, method, methods
+    from hiddenkey.config import Consistency, Drop, DropoutConfig
+    from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+    from hiddenkey.plan import Site
 
 __version__ = "0.1.0"
 
@@ -29,3 +35,24 @@ __all__ = [
     "method",
     "methods",
 ]
+
+_MODULES = {
+    "attachment": ("Attachment", "attach"),
+    "catalogue": ("Method", "method", "methods"),
+    "config": ("Consistency", "Drop", "DropoutConfig"),
+    "errors": ("AttachError", "ConfigError", "ConsistencyError"),
+    "plan": ("Site",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hiddenkey' has no attribute {name!r}")
+    value = getattr(import_module(f"hiddenkey.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hiddenkey.attach import Attachment
+from hiddenkey.attachment import Attachment
 from hiddenkey.errors import ConsistencyError
 
 # Trainer's state keeps dictionaries like this one in a checkpoint. The name must not be that of a

@@ -14,6 +14,7 @@ from hiddenkey import anatomy, model_dropout
 from hiddenkey.anatomy import Part
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import AttentionSite
+from hiddenkey.catalogue import method
 from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.consistency import (
     ConsistencyPass,
@@ -23,7 +24,6 @@ from hiddenkey.consistency import (
 )
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
-from hiddenkey.methods import method
 from hiddenkey.plan import Kernel, Place, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
