@@ -34,7 +34,7 @@ BUDGET: Final[dict[str, Any]] = {
 
 CHOSEN: Final[dict[str, dict[str, Any]]] = {
     "lora": {"learning_rate": 2e-3},
-    "hiddenkey": {"learning_rate": 2e-3, "rate": 0.1},
+    "hiddenkey": {"learning_rate": 1e-3, "rate": 0.1},
 }
 """What was chosen for each method, with equal effort."""
 
