@@ -251,22 +251,52 @@ def test_a_model_that_does_not_follow_the_setting():
     assert snapshot(model) == before
 
 
+GEMMA2 = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "pad_token_id": 0,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "intermediate_size": 64,
+}
+
+
 @pytest.mark.parametrize(
     ("kind", "meaning"), [("gemma2", r"logit soft-capping \(softcap\)"), ("gpt_oss", "s_aux")]
 )
 def test_attention_with_more_than_masks_is_refused(kind, meaning):
     """Soft caps of Gemma 2, sinks of GPT-OSS."""
-    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
-    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    sizes |= {"intermediate_size": 64, "num_local_experts": 2, "num_experts_per_tok": 1}
+    sizes = {**GEMMA2, "num_local_experts": 2, "num_experts_per_tok": 1}
     with seeded(0):
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(kind, **sizes), attn_implementation="eager"
         ).train()
-    hiddenkey.attach(model, "dropkey")
+    before = snapshot(model)
     with pytest.raises(AttachError, match=rf"passes .*{meaning}.* to its attention, which attention"
                        r" drops do not support yet; use a method without them"):  # fmt: skip
+        hiddenkey.attach(model, "dropkey")
+    assert snapshot(model) == before
+
+
+def test_an_argument_that_the_code_does_not_show_is_refused_in_training(monkeypatch):
+    """The safety net behind the look at the code."""
+    monkeypatch.setattr(dispatch, "_refuse_by_code", lambda module: None)
+    with seeded(0):
+        config = AutoConfig.for_model("gemma2", **GEMMA2)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+    hiddenkey.attach(model, "dropkey")
+    with pytest.raises(AttachError, match=r"passes logit soft-capping \(softcap\)"):
         run(model, batch("causal"))
+
+
+def test_a_soft_cap_of_none_is_no_soft_cap():
+    with seeded(0):
+        config = AutoConfig.for_model("gemma2", **GEMMA2, attn_logit_softcapping=None)
+        model = AutoModelForCausalLM.from_config(config).train()
+    assert len(hiddenkey.attach(model, "dropkey").sites) == GEMMA2["num_hidden_layers"]
+    run(model, batch("causal")).loss.backward()
 
 
 @pytest.mark.parametrize("method", ["hiddenkey", "hiddencut", "output-dropout"])

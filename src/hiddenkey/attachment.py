@@ -193,7 +193,7 @@ class Attachment:
                 sequence = SequenceSite(place.drop, self._get_visible, self._counts, counter)
                 self._handles.append(sequence.hook(module, before=acts == "before"))
         if attention:
-            self._attention_before = dispatch.install(self._transformer)
+            self._attention_before = dispatch.install(self._transformer, attention)
             for module, drops in attention.items():
                 self._install_attention(module, drops)
         if not self.config.keep_model_dropout:

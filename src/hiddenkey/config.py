@@ -209,7 +209,7 @@ def rate_faults(rate: object, where: str) -> list[str]:
 
 def _drops_faults(drops: object) -> list[str]:
     if not isinstance(drops, tuple):
-        return [f"drops must be a tuple of Drop, got {drops!r}"]
+        return [f"drops must be a list of drops, got {drops!r}"]
     faults: list[str] = []
     for index, drop in enumerate(drops):
         if isinstance(drop, Drop):
@@ -283,7 +283,7 @@ def _layer_faults(layers: object) -> list[str]:
     if layers is None:
         return []
     if not isinstance(layers, tuple):
-        return [f"layers must be a tuple of indices or None, got {layers!r}"]
+        return [f"layers must be a list of indices or None, got {layers!r}"]
     faults = [
         f"layers must hold whole numbers ≥ 0, got {layer!r}"
         for layer in layers

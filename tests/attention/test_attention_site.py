@@ -296,6 +296,11 @@ def test_a_causal_site_without_a_mask_ignores_the_empty_rest_of_a_cache(is_fused
         query, key[:, :, :LENGTH], value[:, :, :LENGTH], is_causal=True, scale=SCALING
     )
     torch.testing.assert_close(found, expected)
+    span = make_site(DROPS["dropkey-span"], is_fused=is_fused, keep_first=False)
+    value = torch.eye(LENGTH + 6).expand(BATCH, HEADS, -1, -1)
+    weights = attend(span, Setting(causal=True, form="none"), [query, key, value])
+    fallen = weights[:, :, -1, :LENGTH].lt(1e-9).sum(-1)
+    assert fallen.eq(round(0.4 * LENGTH)).all()  # the run is counted among the keys in sight
 
 
 @pytest.mark.parametrize("position", ["attention_logits", "attention_weights"])

@@ -314,3 +314,43 @@ def test_logging_at_the_start_and_the_summary_at_the_end_are_left_alone(tmp_path
 
 def test_padding_id_of_the_helper_is_the_models():
     assert plain_model("llama").config.pad_token_id == PAD
+
+
+@pytest.mark.parametrize(
+    ("family", "task"), [("bert", "classification"), ("roberta", "regression"), ("llama", "causal")]
+)
+def test_accumulating_four_times_two_trains_as_batches_of_eight(family, task, tmp_path):
+    """With noise off and a divergence that is not zero: fixed masks against an inference pass."""
+    from hiddenkey.patterns import PATTERNS
+
+    keep = torch.rand(1, 9, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    config = DropoutConfig((hiddenkey.Drop("hidden", "element", 0.5),), Consistency("js"))
+    found, logs = [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PATTERNS, "element", lambda shape, rate, visible: keep)
+        for size, accumulation in ((8, 1), (2, 4)):
+            model = lora_model(family, task)
+            attachment = hiddenkey.attach(model, config)
+            made, _ = trainer(
+                model,
+                tmp_path / str(size),
+                task,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulation,
+                logging_steps=1,
+                optim="sgd",
+                max_steps=3,
+            )
+            if task != "causal":
+                # transformers 5.23 takes every classifier's mean for a sum over the whole step
+                made.loss_is_scaled_for_ga = False
+            watch(made, attachment)
+            made.train()
+            found.append(weights(model))
+            logs.append(training_logs(made.state))
+    for one, two in zip(*logs, strict=True):
+        for name in ("loss", "task_loss", "consistency_loss"):
+            assert one[name] == pytest.approx(two[name], rel=1e-4)
+        assert one["consistency_loss"] > 0.01
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], msg=name, rtol=1e-4, atol=1e-6)

@@ -160,6 +160,23 @@ def test_entries_never_drop_the_protected_key(allowed, rate, seed):
             assert keep[sample, :, :, seen.index(True)].all()
 
 
+def test_only_the_first_key_of_the_sequence_is_protected():
+    """In a sliding window, the first key that a later query sees is a key like others."""
+    window = torch.ones(200, 1, 9, 9, dtype=torch.bool).tril().triu(-2)
+    keep = entries(0.5, window, seed=0, protect_first=True)
+    assert keep[..., 0].all()
+    fallen = ~torch.stack([keep[:, :, query, query - 2] for query in range(3, 9)])
+    assert within_chance(fallen.sum().item(), fallen.numel(), 0.5)
+
+
+def test_queries_and_keys_may_differ_in_number():
+    allowed = torch.ones(2, 1, 3, 7, dtype=torch.bool)
+    allowed[1, ..., 5:] = False
+    keep = entries(0.9, allowed, seed=0)
+    assert keep.shape == (2, HEADS, 3, 7)
+    assert (keep | allowed).all()
+
+
 @given(seed=SEEDS, rate=RATES)
 def test_share_of_entries_that_falls_is_the_rate(seed, rate):
     allowed = causal(torch.ones(3, 24, dtype=torch.bool))

@@ -7,7 +7,9 @@ module without a site, is handed on with exactly the arguments it would have had
 
 from __future__ import annotations
 
+import inspect
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,11 +29,12 @@ _REFUSED = {
 }
 
 
-def install(transformer: Any) -> str:
+def install(transformer: Any, modules: Iterable[nn.Module]) -> str:
     """Route a model's attention through this library.
 
     Args:
         transformer: the Hugging Face model.
+        modules: its attention modules that will drop.
 
     Returns:
         Name of the implementation it had, to be given to :func:`uninstall`.
@@ -39,6 +42,8 @@ def install(transformer: Any) -> str:
     Raises:
         AttachError: if the implementation is unsupported or the model does not follow it.
     """
+    for module in modules:
+        _refuse_by_code(module)
     before: str = transformer.config._attn_implementation
     if before not in SUPPORTED:
         raise AttachError(
@@ -125,11 +130,27 @@ def _base_function(base: str, module: nn.Module) -> Any:
     return ALL_ATTENTION_FUNCTIONS[base]
 
 
+def _refuse_by_code(module: nn.Module) -> None:
+    """Refuse, before any training, what the module's own call of its attention shows."""
+    forward = inspect.unwrap(type(module).forward)
+    names = {
+        name for names in forward.__code__.co_consts if isinstance(names, tuple) for name in names
+    }
+    if getattr(module, "attn_logit_softcapping", None) is None:
+        names.discard("softcap")  # passed, but None
+    for argument in _REFUSED:
+        if argument in names:
+            raise AttachError(_refusal(module, argument))
+
+
 def _refuse_unsupported(module: nn.Module, kwargs: dict[str, Any]) -> None:
-    for argument, meaning in _REFUSED.items():
+    for argument in _REFUSED:
         if kwargs.get(argument) is not None:
-            raise AttachError(
-                f"{type(module).__name__} passes {meaning} ({argument}) to its attention, which"
-                " attention drops do not support yet; use a method without them, such as"
-                " 'hiddencut'"
-            )
+            raise AttachError(_refusal(module, argument))
+
+
+def _refusal(module: nn.Module, argument: str) -> str:
+    return (
+        f"{type(module).__name__} passes {_REFUSED[argument]} ({argument}) to its attention, which"
+        " attention drops do not support yet; use a method without them, such as 'hiddencut'"
+    )
