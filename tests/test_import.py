@@ -5,16 +5,24 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+import hiddenkey
+
 PROBE = """
 import json, sys
-import torch
-before = set(sys.modules)
+{before}
+loaded = set(sys.modules)
 import hiddenkey
-print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
+{after}
+print(json.dumps(sorted({{name.split(".")[0] for name in set(sys.modules) - loaded}})))
 """
+EVERY_NAME = "for name in hiddenkey.__all__: getattr(hiddenkey, name)"
 
 
-def new_modules(code):
+def new_modules(before="", after=""):
+    """Return what ``import hiddenkey`` and ``after`` load in a fresh process, stdlib aside."""
+    code = PROBE.format(before=before, after=after)
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -22,15 +30,22 @@ def new_modules(code):
         text=True,
         check=True,
     )
-    return set(json.loads(done.stdout))
+    return set(json.loads(done.stdout)) - set(sys.stdlib_module_names)
 
 
-def test_importing_the_library_imports_nothing_but_torch():
-    new = new_modules(PROBE)
-    assert "hiddenkey" in new
-    assert new - set(sys.stdlib_module_names) == {"hiddenkey"}
+def test_the_import_alone_loads_nothing_else():
+    assert new_modules() == {"hiddenkey"}
+
+
+def test_all_public_names_need_nothing_but_torch():
+    assert new_modules("import torch", EVERY_NAME) == {"hiddenkey"}
 
 
 def test_the_probe_sees_an_extra_where_there_is_one():
-    new = new_modules(PROBE.replace("import hiddenkey", "import hiddenkey, yaml"))
-    assert new - set(sys.stdlib_module_names) > {"hiddenkey", "yaml"}
+    assert new_modules("import torch", "import yaml") > {"hiddenkey", "yaml"}
+
+
+def test_public_names_are_listed_and_others_are_refused():
+    assert set(hiddenkey.__all__) <= set(dir(hiddenkey))
+    with pytest.raises(AttributeError, match="module 'hiddenkey' has no attribute 'attahc'"):
+        hiddenkey.attahc  # noqa: B018 - the access is what is tested

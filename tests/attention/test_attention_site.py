@@ -193,6 +193,29 @@ def test_rate_zero_is_plain_attention(setting, is_fused):
         torch.testing.assert_close(found[rows], plain[rows], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["none", "boolean", "float"])
+@pytest.mark.parametrize("causal", [False, True], ids=["encoder", "causal"])
+@pytest.mark.parametrize("values", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("name", DROPS)
+def test_autocast_is_served(name, values, causal, form):
+    """Rotary embeddings leave query and key in float32, while the value is in half precision."""
+    fused.causal_key_mask_works.cache_clear()
+    setting = Setting(causal, form=form, key_heads=2)
+    rounded = [tensor.bfloat16().double() for tensor in inputs(setting, torch.float32)]
+    wide = [tensor.detach().requires_grad_() for tensor in rounded]
+    dtypes = (torch.float32, torch.float32, values)
+    mixed = [
+        tensor.detach().to(dtype).requires_grad_()
+        for tensor, dtype in zip(rounded, dtypes, strict=True)
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = outcome(make_site(DROPS[name], is_fused=True), setting, mixed)
+    exact = outcome(make_site(DROPS[name], is_fused=False), setting, wide)
+    for found, expected in zip(fast, exact, strict=True):
+        atol = 0.04 * max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(found, expected, rtol=0.04, atol=atol)
+
+
 BLIND = [
     Setting(causal, padding, form)
     for causal, padding, form in itertools.product(

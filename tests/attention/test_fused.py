@@ -316,3 +316,10 @@ def test_the_self_test_draws_nothing_from_the_global_generator():
 def test_the_self_test_works_under_no_grad():
     with torch.no_grad():
         assert fused.causal_key_mask_works.__wrapped__(torch.float32)
+
+
+@pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_self_test_does_not_depend_on_autocast(dtype, autocast):
+    with torch.autocast("cpu", dtype=autocast):
+        assert fused.causal_key_mask_works.__wrapped__(dtype)

@@ -107,5 +107,8 @@ def glue():
     given = os.environ.get("HIDDENKEY_DATA")
     folder = Path(given) if given else Path(__file__).parents[3] / "shared" / "data"
     if not (folder / "rte").is_dir():
-        pytest.skip(f"no GLUE files in {folder}; set HIDDENKEY_DATA to their folder")
+        message = f"no GLUE files in {folder}; set HIDDENKEY_DATA to their folder"
+        if os.environ.get("HIDDENKEY_REQUIRE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
     return folder

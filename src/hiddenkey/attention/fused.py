@@ -120,12 +120,21 @@ def key_mask(
 def _causal_key_mask(
     query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float
 ) -> Tensor:
-    bias = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+    # autocast does not reach this operator, and rotary embeddings leave query and key in float32
+    dtype = compute_dtype(value)
+    bias = torch.zeros(allowed.shape, dtype=dtype, device=query.device)
     bias = bias.masked_fill(~allowed, -math.inf).expand(-1, -1, query.shape[2], -1)
     mixed: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, True, attn_mask=bias, scale=scaling
+        query.to(dtype), key.to(dtype), value.to(dtype), 0.0, True, attn_mask=bias, scale=scaling
     )[0]
     return mixed
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the dtype attention computes in: autocast's where it is on, else the tensor's."""
+    if torch.is_autocast_enabled(tensor.device.type):
+        return torch.get_autocast_dtype(tensor.device.type)
+    return tensor.dtype
 
 
 @functools.cache
@@ -141,7 +150,7 @@ def causal_key_mask_works(dtype: torch.dtype) -> bool:
     keep[..., 0] = True
     causal = torch.ones(19, 19, dtype=torch.bool).tril()
     query, key, value = inputs
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         try:
             fast = _causal_key_mask(query, key, value, keep, 0.25)
         except (RuntimeError, AttributeError, NotImplementedError):

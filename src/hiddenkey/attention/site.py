@@ -92,7 +92,7 @@ class AttentionSite:
             drop is self.logits
             and view.bias is None
             and (view.allowed is None or view.allowed.shape[-2] == 1)
-            and (not is_causal or (view.causal and protect_first and _causal_key_mask_fits(query)))
+            and (not is_causal or (view.causal and protect_first and _causal_key_mask_fits(value)))
         ):
             return fused.key_mask(
                 query, key, value, keep, mask=view.allowed, is_causal=view.causal, scaling=scaling
@@ -187,5 +187,5 @@ def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
     return None
 
 
-def _causal_key_mask_fits(query: Tensor) -> bool:
-    return query.device.type == "cpu" and fused.causal_key_mask_works(query.dtype)
+def _causal_key_mask_fits(value: Tensor) -> bool:
+    return value.device.type == "cpu" and fused.causal_key_mask_works(fused.compute_dtype(value))
