@@ -103,3 +103,26 @@ def test_method_is_checked_before_a_model_is_loaded(monkeypatch, tiny_options):
         training.train(replace(tiny_options, method="nothing"))
     with pytest.raises(ConfigError, match="must have a column 'body', got 'text', 'label'"):
         training.train(replace(tiny_options, text_columns=("body",)))
+
+
+def test_a_holdout_is_part_of_the_training_examples_alone():
+    options = TrainOptions(train_size=80, eval_size=60)
+    whole = load_splits(options)
+    halved = load_splits(replace(options, holdout=0.25))
+    assert (len(halved.train), len(halved.evaluation)) == (60, 20)
+    assert sorted(map(repr, halved.train + halved.evaluation)) == sorted(map(repr, whole.train))
+    shares = [sum(e.label == c for e in halved.evaluation) for c in range(5)]
+    assert min(shares) >= 3  # of 20: classes keep their shares
+    assert load_splits(replace(options, holdout=0.25)).evaluation == halved.evaluation
+    assert load_splits(replace(options, holdout=0.25, data_seed=1)).evaluation != halved.evaluation
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, float("nan")])
+def test_a_holdout_of_nothing_or_all_is_refused(share):
+    with pytest.raises(ConfigError, match=r"holdout must be in \(0, 1\)"):
+        prepare(TrainOptions(holdout=share))
+
+
+def test_a_holdout_that_leaves_no_example_on_one_side_is_refused():
+    with pytest.raises(ConfigError, match=r"must leave examples on both sides, got 0\.01 of"):
+        prepare(TrainOptions(train_size=20, holdout=0.01))

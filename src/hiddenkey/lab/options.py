@@ -42,8 +42,11 @@ class TrainOptions:
     """Training examples, drawn with equal shares per class; none: all."""
     eval_size: int | None = None
     """Evaluation examples; the same ones for every seed; none: all."""
+    holdout: float | None = None
+    """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
+    evaluation examples: for choosing settings; none: evaluate on the task's own."""
     data_seed: int = 0
-    """Seed of the draw of --train-size, independent of --seed."""
+    """Seed of the draws of --train-size and --holdout, independent of --seed."""
     max_length: int = 128
     """Longest input in tokens; longer texts are cut."""
 

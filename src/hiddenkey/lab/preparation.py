@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.rules import validate
-from hiddenkey.lab.tasks import TASKS, Splits, Task, find_task
-from hiddenkey.lab.tasks.sampling import draw
+from hiddenkey.lab.tasks import TASKS, Example, Splits, Task, find_task
+from hiddenkey.lab.tasks.sampling import draw, split
 
 if TYPE_CHECKING:
     from hiddenkey import DropoutConfig
@@ -68,6 +68,8 @@ def load_splits(options: TrainOptions) -> Splits:
     """Read the task's examples and draw the ones that the run uses.
 
     The evaluation examples depend on ``eval_size`` alone, so that every seed is judged on the same.
+    With ``holdout`` they are that share of the drawn training examples, which are then not trained
+    on, and the task's own evaluation examples are left unread by the run.
 
     Raises:
         ConfigError: with every fault of the data.
@@ -84,17 +86,31 @@ def load_splits(options: TrainOptions) -> Splits:
             )
     if faults:
         raise ConfigError(faults)
-    return Splits(
-        draw(splits.train, options.train_size, options.data_seed, task.kind),
-        draw(splits.evaluation, options.eval_size, 0, task.kind),
-        splits.label_names,
-    )
+    train = draw(splits.train, options.train_size, options.data_seed, task.kind)
+    evaluation = splits.evaluation
+    if options.holdout is not None:
+        train, evaluation = _hold_out(train, options, task)
+    return Splits(train, draw(evaluation, options.eval_size, 0, task.kind), splits.label_names)
+
+
+def _hold_out(
+    train: tuple[Example, ...], options: TrainOptions, task: Task
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    share = options.holdout or 0.0
+    size = round(share * len(train))
+    if not 0 < size < len(train):
+        raise ConfigError(
+            f"holdout must leave examples on both sides, got {share:g} of {len(train)} training"
+            " examples; take another share or more examples"
+        )
+    held_out, rest = split(train, size, options.data_seed, task.kind)
+    return rest, held_out
 
 
 def _data_is_readable(options: TrainOptions) -> bool:
     """Whether the settings say clearly enough which data to read, whatever else is wrong."""
     task = TASKS.get(options.task)
-    if task is None:
+    if task is None or not (options.holdout is None or 0 < options.holdout < 1):
         return False
     if task.needs == "folder":
         return options.data is not None

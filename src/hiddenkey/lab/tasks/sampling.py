@@ -18,12 +18,25 @@ def draw(
     """
     if size is None or size >= len(examples):
         return tuple(examples)
+    return split(examples, size, seed, kind)[0]
+
+
+def split(
+    examples: Sequence[Example], size: int, seed: int, kind: Kind
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Return ``size`` examples and the others, both in their original order.
+
+    Classes keep their shares, up to rounding. The same seed gives the same examples.
+    """
     generator = random.Random(seed)
     if kind == "regression":
-        chosen = generator.sample(range(len(examples)), size)
+        chosen = set(generator.sample(range(len(examples)), size))
     else:
-        chosen = _stratified([int(example.label) for example in examples], size, generator)
-    return tuple(examples[index] for index in sorted(chosen))
+        chosen = set(_stratified([int(example.label) for example in examples], size, generator))
+    return (
+        tuple(example for index, example in enumerate(examples) if index in chosen),
+        tuple(example for index, example in enumerate(examples) if index not in chosen),
+    )
 
 
 def _stratified(labels: Sequence[int], size: int, generator: random.Random) -> list[int]:
