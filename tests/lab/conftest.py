@@ -14,15 +14,6 @@ WORDS = [f"w{index}" for index in range(40)]
 TOPICS = ("ant", "bee", "cat")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread():
-    """Tiny models only lose time to threads, and tests may run beside each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def tiny_tokenizer():
     """A tokenizer of 47 words."""
