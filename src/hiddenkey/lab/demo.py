@@ -2,7 +2,7 @@
 
 Both methods get the same examples, the same steps and, for each seed, the same initial weights and
 batches. What is chosen by hand, the learning rates and dropout rates in :data:`CHOSEN`, was chosen
-with six trials for each method on headlines held out of the training pool, by
+with six settings and five seeds for each method on headlines held out of the training pool, by
 ``benchmarks/demo_setting.py``; the evaluation headlines were not looked at.
 """
 
@@ -34,7 +34,7 @@ BUDGET: Final[dict[str, Any]] = {
 
 CHOSEN: Final[dict[str, dict[str, Any]]] = {
     "lora": {"learning_rate": 2e-3},
-    "hiddenkey": {"learning_rate": 1e-3, "rate": 0.1},
+    "hiddenkey": {"learning_rate": 2e-3, "rate": 0.1},
 }
 """What was chosen for each method, with equal effort."""
 
