@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification
 
 import hiddenkey
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
+from hiddenkey.lab.quiet import quiet
 
 WARM_UP = 3
 BASELINE = "lora"
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file for every measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    transformers.logging.set_verbosity_error()
+    quiet()
     seconds = measure(arguments.batch, arguments.tokens, arguments.steps)
     print(f"{arguments.batch} x {arguments.tokens} tokens, {arguments.threads} threads")
     print(table(seconds))
