@@ -11,7 +11,7 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults = (faults,) if isinstance(faults, str) else tuple(faults)
+        self.faults = (faults,) if isinstance(faults, str) else tuple(dict.fromkeys(faults))
         super().__init__("\n".join(self.faults))
 
 
