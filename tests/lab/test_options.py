@@ -36,13 +36,14 @@ def test_paper_defaults():
         ({"seed": -1}, "seed must be from 0 to 2**32 - 1, got -1; choose another"),
         (
             {"task": "headlin"},
-            "task must be one of headlines, articles, cola, rte, sst2, stsb, file, got 'headlin';"
+            "task must be one of headlines, articles, cola, rte, sst2, stsb, mrpc, qnli, file, got"
+            " 'headlin';"
             " did you mean 'headlines'?",
         ),
         (
             {"task": "rte"},
             "task 'rte' needs the folder of its files, got no data; give --data FOLDER with"
-            " FOLDER/rte/train.tsv in it",
+            " FOLDER/rte/train.tsv in it, or --data hub",
         ),
         (
             {"data": "x"},

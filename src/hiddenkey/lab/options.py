@@ -23,11 +23,12 @@ class TrainOptions:
     model: str = "minilm"
     """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
     task: str = "headlines"
-    """headlines, articles (bundled), cola, rte, sst2, stsb (need --data) or file (your own)."""
+    """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb (need --data) or file (your
+    own)."""
     data: str | None = None
-    """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout."""
+    """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout; 'hub' fetches them."""
     train_file: str | None = None
-    """Your training file for --task file: .csv, .tsv (no quoting) or .jsonl, UTF-8."""
+    """Your training file for --task file: .csv, .tsv (no quoting), .jsonl or .parquet, UTF-8."""
     eval_file: str | None = None
     """Your evaluation file for --task file."""
     text_columns: tuple[str, ...] = ()

@@ -76,7 +76,7 @@ def _task_faults(options: TrainOptions) -> list[str]:
     if task.needs == "folder" and options.data is None:
         faults.append(
             f"task {task.name!r} needs the folder of its files, got no data;"
-            f" give --data FOLDER with FOLDER/{task.name}/train.tsv in it"
+            f" give --data FOLDER with FOLDER/{task.name}/train.tsv in it, or --data hub"
         )
     if task.needs != "folder" and options.data is not None:
         faults.append(

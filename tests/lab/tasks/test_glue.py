@@ -1,4 +1,5 @@
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +115,78 @@ def test_missing_dev_file_is_named(tmp_path):
     (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\nx\t1\n")
     with pytest.raises(ConfigError, match=r"dev\.tsv: does not exist; check the path"):
         TASKS["sst2"].load(Source(folder=tmp_path))
+
+
+MRPC_HEADER = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+
+
+def test_mrpc_has_a_byte_order_mark_and_columns_of_its_own(tmp_path):
+    rows = MRPC_HEADER + '1\t7\t8\tHe said "no.\tHe refused.\n0\t9\t10\tA\tB\n'
+    write(tmp_path, "mrpc", rows, rows)
+    splits = TASKS["mrpc"].load(Source(folder=tmp_path))
+    assert splits.train[0].texts == ('He said "no.', "He refused.")
+    assert [splits.label_names[e.label] for e in splits.train] == ["equivalent", "not_equivalent"]
+
+
+def test_qnli_asks_a_question_of_a_sentence(tmp_path):
+    rows = "index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1848.\tentailment\n"
+    write(tmp_path, "qnli", rows, rows.replace("entailment", "not_entailment"))
+    splits = TASKS["qnli"].load(Source(folder=tmp_path))
+    assert splits.train[0].texts == ("When?", "In 1848.")
+    assert (splits.train[0].label, splits.evaluation[0].label) == (0, 1)
+
+
+ON_THE_HUB = {
+    "cola": ({"sentence": "a", "label": 1, "idx": 0}, ("a",), "acceptable"),
+    "sst2": ({"sentence": "a", "label": 0, "idx": 0}, ("a",), "negative"),
+    "rte": ({"sentence1": "a", "sentence2": "b", "label": 1}, ("a", "b"), "not_entailment"),
+    "mrpc": ({"sentence1": "a", "sentence2": "b", "label": 1}, ("a", "b"), "equivalent"),
+    "qnli": ({"question": "a", "sentence": "b", "label": 0}, ("a", "b"), "entailment"),
+    "stsb": ({"sentence1": "a", "sentence2": "b", "label": 3.5}, ("a", "b"), 3.5),
+}
+
+
+@pytest.fixture
+def fake_hub(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(dataset, part, split):
+        asked.append((dataset, part, split))
+        return [ON_THE_HUB[part][0]]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+@pytest.mark.parametrize("name", ON_THE_HUB)
+def test_the_hub_is_asked_where_the_user_says_so(name, fake_hub):
+    _, texts, label = ON_THE_HUB[name]
+    splits = TASKS[name].load(Source(folder=Path("hub")))
+    (example,) = splits.evaluation
+    assert example.texts == texts
+    assert (splits.label_names[example.label] if splits.label_names else example.label) == label
+    assert fake_hub == [("nyu-mll/glue", name, "train"), ("nyu-mll/glue", name, "validation")]
+
+
+def test_an_unreachable_hub_is_one_clear_error(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load(*_, **__):
+        raise ConnectionError("Couldn't reach the Hub\nlong story")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConfigError) as caught:
+        TASKS["rte"].load(Source(folder=Path("hub")))
+    (fault,) = caught.value.faults
+    assert fault.startswith("nyu-mll/glue, part 'rte', could not be fetched from the hub (Couldn't")
+    assert "long story" not in fault
+    assert "give --data FOLDER" in fault
+
+
+def test_an_unlabelled_row_of_the_hub_is_refused(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    row = {"sentence1": "a", "sentence2": "b", "label": -1}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [row])
+    with pytest.raises(ConfigError, match=r"nyu-mll/glue/rte, train, row 1: label must be one of"):
+        TASKS["rte"].load(Source(folder=Path("hub")))

@@ -80,7 +80,7 @@ def test_label_that_training_lacks_is_refused_in_evaluation(tmp_path):
         ("a.jsonl", b"[1]\n", r"line 1: must be one JSON object, got '\[1\]'; mend the line"),
         ("a.jsonl", b'{"text": "x"}\n', "line 1: must have a column 'label', got 'text'; name one"),
         ("a.jsonl", b'{"text": 3, "label": 0}\n{"text": "", "label": 1}', "must hold text, got 3"),
-        ("a.txt", b"x", "must be one of .csv, .tsv, .jsonl, got '.txt'; convert the file"),
+        ("a.txt", b"x", "must be one of .csv, .tsv, .jsonl, .parquet, got"),
         ("a.csv", b"text,label\nx,1\ny,1\n", "must hold 2 to 1000 different labels, got 1; name"),
     ],
 )  # fmt: skip
@@ -108,3 +108,40 @@ def test_many_broken_rows_are_counted(tmp_path):
         load(good, bad, text_columns=("text",))
     assert len(caught.value.faults) == 6
     assert caught.value.faults[-1] == f"{bad}: 15 more rows break a rule"
+
+
+def write_parquet(path, rows):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+def test_parquet_is_read_like_the_others(tmp_path):
+    rows = [{"text": "a", "label": 0, "more": 1.5}, {"text": "b", "label": 1, "more": 2.5}]
+    train = write_parquet(tmp_path / "a.parquet", rows)
+    splits = load(train, train, text_columns=("text",))
+    assert [(e.texts, e.label) for e in splits.train] == [(("a",), 0), (("b",), 1)]
+    assert splits.label_names == ("0", "1")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"text": "a", "label": 0}, {"text": None, "label": 1}], "row 2: column 'text' must hold"),
+        ([{"text": "a"}], "must have a column 'label', got 'text'; name one"),
+    ],
+)
+def test_a_bad_parquet_file_is_refused_with_its_row(tmp_path, rows, message):
+    train = write_parquet(tmp_path / "a.parquet", rows)
+    with pytest.raises(ConfigError, match=message):
+        load(train, train, text_columns=("text",))
+
+
+def test_what_is_no_parquet_is_refused(tmp_path):
+    pytest.importorskip("pyarrow")
+    train = tmp_path / "a.parquet"
+    train.write_text("text,label\n")
+    with pytest.raises(ConfigError, match=r"a\.parquet: must be a Parquet file"):
+        load(train, train, text_columns=("text",))

@@ -21,6 +21,8 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
             glue.RTE,
             glue.SST2,
             glue.STSB,
+            glue.MRPC,
+            glue.QNLI,
             own.FILE,
         )
     }

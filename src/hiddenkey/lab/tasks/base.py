@@ -48,8 +48,8 @@ class Source:
     """Where the examples come from, for tasks that need to be told.
 
     Attributes:
-        folder: folder that holds a sub-folder per task.
-        train_file: the user's own training file (.csv, .tsv or .jsonl).
+        folder: folder that holds a sub-folder per task, or ``hub``.
+        train_file: the user's own training file (.csv, .tsv, .jsonl or .parquet).
         eval_file: the user's own evaluation file.
         text_columns: one column, or two for pairs.
         label_column: column of the label or score.

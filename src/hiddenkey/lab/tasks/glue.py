@@ -1,6 +1,7 @@
-"""Tasks of GLUE from a local folder in the official layout: TASK/train.tsv and TASK/dev.tsv.
+"""The paper's six tasks of GLUE, from a folder in the official layout or from the hub.
 
-GLUE's test sets have no labels; the development set is the evaluation set.
+The layout is TASK/train.tsv and TASK/dev.tsv. GLUE's test sets have no labels; the development set
+is the evaluation set.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.tasks import hub
 from hiddenkey.lab.tasks.base import Source, Splits, Task
 from hiddenkey.lab.tasks.tables import Columns, read_splits
+
+DATASET: Final = "nyu-mll/glue"
 
 
 @dataclass(frozen=True)
@@ -22,12 +26,14 @@ class Layout:
     Attributes:
         folders: names of the folder, ours first, then the official one.
         columns: how rows become examples.
-        label_names: names by class index; empty for regression.
+        label_names: names by class index, in the hub's order; empty for regression.
+        hub_texts: the text columns on the hub, where they have other names than in the files.
     """
 
     folders: tuple[str, ...]
     columns: Columns
     label_names: tuple[str, ...] = ()
+    hub_texts: tuple[str, ...] = ()
 
 
 def find_folder(root: Path, names: tuple[str, ...]) -> Path:
@@ -50,10 +56,24 @@ def find_folder(root: Path, names: tuple[str, ...]) -> Path:
 def _load(layout: Layout, source: Source) -> Splits:
     if source.folder is None:
         raise ConfigError(
-            f"the task needs --data, got none; give the folder that holds {layout.folders[0]}/"
+            f"the task needs --data, got none; give the folder that holds {layout.folders[0]}/, or"
+            f" --data {hub.NAME} to fetch it"
         )
+    if str(source.folder) == hub.NAME:
+        return _from_hub(layout)
     folder = find_folder(source.folder, layout.folders)
     train, evaluation = read_splits(folder / "train.tsv", folder / "dev.tsv", layout.columns)
+    return Splits(train, evaluation, layout.label_names)
+
+
+def _from_hub(layout: Layout) -> Splits:
+    texts = layout.hub_texts or layout.columns.texts
+    classes = {str(index): index for index in range(len(layout.label_names))}
+    columns = Columns(texts, "label", classes or None, layout.columns.score_range)
+    train, evaluation = (
+        hub.read_examples(DATASET, layout.folders[0], split, columns)
+        for split in ("train", "validation")
+    )
     return Splits(train, evaluation, layout.label_names)
 
 
@@ -117,5 +137,30 @@ STSB: Final = _task(
     Layout(
         ("stsb", "STS-B"),
         Columns(texts=("sentence1", "sentence2"), label="score", score_range=(0.0, 5.0)),
+    ),
+)
+MRPC: Final = _task(
+    "mrpc",
+    "GLUE MRPC: do two sentences say the same",
+    ("accuracy", "f1"),
+    Layout(
+        ("mrpc", "MRPC"),
+        Columns(texts=("#1 String", "#2 String"), label="Quality", labels={"0": 0, "1": 1}),
+        ("not_equivalent", "equivalent"),
+        hub_texts=("sentence1", "sentence2"),
+    ),
+)
+QNLI: Final = _task(
+    "qnli",
+    "GLUE QNLI: does the sentence answer the question",
+    ("accuracy",),
+    Layout(
+        ("qnli", "QNLI"),
+        Columns(
+            texts=("question", "sentence"),
+            label="label",
+            labels={"entailment": 0, "not_entailment": 1},
+        ),
+        ("entailment", "not_entailment"),
     ),
 )

@@ -1,4 +1,4 @@
-"""The user's own CSV, TSV or JSONL files."""
+"""The user's own CSV, TSV, JSONL or Parquet files."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def _infer_labels(source: Source) -> tuple[str, ...]:
     if 2 <= len(found) <= _MOST_CLASSES:
         return tuple(sorted(found, key=int) if _all_whole(found) else sorted(found))
     if faults.found:  # too few labels may come from the broken rows alone
-        of_eval = FileFaults(source.eval_file or source.train_file)
-        read_rows(of_eval.path, needed, of_eval)
+        path = source.eval_file or source.train_file
+        of_eval = FileFaults(path)
+        read_rows(path, needed, of_eval)
         raise ConfigError([*faults.shown(), *of_eval.shown()])
     raise ConfigError(
         f"{source.train_file}: column {source.label_column!r} must hold 2 to {_MOST_CLASSES}"
@@ -61,7 +62,7 @@ def _all_whole(names: set[str]) -> bool:
 
 FILE: Final = Task(
     name="file",
-    summary="your own .csv, .tsv or .jsonl files (classification, or scores with --regression)",
+    summary="your own .csv, .tsv, .jsonl or .parquet files (classes, or scores with --regression)",
     kind="classification",
     metrics=("accuracy", "f1_macro", "matthews"),
     needs="files",

@@ -1,7 +1,8 @@
-"""Reading CSV, TSV and JSONL files of labelled text, with the line of every fault.
+"""Reading CSV, TSV, JSONL and Parquet files of labelled text, with the line of every fault.
 
 CSV follows RFC 4180 (quotes, line breaks inside a field). TSV has no quoting, as in GLUE, whose
-sentences hold unbalanced quotes. JSONL holds one object a line. All are UTF-8.
+sentences hold unbalanced quotes. JSONL holds one object a line. These are UTF-8; of a Parquet file,
+rows are counted instead of lines.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from typing import Any, Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
 
-FORMATS: Final = (".csv", ".tsv", ".jsonl")
+FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 _SHOWN_PER_FILE: Final = 5
 
 
 @dataclass(frozen=True)
 class Row:
-    """One record and the line of the file on which it starts."""
+    """One record and the line of the file on which it starts (in Parquet, its row from 1)."""
 
     line: int
     values: Mapping[str, Any]
@@ -34,12 +35,13 @@ class Row:
 class FileFaults:
     """The faults of one file; only the first few are shown, the rest are counted."""
 
-    path: Path
+    path: Path | str
     found: list[tuple[int, str]] = field(default_factory=list)
+    unit: str = "line"
 
     def add(self, rule: str, line: int | None = None) -> None:
         """Record a broken rule, at a line or of the whole file."""
-        where = f"{self.path}" if line is None else f"{self.path}, line {line}"
+        where = f"{self.path}" if line is None else f"{self.path}, {self.unit} {line}"
         self.found.append((line or 0, f"{where}: {rule}"))
 
     def shown(self) -> list[str]:
@@ -89,8 +91,14 @@ def read_splits(
 
 def read_examples(path: Path, columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
     """Read one file; broken rows are left out and recorded in ``faults``."""
+    rows = read_rows(path, (*columns.texts, columns.label), faults, columns.header)
+    return to_examples(rows, columns, faults)
+
+
+def to_examples(rows: Sequence[Row], columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
+    """Turn records into examples; broken ones are left out and recorded in ``faults``."""
     examples = []
-    for row in read_rows(path, (*columns.texts, columns.label), faults, columns.header):
+    for row in rows:
         texts = tuple(row.values[name] for name in columns.texts)
         for name, text in zip(columns.texts, texts, strict=True):
             if not isinstance(text, str):
@@ -105,6 +113,8 @@ def read_rows(
     path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
 ) -> list[Row]:
     """Read the records of a file that have every needed column."""
+    if path.suffix.lower() == ".parquet":
+        return _parquet_rows(path, needed, faults)
     text = _read_text(path, faults)
     if text is None:
         return []
@@ -199,6 +209,29 @@ def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row
         elif not _lacks_columns(list(record), needed, faults, number):
             rows.append(Row(number, record))
     return rows
+
+
+def _parquet_rows(path: Path, needed: Sequence[str], faults: FileFaults) -> list[Row]:
+    faults.unit = "row"
+    try:
+        from pyarrow import ArrowException, parquet
+    except ModuleNotFoundError:
+        faults.add("needs the package 'pyarrow', which is missing; run: pip install pyarrow")
+        return []
+    try:
+        present = parquet.read_schema(path).names
+        if _lacks_columns(present, needed, faults):
+            return []
+        records = parquet.read_table(path, columns=list(dict.fromkeys(needed))).to_pylist()
+    except FileNotFoundError:
+        faults.add("does not exist; check the path")
+        return []
+    except (OSError, ArrowException) as error:
+        faults.add(f"must be a Parquet file ({error}); write it again")
+        return []
+    if not records:
+        faults.add("must hold at least one example, got none; give a file with rows")
+    return [Row(number, record) for number, record in enumerate(records, start=1)]
 
 
 def _lacks_columns(
