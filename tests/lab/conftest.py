@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from hiddenkey.lab.options import TrainOptions
 
@@ -55,6 +61,32 @@ def tiny_model(tmp_path_factory):
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory):
+    """A random LLaMA of two layers, 16 wide, with a tokenizer of 46 words."""
+    folder = tmp_path_factory.mktemp("tiny") / "language-model"
+    torch.manual_seed(0)
+    vocabulary = {
+        word: index for index, word in enumerate(["<unk>", "<s>", "</s>", *TOPICS, *WORDS])
+    }
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
     return folder
 
 

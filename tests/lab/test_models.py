@@ -5,6 +5,7 @@ import torch
 from peft import get_peft_model
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
@@ -19,11 +20,12 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.lab.models import (
     add_lora,
     key_value_modules,
-    load_classifier,
+    load_model,
     lora_config,
     trainable_counts,
 )
 from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.tasks import TASKS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -47,27 +49,41 @@ LLAMA2_7B = LlamaConfig(
 )
 
 
-def on_meta(config):
+def on_meta(config, kind="classification"):
+    auto = AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
     with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config)
+        return auto.from_config(config)
 
 
-@pytest.mark.parametrize(
-    ("recipe", "config", "name", "parameters"),
-    [
-        ("roberta_large_rte.yaml", ROBERTA_LARGE, "roberta-large", 786_432),
-        ("gpt2_medium_cola.yaml", GPT2_MEDIUM, "gpt2-medium", 393_216),
-        ("llama2_7b_rte.yaml", LLAMA2_7B, "meta-llama/Llama-2-7b-hf", 4_194_304),
-    ],
-)
-def test_recipes_have_the_papers_trainable_parameters(recipe, config, name, parameters):
-    options = parse(TrainOptions, "train", ["--config", str(RECIPES / recipe)])
+PAPER = {
+    "roberta_large": (ROBERTA_LARGE, "roberta-large", 786_432),
+    "gpt2_medium": (GPT2_MEDIUM, "gpt2-medium", 393_216),
+    "llama2_7b": (LLAMA2_7B, "meta-llama/Llama-2-7b-hf", 4_194_304),
+}
+OF_THE_PAPER = [
+    path.stem for path in sorted(RECIPES.glob("*.yaml")) if path.stem.startswith((*PAPER,))
+]
+
+
+def test_the_paper_has_a_recipe_for_each_model_and_task():
+    glue = {f"roberta_large_{task}" for task in ("sst2", "rte", "mrpc", "stsb", "cola", "qnli")}
+    llama = {f"llama2_7b_{task}" for task in ("rte", "mrpc", "e2e")}
+    assert glue | llama | {"gpt2_medium_e2e", "gpt2_medium_webnlg"} <= set(OF_THE_PAPER)
+
+
+@pytest.mark.parametrize("recipe", OF_THE_PAPER)
+def test_recipes_have_the_papers_trainable_parameters(recipe):
+    options = parse(TrainOptions, "train", ["--config", str(RECIPES / f"{recipe}.yaml")])
+    (family,) = (family for family in PAPER if recipe.startswith(family))
+    config, name, parameters = PAPER[family]
     assert options.model == name
-    model = on_meta(config)
-    counts = trainable_counts(get_peft_model(model, lora_config(model, options)))
+    assert recipe == f"{family}_{options.task}"
+    kind = TASKS[options.task].kind
+    model = on_meta(config, kind)
+    counts = trainable_counts(get_peft_model(model, lora_config(model, options, kind)))
     assert counts["lora"] == parameters
     # what the default rule finds is what the recipe names
-    assert key_value_modules(on_meta(config)) == list(options.target_modules)
+    assert key_value_modules(on_meta(config, kind)) == list(options.target_modules)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +107,7 @@ def test_unknown_projections_list_the_linear_layers():
 
 
 def test_unknown_target_module_is_refused(tiny_model):
-    model, _ = load_classifier(str(tiny_model), ("a", "b"), "float32")
+    model, _ = load_model(str(tiny_model), "classification", ("a", "b"), "float32")
     with pytest.raises(
         ConfigError, match=r"got \['k_proj'\]; it has classifier, dense, key, query"
     ):
@@ -99,7 +115,7 @@ def test_unknown_target_module_is_refused(tiny_model):
 
 
 def test_head_is_trained_and_everything_else_but_lora_is_frozen(tiny_model):
-    model, _ = load_classifier(str(tiny_model), ("a", "b", "c"), "float32")
+    model, _ = load_model(str(tiny_model), "classification", ("a", "b", "c"), "float32")
     wrapped = add_lora(model, TrainOptions(rank=4))
     trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
     assert all("lora_" in name or "classifier" in name for name in trained)
@@ -109,17 +125,17 @@ def test_head_is_trained_and_everything_else_but_lora_is_frozen(tiny_model):
 
 
 def test_bfloat16_keeps_trained_weights_in_float32(tiny_model):
-    model, _ = load_classifier(str(tiny_model), ("a", "b"), "bfloat16")
+    model, _ = load_model(str(tiny_model), "classification", ("a", "b"), "bfloat16")
     wrapped = add_lora(model, TrainOptions(rank=2))
     kinds = {p.requires_grad: p.dtype for p in wrapped.parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
 def test_labels_and_task_reach_the_model(tiny_model):
-    model, _ = load_classifier(str(tiny_model), ("no", "yes"), "float32")
+    model, _ = load_model(str(tiny_model), "classification", ("no", "yes"), "float32")
     assert model.config.id2label == {0: "no", 1: "yes"}
     assert model.config.problem_type == "single_label_classification"
-    regressor, _ = load_classifier(str(tiny_model), (), "float32")
+    regressor, _ = load_model(str(tiny_model), "regression", (), "float32")
     assert (regressor.config.num_labels, regressor.config.problem_type) == (1, "regression")
 
 
@@ -130,7 +146,7 @@ def test_padding_token_is_given_where_the_tokenizer_has_none(tmp_path, tiny_toke
     tokenizer.pad_token = None
     tokenizer.eos_token = "[SEP]"
     tokenizer.save_pretrained(tmp_path)
-    model, loaded = load_classifier(str(tmp_path), ("a", "b"), "float32")
+    model, loaded = load_model(str(tmp_path), "classification", ("a", "b"), "float32")
     assert loaded.pad_token == "[SEP]"
     assert model.config.pad_token_id == loaded.pad_token_id
     assert lora_config(model, TrainOptions()).fan_in_fan_out
@@ -142,12 +158,12 @@ def test_pickled_weights_are_refused(tiny_model, tmp_path):
             (tmp_path / file.name).write_bytes(file.read_bytes())
     torch.save({}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match=r"could not be loaded .*safetensors"):
-        load_classifier(str(tmp_path), ("a", "b"), "float32")
+        load_model(str(tmp_path), "classification", ("a", "b"), "float32")
 
 
 def test_unknown_hub_name_is_one_sentence(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ConfigError, match="'no-such/model' could not be loaded") as caught:
-        load_classifier("no-such/model", ("a", "b"), "float32")
+        load_model("no-such/model", "classification", ("a", "b"), "float32")
     assert len(caught.value.faults) == 1
     assert "\n" not in str(caught.value)

@@ -36,8 +36,8 @@ def test_paper_defaults():
         ({"seed": -1}, "seed must be from 0 to 2**32 - 1, got -1; choose another"),
         (
             {"task": "headlin"},
-            "task must be one of headlines, articles, cola, rte, sst2, stsb, mrpc, qnli, file, got"
-            " 'headlin';"
+            "task must be one of headlines, articles, cola, rte, sst2, stsb, mrpc, qnli,"
+            " e2e, webnlg, file, completion, got 'headlin';"
             " did you mean 'headlines'?",
         ),
         (
@@ -47,7 +47,8 @@ def test_paper_defaults():
         ),
         (
             {"data": "x"},
-            "data is for tasks in GLUE's layout, got 'x' with task 'headlines'; leave it out",
+            "data is for tasks that are read from a folder, got 'x' with task 'headlines'; leave it"
+            " out",
         ),
         (
             {"train_file": "a.csv"},
@@ -56,8 +57,8 @@ def test_paper_defaults():
         ),
         (
             {"model": "./nowhere"},
-            "model must be a folder, a name on the hub or one of minilm, got './nowhere'; no such"
-            " folder exists, check the path",
+            "model must be a folder, a name on the hub or one of minilm, smollm2, got './nowhere';"
+            " no such folder exists, check the path",
         ),
         (
             {"resume": True, "overwrite": True},

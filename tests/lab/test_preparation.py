@@ -98,7 +98,7 @@ def test_method_is_checked_before_a_model_is_loaded(monkeypatch, tiny_options):
     def fail(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(training, "load_classifier", fail)
+    monkeypatch.setattr(training, "load_model", fail)
     with pytest.raises(ConfigError, match="method must be one of"):
         training.train(replace(tiny_options, method="nothing"))
     with pytest.raises(ConfigError, match="must have a column 'body', got 'text', 'label'"):

@@ -243,7 +243,7 @@ def test_finished_run_is_refused_returned_or_replaced(tiny_options):
 
 
 def test_missing_tracker_is_refused_before_a_model_is_loaded(tiny_options, monkeypatch):
-    monkeypatch.setattr(training, "load_classifier", None)
+    monkeypatch.setattr(training, "load_model", None)
     message = "report_to must name installed trackers, got no-such-tracker; installed are"
     with pytest.raises(ConfigError, match=message):
         train(replace(tiny_options, report_to=("no-such-tracker",)))

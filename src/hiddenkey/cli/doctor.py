@@ -110,7 +110,7 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     import torch
     import transformers
 
-    from hiddenkey.lab.models import could_not_load, load_config, resolve_model
+    from hiddenkey.lab.models import could_not_load, load_config, model_source
     from hiddenkey.lab.rules import model_faults
 
     if faults := model_faults(options.model):
@@ -126,8 +126,9 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
         if options.meta:
             with torch.device("meta"):
                 return kind.from_config(config)
+        name, how = model_source(options.model)
         return kind.from_pretrained(
-            resolve_model(options.model), config=config, use_safetensors=True
+            name, config=config, use_safetensors=None if how else True, **how
         )
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(options.model, error)) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,9 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hiddenkey.lab.recorder import Observer
+from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:
     from hiddenkey import Attachment
+
+
+_SAMPLES = 3
 
 
 class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
@@ -21,10 +25,9 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("steps,"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
@@ -46,6 +49,28 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
                 shown.append(f"{name} {value:.4f}")
         shown.append(f"{line['seconds_per_step']:.3f} s/step")
         self._print(", ".join(shown))
+
+    def generating(self, count: int) -> None:
+        """Let the bar count texts."""
+        self._bar.update(self._task, description="generating", total=count, completed=0)
+
+    def generated(self, count: int) -> None:
+        """Move the bar."""
+        self._bar.advance(self._task, count)
+
+    def scored(
+        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
+    ) -> None:
+        """Print the first texts, the scores of groups and what could not be scored."""
+        for example, output in list(zip(examples, outputs, strict=True))[:_SAMPLES]:
+            self._print(f"prompt     {example.texts[0]}\n  output     {output}")
+            self._print(f"  reference  {example.label}")
+        groups = {name: found for name, found in scores.items() if name not in ("all", "skipped")}
+        for name, found in groups.items():
+            shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
+            self._print(f"{name}: {shown}")
+        for name, reason in scores["skipped"].items():
+            self._print(f"{name}: skipped, {reason}")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

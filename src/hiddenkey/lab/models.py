@@ -1,14 +1,16 @@
-"""Loading a classifier or regressor from safetensors and putting PEFT's LoRA on it."""
+"""Loading a model from safetensors or GGUF and putting PEFT's LoRA on it."""
 
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
 from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -20,16 +22,40 @@ _VALUE: Final = re.compile(r"v|value|v_proj|value_proj|v_lin|to_v")
 _FUSED: Final = re.compile(r"c_attn|query_key_value|qkv|qkv_proj|Wqkv|in_proj")
 
 
-def resolve_model(model: str) -> str:
-    """Return the folder of a bundled model, or the name as it is."""
-    return str(locate(BUNDLED_MODELS[model])) if model in BUNDLED_MODELS else model
+def model_source(model: str) -> tuple[str, dict[str, Any]]:
+    """Return what transformers' ``from_pretrained`` takes for a model.
+
+    Args:
+        model: local folder, GGUF file, hub name or bundled name.
+
+    Returns:
+        The folder or the name, and further arguments: ``gguf_file`` for a model in that format.
+
+    Raises:
+        ConfigError: if a bundled model is not installed, or the package that reads GGUF is missing.
+    """
+    if model in BUNDLED_MODELS:
+        asset = BUNDLED_MODELS[model]
+        folder, file = locate(asset), asset.gguf
+    elif Path(model).suffix.lower() == ".gguf":
+        folder, file = Path(model).parent, Path(model).name
+    else:
+        return model, {}
+    if file is None:
+        return str(folder), {}
+    if find_spec("gguf") is None:
+        raise ConfigError(
+            f"model {model!r} is in the format GGUF, package 'gguf' is missing; run: pip install"
+            " gguf"
+        )
+    return str(folder), {"gguf_file": file}
 
 
 def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) -> PretrainedConfig:
     """Read a model's configuration and set it to the classes; no names mean one score.
 
     Args:
-        model: local folder, hub name or bundled name.
+        model: local folder, GGUF file, hub name or bundled name.
         label_names: names by class index; empty for regression.
         head: whether the model gets a classification head at all.
 
@@ -38,12 +64,11 @@ def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) 
     """
     from transformers import AutoConfig
 
+    name, how = model_source(model)
     try:
         if not head:
-            return AutoConfig.from_pretrained(resolve_model(model))
-        config = AutoConfig.from_pretrained(
-            resolve_model(model), num_labels=max(1, len(label_names))
-        )
+            return AutoConfig.from_pretrained(name, **how)
+        config = AutoConfig.from_pretrained(name, **how, num_labels=max(1, len(label_names)))
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
     if label_names:
@@ -55,49 +80,62 @@ def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) 
     return config
 
 
-def load_classifier(
-    model: str, label_names: tuple[str, ...], precision: str
+def load_model(
+    model: str, kind: Kind, label_names: tuple[str, ...], precision: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a sequence classifier, or a regressor where there are no labels, and its tokenizer.
+    """Load a model with the head that a kind of task needs, and its tokenizer.
 
-    A head for another number of classes is replaced by a new one.
+    A classification head for another number of classes is replaced by a new one.
 
     Args:
-        model: local folder, hub name or bundled name. Only safetensors are read.
-        label_names: names by class index; empty for regression.
+        model: local folder, GGUF file, hub name or bundled name. Of a folder or a hub's model only
+            safetensors are read.
+        kind: generation loads a causal language model, classification and regression a sequence
+            classifier.
+        label_names: names by class index; empty for regression and generation.
         precision: number format of the weights, ``float32`` or ``bfloat16``.
 
     Raises:
         ConfigError: if there is no such model or it has no tokenizer or no such head.
     """
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
 
-    config = load_config(model, label_names)
-    name = resolve_model(model)
+    generates = kind == "generation"
+    config = load_config(model, label_names, head=not generates)
+    name, how = model_source(model)
+    auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        loaded = AutoModelForSequenceClassification.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(name, **how)
+        loaded = auto.from_pretrained(
             name,
             config=config,
             dtype=getattr(torch, precision),
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # only the head's classes were changed
+            use_safetensors=None if how else True,
+            ignore_mismatched_sizes=not generates,  # only the head's classes were changed
+            **how,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
     if tokenizer.pad_token is None:  # GPT-2, LLaMA: padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
     if loaded.config.pad_token_id is None:
         loaded.config.pad_token_id = tokenizer.pad_token_id
     loaded.config.use_cache = False
     return loaded, tokenizer
 
 
-def add_lora(model: PreTrainedModel, options: TrainOptions) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel, options: TrainOptions, kind: Kind = "classification"
+) -> PeftModel:
     """Freeze the model, put LoRA on it and keep all trained weights in float32.
 
-    The classification head is trained as well (PEFT's ``modules_to_save``).
+    A classification head is trained too (PEFT's ``modules_to_save``), a language model's is not.
 
     Raises:
         ConfigError: if a target module does not exist, or the default ones cannot be found.
@@ -105,14 +143,16 @@ def add_lora(model: PreTrainedModel, options: TrainOptions) -> PeftModel:
     import torch
     from peft import get_peft_model
 
-    wrapped = get_peft_model(model, lora_config(model, options))
+    wrapped = get_peft_model(model, lora_config(model, options, kind))
     for parameter in wrapped.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
     return wrapped
 
 
-def lora_config(model: PreTrainedModel, options: TrainOptions) -> LoraConfig:
+def lora_config(
+    model: PreTrainedModel, options: TrainOptions, kind: Kind = "classification"
+) -> LoraConfig:
     """Return PEFT's configuration for these options.
 
     Raises:
@@ -138,7 +178,7 @@ def lora_config(model: PreTrainedModel, options: TrainOptions) -> LoraConfig:
         if leaf in targets or path in targets
     )
     return LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if kind == "generation" else TaskType.SEQ_CLS,
         r=options.rank,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,

@@ -21,10 +21,10 @@ class TrainOptions:
     """One training run."""
 
     model: str = "minilm"
-    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
+    """Local folder, .gguf file, name on the Hugging Face hub, or bundled: 'minilm', 'smollm2'."""
     task: str = "headlines"
-    """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb (need --data) or file (your
-    own)."""
+    """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, e2e, webnlg (need --data),
+    file or completion (your own)."""
     data: str | None = None
     """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout; 'hub' fetches them."""
     train_file: str | None = None
@@ -43,13 +43,15 @@ class TrainOptions:
     """Training examples, drawn with equal shares per class; none: all."""
     eval_size: int | None = None
     """Evaluation examples; the same ones for every seed; none: all."""
+    eval_split: Literal["dev", "test"] = "dev"
+    """Evaluation set, where a task has a labelled test set as well (e2e, webnlg)."""
     holdout: float | None = None
     """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
     evaluation examples: for choosing settings; none: evaluate on the task's own."""
     data_seed: int = 0
     """Seed of the draws of --train-size and --holdout, independent of --seed."""
     max_length: int = 128
-    """Longest input in tokens; longer texts are cut."""
+    """Longest input in tokens, with the target for generation; longer texts are cut."""
 
     method: str = "hiddenkey"
     """Dropout method; 'hiddenkey methods' lists them."""
@@ -110,6 +112,16 @@ class TrainOptions:
     """Evaluations, spread evenly over the steps; the last is at the last step."""
     eval_batch_size: int = 64
     """Examples per forward pass of an evaluation."""
+    beams: int = 10
+    """Beams of the search that generates text; 1: greedy."""
+    length_penalty: float = 0.9
+    """Exponent of the length by which a beam's score is divided; larger: longer texts."""
+    no_repeat_ngram: int = 4
+    """No sequence of so many tokens twice in a generated text; 0: allowed."""
+    max_new_tokens: int = 64
+    """Longest generated text in tokens."""
+    generation_batch_size: int = 8
+    """Prompts per batch when text is generated."""
     log_every: int | None = None
     """Steps between two logged losses; none: logged at each evaluation."""
     report_to: tuple[str, ...] = ()
@@ -143,6 +155,7 @@ class TrainOptions:
             label_column=self.label_column,
             label_names=self.label_names,
             regression=self.regression,
+            split=self.eval_split,
         )
 
     def recorded(self) -> dict[str, Any]:

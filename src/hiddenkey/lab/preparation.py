@@ -115,5 +115,6 @@ def _data_is_readable(options: TrainOptions) -> bool:
     if task.needs == "folder":
         return options.data is not None
     if task.needs == "files":
-        return bool(options.train_file and options.eval_file and options.text_columns)
+        has_columns = bool(options.text_columns) or task.kind == "generation"
+        return bool(options.train_file and options.eval_file and has_columns)
     return True

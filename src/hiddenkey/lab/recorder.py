@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hiddenkey.lab.run_folder import RunFolder
+from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:
     from hiddenkey import Attachment
@@ -35,6 +36,17 @@ class Observer:
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """A line was added to ``metrics.jsonl``."""
+
+    def generating(self, count: int) -> None:
+        """Training is over; so many texts are generated next."""
+
+    def generated(self, count: int) -> None:
+        """So many more texts are there."""
+
+    def scored(
+        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
+    ) -> None:
+        """All texts are there; ``scores`` is what ``scores.json`` holds."""
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]
@@ -64,6 +76,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.lines = [line for line in self._folder.read_metrics() if line["step"] <= step]
         self._seconds = self.lines[-1]["seconds"] if self.lines else 0.0
         self._logged_step = step
+
+    def add_to_last_line(self, values: Mapping[str, Any]) -> None:
+        """Add to the last evaluation what was measured after the training."""
+        self.lines[-1] |= values
+        self._folder.write_metrics(self.lines)
 
     @property
     def seconds(self) -> float:

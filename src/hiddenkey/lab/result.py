@@ -35,7 +35,7 @@ class Result:
         method: name of the method.
         seed: the training seed.
         main_metric: the task's first metric.
-        metrics: each metric on the evaluation examples, better when larger.
+        metrics: each metric on the evaluation examples; better when larger, all but TER.
         eval_loss: task loss on the evaluation examples.
         train_loss: mean training loss since the evaluation before the last, with noise and with the
             consistency loss, as the optimiser saw it.

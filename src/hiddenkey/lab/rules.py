@@ -11,7 +11,7 @@ from typing import Final
 
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.tasks import TASKS
+from hiddenkey.lab.tasks import TASKS, Task
 
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -40,6 +40,9 @@ _AT_LEAST_ONE: Final = (
     "train_size",
     "eval_size",
     "log_every",
+    "beams",
+    "max_new_tokens",
+    "generation_batch_size",
 )
 
 
@@ -57,6 +60,8 @@ def _number_faults(options: TrainOptions) -> list[str]:
         ("holdout", "in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual"),
         ("lora_dropout", "in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off"),
         ("seed", "from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another"),
+        ("no_repeat_ngram", "at least 0", lambda value: value >= 0, "0 switches it off"),
+        ("length_penalty", "a finite number", math.isfinite, "0.9 is usual"),
         ("data_seed", "at least 0", lambda value: value >= 0, "choose another"),
     ]
     faults = []
@@ -76,34 +81,40 @@ def _task_faults(options: TrainOptions) -> list[str]:
     if task.needs == "folder" and options.data is None:
         faults.append(
             f"task {task.name!r} needs the folder of its files, got no data;"
-            f" give --data FOLDER with FOLDER/{task.name}/train.tsv in it, or --data hub"
+            f" give --data FOLDER with FOLDER/{task.files} in it{task.otherwise}"
         )
     if task.needs != "folder" and options.data is not None:
         faults.append(
-            f"data is for tasks in GLUE's layout, got {options.data!r} with task {task.name!r};"
-            " leave it out"
+            f"data is for tasks that are read from a folder, got {options.data!r} with task"
+            f" {task.name!r}; leave it out"
         )
-    own: dict[str, object] = {
-        "train_file": options.train_file,
-        "eval_file": options.eval_file,
-        "text_columns": options.text_columns,
-    }
-    if task.needs == "files":
-        faults += [
-            f"task 'file' needs {name}, got none; give --{name.replace('_', '-')}"
-            for name, value in own.items()
-            if not value
-        ]
-        faults += _column_faults(options)
+    return faults + _own_file_faults(options, task)
+
+
+def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
+    files = {"train_file": options.train_file, "eval_file": options.eval_file}
+    columns = {"text_columns": options.text_columns}
+    labels = {"label_names": options.label_names, "regression": options.regression}
+    needed: dict[str, object] = {}
+    unused: dict[str, object] = {}
+    if task.needs != "files":
+        unused = {**files, **columns, **labels}
+    elif task.kind == "generation":
+        needed, unused = {**files}, {**labels}
     else:
-        own |= {"label_names": options.label_names, "regression": options.regression}
-        faults += [
-            f"{name} is for task 'file', got {value!r} with task {task.name!r};"
-            " use --task file or leave it out"
-            for name, value in own.items()
-            if value
-        ]
-    return faults
+        needed = {**files, **columns}
+    faults = [
+        f"task {task.name!r} needs {name}, got none; give --{name.replace('_', '-')}"
+        for name, value in needed.items()
+        if not value
+    ]
+    faults += [
+        f"{name} is for task 'file', got {value!r} with task {task.name!r};"
+        " use --task file or leave it out"
+        for name, value in unused.items()
+        if value
+    ]
+    return faults + (_column_faults(options) if task.needs == "files" else [])
 
 
 def _column_faults(options: TrainOptions) -> list[str]:
@@ -135,6 +146,8 @@ def model_faults(model: str) -> list[str]:
     if model in BUNDLED_MODELS:
         return []
     folder = Path(model)
+    if folder.suffix.lower() == ".gguf":
+        return [] if folder.is_file() else [f"model file {model!r} does not exist; check the path"]
     if folder.is_dir():
         if (folder / "config.json").is_file():
             return []

@@ -1,9 +1,10 @@
 """The folder of one run: what it holds, how it is written and when it may be written again.
 
 ``config.yaml`` (all settings), ``data.json`` (fingerprint of the examples), ``environment.json``
-(versions), ``sites.json`` (where the noise acts), ``metrics.jsonl`` (one line per evaluation),
-``adapter/`` (PEFT's files, the tokenizer and ``hiddenkey_config.json``), ``checkpoints/`` and, last
-of all, ``result.json``. Each file is written under another name and renamed when it is whole.
+(versions), ``sites.json`` (where the noise acts), ``metrics.jsonl`` (one line per evaluation), for
+generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
+files, the tokenizer and ``hiddenkey_config.json``), ``checkpoints/`` and, last of all,
+``result.json``. Each file is written under another name and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ _CONTENT: Final = (
     "environment.json",
     "sites.json",
     "metrics.jsonl",
+    "generations.jsonl",
+    "scores.json",
     "adapter",
     "checkpoints",
     CONFIG,

@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +18,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import (
-    DataCollatorWithPadding,
     EvalPrediction,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -33,17 +30,18 @@ from transformers.integrations import get_available_reporting_integrations
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
+from hiddenkey.lab.encoding import collator, encode
 from hiddenkey.lab.metrics import score
-from hiddenkey.lab.models import add_lora, load_classifier, trainable_counts
+from hiddenkey.lab.models import add_lora, load_model
 from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.outcome import outcome
 from hiddenkey.lab.preparation import Prepared, prepare
 from hiddenkey.lab.recorder import DEV, TRAIN, Observer, Recorder
-from hiddenkey.lab.result import Result, summarise
+from hiddenkey.lab.result import Result
 from hiddenkey.lab.run_folder import RunFolder
-from hiddenkey.lab.tasks import Example, Task
+from hiddenkey.lab.tasks import Task
 from hiddenkey.lab.tasks.sampling import draw
 
-Encoded = list[dict[str, Any]]
 _RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate")
 
 
@@ -74,10 +72,11 @@ def train(
     if state == "finished":
         return Result.load(folder.path)
     set_seed(options.seed)
-    loaded, tokenizer = load_classifier(
-        options.model, prepared.splits.label_names, options.precision
+    kind = prepared.task.kind
+    loaded, tokenizer = load_model(
+        options.model, kind, prepared.splits.label_names, options.precision
     )
-    model = add_lora(loaded, options)
+    model = add_lora(loaded, options, kind)
     with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
         checkpoint = folder.last_checkpoint() if state == "interrupted" else None
         if checkpoint is None:
@@ -95,7 +94,12 @@ def train(
             recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         folder.write_adapter(lambda path: _save(path, model, tokenizer, prepared))
-    result = _result(options, prepared, recorder, trainer)
+        if kind == "generation":
+            from hiddenkey.lab.generation import generate_and_score
+
+            found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
+            recorder.add_to_last_line(found)
+    result = outcome(options, prepared, recorder, trainer)
     folder.write_json("result.json", result.to_dict())
     return result
 
@@ -117,33 +121,23 @@ def build_trainer(
     trainer = Trainer(
         model=model,
         args=_arguments(options, checkpoints),
-        data_collator=DataCollatorWithPadding(tokenizer),
-        train_dataset=encode(splits.train, tokenizer, options.max_length),
+        data_collator=collator(tokenizer, task.kind),
+        train_dataset=encode(splits.train, tokenizer, options.max_length, task.kind),
         eval_dataset={
-            DEV: encode(splits.evaluation, tokenizer, options.max_length),
-            TRAIN: encode(sample, tokenizer, options.max_length),
+            DEV: encode(splits.evaluation, tokenizer, options.max_length, task.kind),
+            TRAIN: encode(sample, tokenizer, options.max_length, task.kind),
         },
         processing_class=tokenizer,
-        compute_metrics=_metrics(task),
+        compute_metrics=None if task.kind == "generation" else _metrics(task),
     )
     trainer.remove_callback(PrinterCallback)
+    if task.kind == "generation":
+        return trainer
     # Sequence classifiers take any keyword and then ignore num_items_in_batch: their loss is a mean
     # over each forward pass. Trainer would believe it divided by the whole accumulated batch and
     # leave it undivided; told that nothing is accepted, it divides by the accumulation steps.
     trainer.model_accepts_loss_kwargs = False
     return trainer
-
-
-def encode(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Encoded:
-    """Turn examples into token ids, without padding; texts are cut at ``max_length`` tokens."""
-    columns = list(zip(*(example.texts for example in examples), strict=True))
-    tokens = tokenizer(*map(list, columns), truncation=True, max_length=max_length)
-    return [
-        {name: values[index] for name, values in tokens.items()} | {"labels": example.label}
-        for index, example in enumerate(examples)
-    ]
 
 
 def environment() -> dict[str, Any]:
@@ -214,45 +208,3 @@ def _save(
     model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))
     prepared.config.save_pretrained(path)
-
-
-def _result(
-    options: TrainOptions, prepared: Prepared, recorder: Recorder, trainer: Trainer
-) -> Result:
-    lines, task = recorder.lines, prepared.task
-    last = lines[-1]
-    sample = {name: last.get(f"train_sample_{name}") for name in ("loss", *task.metrics)}
-    steps = trainer.state.global_step
-    counts = trainable_counts(trainer.model)
-    return Result(
-        task=task.name,
-        model=options.model,
-        method=options.method,
-        seed=options.seed,
-        main_metric=task.metrics[0],
-        metrics={name: summarise(lines, f"eval_{name}") for name in task.metrics},
-        eval_loss=summarise(lines, "eval_loss", smaller=True),
-        train_loss=last.get("train_loss"),
-        train_sample=sample,
-        gap={name: _minus(value, last.get(f"eval_{name}")) for name, value in sample.items()},
-        steps=steps,
-        seconds_per_step=recorder.seconds / max(1, steps),
-        seconds=recorder.seconds,
-        trainable_parameters=counts["trainable"],
-        lora_parameters=counts["lora"],
-        total_parameters=counts["total"],
-        peak_memory_mib=_peak_memory_mib(),
-        peak_device_memory_mib=(
-            torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
-        ),
-        data_fingerprint=prepared.data_record()["sha256"],
-    )
-
-
-def _minus(left: float | None, right: float | None) -> float | None:
-    return None if left is None or right is None else left - right
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

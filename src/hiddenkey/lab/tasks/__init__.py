@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hiddenkey.lab.tasks import glue, news, own
+from hiddenkey.lab.tasks import completion, generation, glue, news, own
 from hiddenkey.lab.tasks.base import Example, Kind, Source, Splits, Task
 
 __all__ = ["TASKS", "Example", "Kind", "Source", "Splits", "Task", "find_task"]
@@ -23,7 +23,10 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
             glue.STSB,
             glue.MRPC,
             glue.QNLI,
+            generation.E2E,
+            generation.WEBNLG,
             own.FILE,
+            completion.COMPLETION,
         )
     }
 )
@@ -31,4 +34,5 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType(
 
 def find_task(name: str, source: Source) -> Task:
     """Return the task of that name, made concrete for the user's own files."""
-    return own.resolve(source) if name == own.FILE.name else TASKS[name]
+    resolve = {own.FILE.name: own.resolve, completion.COMPLETION.name: completion.resolve}.get(name)
+    return TASKS[name] if resolve is None else resolve(source)

@@ -8,15 +8,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["classification", "regression"]
+Kind = Literal["classification", "regression", "generation"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One labelled text or pair of texts; ``label`` is a class index or a score."""
+    """One labelled text or pair of texts.
+
+    Attributes:
+        texts: the text, the pair of texts or, for generation, the prompt.
+        label: a class index, a score or the text to generate.
+        references: for evaluating generation, every text that is right; ``label`` is the first.
+        group: the part of the evaluation set that the example belongs to, if there are scores by
+            part.
+    """
 
     texts: tuple[str, ...]
-    label: int | float
+    label: int | float | str
+    references: tuple[str, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,10 @@ class Splits:
         digest = hashlib.sha256()
         for part in (self.train, self.evaluation):
             for example in part:
-                digest.update(repr((example.texts, example.label)).encode())
+                content: tuple[object, ...] = (example.texts, example.label)
+                if example.references:
+                    content += (example.references, example.group)
+                digest.update(repr(content).encode())
             digest.update(b"\0")
         return digest.hexdigest()
 
@@ -54,6 +67,7 @@ class Source:
         text_columns: one column, or two for pairs.
         label_column: column of the label or score.
         label_names: every label as it is spelled in the files; empty to infer them.
+        split: the part to evaluate on, for tasks whose test set has labels.
         regression: the label is a number to predict, not a class.
     """
 
@@ -64,6 +78,7 @@ class Source:
     label_column: str = "label"
     label_names: tuple[str, ...] = ()
     regression: bool = False
+    split: Literal["dev", "test"] = "dev"
 
 
 @dataclass(frozen=True)
@@ -73,13 +88,17 @@ class Task:
     Attributes:
         name: as in ``--task``.
         summary: one line for lists.
-        kind: classification or regression.
-        metrics: names in ``hiddenkey.lab.metrics.METRICS``; the first one is the task's main one.
+        kind: classification, regression or generation.
+        metrics: names in ``hiddenkey.lab.metrics.METRICS``, for generation in
+            ``hiddenkey.lab.scores``; the first one is the task's main one.
         needs: what a user must give: nothing (``bundled``), ``--data`` or own files.
         load: reads all examples; raises ConfigError with every fault of the data.
         text_columns: one column, or two for pairs; empty where the source says it.
         label_column: column of the label or score.
         label_names: names by class index, empty for regression or where they are inferred.
+        files: what ``--data FOLDER`` must hold, for messages.
+        otherwise: what may be given for the folder, for messages.
+        family: which set of corpus metrics scores generated texts.
     """
 
     name: str
@@ -91,3 +110,6 @@ class Task:
     text_columns: tuple[str, ...] = ()
     label_column: str = "label"
     label_names: tuple[str, ...] = ()
+    files: str = ""
+    otherwise: str = ""
+    family: Literal["e2e", "webnlg"] = "e2e"

@@ -84,6 +84,8 @@ def _task(name: str, summary: str, metrics: tuple[str, ...], layout: Layout) -> 
         kind="regression" if layout.columns.labels is None else "classification",
         metrics=metrics,
         needs="folder",
+        files=f"{name}/train.tsv",
+        otherwise=f", or --data {hub.NAME}",
         load=partial(_load, layout),
         text_columns=layout.columns.texts,
         label_column=layout.columns.label,

@@ -29,7 +29,7 @@ def split(
     Classes keep their shares, up to rounding. The same seed gives the same examples.
     """
     generator = random.Random(seed)
-    if kind == "regression":
+    if kind != "classification":
         chosen = set(generator.sample(range(len(examples)), size))
     else:
         chosen = set(_stratified([int(example.label) for example in examples], size, generator))

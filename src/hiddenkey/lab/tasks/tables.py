@@ -58,7 +58,8 @@ class Columns:
     Attributes:
         texts: columns of the text or pair of texts.
         label: column of the label.
-        labels: class index by the label's spelling; ``None`` for a score.
+        labels: class index by the label's spelling; ``None`` for a score or a text.
+        is_text: the label is a text to generate.
         score_range: smallest and largest score allowed.
         header: column names of a file without a header line; ``None`` reads the first line.
     """
@@ -68,6 +69,7 @@ class Columns:
     labels: Mapping[str, int] | None = None
     score_range: tuple[float, float] = (-math.inf, math.inf)
     header: tuple[str, ...] | None = None
+    is_text: bool = False
 
 
 def read_splits(
@@ -247,7 +249,14 @@ def _lacks_columns(
     return bool(missing)
 
 
-def _label(value: object, line: int, columns: Columns, faults: FileFaults) -> int | float | None:
+def _label(
+    value: object, line: int, columns: Columns, faults: FileFaults
+) -> int | float | str | None:
+    if columns.is_text:
+        if isinstance(value, str) and value.strip():
+            return value
+        faults.add(f"column {columns.label!r} must hold a text, got {value!r}; fill it in", line)
+        return None
     if columns.labels is not None:
         index = columns.labels.get(spelling(value))
         if index is None:

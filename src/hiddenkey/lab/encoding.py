@@ -1,0 +1,67 @@
+"""From examples to token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import (
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+)
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.tasks import Example, Kind
+
+Encoded = list[dict[str, Any]]
+_IGNORED = -100  # a label that no loss counts
+_SHORTEST_TARGET = 8  # tokens that a prompt must leave room for
+
+
+def encode(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int, kind: Kind
+) -> Encoded:
+    """Turn examples into token ids, without padding; inputs are cut at ``max_length`` tokens.
+
+    Raises:
+        ConfigError: if a prompt leaves no room for its target.
+    """
+    if kind == "generation":
+        return _prompts_and_targets(examples, tokenizer, max_length)
+    columns = list(zip(*(example.texts for example in examples), strict=True))
+    tokens = tokenizer(*map(list, columns), truncation=True, max_length=max_length)
+    return [
+        {name: values[index] for name, values in tokens.items()} | {"labels": example.label}
+        for index, example in enumerate(examples)
+    ]
+
+
+def collator(tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Any:
+    """Return what pads examples to a batch; padded labels count in no loss."""
+    if kind == "generation":
+        return DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=_IGNORED)
+    return DataCollatorWithPadding(tokenizer)
+
+
+def _prompts_and_targets(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Encoded:
+    """A prompt, its target and the end of the text, one after another; only the target is labelled.
+
+    The two are tokenised apart, so that a prompt has the same tokens when a target is generated.
+    """
+    prompts = tokenizer([example.texts[0] for example in examples])["input_ids"]
+    targets = tokenizer([f" {example.label}" for example in examples], add_special_tokens=False)
+    longest = max(map(len, prompts))
+    if longest + _SHORTEST_TARGET > max_length:
+        raise ConfigError(
+            f"max_length must leave {_SHORTEST_TARGET} tokens for the target, got {max_length} with"
+            f" a prompt of {longest} tokens; give at least {longest + _SHORTEST_TARGET}"
+        )
+    rows = []
+    for prompt, target in zip(prompts, targets["input_ids"], strict=True):
+        tokens = [*prompt, *target, tokenizer.eos_token_id][:max_length]
+        labels = [_IGNORED] * len(prompt) + tokens[len(prompt) :]
+        rows.append({"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": labels})
+    return rows

@@ -1,0 +1,77 @@
+"""Corpus metrics of generated text, as the official scorers of E2E and WebNLG define them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal
+
+from hiddenkey.lab.scores import e2e, webnlg
+from hiddenkey.lab.scores.base import Scores
+
+__all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_generation", "score_groups"]
+
+Family = Literal["e2e", "webnlg"]
+
+METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
+    {"e2e": e2e.METRICS, "webnlg": webnlg.METRICS}
+)
+LOWER_IS_BETTER: Final = frozenset({"TER"})
+
+_Scorer = Callable[[Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]]], list[Scores]]
+_SCORERS: Final[Mapping[Family, _Scorer]] = MappingProxyType(
+    {"e2e": e2e.score, "webnlg": webnlg.score}
+)
+
+
+def score_generation(
+    family: Family, references: Sequence[Sequence[str]], outputs: Sequence[str]
+) -> Scores:
+    """Score one output for each instance against all references of that instance.
+
+    Args:
+        family: whose scorer to follow.
+        references: at least one text for each instance.
+        outputs: one text for each instance, in the same order; may be empty.
+
+    Returns:
+        For ``e2e`` BLEU, METEOR and ROUGE_L from 0 to 1, NIST and CIDEr without an upper bound; for
+        ``webnlg`` BLEU from 0 to 100, METEOR from 0 to 1, and TER, 0 for no edit at all.
+
+    Raises:
+        ValueError: if the numbers of instances differ, there are none, or one has no reference.
+        ConfigError: if a Java program that is installed fails.
+    """
+    return score_groups(family, references, outputs, {"all": range(len(outputs))})["all"]
+
+
+def score_groups(
+    family: Family,
+    references: Sequence[Sequence[str]],
+    outputs: Sequence[str],
+    groups: Mapping[str, Sequence[int]],
+) -> dict[str, Scores]:
+    """Score groups of instances, each as if it were alone; the Java programs start only once.
+
+    Args:
+        family: as for ``score_generation``, like the next two.
+        references: of all instances.
+        outputs: of all instances.
+        groups: indices of instances, at least one, by the group's name.
+    """
+    if not outputs or len(references) != len(outputs):
+        raise ValueError(
+            "there must be one output for each instance, and at least one instance, got"
+            f" {len(outputs)} outputs for {len(references)} instances; give as many of both"
+        )
+    for index, texts in enumerate(references):
+        if not texts:
+            raise ValueError(
+                f"every instance must have a reference, got none for instance {index};"
+                " leave the instance out"
+            )
+    for name, group in groups.items():
+        if not group:
+            raise ValueError(f"group {name!r} must hold an instance, got none; leave it out")
+    found = _SCORERS[family](references, outputs, list(groups.values()))
+    return dict(zip(groups, found, strict=True))
