@@ -121,6 +121,8 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
+    if how:
+        _forget_quantisation(loaded)
     if tokenizer.pad_token is None:  # GPT-2, LLaMA: padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -128,6 +130,18 @@ def load_model(
         loaded.config.pad_token_id = tokenizer.pad_token_id
     loaded.config.use_cache = False
     return loaded, tokenizer
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """GGUF's weights are ordinary numbers once they are read, yet Trainer would refuse them."""
+    model.is_quantized = False
+    for holder, name in (
+        (model, "hf_quantizer"),
+        (model, "quantization_method"),
+        (model.config, "quantization_config"),
+    ):
+        if name in vars(holder):
+            delattr(holder, name)
 
 
 def add_lora(
