@@ -51,6 +51,7 @@ def test_the_training_commands_are_understood(words, monkeypatch):
     monkeypatch.chdir(ROOT)
     options = parse(TrainOptions, "train", words[1:])
     assert options.method.startswith("hiddenkey")
+    assert validate(options) == []
 
 
 def test_the_table_of_methods_is_true():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,9 @@ from typing import Final, NoReturn
 COMMANDS: Final = {
     "demo": "compare LoRA and HiddenKey on bundled data, in a few minutes",
     "train": "fine-tune a model with LoRA and a dropout method on a task",
+    "compare": "run a plan of methods, rates, tasks and seeds, by several workers if wished",
+    "report": "turn a comparison into a page, figures and tables",
+    "score": "score outputs against references: E2E, WebNLG, GLUE",
     "methods": "list the dropout methods, their axes and their papers",
     "doctor": "show where a method acts on a model, layer by layer",
 }
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else "see hiddenkey --help"
         parser.error(f"command must be one of {', '.join(COMMANDS)}, got {given[0]!r}; {hint}")
     command: str = parser.parse_args(given[:1]).command
+    # transformers' bars for reading files; torch imports tqdm, which looks at this only then
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         return _run(command, given[1:])
     except KeyboardInterrupt:

@@ -10,7 +10,6 @@ def quiet() -> None:
     """Silence progress bars of downloads and loading, reports and deprecation notes."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TQDM_DISABLE", "1")  # reading GGUF has a bar of its own
     from transformers.utils import logging
 
     if "TRANSFORMERS_VERBOSITY" not in os.environ:

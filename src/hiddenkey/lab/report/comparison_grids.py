@@ -1,0 +1,165 @@
+"""Settings against tasks as grids: paper-style, with selection, and with every number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hiddenkey.lab.report.axes import Arm, Checkpoint
+from hiddenkey.lab.report.cells import LOSS
+from hiddenkey.lab.report.entries import (
+    Entry,
+    Grid,
+    make_grid,
+    numeric,
+    spread,
+    text,
+)
+from hiddenkey.lab.report.findings import Cell
+from hiddenkey.lab.report.tables import Scope, TaskTable
+from hiddenkey.lab.report.words import MISSING, count, interval, signed
+from hiddenkey.lab.statistics import EFFECT_SIZE
+
+AFTER: Final = {"last": "after the last step", "best": "at each run's best evaluation"}
+"""Checkpoints in words."""
+
+BEST_IS_CHOSEN: Final = (
+    "The best evaluation is picked on the evaluation examples themselves, so these numbers are"
+    " higher than new examples would give, for the baseline as for the rest."
+)
+"""The caution beside every number of the best checkpoint."""
+
+
+def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
+    """Settings × tasks, as papers print it."""
+    tables = [table for table in scope.tasks if table.task.metric]
+    best = {table.task: _best_mean(table, checkpoint) for table in tables}
+    rows = [
+        [text(arm.label), *(_result(t.find(arm, checkpoint), best[t.task]) for t in tables)]
+        for arm in scope.arms
+    ]
+    notes = [
+        "Mean ± standard deviation over the seeds and the mean's 95 % bootstrap interval; below,"
+        f" difference to {baseline} with its 95 % interval and what may be said of it. Bold: the"
+        " largest mean, which alone is no finding.",
+    ]
+    notes += [BEST_IS_CHOSEN] if checkpoint == "best" else []
+    headings = ["setting", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
+    title = f"Settings by tasks, {AFTER[checkpoint]}"
+    return make_grid(name_of(scope, f"methods_{checkpoint}"), title, headings, rows, notes)
+
+
+def selection_grid(scope: Scope, baseline: str) -> Grid:
+    """Each method at the best of its settings."""
+    tables = [table for table in scope.tasks if table.selections]
+    order = list(dict.fromkeys(arm.family for arm in scope.arms))
+    known = {selection.family for table in tables for selection in table.selections}
+    rows = []
+    for family in (family for family in order if family in known):
+        row = [text(family)]
+        for table in tables:
+            found = next((s for s in table.selections if s.family == family), None)
+            if found is None:
+                row.append(Entry(MISSING, None))
+                continue
+            entry = _result(found.cell, None)
+            how = (
+                f"{found.chosen.label}, best of {found.tried}"
+                if found.tried > 1
+                else "only one setting"
+            )
+            row.append(Entry(entry.text, entry.value, details=(how, *entry.details)))
+        rows.append(row)
+    notes = [
+        "This is selection: for each method and task the setting with the best mean was picked on"
+        " the same evaluation examples that the number is from. The number is too high, the more so"
+        " the more settings a method had. Holm's correction counts every setting tried, so the"
+        f" verdict against {baseline} allows for the choice; the mean and the difference do not."
+    ]
+    headings = ["method", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
+    title = "Each method at its best setting, after the last step"
+    return make_grid(name_of(scope, "methods_selected"), title, headings, rows, notes)
+
+
+def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid:
+    """Every number of every cell, one row each; ``others``: also of metrics beside the main one."""
+    columns = (
+        "task", "setting", "metric", "checkpoint", "runs", "no value", "failed", "mean", "sd",
+        "low", "high", "pairs", "difference", "diff. low", "diff. high", "p", "p (Holm)",
+        "effect size", "wins", "ties", "losses", "verdict", "remark",
+    )  # fmt: skip
+    rows = [
+        _comparison_row(table, cell)
+        for table in scope.tasks
+        for cell in _by_arm(scope, table)
+        if others or cell.measure.main or cell.measure.name == LOSS
+    ]
+    notes = [
+        f"Differences are minus {baseline}, paired by seed. low, high: ends of the 95 % interval,"
+        " by bootstrap for the mean, by Student's t for the difference. p: paired permutation test;"
+        " p (Holm): corrected over the settings of a task. Effect size:"
+        f" {EFFECT_SIZE}. Verdicts allow for the correction."
+    ]
+    return make_grid(name_of(scope, "comparison"), "All numbers", columns, rows, notes)
+
+
+def _result(cell: Cell | None, best: float | None) -> Entry:
+    if cell is None:
+        return Entry(MISSING, None)
+    if cell.description is None:
+        return Entry(MISSING, None, details=("all runs failed" if cell.failed else "no value",))
+    entry = spread(cell.description)
+    details = list(entry.details) or [f"{count(cell.description.count, 'run')}, no interval"]
+    if cell.comparison is not None:
+        difference = signed(cell.comparison.difference)
+        bounds = interval(cell.comparison.low, cell.comparison.high, sign=True)
+        details += [f"{difference} {bounds}".strip(), cell.comparison.verdict]
+    strong = best is not None and cell.description.mean == best
+    return Entry(entry.text, entry.value, strong, tuple(details))
+
+
+def _best_mean(table: TaskTable, checkpoint: Checkpoint) -> float | None:
+    means = [
+        cell.description.mean
+        for cell in table.cells
+        if cell.measure.main and cell.measure.checkpoint == checkpoint and cell.description
+    ]
+    return max(means, default=None)
+
+
+def _by_arm(scope: Scope, table: TaskTable) -> list[Cell]:
+    order: dict[Arm, int] = {arm: index for index, arm in enumerate(scope.arms)}
+    measures = list(dict.fromkeys(cell.measure for cell in table.cells))
+    return sorted(table.cells, key=lambda c: (measures.index(c.measure), order[c.arm]))
+
+
+def _comparison_row(table: TaskTable, cell: Cell) -> list[Entry]:
+    found, compared = cell.description, cell.comparison
+    head = [
+        text(table.task.label),
+        text(cell.arm.label),
+        text(cell.measure.name),
+        text(cell.measure.checkpoint),
+        *(numeric(n, str(n)) for n in (len(cell.values), cell.missing, cell.failed)),
+    ]
+    middle = (
+        [Entry(MISSING, None)] * 4
+        if found is None
+        else [numeric(v) for v in (found.mean, found.deviation, found.low, found.high)]
+    )
+    if compared is None:
+        return [*head, *middle, *[Entry(MISSING, None)] * 10, text(""), text(cell.reason)]
+    tail = [
+        numeric(compared.count, str(compared.count)),
+        *(numeric(v, signed(v)) for v in (compared.difference, compared.low, compared.high)),
+        *(numeric(v) for v in (compared.p_value, compared.p_adjusted)),
+        numeric(compared.effect_size, signed(compared.effect_size, 2)),
+        *(numeric(n, str(n)) for n in (compared.wins, compared.ties, compared.losses)),
+        text(compared.verdict),
+        text(compared.note or ""),
+    ]
+    return [*head, *middle, *tail]
+
+
+def name_of(scope: Scope, name: str) -> str:
+    """Return the name of a grid's files; those of equal time have an ending."""
+    return name if scope.budget == "steps" else f"{name}_equal_time"

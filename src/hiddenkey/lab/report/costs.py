@@ -1,0 +1,64 @@
+"""What an arm costs, beside what it gains."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from hiddenkey.lab.report.arms import Run
+from hiddenkey.lab.report.axes import Arm
+from hiddenkey.lab.report.cells import find_baseline
+from hiddenkey.lab.report.findings import Cell, Cost
+from hiddenkey.lab.result import Result
+
+
+def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) -> tuple[Cost, ...]:
+    """Return seconds per step and peak memory of each arm, relative to its baseline's."""
+    groups: dict[Arm, dict[int, Result]] = defaultdict(dict)
+    for run in runs:
+        if run.record.result is not None:
+            groups[run.arm][run.seed] = run.record.result
+    gains = {
+        cell.arm: cell.comparison
+        for cell in cells
+        if cell.measure.main and cell.measure.checkpoint == "last"
+    }
+    costs = []
+    for arm, results in groups.items():
+        base = arm if arm.method == baseline else find_baseline(arm, groups, baseline)
+        others = {} if base is None else groups[base]
+        gain = gains.get(arm)
+        sample = next(iter(results.values()))
+        costs.append(
+            Cost(
+                arm=arm,
+                runs=len(results),
+                steps=statistics.median(r.steps for r in results.values()),
+                seconds_per_step=statistics.median(r.seconds_per_step for r in results.values()),
+                relative_time=_ratio(results, others, lambda r: r.seconds_per_step),
+                memory_mib=statistics.median(memory(r) for r in results.values()),
+                relative_memory=_ratio(results, others, memory),
+                device_memory=sample.peak_device_memory_mib is not None,
+                lora_parameters=sample.lora_parameters,
+                gain=None if gain is None else gain.difference,
+                gain_low=None if gain is None else gain.low,
+                gain_high=None if gain is None else gain.high,
+            )
+        )
+    return tuple(costs)
+
+
+def memory(result: Result) -> float:
+    """Return the peak memory in MiB: of the accelerator where there is one."""
+    device = result.peak_device_memory_mib
+    return result.peak_memory_mib if device is None else device
+
+
+def _ratio(
+    results: dict[int, Result], others: dict[int, Result], read: Callable[[Result], float]
+) -> float | None:
+    """Median ratio over common seeds: runs of one seed are trained near each other in time."""
+    pairs = [(read(results[seed]), read(others[seed])) for seed in results.keys() & others.keys()]
+    ratios = [own / base for own, base in pairs if base > 0]
+    return statistics.median(ratios) if ratios else None

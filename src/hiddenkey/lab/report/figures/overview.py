@@ -1,0 +1,141 @@
+"""Points of cost against gain, and average ranks over the tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hiddenkey.lab.report.figures.canvas import (
+    COLOURS,
+    INK,
+    ROW,
+    Palette,
+    Plot,
+    Style,
+    add_legend,
+    labelled_rows,
+    legend_height,
+    place,
+)
+from hiddenkey.lab.report.findings import Cost
+from hiddenkey.lab.report.tables import Scope, TaskTable
+from hiddenkey.lab.report.words import number, signed
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any
+
+
+def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
+    """Yield the figure of gain over relative time; under equal time there is no cost to show."""
+    costs = [c for c in table.costs if c.gain is not None and c.relative_time is not None]
+    if not costs or scope.budget == "time":
+        return
+    baseline = palette.baseline
+    by_method = {cost.arm.method: cost for cost in costs}
+    look = palette.styles((method, method) for method in by_method)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.plot([1], [0], color=INK, marker="s", linestyle="none", label=baseline)
+        for method in by_method:
+            _cost_points(axes, [c for c in costs if c.arm.method == method], look[method])
+        axes.set(
+            xlabel=f"seconds per step relative to {baseline}",
+            ylabel=f"gain in {table.task.metric}",
+        )
+        add_legend(figure, axes)
+
+    yield Plot(
+        name="cost",
+        kind="cost",
+        budget=scope.budget,
+        task=table.task.label,
+        title=f"{place(scope.budget, table.task.label)}: gain over cost",
+        caption=(
+            "One point for each setting: mean difference after the last step with its 95 %"
+            " interval, over the median ratio of seconds per step. Up is better, right is dearer."
+        ),
+        alt=_cost_alt(costs, baseline, table.task.metric),
+        height=2.7 + legend_height([baseline, *by_method]),
+        draw=draw,
+    )
+
+
+def _cost_points(axes: Axes, costs: Sequence[Cost], style: Style) -> None:
+    for cost in costs:
+        if cost.relative_time is None or cost.gain_low is None or cost.gain_high is None:
+            continue
+        axes.plot(
+            [cost.relative_time] * 2, [cost.gain_low, cost.gain_high], color=style.colour, alpha=0.4
+        )
+    known = [(c.relative_time, c.gain) for c in costs if c.relative_time is not None]
+    axes.plot(
+        [time for time, _ in known],
+        [gain for _, gain in known if gain is not None],
+        linestyle="none",
+        marker=style.marker,
+        markersize=6,
+        color=style.colour,
+        alpha=0.85,
+        label=costs[0].arm.method,
+    )
+
+
+def rank_plots(scope: Scope) -> Iterator[Plot]:
+    """Yield the critical-difference picture: rows by rank, bars over what cannot be told apart."""
+    ranking = scope.ranking
+    if ranking is None:
+        return
+    labels = list(ranking.ranks)
+    rows = {label: row for row, label in enumerate(labels)}
+
+    def draw(figure: Figure) -> None:
+        axes = labelled_rows(figure, labels)
+        width = len(labels) - 1
+        places = [row + 0.14 for row in rows.values()]
+        ranks = list(ranking.ranks.values())
+        axes.hlines(places, 1, ranks, color=INK, linewidth=0.8, alpha=0.5)
+        axes.plot(ranks, places, linestyle="none", marker="o", markersize=6, color=COLOURS[0])
+        for column, clique in enumerate(ranking.cliques, 1):
+            x = len(labels) + 0.06 * width * column
+            ends = [rows[clique[0]] - 0.05, rows[clique[-1]] + 0.33]
+            axes.plot([x, x], ends, color=COLOURS[1], linewidth=4, solid_capstyle="butt")
+        axes.set_xticks(_rank_ticks(len(labels)))
+        axes.set_xlabel("average rank (1 is best)")
+
+    groups = "; ".join(", ".join(clique) for clique in ranking.cliques)
+    yield Plot(
+        name="ranks",
+        kind="ranks",
+        budget=scope.budget,
+        task="",
+        title=f"{place(scope.budget, 'Average ranks')} over {ranking.tasks} tasks",
+        caption=(
+            "Settings joined by a bar at the right cannot be told apart: their ranks are less than"
+            f" the critical difference {number(ranking.critical_difference, 2)} apart"
+            " (Nemenyi, 5 % level), or Friedman's test finds no difference at all."
+        ),
+        alt=(
+            f"Average ranks: {', '.join(f'{n} {number(r, 2)}' for n, r in ranking.ranks.items())}."
+            f" Not told apart: {groups or 'none'}."
+        ),
+        height=ROW * len(labels) + 0.8,
+        draw=draw,
+    )
+
+
+def _rank_ticks(count: int) -> list[int]:
+    step = 1 + count // 12
+    return list(range(1, count + 1, step))
+
+
+def _cost_alt(costs: Sequence[Cost], baseline: str, metric: str) -> str:
+    parts = [
+        f"{cost.arm.label}: {signed(cost.gain)} at {number(cost.relative_time, 2)} times the time"
+        for cost in costs
+    ]
+    return f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}."

@@ -1,0 +1,166 @@
+"""The tables of a report as grids to print."""
+
+from __future__ import annotations
+
+from hiddenkey.lab.report.comparison_grids import (
+    BEST_IS_CHOSEN,
+    comparison_grid,
+    methods_grid,
+    name_of,
+    selection_grid,
+)
+from hiddenkey.lab.report.entries import (
+    Entry,
+    Grid,
+    lines_of,
+    make_grid,
+    numeric,
+    spread,
+    text,
+)
+from hiddenkey.lab.report.tables import Scope, Tables
+from hiddenkey.lab.report.words import MISSING, interval, number, probability, signed
+
+
+def scope_grids(scope: Scope, baseline: str) -> list[Grid]:
+    """Return the grids of one scope, in the page's order; names of equal time have an ending."""
+    grids = [
+        *(methods_grid(scope, checkpoint, baseline) for checkpoint in ("last", "best")),
+        comparison_grid(scope, baseline),
+        gap_grid(scope),
+        cost_grid(scope, baseline),
+    ]
+    grids += [grid for grid in (selection_grid(scope, baseline), sweep_grid(scope)) if grid.rows]
+    if scope.ranking is not None:
+        grids.append(rank_grid(scope))
+    return grids
+
+
+def gap_grid(scope: Scope) -> Grid:
+    """Training against evaluation examples."""
+    rows = [
+        [
+            text(t.task.label),
+            text(g.arm.label),
+            text(g.name),
+            *map(spread, (g.train, g.evaluation, g.gap)),
+        ]
+        for t in scope.tasks
+        for g in sorted(t.gaps, key=lambda g: (g.name == "loss", scope.arms.index(g.arm)))
+    ]
+    notes = [
+        "After the last step, without noise; training: a fixed sample of the training examples."
+        " Gap: training minus evaluation, mean ± standard deviation over seeds."
+    ]
+    columns = ("task", "setting", "metric", "training", "evaluation", "gap")
+    return make_grid(name_of(scope, "gap"), "Training and evaluation", columns, rows, notes)
+
+
+def cost_grid(scope: Scope, baseline: str) -> Grid:
+    """Time and memory beside the gain."""
+    rows = [
+        [
+            text(table.task.label),
+            text(cost.arm.label),
+            Entry(
+                signed(cost.gain),
+                cost.gain,
+                details=lines_of(interval(cost.gain_low, cost.gain_high, sign=True)),
+            ),
+            numeric(cost.relative_time, _times(cost.relative_time)),
+            numeric(cost.seconds_per_step),
+            numeric(cost.relative_memory, _times(cost.relative_memory)),
+            numeric(cost.memory_mib, f"{cost.memory_mib:,.0f}"),
+            numeric(cost.steps, f"{cost.steps:,.0f}"),
+            numeric(cost.lora_parameters, f"{cost.lora_parameters:,}"),
+        ]
+        for table in scope.tasks
+        for cost in sorted(table.costs, key=lambda cost: scope.arms.index(cost.arm))
+    ]
+    columns = (
+        "task", "setting", "gain", f"time vs {baseline}", "s/step", f"memory vs {baseline}",
+        "peak MiB", "steps", "LoRA parameters",
+    )  # fmt: skip
+    notes = [
+        "Medians over seeds; ratios are medians over pairs of equal seed. Gain: paired difference"
+        f" of the main metric to {baseline} after the last step. Runs at the same time on one"
+        " machine slow each other down."
+    ]
+    costs = [cost for table in scope.tasks for cost in table.costs]
+    if any(not cost.device_memory for cost in costs):
+        notes.append(
+            "Without an accelerator, memory is the largest resident memory of the process so far:"
+            " where one process trained several runs, a later run cannot show less than an earlier"
+            " one, so take it as an upper bound."
+        )
+    return make_grid(name_of(scope, "cost"), "Cost and gain", columns, rows, notes)
+
+
+def sweep_grid(scope: Scope) -> Grid:
+    """The points of the pictures over rate, rank and weight."""
+    rows = [
+        [
+            text(table.task.label),
+            text(sweep.option),
+            text(series.label),
+            numeric(point.x, f"{point.x:g}"),
+            *(spread(description) for description in (point.last, point.best)),
+        ]
+        for table in scope.tasks
+        for sweep in table.sweeps
+        for series in sweep.series
+        for point in series.points
+    ]
+    columns = ("task", "option", "line", "value", "last", "best")
+    title = "Main metric over rate, rank and weight"
+    return make_grid(name_of(scope, "sweeps"), title, columns, rows, [BEST_IS_CHOSEN])
+
+
+def rank_grid(scope: Scope) -> Grid:
+    """Average ranks over the tasks."""
+    ranking = scope.ranking
+    if ranking is None:
+        raise ValueError("this scope has no ranking")
+    rows = [[text(label), numeric(rank, number(rank, 2))] for label, rank in ranking.ranks.items()]
+    notes = [
+        f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last step."
+        f" Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
+        f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {ranking.level:.0%} level)"
+        " cannot be told apart."
+    ]
+    notes += [ranking.note] if ranking.note else []
+    notes += [scope.unranked] if scope.unranked else []
+    return make_grid(
+        name_of(scope, "ranks"), "Average ranks", ("setting", "average rank"), rows, notes
+    )
+
+
+def search_grid(tables: Tables) -> Grid:
+    """What a search tried."""
+    names = list(dict.fromkeys(name for trial in tables.search for name, _ in trial.settings))
+    rows = []
+    for trial in tables.search:
+        settings = dict(trial.settings)
+        rows.append(
+            [
+                text(trial.task),
+                text(trial.method),
+                *(text(settings.get(name, MISSING)) for name in names),
+                text(trial.metric),
+                Entry(number(trial.best), trial.best, strong=trial.leading),
+                numeric(trial.last),
+                numeric(trial.seeds, str(trial.seeds)),
+                numeric(trial.failed, str(trial.failed)),
+            ]
+        )
+    columns = ("task", "method", *names, "metric", "best", "last", "runs", "failed")
+    notes = [
+        "Measured on a held-out part of the training examples, which the comparison above does not"
+        " look at; none of these runs is in it. Bold: the setting that leads its search, by the"
+        " mean over seeds of the best evaluation."
+    ]
+    return make_grid("search", "Settings tried by the search", columns, rows, notes)
+
+
+def _times(ratio: float | None) -> str:
+    return MISSING if ratio is None else f"{ratio:.2f} ×"

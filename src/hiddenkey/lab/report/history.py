@@ -1,0 +1,141 @@
+"""Every stored run as a row, the failed ones, and what a search tried."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hiddenkey.lab.comparison.record import Record
+from hiddenkey.lab.report.arms import Run, differing_options, explicit
+from hiddenkey.lab.report.cells import finite
+from hiddenkey.lab.report.costs import memory
+from hiddenkey.lab.report.tables import Failure, RunRow, SearchTrial
+
+Environments = tuple[tuple[Mapping[str, Any], int], ...]
+
+
+def tabulate_runs(
+    runs: Sequence[Run], replaced: set[str], differing: Sequence[str]
+) -> tuple[tuple[RunRow, ...], Environments]:
+    """Return a row for each run, and the distinct environments that the rows point to."""
+    numbers: dict[str, int] = {}
+    counts: dict[int, int] = defaultdict(int)
+    rows = []
+    for run in runs:
+        frozen = json.dumps(run.record.environment, sort_keys=True)
+        index = numbers.setdefault(frozen, len(numbers))
+        counts[index] += 1
+        rows.append(_row(run, index, run.record.id in replaced, differing))
+    environments = tuple((json.loads(text), counts[index]) for text, index in numbers.items())
+    return tuple(rows), environments
+
+
+def tabulate_failures(runs: Iterable[Run]) -> tuple[Failure, ...]:
+    """Return the failed runs with their errors."""
+    return tuple(_failure(run) for run in runs if run.record.status == "failed")
+
+
+def tabulate_search(runs: Sequence[Run]) -> tuple[SearchTrial, ...]:
+    """Return the settings that a search tried, the leading one of each method first."""
+    groups: dict[tuple[str, str, str, int], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.task.label, run.arm.method, run.arm.model, run.arm.rank].append(run)
+    return tuple(trial for group in groups.values() for trial in _trials(group))
+
+
+def _trials(runs: Sequence[Run]) -> list[SearchTrial]:
+    """The trials of one search: runs that differ in the seed alone are one trial."""
+    _, differing = differing_options(run.record for run in runs)
+    names = [name for name in differing if name not in ("seed", "rates")]
+    settings: dict[tuple[tuple[str, str], ...], list[Run]] = defaultdict(list)
+    for run in runs:
+        values = explicit(run.record.options)
+        settings[tuple((name, _shown(values.get(name))) for name in names)].append(run)
+    trials = [_trial(chosen, group) for chosen, group in settings.items()]
+    trials.sort(key=lambda trial: (trial.best is None, -(trial.best or 0.0)))
+    leading = trials[0].best
+    return [
+        dataclasses.replace(trial, leading=trial.best is not None and trial.best == leading)
+        for trial in trials
+    ]
+
+
+def _trial(settings: tuple[tuple[str, str], ...], runs: Sequence[Run]) -> SearchTrial:
+    results = [run.record.result for run in runs if run.record.result is not None]
+    arm, task = runs[0].arm, runs[0].task
+    metrics = [result.metrics[result.main_metric] for result in results]
+    return SearchTrial(
+        task=task.label,
+        method=arm.method,
+        settings=(("model", arm.model), ("rank", str(arm.rank)), *settings),
+        metric=task.metric,
+        last=_mean([finite(metric.last) for metric in metrics]),
+        best=_mean([finite(metric.best) for metric in metrics]),
+        seeds=len(results),
+        failed=len(runs) - len(results),
+        leading=False,
+    )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _row(run: Run, environment: int, superseded: bool, differing: Sequence[str]) -> RunRow:
+    record = run.record
+    result = record.result
+    metric = None if result is None else result.metrics.get(result.main_metric)
+    return RunRow(
+        id=record.id,
+        task=run.task.label,
+        arm=run.arm.label,
+        method=run.arm.method,
+        seed=run.seed,
+        stage=record.stage,
+        budget=record.budget,
+        status=record.status,
+        metric="" if result is None else result.main_metric,
+        last=None if metric is None else finite(metric.last),
+        best=None if metric is None else finite(metric.best),
+        best_step=None if metric is None else metric.best_step,
+        loss_last=None if result is None else finite(result.eval_loss.last),
+        loss_best=None if result is None else finite(result.eval_loss.best),
+        steps=None if result is None else result.steps,
+        seconds_per_step=None if result is None else finite(result.seconds_per_step),
+        memory_mib=None if result is None else finite(memory(result)),
+        attempts=record.attempts,
+        started=record.started,
+        ended=record.ended,
+        options={name: record.options.get(name) for name in differing},
+        environment=environment,
+        superseded=superseded,
+    )
+
+
+def _failure(run: Run) -> Failure:
+    record: Record = run.record
+    error = (record.error or "").strip()
+    lines = error.splitlines()
+    return Failure(
+        id=record.id,
+        task=run.task.label,
+        arm=run.arm.label,
+        seed=run.seed,
+        stage=record.stage,
+        budget=record.budget,
+        attempts=record.attempts,
+        ended=record.ended,
+        summary=lines[-1].strip() if lines else "no error was stored",
+        error=error,
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)

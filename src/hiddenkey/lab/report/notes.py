@@ -1,0 +1,146 @@
+"""What a reader must know of the runs behind a comparison, in sentences."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from hiddenkey.lab.report.arms import DATA_OPTIONS, Run, explicit
+from hiddenkey.lab.report.axes import Arm, Budget
+from hiddenkey.lab.report.findings import Cell
+from hiddenkey.lab.report.words import listing
+
+_EXPECTED: Final = {
+    "method",
+    "rate",
+    "rates",
+    "consistency_weight",
+    "consistency_every",
+    "consistency_fraction",
+    "consistency_backward",
+    "seed",
+    "task",
+    "report_to",
+    "log_every",
+    *DATA_OPTIONS,
+}
+"""Options in which a method may differ from the baseline without a word."""
+
+_MACHINE: Final = ("device", "platform", "python", "torch", "transformers", "peft", "hiddenkey")
+
+
+def task_notes(
+    runs: Sequence[Run], cells: Sequence[Cell], baseline: str, budget: Budget
+) -> tuple[str, ...]:
+    """Say where the runs of one task are not alike in more than the method."""
+    return (
+        *_untold_settings(runs),
+        *_unequal_seeds(cells, baseline),
+        *_unequal_steps(runs, baseline, budget),
+        *_other_options(runs, baseline, budget),
+        *_environments(runs),
+    )
+
+
+def _untold_settings(runs: Sequence[Run]) -> list[str]:
+    """The rates and weights that labels leave out, since each method has one on this task."""
+    told: dict[str, str] = {}
+    for run in runs:
+        options = explicit(run.record.options)
+        parts = [
+            f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
+            for name, words in (("rate", "rate"), ("consistency_weight", "consistency weight"))
+            if (value := options.get(name)) is not None and words not in run.arm.label
+        ]
+        if parts:
+            told[run.arm.family] = " and ".join(parts)
+    return (
+        [f"Settings: {'; '.join(f'{label}: {what}' for label, what in told.items())}."]
+        if told
+        else []
+    )
+
+
+def _unequal_seeds(cells: Sequence[Cell], baseline: str) -> list[str]:
+    seeds: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for cell in cells:
+        if cell.measure.main and cell.measure.checkpoint == "last":
+            seeds[tuple(seed for seed, _ in cell.values)].append(cell.arm.label)
+    if len(seeds) < 2:
+        return []
+    told = [f"{_seeds(key)}: {listing(labels)}" for key, labels in seeds.items()]
+    return [
+        f"Not all settings have the same seeds ({'; '.join(told)}). Means are over a setting's own"
+        f" seeds; differences to {baseline} are over the seeds in common."
+    ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return "no seed"
+    noun = "seed" if len(seeds) == 1 else "seeds"
+    return f"{noun} {listing([str(seed) for seed in seeds], limit=12)}"
+
+
+def _unequal_steps(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
+    if budget == "time":
+        return []
+    steps: dict[Arm, set[int]] = defaultdict(set)
+    for run in runs:
+        if run.record.result is not None:
+            steps[run.arm].add(run.record.result.steps)
+    base = set().union(*(found for arm, found in steps.items() if arm.method == baseline))
+    other = [arm.label for arm, found in steps.items() if base and not found <= base]
+    if not other:
+        return []
+    return [
+        f"Not the same number of steps as {baseline}: {listing(other)}. Differences are of method"
+        " and budget together."
+    ]
+
+
+def _other_options(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
+    """Settings of a method that the baseline does not have, beyond what is compared."""
+    expected = _EXPECTED | ({"max_steps", "epochs"} if budget == "time" else set())
+    expected |= {name for run in runs for name, _ in run.arm.others} | {"model", "rank"}
+    own: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for run in runs:
+        for name, value in explicit(run.record.options).items():
+            own[run.arm.method][name].add(json.dumps(value, sort_keys=True))
+    base = own.get(baseline)
+    if base is None:
+        return []
+    sentences = []
+    for method, options in own.items():
+        differing = [
+            f"{name} {_values(values)} (not {_values(base[name])})"
+            for name, values in options.items()
+            if name not in expected and values != base.get(name, values)
+        ]
+        if differing:
+            sentences.append(
+                f"{method} differs from {baseline} in more than dropout: {listing(differing)}."
+            )
+    return sentences
+
+
+def _values(frozen: set[str]) -> str:
+    return listing([value.strip('"') for value in sorted(frozen)])
+
+
+def _environments(runs: Sequence[Run]) -> list[str]:
+    seen: dict[str, set[str]] = defaultdict(set)
+    for run in runs:
+        environment: Mapping[str, Any] = run.record.environment
+        for name in _MACHINE:
+            if name in environment:
+                seen[name].add(str(environment[name]))
+    differing = [f"{name} ({listing(sorted(v))})" for name, v in seen.items() if len(v) > 1]
+    if not differing:
+        return []
+    return [
+        f"The runs come from different environments: {listing(differing)}. Times and memory may not"
+        " be comparable."
+    ]

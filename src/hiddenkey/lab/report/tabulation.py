@@ -1,0 +1,145 @@
+"""Records → tables: a pure function, no files and no pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hiddenkey.catalogue import methods
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.comparison.record import Record
+from hiddenkey.lab.report.arms import Run, arm_order, differing_options, find_runs, newest
+from hiddenkey.lab.report.axes import Arm, Budget, Task
+from hiddenkey.lab.report.cells import tabulate_cells
+from hiddenkey.lab.report.costs import tabulate_costs
+from hiddenkey.lab.report.curves import tabulate_curves, tabulate_gaps
+from hiddenkey.lab.report.history import tabulate_failures, tabulate_runs, tabulate_search
+from hiddenkey.lab.report.notes import task_notes
+from hiddenkey.lab.report.sweeps import tabulate_selections, tabulate_sweeps
+from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
+from hiddenkey.lab.report.verdicts import judge
+from hiddenkey.lab.report.words import count, listing
+from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.statistics import Ranking, rank_methods
+
+
+def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
+    """Return everything that a report says about the records.
+
+    Args:
+        records: finished and failed runs, in any order.
+        baseline: method that the others are compared with.
+
+    Raises:
+        ConfigError: if the baseline is no method that the records or the library know.
+    """
+    _check_baseline(records, baseline)
+    steps = find_runs(_of(records, "compare", "steps"), "steps", baseline)
+    time = find_runs(_of(records, "compare", "time"), "time", baseline)
+    search = find_runs(_of(records, "search"), "steps", baseline)
+    shared, differing = differing_options(records)
+    replaced = newest(steps)[1] | newest(time)[1]
+    rows, environments = tabulate_runs([*steps, *time, *search], replaced, differing)
+    scopes = [_scope(steps, "steps", baseline)] if steps else []
+    if time:
+        both = [*(run.record for run in time), *_beside(time, steps, baseline)]
+        scopes.append(_scope(find_runs(both, "time", baseline), "time", baseline))
+    return Tables(
+        baseline=baseline,
+        scopes=tuple(scopes),
+        search=tabulate_search(search),
+        runs=rows,
+        failures=tabulate_failures([*steps, *time, *search]),
+        shared=shared,
+        environments=environments,
+        notes=_notes(records, replaced, baseline),
+    )
+
+
+def _check_baseline(records: Sequence[Record], baseline: str) -> None:
+    used = sorted({str(record.options.get("method")) for record in records})
+    if baseline not in used and baseline not in methods():
+        hint = suggestion(baseline, [*used, *methods()]) or "; choose one"
+        raise ConfigError(
+            f"baseline must be a method of the runs ({', '.join(used)}), got {baseline!r}{hint}"
+        )
+
+
+def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> list[Record]:
+    return [
+        record
+        for record in records
+        if record.stage == stage and (budget is None or record.budget == budget)
+    ]
+
+
+def _scope(runs: Sequence[Run], budget: Budget, baseline: str) -> Scope:
+    kept, _ = newest(runs)
+    arms = tuple(sorted({run.arm for run in kept}, key=lambda arm: arm_order(arm, baseline)))
+    tasks = tuple(
+        _task_table(task, [run for run in kept if run.task == task], budget, baseline)
+        for task in dict.fromkeys(run.task for run in kept)
+    )
+    ranking, unranked = _rank(arms, tasks)
+    return Scope(budget, arms, tasks, ranking, unranked)
+
+
+def _beside(time: Sequence[Run], steps: Sequence[Run], baseline: str) -> list[Record]:
+    """The baseline's own runs of the tasks, models and ranks that have runs of equal time."""
+    places = {(run.task.name, run.arm.model, run.arm.rank) for run in time}
+    return [
+        run.record
+        for run in steps
+        if run.arm.method == baseline and (run.task.name, run.arm.model, run.arm.rank) in places
+    ]
+
+
+def _task_table(task: Task, runs: Sequence[Run], budget: Budget, baseline: str) -> TaskTable:
+    cells = tabulate_cells(runs, baseline)
+    return TaskTable(
+        task=task,
+        verdict=judge(cells, baseline, budget),
+        cells=cells,
+        gaps=tabulate_gaps(runs),
+        costs=tabulate_costs(runs, cells, baseline),
+        curves=tabulate_curves(runs),
+        sweeps=tabulate_sweeps(cells, baseline),
+        selections=tabulate_selections(cells),
+        notes=task_notes(runs, cells, baseline, budget),
+    )
+
+
+def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | None, str]:
+    """Rank the arms that every task with results has; say in words what cannot be ranked."""
+    measured = [table for table in tasks if any(cell.description for cell in table.cells)]
+    scores: dict[str, list[float]] = {}
+    for arm in arms:
+        cells = [table.find(arm, "last") for table in measured]
+        found = [c.description.mean for c in cells if c is not None and c.description is not None]
+        if len(found) == len(measured):
+            scores[arm.label] = found
+    left_out = [arm.label for arm in arms if arm.label not in scores]
+    if len(measured) < 2:
+        return None, (
+            "Average ranks need at least two tasks, and ten or more to show much; there"
+            f" {'is' if len(measured) == 1 else 'are'} {len(measured)}."
+        )
+    if len(scores) < 3:
+        return None, (
+            "Average ranks need at least three settings that were run on every task; there"
+            f" {'is' if len(scores) == 1 else 'are'} {len(scores)}."
+        )
+    words = f"Not on every task, so left out: {listing(left_out, limit=8)}." if left_out else ""
+    return rank_methods(scores), words
+
+
+def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tuple[str, ...]:
+    notes = []
+    if not any(record.options.get("method") == baseline for record in records):
+        notes.append(f"No run uses the baseline {baseline}, so no differences are tested.")
+    if replaced:
+        notes.append(
+            f"{count(len(replaced), 'run')} of the same setting, task and seed as a newer one (with"
+            " other versions, for example) stayed out of the comparison; the list of runs has"
+            f" {'it' if len(replaced) == 1 else 'them'}."
+        )
+    return tuple(notes)

@@ -1,0 +1,201 @@
+"""The answer for one task in plain words, also where it is "no" or "too little evidence"."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from hiddenkey.lab.report.axes import Budget, Checkpoint
+from hiddenkey.lab.report.findings import Answer, Cell, Verdict
+from hiddenkey.lab.report.words import count, interval, listing, probability, signed
+from hiddenkey.lab.statistics import PairedComparison
+
+_ORDER: Final = ("better", "worse", "no clear difference", "weak evidence")
+_BUDGET: Final = {
+    "steps": "",
+    "time": ", all given the wall time that the baseline took",
+}
+
+
+def judge(cells: Sequence[Cell], baseline: str, budget: Budget) -> Verdict:
+    """Answer whether anything beats the baseline on one task.
+
+    The answer rests on the last checkpoint, which nothing was chosen on.
+    """
+    last = _compared(cells, "last")
+    if not last:
+        return _nothing(cells, baseline)
+    answer = _answer(last)
+    sentences = [
+        _basis(last, baseline, budget),
+        *_effects(last, answer),
+        *_by_method(last),
+        *_best_checkpoint(cells),
+        *_left_out(cells),
+    ]
+    return Verdict(answer, _headline(answer, last, baseline), tuple(sentences))
+
+
+def effect_of(comparison: PairedComparison) -> str:
+    """Return difference, interval, adjusted p and wins as one phrase."""
+    p = comparison.p_value if comparison.p_adjusted is None else comparison.p_adjusted
+    bounds = interval(comparison.low, comparison.high, sign=True)
+    parts = [f"{signed(comparison.difference)}{' ' + bounds if bounds else ''}"]
+    parts += [f"p {probability(p)} after Holm's correction"]
+    wins = f"{count(comparison.wins, 'win')}, {count(comparison.ties, 'tie')}"
+    return ", ".join([*parts, f"{wins} and {count(comparison.losses, 'loss', 'losses')} by seed"])
+
+
+def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> list[tuple[Cell, PairedComparison]]:
+    return [
+        (cell, cell.comparison)
+        for cell in cells
+        if cell.measure.main
+        and cell.measure.checkpoint == checkpoint
+        and cell.comparison is not None
+    ]
+
+
+def _nothing(cells: Sequence[Cell], baseline: str) -> Verdict:
+    reasons = sorted({cell.reason for cell in cells if cell.reason and cell.arm.method != baseline})
+    if not cells:
+        sentence = "No run of this task finished; see the failed runs."
+    elif not any(cell.arm.method == baseline for cell in cells):
+        sentence = (
+            f"There is no run of the baseline {baseline}, so means stand alone: no difference can"
+            " be tested. Add its runs, or name another baseline with --baseline."
+        )
+    elif all(cell.arm.method == baseline for cell in cells):
+        sentence = f"Only the baseline {baseline} has runs."
+    else:
+        sentence = (
+            f"No method can be paired with {baseline}: {listing(reasons)}. Two common seeds are"
+            " the least that can be compared, six the least that can reach the 5 % level."
+        )
+    return Verdict("nothing to compare", "Nothing to compare yet.", (sentence, *_left_out(cells)))
+
+
+def _answer(compared: Sequence[tuple[Cell, PairedComparison]]) -> Answer:
+    found = {comparison.verdict for _, comparison in compared}
+    if {"better", "worse"} <= found:
+        return "mixed"
+    for verdict in ("better", "worse", "no clear difference"):
+        if verdict in found:
+            return verdict
+    return "weak evidence"
+
+
+def _headline(
+    answer: Answer, compared: Sequence[tuple[Cell, PairedComparison]], baseline: str
+) -> str:
+    total = len(compared)
+    names = {
+        verdict: [cell.arm.label for cell, comparison in compared if comparison.verdict == verdict]
+        for verdict in _ORDER
+    }
+    better, worse = names["better"], names["worse"]
+    if answer == "better":
+        return f"Yes: {_these(better, total)} better than {baseline}."
+    if answer == "mixed":
+        return (
+            f"It depends on the setting: {_these(better, total)} better than {baseline},"
+            f" {_these(worse, total)} worse."
+        )
+    if answer == "worse":
+        return f"No: {_these(worse, total)} worse than {baseline}, and none is better."
+    if answer == "weak evidence":
+        return f"Too little evidence to tell anything from {baseline}."
+    if total == 1:
+        return f"No clear difference between {names[answer][0]} and {baseline}."
+    return f"No clear difference between {baseline} and any of the {total} settings."
+
+
+def _these(labels: Sequence[str], total: int) -> str:
+    """Name up to two settings, and count more."""
+    if len(labels) <= 2:
+        return f"{listing(labels)} {'is' if len(labels) == 1 else 'are'}"
+    return f"{len(labels)} of {total} settings are"
+
+
+def _basis(compared: Sequence[tuple[Cell, PairedComparison]], baseline: str, budget: Budget) -> str:
+    pairs = sorted({comparison.count for _, comparison in compared})
+    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
+    tests = listing(sorted({comparison.test for _, comparison in compared}))
+    metric = compared[0][0].measure.name
+    family = count(len(compared), "comparison")
+    return (
+        f"Measured by {metric} after the last step{_BUDGET[budget]}; {seeds} seeds, each paired"
+        f" with {baseline}'s run of the same seed; {tests}; Holm's correction over {family}."
+    )
+
+
+def _effects(compared: Sequence[tuple[Cell, PairedComparison]], answer: Answer) -> list[str]:
+    """The numbers behind the answer."""
+    ordered = sorted(compared, key=lambda pair: -pair[1].difference)
+    shown = [pair for pair in ordered if pair[1].verdict in ("better", "worse")]
+    sentences = [
+        f"{cell.arm.label}: {comparison.verdict}, {effect_of(comparison)}."
+        for cell, comparison in shown[:3]
+    ]
+    if shown:
+        return sentences
+    cell, comparison = ordered[0]
+    head = "The mean difference" if len(ordered) == 1 else "The most favourable mean difference"
+    sentences.append(f"{head} is that of {cell.arm.label}: {effect_of(comparison)}.")
+    sentences += [comparison.note] if comparison.note else []
+    if answer == "no clear difference":
+        sentences.append(_room([comparison for _, comparison in compared]))
+    return sentences
+
+
+def _room(comparisons: Sequence[PairedComparison]) -> str:
+    bounds = [(c.low, c.high) for c in comparisons if c.low is not None and c.high is not None]
+    text = "This is not evidence that the methods are equal"
+    if not bounds:
+        return f"{text}."
+    low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
+    return f"{text}: the intervals leave room for differences from {signed(low)} to {signed(high)}."
+
+
+def _by_method(compared: Sequence[tuple[Cell, PairedComparison]]) -> list[str]:
+    """One sentence that counts the settings of each method, unless all have the same verdict."""
+    if len({comparison.verdict for _, comparison in compared}) < 2:
+        return []
+    methods: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell, comparison in compared:
+        methods[cell.arm.method][comparison.verdict] += 1
+    told = [f"{method}: {_counts(counts)}" for method, counts in methods.items()]
+    return [f"By method — {'; '.join(told)}."]
+
+
+def _counts(counts: Counter[str]) -> str:
+    total = sum(counts.values())
+    parts = [f"{verdict} in {counts[verdict]} of {total}" for verdict in _ORDER if counts[verdict]]
+    return ", ".join(parts) if total > 1 else next(iter(counts))
+
+
+def _best_checkpoint(cells: Sequence[Cell]) -> list[str]:
+    compared = _compared(cells, "best")
+    if not compared:
+        return []
+    counts: Counter[str] = Counter(comparison.verdict for _, comparison in compared)
+    return [
+        "At each run's best evaluation, which is picked on the evaluation examples themselves and"
+        f" so flatters every setting: {_counts(counts)}."
+    ]
+
+
+def _left_out(cells: Sequence[Cell]) -> list[str]:
+    main = [c for c in cells if c.measure.main and c.measure.checkpoint == "last"]
+    sentences = []
+    missing = [f"{cell.arm.label} ({cell.missing})" for cell in main if cell.missing]
+    if missing:
+        sentences.append(
+            f"Finished runs without a number are left out: {listing(missing)}. A run that diverged"
+            " is a bad result, so these settings look better here than they are."
+        )
+    failed = [f"{cell.arm.label} ({cell.failed})" for cell in main if cell.failed]
+    if failed:
+        sentences.append(f"Failed runs are left out: {listing(failed)}; see the failed runs.")
+    return sentences

@@ -1,0 +1,54 @@
+"""Numbers and lists as a reader sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+MISSING: Final = "–"  # noqa: RUF001 - an en dash stands for "no value"
+_DIGITS: Final = 3
+
+
+def number(value: float | None, digits: int = _DIGITS) -> str:
+    """Return a number with fixed decimals, or a dash."""
+    return MISSING if value is None else f"{_rounded(value, digits):.{digits}f}".replace("-", "−")
+
+
+def signed(value: float | None, digits: int = _DIGITS) -> str:
+    """Return a difference with its sign."""
+    return MISSING if value is None else f"{_rounded(value, digits):+.{digits}f}".replace("-", "−")
+
+
+def interval(low: float | None, high: float | None, *, sign: bool = False) -> str:
+    """Return ``[low, high]``, or nothing where there is no interval."""
+    if low is None or high is None:
+        return ""
+    show = signed if sign else number
+    return f"[{show(low)}, {show(high)}]"
+
+
+def probability(value: float | None) -> str:
+    """Return a p-value as ``= 0.031`` or ``< 0.001``."""
+    if value is None:
+        return "unknown"
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def count(amount: int, one: str, many: str | None = None) -> str:
+    """Return an amount with its noun."""
+    return f"{amount} {one if amount == 1 else many or one + 's'}"
+
+
+def listing(items: Sequence[str], limit: int = 4) -> str:
+    """Join with commas and "and"; more than ``limit`` items are cut short."""
+    if len(items) > limit:
+        rest = len(items) - limit + 1
+        return f"{', '.join(items[: limit - 1])} and {rest} more"
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Round, and turn the negative zero that rounding may leave into zero."""
+    return round(value, digits) + 0.0

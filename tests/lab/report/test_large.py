@@ -1,0 +1,55 @@
+"""A large comparison: 2,000 runs within the time and memory that are promised."""
+
+import json
+import os
+import subprocess
+import sys
+
+from lab.report.synthetic import record, study
+
+METHODS = (
+    "lora", "dropkey", "dropkey-span", "dropkey-element", "dropattention", "hiddencut",
+    "hiddencut-element", "cutoff", "hiddenkey-minus", "hiddenkey",
+)  # fmt: skip
+PROGRAM = """
+import json, resource, sys
+from hiddenkey.cli import report
+report.run([sys.argv[1]])
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+"""
+
+
+def large_study():
+    """Return 2,000 runs: 5 tasks, 10 methods, 4 rates, 10 or 11 seeds, and some that failed."""
+    runs = study(
+        tasks=("headlines", "articles", "cola", "rte", "stsb"),
+        chosen=METHODS,
+        rates=(0.05, 0.1, 0.2, 0.3),
+        seeds=range(10),
+        gains={"hiddenkey": 0.02},
+        evaluations=10,
+    )
+    error = "Traceback\n" + "  a line of a traceback\n" * 40 + "RuntimeError: out of memory"
+    failed = 2000 - len(runs)
+    return runs + [
+        record(method="dropkey", rate=0.1, seed=50 + s, error=error) for s in range(failed)
+    ]
+
+
+def test_2000_runs_take_20_seconds_and_a_gibibyte_at_most(tmp_path):
+    for run in large_study():
+        run.save(tmp_path)
+    assert len(list((tmp_path / "records").iterdir())) == 2000
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(tmp_path)],
+        env=environment, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    page = (tmp_path / "report" / "report.html").stat().st_size / 2**20
+    # processor time, which equals wall time on an idle machine and is fair on a busy one
+    print(f"{seconds:.1f} s, {peak:.0f} MiB at the peak, page of {page:.1f} MiB")
+    assert seconds < 20
+    assert peak < 1024
+    assert page < 8

@@ -1,0 +1,332 @@
+import dataclasses
+import json
+import math
+import random
+import statistics
+
+import pytest
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.report import tabulate
+from lab.report.synthetic import record, study, with_metric, with_values
+
+OURS = [0.80, 0.82, 0.84, 0.86, 0.88, 0.90]
+THEIRS = [0.79, 0.80, 0.81, 0.82, 0.83, 0.84]
+
+
+def pair(ours=OURS, theirs=THEIRS, **options):
+    """Return runs of lora and of hiddenkey with these values, by seed from 0."""
+    base = [record(method="lora", seed=seed, **options) for seed in range(len(theirs))]
+    own = [record(method="hiddenkey", seed=seed, **options) for seed in range(len(ours))]
+    return [*with_values(base, theirs), *with_values(own, ours)]
+
+
+def cell(tables, label, checkpoint="last", task=0, scope=0):
+    table = tables.scopes[scope].tasks[task]
+    arm = next(arm for arm in tables.scopes[scope].arms if arm.label == label)
+    return table.find(arm, checkpoint)
+
+
+def labels(tables, scope=0):
+    return [arm.label for arm in tables.scopes[scope].arms]
+
+
+def test_cells_hold_the_values_by_seed_and_the_paired_difference():
+    tables = tabulate(pair())
+    found = cell(tables, "hiddenkey")
+    assert found.values == tuple(enumerate(OURS))
+    assert found.description.mean == pytest.approx(0.85)
+    assert found.description.deviation == pytest.approx(statistics.stdev(OURS))
+    assert found.comparison.difference == pytest.approx(0.85 - 0.815)
+    assert (found.comparison.wins, found.comparison.losses) == (6, 0)
+    assert found.comparison.p_value == pytest.approx(2 / 2**6)
+    assert found.comparison.verdict == "better"
+    base = cell(tables, "lora")
+    assert (base.comparison, base.against) == (None, None)
+
+
+def test_order_of_the_records_does_not_matter():
+    records = [*study(tasks=("cola", "rte")), record(method="hiddenkey", seed=9, error="no")]
+    shuffled = random.Random(1).sample(records, len(records))
+    first, second = tabulate(records), tabulate(shuffled)
+    assert first.scopes == second.scopes
+    assert {row.id: row for row in first.runs} == {row.id: row for row in second.runs}
+
+
+def test_pairs_are_the_seeds_in_common():
+    tables = tabulate(pair(ours=OURS[:4]))
+    found = cell(tables, "hiddenkey")
+    assert found.comparison.count == 4
+    assert found.comparison.difference == pytest.approx(statistics.mean([0.01, 0.02, 0.03, 0.04]))
+    assert cell(tables, "lora").description.count == 6
+    notes = " ".join(tables.scopes[0].tasks[0].notes)
+    assert "Not all settings have the same seeds" in notes
+    assert "differences to lora are over the seeds in common" in notes
+
+
+@pytest.mark.parametrize(
+    ("ours", "reason"),
+    [((5,), "no seed in common with lora"), ((0,), "only seed 0 in common with lora")],
+)
+def test_too_few_common_seeds_are_said(ours, reason):
+    own = [record(method="hiddenkey", seed=seed) for seed in ours]
+    tables = tabulate([record(method="lora", seed=0), record(method="lora", seed=1), *own])
+    found = cell(tables, "hiddenkey")
+    assert (found.comparison, found.reason) == (None, reason)
+    verdict = tables.scopes[0].tasks[0].verdict
+    assert verdict.answer == "nothing to compare"
+    assert reason in verdict.sentences[0]
+
+
+def test_missing_values_are_left_out_and_counted():
+    runs = pair()
+    runs[6] = with_metric(runs[6], last=None, best=None)
+    runs[7] = with_metric(runs[7], last=math.inf)
+    tables = tabulate(runs)
+    found = cell(tables, "hiddenkey")
+    assert (found.missing, len(found.values), found.comparison.count) == (2, 4, 4)
+    assert cell(tables, "hiddenkey", "best").missing == 1
+    sentences = " ".join(tables.scopes[0].tasks[0].verdict.sentences)
+    assert "Finished runs without a number are left out: hiddenkey (2)" in sentences
+    assert "look better here than they are" in sentences
+
+
+def test_an_arm_without_any_value_has_no_numbers():
+    runs = [with_metric(run, last=None, best=None) for run in pair()[6:]]
+    tables = tabulate([*pair()[:6], *runs])
+    found = cell(tables, "hiddenkey")
+    assert (found.description, found.comparison, found.missing) == (None, None, 6)
+    assert tables.scopes[0].tasks[0].verdict.answer == "nothing to compare"
+
+
+def test_failed_runs_count_beside_their_arm_and_are_listed():
+    failed = record(method="hiddenkey", seed=7, error="Traceback\n  line\nValueError: no\n")
+    tables = tabulate([*pair(), failed])
+    assert cell(tables, "hiddenkey").failed == 1
+    assert labels(tables) == ["lora", "hiddenkey"]
+    (failure,) = tables.failures
+    assert (failure.summary, failure.seed, failure.arm) == ("ValueError: no", 7, "hiddenkey")
+    assert failure.error.startswith("Traceback")
+
+
+def test_failures_alone_make_a_report_without_numbers():
+    tables = tabulate([record(error="one"), record(method="hiddenkey", error="")])
+    (table,) = tables.scopes[0].tasks
+    assert table.verdict.answer == "nothing to compare"
+    assert table.verdict.sentences[0] == "No run of this task finished; see the failed runs."
+    assert {failure.summary for failure in tables.failures} == {"one", "no error was stored"}
+
+
+def test_without_a_baseline_means_stand_alone():
+    tables = tabulate(pair()[6:])
+    assert cell(tables, "hiddenkey").reason == "no baseline"
+    verdict = tables.scopes[0].tasks[0].verdict
+    assert "no run of the baseline lora" in verdict.sentences[0]
+    assert "No run uses the baseline lora" in tables.notes[0]
+
+
+def test_another_baseline_may_be_chosen():
+    tables = tabulate(pair(), baseline="hiddenkey")
+    assert labels(tables) == ["hiddenkey", "lora"]
+    assert cell(tables, "lora").comparison.verdict == "worse"
+
+
+def test_unknown_baseline_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"must be a method of the runs \(hiddenkey, lora\), got"):
+        tabulate(pair(), baseline="loar")
+    with pytest.raises(ConfigError, match="did you mean 'lora'"):
+        tabulate(pair(), baseline="loar")
+
+
+def test_holm_counts_all_settings_of_a_task():
+    tables = tabulate(study(chosen=("lora", "dropkey", "hiddenkey"), rates=(0.1, 0.2)))
+    compared = [c for c in tables.scopes[0].tasks[0].cells if c.comparison and c.measure.main]
+    last = [c.comparison for c in compared if c.measure.checkpoint == "last"]
+    assert len(last) == 4
+    smallest = min(last, key=lambda comparison: comparison.p_value)
+    assert smallest.p_adjusted == pytest.approx(min(1, 4 * smallest.p_value))
+    assert {comparison.verdict for comparison in last} <= {"weak evidence"}
+
+
+def test_losses_are_better_when_smaller():
+    tables = tabulate(study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
+    (arm,) = [arm for arm in tables.scopes[0].arms if arm.method == "hiddenkey"]
+    loss = tables.scopes[0].tasks[0].find(arm, "last", main=False)
+    assert loss.measure.name == "loss"
+    assert loss.comparison.difference < 0
+    assert loss.comparison.verdict == "better"
+
+
+def test_labels_name_what_differs_and_the_rest_stays_unsaid():
+    runs = study(chosen=("lora", "hiddenkey"), rates=(0.05, 0.1), seeds=range(2), ranks=(4, 8))
+    assert labels(tabulate(runs)) == [
+        "lora, rank 4",
+        "lora, rank 8",
+        "hiddenkey, rank 4, rate 0.05",
+        "hiddenkey, rank 4, rate 0.1",
+        "hiddenkey, rank 8, rate 0.05",
+        "hiddenkey, rank 8, rate 0.1",
+    ]
+    assert labels(tabulate(study(rates=(0.1,)))) == ["lora", "hiddenkey"]
+
+
+def test_the_methods_own_rate_equals_the_same_rate_written_out():
+    runs = [record(method="dropkey", seed=0), record(method="dropkey", seed=1, rate=0.1)]
+    tables = tabulate(runs)
+    (arm,) = tables.scopes[0].arms
+    assert (arm.label, arm.rate) == ("dropkey", 0.1)
+    assert len(cell(tables, "dropkey").values) == 2
+
+
+def test_rates_by_position_are_no_point_of_a_sweep():
+    runs = [record(method="hiddenkey", rates={"hidden": rate}) for rate in (0.2, 0.3)]
+    tables = tabulate(runs)
+    assert [arm.rate for arm in tables.scopes[0].arms] == [None, None]
+    assert labels(tables)[0] == "hiddenkey, rate attention_logits 0.1, hidden 0.2"
+
+
+def test_settings_that_task_and_method_decide_do_not_split_arms():
+    """As after a search: each method has another rate on each task."""
+    runs = [
+        record(task=task, method=method, seed=seed, learning_rate=learning_rate, rate=rate)
+        for task, method, learning_rate, rate in (
+            ("cola", "lora", 1e-3, None),
+            ("rte", "lora", 2e-3, None),
+            ("cola", "hiddenkey", 3e-3, 0.137),
+            ("rte", "hiddenkey", 4e-3, 0.21),
+        )
+        for seed in range(2)
+    ]
+    tables = tabulate(runs)
+    assert labels(tables) == ["lora", "hiddenkey"]
+    notes = [" ".join(table.notes) for table in tables.scopes[0].tasks]
+    assert "hiddenkey: rate 0.137" in notes[0]
+    assert (
+        "hiddenkey differs from lora in more than dropout: learning_rate 0.003 (not 0.001)"
+        in (notes[0])
+    )
+    assert "hiddenkey: rate 0.21" in notes[1]
+
+
+def test_baseline_has_the_same_model_and_rank():
+    tables = tabulate(study(ranks=(4, 8), rates=(0.1,)))
+    assert cell(tables, "hiddenkey, rank 4").against == "lora, rank 4"
+    assert cell(tables, "hiddenkey, rank 8").against == "lora, rank 8"
+    alone = [run for run in study(ranks=(4, 8), rates=(0.1,)) if run.options["rank"] == 4]
+    other = [run for run in study(ranks=(8,), rates=(0.1,)) if run.options["method"] != "lora"]
+    tables = tabulate([*alone, *other])
+    assert cell(tables, "hiddenkey, rank 8").reason == "no baseline"
+
+
+def test_different_examples_are_different_tasks():
+    runs = [
+        *pair(train_size=100, fingerprint="a" * 64),
+        *pair(train_size=200, fingerprint="b" * 64),
+    ]
+    tables = tabulate(runs)
+    names = [table.task.label for table in tables.scopes[0].tasks]
+    assert names == [
+        "headlines (train_size 100, data aaaaaaaa)",
+        "headlines (train_size 200, data bbbbbbbb)",
+    ]
+    assert labels(tables) == ["lora", "hiddenkey"]
+
+
+def test_failed_run_joins_the_task_with_its_data_options():
+    runs = [
+        *pair(train_size=100, fingerprint="a" * 64),
+        *pair(train_size=200, fingerprint="b" * 64),
+    ]
+    tables = tabulate([*runs, record(method="hiddenkey", seed=9, train_size=200, error="no")])
+    assert [cell(tables, "hiddenkey", task=task).failed for task in (0, 1)] == [0, 1]
+
+
+def test_only_the_newest_of_two_like_runs_counts():
+    old = record(method="lora", seed=0, ended="2026-01-01T00:00:00+00:00")
+    new = dataclasses.replace(with_metric(old, last=0.5), id="f" * 16, ended="2026-02-01")
+    failed = dataclasses.replace(
+        record(method="lora", seed=0, error="no", ended="2026-03-01"), id="e" * 16
+    )
+    tables = tabulate([old, new, failed])
+    assert cell(tables, "lora").values == ((0, 0.5),)
+    assert {row.id for row in tables.runs if row.superseded} == {old.id, failed.id}
+    assert "2 runs of the same setting, task and seed as a newer one" in tables.notes[0]
+
+
+def test_equal_time_runs_are_apart_and_beside_the_baselines_own():
+    steps = study(tasks=("cola", "rte"), rates=(0.1,))
+    time = [
+        record(task="cola", method="hiddenkey", rate=0.1, seed=seed, budget="time", max_steps=120)
+        for seed in range(6)
+    ]
+    tables = tabulate([*steps, *time])
+    assert [scope.budget for scope in tables.scopes] == ["steps", "time"]
+    assert labels(tables, 0) == labels(tables, 1) == ["lora", "hiddenkey"]
+    (table,) = tables.scopes[1].tasks
+    assert table.task.name == "cola"
+    assert cell(tables, "hiddenkey", scope=1).comparison.count == 6
+    assert not any("number of steps" in note for note in table.notes)
+    assert tabulate(steps).scopes[0] == tables.scopes[0]
+
+
+def test_unequal_steps_are_said():
+    runs = [*pair()[:6], *(record(method="hiddenkey", seed=s, max_steps=90) for s in range(6))]
+    (table,) = tabulate(runs).scopes[0].tasks
+    assert "Not the same number of steps as lora: hiddenkey." in " ".join(table.notes)
+
+
+def test_different_machines_are_said():
+    own = [record(method="hiddenkey", environment={"device": "cuda"}, seed=s) for s in range(6)]
+    (table,) = tabulate([*pair()[:6], *own]).scopes[0].tasks
+    assert "different environments: device (cpu and cuda)" in " ".join(table.notes)
+
+
+def test_search_runs_are_listed_and_never_compared():
+    search = [
+        record(method=method, learning_rate=rate, stage="search", seed=seed, holdout=0.25)
+        for method in ("lora", "hiddenkey")
+        for rate in (1e-3, 3e-3)
+        for seed in (100, 101)
+    ]
+    alone, both = tabulate(search), tabulate([*pair(), *search])
+    assert alone.scopes == ()
+    assert both.scopes == tabulate(pair()).scopes
+    assert len(both.search) == 4
+    for method in ("lora", "hiddenkey"):
+        trials = [trial for trial in both.search if trial.method == method]
+        assert [trial.seeds for trial in trials] == [2, 2]
+        assert {dict(trial.settings)["learning_rate"] for trial in trials} == {"0.001", "0.003"}
+        assert [trial.leading for trial in trials] == [True, False]
+        assert trials[0].best > trials[1].best
+
+
+def test_ranks_need_tasks_and_methods():
+    one = tabulate(study(chosen=("lora", "dropkey", "hiddenkey"), rates=(0.1,)))
+    assert one.scopes[0].ranking is None
+    assert "at least two tasks" in one.scopes[0].unranked
+    two = tabulate(study(tasks=("cola", "rte"), rates=(0.1,)))
+    assert "at least three settings" in two.scopes[0].unranked
+
+
+def test_ranks_leave_out_what_is_not_on_every_task():
+    runs = study(tasks=("cola", "rte"), chosen=("lora", "dropkey", "hiddencut"), rates=(0.1,))
+    runs += study(tasks=("cola",), chosen=("hiddenkey",), rates=(0.1,))
+    scope = tabulate(runs).scopes[0]
+    assert set(scope.ranking.ranks) == {"lora", "dropkey", "hiddencut"}
+    assert scope.unranked == "Not on every task, so left out: hiddenkey."
+
+
+def test_tables_are_plain_values():
+    tables = tabulate([*study(), record(error="no", method="hiddenkey")])
+
+    def plain(value):
+        if dataclasses.is_dataclass(value):
+            return all(plain(getattr(value, f.name)) for f in dataclasses.fields(value))
+        if isinstance(value, dict):
+            return all(map(plain, value.values()))
+        if isinstance(value, tuple | list | frozenset):
+            return all(map(plain, value))
+        return value is None or type(value) in (str, int, float, bool)
+
+    assert plain(tables)
+    json.dumps(dataclasses.asdict(tables.runs[0]))

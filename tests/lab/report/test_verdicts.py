@@ -1,0 +1,98 @@
+import pytest
+
+from hiddenkey.lab.report import tabulate
+from lab.report.synthetic import record, with_values
+
+BASE = [0.80, 0.82, 0.78, 0.81, 0.79, 0.83, 0.77, 0.80]
+
+
+def verdict_of(*shifts, seeds=8, methods=("dropkey", "hiddenkey", "hiddencut")):
+    """Return the verdict on methods that differ from the baseline by these values."""
+    runs = with_values([record(seed=s) for s in range(seeds)], BASE[:seeds])
+    for method, shift in zip(methods, shifts, strict=False):
+        own = [record(method=method, seed=s) for s in range(seeds)]
+        values = [BASE[s] + (shift[s % len(shift)]) for s in range(seeds)]
+        runs += with_values(own, values)
+    (table,) = tabulate(runs).scopes[0].tasks
+    return table.verdict
+
+
+UP, DOWN, NOTHING = (0.05, 0.04), (-0.05, -0.04), (0.02, -0.02, 0.01, -0.01)
+
+
+@pytest.mark.parametrize(
+    ("shifts", "answer", "headline"),
+    [
+        ((UP,), "better", "Yes: dropkey is better than lora."),
+        ((UP, UP), "better", "Yes: dropkey and hiddenkey are better than lora."),
+        ((DOWN,), "worse", "No: dropkey is worse than lora, and none is better."),
+        (
+            (UP, DOWN),
+            "mixed",
+            "It depends on the setting: dropkey is better than lora, hiddenkey is worse.",
+        ),
+        ((NOTHING,), "no clear difference", "No clear difference between dropkey and lora."),
+        (
+            (NOTHING, NOTHING),
+            "no clear difference",
+            "No clear difference between lora and any of the 2 settings.",
+        ),
+        ((UP, NOTHING), "better", "Yes: dropkey is better than lora."),
+    ],
+)
+def test_headline_says_yes_no_or_that_it_depends(shifts, answer, headline):
+    verdict = verdict_of(*shifts)
+    assert (verdict.answer, verdict.headline) == (answer, headline)
+
+
+def test_basis_names_metric_pairs_test_and_correction():
+    first = verdict_of(UP, DOWN).sentences[0]
+    for part in ("accuracy after the last step", "8 seeds", "paired with lora", "permutation test"):
+        assert part in first
+    assert "Holm's correction over 2 comparisons" in first
+
+
+def test_better_shows_difference_interval_p_and_wins():
+    sentence = verdict_of(UP).sentences[1]
+    assert sentence.startswith("dropkey: better, +0.045 [+0.0")
+    assert "p = 0.008 after Holm's correction, 8 wins, 0 ties and 0 losses by seed" in sentence
+
+
+def test_no_difference_is_not_called_equality():
+    sentences = " ".join(verdict_of(NOTHING).sentences)
+    assert "This is not evidence that the methods are equal" in sentences
+    assert "leave room for differences from −0.0" in sentences
+
+
+def test_few_seeds_are_weak_evidence_without_any_star():
+    verdict = verdict_of(UP, seeds=3)
+    assert verdict.answer == "weak evidence"
+    assert verdict.headline == "Too little evidence to tell anything from lora."
+    text = " ".join(verdict.sentences)
+    assert "3 pairs are too few" in text
+    assert "*" not in text
+
+
+def test_best_checkpoint_is_called_a_choice():
+    text = " ".join(verdict_of(UP).sentences)
+    assert "At each run's best evaluation, which is picked on the evaluation examples" in text
+
+
+def test_methods_are_counted_where_their_verdicts_differ():
+    text = " ".join(verdict_of(UP, NOTHING).sentences)
+    assert "By method — dropkey: better; hiddenkey: no clear difference." in text
+    assert "By method" not in " ".join(verdict_of(UP, UP).sentences)
+
+
+def test_equal_time_is_said():
+    time = [record(method="hiddenkey", seed=s, budget="time", max_steps=120) for s in range(6)]
+    scopes = tabulate([*(record(seed=s) for s in range(6)), *time]).scopes
+    assert (
+        "all given the wall time that the baseline took"
+        in (scopes[1].tasks[0].verdict.sentences[0])
+    )
+
+
+def test_baseline_alone():
+    (table,) = tabulate([record(seed=s) for s in range(3)]).scopes[0].tasks
+    assert table.verdict.sentences == ("Only the baseline lora has runs.",)
