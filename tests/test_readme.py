@@ -12,6 +12,7 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.main import COMMANDS
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
 from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.rules import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

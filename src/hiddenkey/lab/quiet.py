@@ -16,3 +16,5 @@ def quiet() -> None:
         logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+    # PEFT looks for a config.json to see whether the vocabulary grew; a GGUF file has none
+    warnings.filterwarnings("ignore", message="Could not find a config file in", module=r"peft\.")
