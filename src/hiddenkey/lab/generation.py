@@ -14,7 +14,7 @@ from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.preparation import Prepared
 from hiddenkey.lab.recorder import Observer
 from hiddenkey.lab.run_folder import RunFolder
-from hiddenkey.lab.scores import score_generation
+from hiddenkey.lab.scores import score_groups
 from hiddenkey.lab.tasks import Example, Task
 
 
@@ -61,16 +61,10 @@ def _scores(task: Task, examples: tuple[Example, ...], outputs: list[str]) -> di
         groups["all"].append(index)
         if example.group:
             groups[example.group].append(index)
-    found: dict[str, Any] = {}
-    for name, members in groups.items():
-        scored = score_generation(
-            task.family,
-            [_references(examples[index]) for index in members],
-            [outputs[index] for index in members],
-        )
-        found[name] = dict(scored.values)
-        found["skipped"] = dict(scored.skipped)
-    return found
+    references = [_references(example) for example in examples]
+    scored = score_groups(task.family, references, outputs, groups)
+    found: dict[str, Any] = {name: dict(scores.values) for name, scores in scored.items()}
+    return found | {"skipped": dict(scored["all"].skipped)}
 
 
 def _references(example: Example) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def test_label_that_training_lacks_is_refused_in_evaluation(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"", "must hold at least one example, got none; give a file with rows"),
+        ("a.csv", b"", "must hold text, got an empty file; check the path"),
         ("a.csv", b"text,label\n", "must hold at least one example, got none"),
         ("a.csv", b"body,label\nx,1\n", "must have a column 'text', got 'body', 'label'; name one"),
         ("a.csv", b"text,label\nx,0\ny,1\nz\n", "line 4: must have 2 fields, got 1; mend the row"),

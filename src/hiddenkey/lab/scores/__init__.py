@@ -73,5 +73,6 @@ def score_groups(
     for name, group in groups.items():
         if not group:
             raise ValueError(f"group {name!r} must hold an instance, got none; leave it out")
-    found = _SCORERS[family](references, outputs, list(groups.values()))
-    return dict(zip(groups, found, strict=True))
+    distinct = list(dict.fromkeys(tuple(group) for group in groups.values()))
+    found = dict(zip(distinct, _SCORERS[family](references, outputs, distinct), strict=True))
+    return {name: found[tuple(group)] for name, group in groups.items()}

@@ -81,11 +81,6 @@ def find_tools() -> Tools:
     return Tools(java, folder / _METEOR, folder / _TOKENIZER)
 
 
-def last_words(errors: str) -> str:
-    """The end of what a program wrote to standard error, for a message of one line."""
-    return " ".join(errors.split())[-300:] or "nothing on standard error"
-
-
 def _find_java() -> str | None:
     home = os.environ.get("JAVA_HOME")
     inside = str(Path(home, "bin")) if home else None

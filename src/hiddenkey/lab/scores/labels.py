@@ -7,7 +7,6 @@ label a line, or CSV, TSV or JSONL with a column of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,15 +14,9 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.metrics import Values
 from hiddenkey.lab.scores.records import FORMATS
 from hiddenkey.lab.tasks import TASKS, Example, Task
-from hiddenkey.lab.tasks.glue import Layout
-from hiddenkey.lab.tasks.tables import (
-    Columns,
-    FileFaults,
-    Row,
-    read_examples,
-    read_rows,
-    to_examples,
-)
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
+from hiddenkey.lab.tasks.tables import Columns, Row, read_examples, read_rows, to_examples
 from hiddenkey.lab.tasks.utf8 import read_text
 
 _COLUMNS: Final = ("prediction", "label", "score", "output")
@@ -45,7 +38,7 @@ class Labels:
 
 def glue_tasks() -> dict[str, Task]:
     """The tasks whose references are a file in GLUE's layout, by name."""
-    return {name: task for name, task in TASKS.items() if _layout(task) is not None}
+    return {name: TASKS[name] for name in LAYOUTS}
 
 
 def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
@@ -54,7 +47,7 @@ def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
     Raises:
         ConfigError: with the faults of both files, or if their lengths differ.
     """
-    layout = _layout(task)
+    layout = LAYOUTS.get(task.name)
     if layout is None:
         raise ValueError(f"task must be one of {', '.join(glue_tasks())}, got {task.name!r}")
     of_references, of_outputs = FileFaults(references), FileFaults(outputs)
@@ -70,12 +63,6 @@ def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
     return Labels(
         tuple(example.label for example in true), tuple(example.label for example in predicted)
     )
-
-
-def _layout(task: Task) -> Layout | None:
-    """How the task's files are laid out: what ``glue`` binds to its loader."""
-    bound = task.load.args if isinstance(task.load, partial) else ()
-    return next((part for part in bound if isinstance(part, Layout)), None)
 
 
 def _read_predictions(layout: Layout, path: Path, faults: FileFaults) -> tuple[Example, ...]:

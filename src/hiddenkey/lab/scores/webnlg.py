@@ -66,28 +66,50 @@ def score(
     """Score each group of instances, given by their indices; see ``score_groups``."""
     theirs = [[tokenize(text) for text in texts] for texts in references]
     ours = [tokenize(output) for output in outputs]
-    pairs = [
-        _bleu_and_ter([theirs[index] for index in group], [ours[index] for index in group])
+    edits = _count_edits(theirs, ours)
+    found = [
+        {
+            "BLEU": _bleu([theirs[index] for index in group], [ours[index] for index in group]),
+            "TER": _ter([edits[index] for index in group]),
+        }
         for group in groups
     ]
     try:
         tools = find_tools()
     except MissingToolError as reason:
-        return [Scores({"BLEU": bleu, "TER": ter}, {"METEOR": str(reason)}) for bleu, ter in pairs]
+        return [Scores(values, {"METEOR": str(reason)}) for values in found]
+    scores = meteor(theirs, ours, groups, tools)
     return [
-        Scores({"BLEU": bleu, "METEOR": value, "TER": ter})
-        for (bleu, ter), value in zip(pairs, meteor(theirs, ours, groups, tools), strict=True)
+        Scores({"BLEU": values["BLEU"], "METEOR": value, "TER": values["TER"]})
+        for values, value in zip(found, scores, strict=True)
     ]
 
 
-def _bleu_and_ter(
-    references: Sequence[Sequence[str]], outputs: Sequence[str]
-) -> tuple[float, float]:
+def _bleu(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
     from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.ter import TER
 
     # one column for each rank of reference; None where an instance has fewer
     columns = list(zip_longest(*references))
-    bleu = BLEU(tokenize="none", smooth_method="none", force=True).corpus_score(outputs, columns)
-    ter = TER().corpus_score(outputs, columns)
-    return bleu.score, ter.score / 100
+    scorer = BLEU(tokenize="none", smooth_method="none", force=True)
+    value: float = scorer.corpus_score(outputs, columns).score
+    return value
+
+
+def _count_edits(
+    references: Sequence[Sequence[str]], outputs: Sequence[str]
+) -> list[tuple[float, float]]:
+    """The fewest edits to any reference, and the mean length of the references."""
+    from sacrebleu.metrics.ter import TER
+
+    scorer = TER()
+    found = [
+        scorer.sentence_score(output, texts)
+        for texts, output in zip(references, outputs, strict=True)
+    ]
+    return [(segment.num_edits, segment.ref_length) for segment in found]
+
+
+def _ter(edits: Sequence[tuple[float, float]]) -> float:
+    """Edits for each token of the references; 1 if these are empty and the outputs are not."""
+    total, length = sum(number for number, _ in edits), sum(length for _, length in edits)
+    return total / length if length else float(total > 0)

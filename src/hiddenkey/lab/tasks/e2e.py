@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.tasks.tables import FileFaults, read_rows
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.tables import read_rows
 
 SOURCE_COLUMN: Final = "mr"
 TEXT_COLUMN: Final = "ref"

@@ -6,9 +6,11 @@ is the evaluation set.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
@@ -34,6 +36,56 @@ class Layout:
     columns: Columns
     label_names: tuple[str, ...] = ()
     hub_texts: tuple[str, ...] = ()
+
+
+LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+    {
+        "cola": Layout(
+            ("cola", "CoLA"),
+            Columns(
+                texts=("sentence",),
+                label="label",
+                labels={"0": 0, "1": 1},
+                header=("source", "label", "mark", "sentence"),
+            ),
+            ("unacceptable", "acceptable"),
+        ),
+        "rte": Layout(
+            ("rte", "RTE"),
+            Columns(
+                texts=("sentence1", "sentence2"),
+                label="label",
+                labels={"entailment": 0, "not_entailment": 1},
+            ),
+            ("entailment", "not_entailment"),
+        ),
+        "sst2": Layout(
+            ("sst2", "SST-2"),
+            Columns(texts=("sentence",), label="label", labels={"0": 0, "1": 1}),
+            ("negative", "positive"),
+        ),
+        "stsb": Layout(
+            ("stsb", "STS-B"),
+            Columns(texts=("sentence1", "sentence2"), label="score", score_range=(0.0, 5.0)),
+        ),
+        "mrpc": Layout(
+            ("mrpc", "MRPC"),
+            Columns(texts=("#1 String", "#2 String"), label="Quality", labels={"0": 0, "1": 1}),
+            ("not_equivalent", "equivalent"),
+            hub_texts=("sentence1", "sentence2"),
+        ),
+        "qnli": Layout(
+            ("qnli", "QNLI"),
+            Columns(
+                texts=("question", "sentence"),
+                label="label",
+                labels={"entailment": 0, "not_entailment": 1},
+            ),
+            ("entailment", "not_entailment"),
+        ),
+    }
+)
+"""The tasks by name, as their files spell them."""
 
 
 def find_folder(root: Path, names: tuple[str, ...]) -> Path:
@@ -77,7 +129,8 @@ def _from_hub(layout: Layout) -> Splits:
     return Splits(train, evaluation, layout.label_names)
 
 
-def _task(name: str, summary: str, metrics: tuple[str, ...], layout: Layout) -> Task:
+def _task(name: str, summary: str, metrics: tuple[str, ...]) -> Task:
+    layout = LAYOUTS[name]
     return Task(
         name=name,
         summary=summary,
@@ -93,76 +146,13 @@ def _task(name: str, summary: str, metrics: tuple[str, ...], layout: Layout) -> 
     )
 
 
-COLA: Final = _task(
-    "cola",
-    "GLUE CoLA: is a sentence acceptable English",
-    ("matthews", "accuracy"),
-    Layout(
-        ("cola", "CoLA"),
-        Columns(
-            texts=("sentence",),
-            label="label",
-            labels={"0": 0, "1": 1},
-            header=("source", "label", "mark", "sentence"),
-        ),
-        ("unacceptable", "acceptable"),
-    ),
-)
-RTE: Final = _task(
-    "rte",
-    "GLUE RTE: does the first text entail the second",
-    ("accuracy",),
-    Layout(
-        ("rte", "RTE"),
-        Columns(
-            texts=("sentence1", "sentence2"),
-            label="label",
-            labels={"entailment": 0, "not_entailment": 1},
-        ),
-        ("entailment", "not_entailment"),
-    ),
-)
-SST2: Final = _task(
-    "sst2",
-    "GLUE SST-2: sentiment of a sentence",
-    ("accuracy",),
-    Layout(
-        ("sst2", "SST-2"),
-        Columns(texts=("sentence",), label="label", labels={"0": 0, "1": 1}),
-        ("negative", "positive"),
-    ),
-)
+COLA: Final = _task("cola", "GLUE CoLA: is a sentence acceptable English", ("matthews", "accuracy"))
+RTE: Final = _task("rte", "GLUE RTE: does the first text entail the second", ("accuracy",))
+SST2: Final = _task("sst2", "GLUE SST-2: sentiment of a sentence", ("accuracy",))
 STSB: Final = _task(
     "stsb",
     "GLUE STS-B: similarity of two sentences, 0 to 5 (regression)",
     ("pearson", "spearman"),
-    Layout(
-        ("stsb", "STS-B"),
-        Columns(texts=("sentence1", "sentence2"), label="score", score_range=(0.0, 5.0)),
-    ),
 )
-MRPC: Final = _task(
-    "mrpc",
-    "GLUE MRPC: do two sentences say the same",
-    ("accuracy", "f1"),
-    Layout(
-        ("mrpc", "MRPC"),
-        Columns(texts=("#1 String", "#2 String"), label="Quality", labels={"0": 0, "1": 1}),
-        ("not_equivalent", "equivalent"),
-        hub_texts=("sentence1", "sentence2"),
-    ),
-)
-QNLI: Final = _task(
-    "qnli",
-    "GLUE QNLI: does the sentence answer the question",
-    ("accuracy",),
-    Layout(
-        ("qnli", "QNLI"),
-        Columns(
-            texts=("question", "sentence"),
-            label="label",
-            labels={"entailment": 0, "not_entailment": 1},
-        ),
-        ("entailment", "not_entailment"),
-    ),
-)
+MRPC: Final = _task("mrpc", "GLUE MRPC: do two sentences say the same", ("accuracy", "f1"))
+QNLI: Final = _task("qnli", "GLUE QNLI: does the sentence answer the question", ("accuracy",))

@@ -6,7 +6,8 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
-from hiddenkey.lab.tasks.tables import Columns, FileFaults, Row, to_examples
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.tables import Columns, Row, to_examples
 
 NAME: Final = "hub"
 """What a user writes for a folder: ``--data hub``."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-from hiddenkey.lab.tasks.tables import FileFaults
+from hiddenkey.lab.tasks.faults import FileFaults
 from hiddenkey.lab.tasks.utf8 import decode, read_bytes
 
 # a declaration with an encoding, or UTF-16, leaves the decoding to the parser

@@ -7,7 +7,8 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Source, Splits, Task
-from hiddenkey.lab.tasks.tables import Columns, FileFaults, read_rows, read_splits, spelling
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.tables import Columns, read_rows, read_splits, spelling
 
 _MOST_CLASSES: Final = 1000
 

@@ -12,15 +12,16 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.utf8 import read_text
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
-_SHOWN_PER_FILE: Final = 5
 
 
 @dataclass(frozen=True)
@@ -29,26 +30,6 @@ class Row:
 
     line: int
     values: Mapping[str, Any]
-
-
-@dataclass
-class FileFaults:
-    """The faults of one file; only the first few are shown, the rest are counted."""
-
-    path: Path | str
-    found: list[tuple[int, str]] = field(default_factory=list)
-    unit: str = "line"
-
-    def add(self, rule: str, line: int | None = None) -> None:
-        """Record a broken rule, at a line or of the whole file."""
-        where = f"{self.path}" if line is None else f"{self.path}, {self.unit} {line}"
-        self.found.append((line or 0, f"{where}: {rule}"))
-
-    def shown(self) -> list[str]:
-        """The faults to report, in the order of the lines."""
-        more = len(self.found) - _SHOWN_PER_FILE
-        rest = [f"{self.path}: {more} more rows break a rule"] if more > 0 else []
-        return [fault for _, fault in sorted(self.found)[:_SHOWN_PER_FILE]] + rest
 
 
 @dataclass(frozen=True)
@@ -117,7 +98,11 @@ def read_rows(
     """Read the records of a file that have every needed column."""
     if path.suffix.lower() == ".parquet":
         return _parquet_rows(path, needed, faults)
-    text = _read_text(path, faults)
+    if path.suffix.lower() not in FORMATS:
+        kinds = ", ".join(FORMATS)
+        faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
+        return []
+    text = read_text(path, faults)
     if text is None:
         return []
     before = len(faults.found)
@@ -133,29 +118,6 @@ def read_rows(
 def spelling(value: object) -> str:
     """A label as it is spelled in a file; JSON's 1, true and "1" count as themselves."""
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _read_text(path: Path, faults: FileFaults) -> str | None:
-    if path.suffix.lower() not in FORMATS:
-        kinds = ", ".join(FORMATS)
-        faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
-        return None
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        faults.add("does not exist; check the path")
-        return None
-    except OSError as error:
-        faults.add(f"cannot be read ({error.strerror}); check its permissions")
-        return None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        faults.add(
-            f"must be UTF-8, got byte 0x{raw[error.start]:02x}; save the file as UTF-8", line
-        )
-        return None
 
 
 def _table_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hiddenkey.lab.tasks.tables import FileFaults
+from hiddenkey.lab.tasks.faults import FileFaults
 
 
 def read_bytes(path: Path, faults: FileFaults) -> bytes | None:

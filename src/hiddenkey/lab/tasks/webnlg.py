@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.tasks.tables import FileFaults
+from hiddenkey.lab.tasks.faults import FileFaults
 from hiddenkey.lab.tasks.markup import Element, read_xml
 
 SEEN_CATEGORIES: Final = frozenset(

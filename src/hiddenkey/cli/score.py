@@ -1,0 +1,131 @@
+"""``hiddenkey score``: score anybody's outputs against references."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from rich.markup import escape
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab import metrics
+from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, score_groups
+from hiddenkey.lab.scores.files import read_material
+from hiddenkey.lab.scores.labels import glue_tasks, read_labels
+
+_FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to score."""
+
+    task: str
+    """e2e, webnlg, or a task of GLUE."""
+    references: str
+    """File of what is right: for e2e and webnlg .xml, .csv, .tsv, .jsonl, or text with a reference
+    a line and instances separated by an empty line; for GLUE a dev.tsv in the official layout."""
+    outputs: str
+    """File of what a model gave, in the order of the references: .csv, .tsv, .jsonl, or text with
+    an output or label a line."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores of all instances or of some."""
+
+    instances: int
+    scores: Scores
+
+
+def run(arguments: list[str]) -> int:
+    """Print the scores and return the exit status."""
+    options = parse(ScoreOptions, "score", arguments)
+    parts = score_files(options)
+    if options.json:
+        json.dump(_record(options, parts), sys.stdout, indent=2)
+        print()
+    else:
+        _show(options, parts)
+    return 0
+
+
+def score_files(options: ScoreOptions) -> dict[str, Part]:
+    """Score two files: ``all`` instances and, where the file tells them, ``seen`` and ``unseen``.
+
+    Raises:
+        ConfigError: if the task is unknown, a file is broken, or the two do not fit together.
+    """
+    references, outputs = Path(options.references), Path(options.outputs)
+    family, task = _FAMILIES.get(options.task), glue_tasks().get(options.task)
+    if family is not None:
+        material = read_material(family, references, outputs)
+        groups = material.groups()
+        found = score_groups(family, material.references, material.outputs, groups)
+        return {name: Part(len(groups[name]), scores) for name, scores in found.items()}
+    if task is not None:
+        labels = read_labels(task, references, outputs)
+        values = metrics.score(task.metrics, *labels.arrays())
+        return {"all": Part(len(labels.references), Scores(values))}
+    known = [*_FAMILIES, *glue_tasks()]
+    hint = suggestion(options.task, known) or "; choose one"
+    raise ConfigError(f"--task must be one of {', '.join(known)}, got {options.task!r}{hint}")
+
+
+def _record(options: ScoreOptions, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """All instances at the top, the groups below."""
+    record: dict[str, Any] = {
+        "task": options.task,
+        "references": options.references,
+        "outputs": options.outputs,
+        **_part_record(parts["all"]),
+    }
+    groups = {name: _part_record(part) for name, part in parts.items() if name != "all"}
+    return record | ({"groups": groups} if groups else {})
+
+
+def _part_record(part: Part) -> dict[str, Any]:
+    return {
+        "instances": part.instances,
+        "scores": dict(part.scores.values),
+        "skipped": dict(part.scores.skipped),
+    }
+
+
+def _show(options: ScoreOptions, parts: Mapping[str, Part]) -> None:
+    table = plain_table(f"{options.task} scores")
+    _add_columns(table, parts)
+    whole = parts["all"].scores
+    names = METRICS[_FAMILIES[options.task]] if options.task in _FAMILIES else tuple(whole.values)
+    for name in names:
+        shown = f"{name} (lower is better)" if name in LOWER_IS_BETTER else name
+        table.add_row(shown, *(_cell(part.scores.values.get(name)) for part in parts.values()))
+    console = standard_console()
+    console.print(table)
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in whole.skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, skipped in by_reason.items():
+        console.print(escape(f"skipped {', '.join(skipped)}: {reason}"))
+
+
+def _cell(value: float | None) -> str:
+    return "skipped" if value is None else f"{value:.4f}"
+
+
+def _add_columns(table: Table, parts: Mapping[str, Part]) -> None:
+    table.add_column("metric", no_wrap=True)
+    for name, part in parts.items():
+        noun = "instance" if part.instances == 1 else "instances"
+        heading = "" if len(parts) == 1 else f"{name.capitalize()}: "
+        table.add_column(f"{heading}{part.instances} {noun}", justify="right")
