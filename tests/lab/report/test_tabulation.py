@@ -157,6 +157,20 @@ def test_losses_are_better_when_smaller():
     assert loss.comparison.verdict == "better"
 
 
+def test_translation_edit_rate_is_better_when_smaller():
+    runs = []
+    for run in pair():
+        result = run.result
+        metrics = {**result.metrics, "TER": result.metrics[result.main_metric]}
+        runs.append(dataclasses.replace(run, result=dataclasses.replace(result, metrics=metrics)))
+    found = {
+        cell.measure.name: cell.comparison.verdict
+        for cell in tabulate(runs).scopes[0].tasks[0].cells
+        if cell.comparison is not None and cell.measure.checkpoint == "last"
+    }
+    assert (found["accuracy"], found["TER"]) == ("better", "worse")
+
+
 def test_labels_name_what_differs_and_the_rest_stays_unsaid():
     runs = study(chosen=("lora", "hiddenkey"), rates=(0.05, 0.1), seeds=range(2), ranks=(4, 8))
     assert labels(tabulate(runs)) == [

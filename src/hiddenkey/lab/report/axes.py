@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hiddenkey.lab.scores import LOWER_IS_BETTER
+
 Budget = Literal["steps", "time"]
 Checkpoint = Literal["last", "best"]
 
@@ -68,5 +70,5 @@ class Measure:
 
     @property
     def larger_is_better(self) -> bool:
-        """True for metrics, False for the loss."""
-        return self.name != "loss"
+        """True for metrics but TER, False for the loss."""
+        return self.name != "loss" and self.name not in LOWER_IS_BETTER
