@@ -18,6 +18,7 @@ from hiddenkey.catalogue import method
 from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.consistency import (
     ConsistencyPass,
+    LanguageModelLoss,
     OtherPass,
     select,
     visible_tokens,
@@ -27,11 +28,19 @@ from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.plan import Kernel, Place, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
+from hiddenkey.vocabulary.passes import OtherStates
+from hiddenkey.vocabulary.sums import Sums
 
 _ATTACHMENT = "_hiddenkey_attachment"
 
 
-def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "auto") -> Attachment:
+def attach(
+    model: nn.Module,
+    config: str | DropoutConfig,
+    *,
+    kernel: Kernel = "auto",
+    lm_loss: LanguageModelLoss = "auto",
+) -> Attachment:
     """Put a method on a model.
 
     Noise acts in training mode only; in evaluation mode the model's outputs are bit-equal to those
@@ -43,6 +52,11 @@ def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "a
         kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
             possible for column and span patterns; ``reference`` computes the attention map;
             ``auto`` takes ``fused`` where it is possible. ``Attachment.sites`` tells.
+        lm_loss: how a language model's loss is computed in training passes, where the configuration
+            has a consistency loss. ``chunked`` never holds logits of the size
+            ``[tokens, vocabulary]``, and ``output.logits`` is then ``None``; ``full`` leaves the
+            model its logits; ``auto`` takes ``chunked`` where the vocabulary is large (8,192 or
+            more) and the model's loss allows it.
 
     Raises:
         ConfigError: if the configuration does not fit the model, with all reasons.
@@ -51,17 +65,22 @@ def attach(model: nn.Module, config: str | DropoutConfig, *, kernel: Kernel = "a
     config = method(config) if isinstance(config, str) else config
     transformer = anatomy.transformer_of(model)
     layers = anatomy.find_layers(transformer)
-    places = make_plan(config, transformer, layers, kernel)
-    previous = transformer.__dict__.get(_ATTACHMENT)
-    if isinstance(previous, Attachment):
+    places = make_plan(config, transformer, layers, kernel, lm_loss)
+    if previous := attachment_of(model):
         previous.detach()
-    attachment = Attachment(transformer, config, layers, places)
+    attachment = Attachment(transformer, config, layers, places, lm_loss)
     try:
         attachment._install()
     except BaseException:
         attachment.detach()
         raise
     return attachment
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """Return what :func:`attach` gave for a model, as long as it is at work."""
+    found = anatomy.transformer_of(model).__dict__.get(_ATTACHMENT)
+    return found if isinstance(found, Attachment) else None
 
 
 class Attachment:
@@ -81,6 +100,7 @@ class Attachment:
         config: DropoutConfig,
         layers: list[Part],
         places: list[Place],
+        lm_loss: LanguageModelLoss = "auto",
     ) -> None:
         self.config = config
         self.sites = tuple(place.site for place in places)
@@ -89,13 +109,14 @@ class Attachment:
         self._layers = layers
         self._parameters = tuple(inspect.signature(transformer.forward).parameters)
         self._places = places
+        self._lm_loss = lm_loss
         self._counters: dict[str, ShareCounter] = {}
         self._handles: list[Any] = []
         self._attention_sites: list[nn.Module] = []
         self._attention_before: str | None = None
         self._silenced: list[model_dropout.Setting] = []
         self._consistency: ConsistencyPass | None = None
-        self._other: OtherPass | None = None
+        self._other: OtherPass | OtherStates | None = None
         self._visible: Tensor | None = None
         self._inside_forward = False
 
@@ -131,6 +152,14 @@ class Attachment:
         if self._consistency:
             self._consistency.passes = passes
 
+    @property
+    def lm_sums(self) -> Sums | None:
+        """Sums over the labelled tokens of the last training pass, on their device.
+
+        ``None`` where its loss was not a chunked language-model loss.
+        """
+        return self._consistency.lm_sums if self._consistency else None
+
     def shares(self) -> dict[str, float]:
         """Return the share of visible units that fell at each site since the last call.
 
@@ -157,6 +186,7 @@ class Attachment:
             lines.append(
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
+                + (", chunked" if self._consistency and self._consistency.is_chunked else "")
             )
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
@@ -200,11 +230,15 @@ class Attachment:
             self._silenced = model_dropout.switch_off(self._transformer)
         if self.config.consistency is not None:
             self._consistency = ConsistencyPass(
-                self.config.consistency, self._transformer, self._layers[-1].module
+                self.config.consistency,
+                self._transformer,
+                self._layers[-1].module,
+                self._lm_loss,
             )
         enter = self._transformer.register_forward_pre_hook(self._enter, with_kwargs=True)
         leave = self._transformer.register_forward_hook(self._leave, with_kwargs=True)
-        self._handles += [enter, leave]
+        tidy = self._transformer.register_forward_hook(self._tidy, always_call=True)
+        self._handles += [enter, leave, tidy]
         for part in self._layers:
             hook = part.module.register_forward_hook(self._restore_view_in_backward)
             self._handles.append(hook)
@@ -230,10 +264,18 @@ class Attachment:
         arguments = self._by_name(args, kwargs)
         self._inside_forward = True
         self._other = None
-        if self._consistency is not None and torch.is_grad_enabled() and self._consistency.due():
-            chosen = self._consistency.choose(arguments)
-            self._see(select(arguments, chosen))
-            self._other = self._consistency.before(self._run, arguments, chosen)
+        if self._consistency is not None and torch.is_grad_enabled():
+            if arguments.get("fused_lm_head"):
+                raise ConsistencyError(
+                    "a consistency loss is configured, but TRL's SFTTrainer does not train on the"
+                    " model's own loss, where it is added; use"
+                    " hiddenkey.integrations.trl.ConsistencySFTTrainer, or set consistency=None"
+                )
+            if self._consistency.due():
+                chosen = self._consistency.choose(arguments)
+                self._see(select(arguments, chosen))
+                self._other = self._consistency.before(self._run, arguments, chosen)
+            self._consistency.begin(arguments, self._other)
         self._see(arguments)
 
     def _leave(
@@ -242,18 +284,21 @@ class Attachment:
         self._inside_forward = False
         if not module.training or not torch.is_grad_enabled():
             return
-        task = getattr(output, "loss", None)
-        other, self._other = self._other, None
-        if other is None:
-            self.meter.add(task, None)
+        if self._consistency is None:
+            self.meter.add(getattr(output, "loss", None), None)
             return
-        assert self._consistency is not None
-        assert task is not None  # labels were given, and the other pass returned a loss's output
-        extra = self._consistency.after(output, self._by_name(args, kwargs), other)
-        if other.task_loss is not None:
-            task = (task + other.task_loss) / 2
-        output["loss"] = task + extra
+        other, self._other = self._other, None
+        loss, extra = self._consistency.after(output, self._by_name(args, kwargs), other)
+        if loss is not None and loss is not output.loss:
+            output["loss"] = loss
+        task = loss if loss is None or extra is None else loss.detach() - extra.detach()
         self.meter.add(task, extra)
+
+    def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Leave nothing armed after a pass that failed."""
+        self._other = None
+        if self._consistency is not None:
+            self._consistency.end()
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
         """Call the model past its own hooks, where these are installed."""

@@ -1,7 +1,9 @@
 """Runs the second pass over a batch and compares it with the first.
 
 The other pass runs before the trained one, without gradient by default, and only the rows that the
-loss compares are kept of it: its activations are gone before the trained pass starts.
+loss compares are kept of it: its activations are gone before the trained pass starts. A language
+model's rows are hidden states, and its loss is computed without its logits in full
+(:mod:`hiddenkey.vocabulary.passes`), wherever the model allows it.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,13 @@ from hiddenkey import anatomy
 from hiddenkey.compensation import CONSISTENCIES
 from hiddenkey.config import Consistency
 from hiddenkey.errors import ConsistencyError
+from hiddenkey.vocabulary import capture
+from hiddenkey.vocabulary.passes import ChunkedPasses, OtherStates
+from hiddenkey.vocabulary.sums import IGNORED_LABEL, Sums
 
-IGNORED_LABEL = -100
+LanguageModelLoss = Literal["auto", "chunked", "full"]
+# Below this many classes logits are no larger than the hidden states of a few layers.
+LARGE_VOCABULARY = 8192
 _SHIFTED = ("ForCausalLM",)
 _BY_TOKEN = ("ForCausalLM", "ForMaskedLM", "ForTokenClassification")
 TASKS = ("ForSequenceClassification", *_BY_TOKEN)
@@ -55,13 +62,18 @@ class ConsistencyPass:
         consistency: the configured loss.
         transformer: the Hugging Face model.
         last_layer: its last layer, where the loss may work on the representation.
+        lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
 
     Attributes:
         passes: training passes so far; ``every`` picks by it which of them carry the loss.
     """
 
     def __init__(
-        self, consistency: Consistency, transformer: nn.Module, last_layer: nn.Module
+        self,
+        consistency: Consistency,
+        transformer: nn.Module,
+        last_layer: nn.Module,
+        lm_loss: LanguageModelLoss = "auto",
     ) -> None:
         self.consistency = consistency
         self.passes = 0
@@ -72,6 +84,10 @@ class ConsistencyPass:
         self._on_representation = consistency.on == "representation" or (
             consistency.on == "auto" and anatomy.is_regression(transformer)
         )
+        self._must_chunk = lm_loss == "chunked"
+        self._chunked: ChunkedPasses | None = None
+        if self._must_chunk or (lm_loss == "auto" and should_chunk(consistency, transformer)):
+            self._chunked = ChunkedPasses(transformer, consistency)
         self._between_passes = False
         self._representation: Tensor | None = None
         self._handle = (
@@ -79,9 +95,21 @@ class ConsistencyPass:
         )
 
     def remove(self) -> None:
-        """Take the hook off the model."""
+        """Take the hooks off the model."""
         if self._handle is not None:
             self._handle.remove()
+        if self._chunked is not None:
+            self._chunked.remove()
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether a language model's loss is computed without its logits in full."""
+        return self._chunked is not None and self._chunked.refusal is None
+
+    @property
+    def lm_sums(self) -> Sums | None:
+        """Sums over the labelled tokens of the last pass, if its loss was computed so."""
+        return None if self._chunked is None else self._chunked.sums
 
     def due(self) -> bool:
         """Count one training pass, and say whether it carries the loss."""
@@ -96,7 +124,9 @@ class ConsistencyPass:
         count = max(1, round(self.consistency.fraction * lead.shape[0]))
         return torch.randperm(lead.shape[0], device=lead.device)[:count]
 
-    def before(self, run: Run, arguments: Mapping[str, Any], chosen: Tensor | None) -> OtherPass:
+    def before(
+        self, run: Run, arguments: Mapping[str, Any], chosen: Tensor | None
+    ) -> OtherPass | OtherStates:
         """Run the other pass.
 
         Args:
@@ -113,19 +143,40 @@ class ConsistencyPass:
                 " no labels; pass labels to the model (label smoothing and compute_loss_func take"
                 " them away), or set consistency=None"
             )
-        self._between_passes = True
         batch = select(arguments, chosen)
+        if self._chunked is not None and self._chunked.serves(arguments):
+            device = _lead(arguments).device
+            other = self._chunked.before(lambda: self._run_other(run, batch), device, chosen)
+            if other is not None:
+                return other
+            if self._must_chunk:
+                raise ConsistencyError(
+                    "lm_loss='chunked' computes the loss from what reaches the model's head, but of"
+                    f" {type(self._transformer).__name__} {self._chunked.refusal}; use 'auto'"
+                )
+        self._between_passes = True
         both = self.consistency.backward == "both"
-        asked = batch if both else {**batch, "labels": None}
-        with nullcontext() if both else torch.no_grad():
+        output = self._run_other(run, batch if both else {**batch, "labels": None})
+        rows, _ = self._rows(output, batch)
+        return OtherPass(rows, self._task_share(output.loss, arguments, chosen), chosen)
+
+    def _run_other(self, run: Run, batch: Mapping[str, Any]) -> Any:
+        with nullcontext() if self.consistency.backward == "both" else torch.no_grad():
             if self.consistency.kind == "js":
                 with _inference_mode(self._transformer):
-                    output = run(asked)
+                    output = run(batch)
             else:
-                output = run(asked)
-            self._check(output)
-            rows, _ = self._rows(output, batch)
-        return OtherPass(rows, output.loss if both else None, chosen)
+                output = run(batch)
+        self._check(output)
+        return output
+
+    def _task_share(
+        self, loss: Tensor | None, arguments: Mapping[str, Any], chosen: Tensor | None
+    ) -> Tensor | None:
+        """Return the other pass's task loss, as if it had been over the whole batch."""
+        if loss is None or chosen is None or not self._is_sum(arguments):
+            return loss
+        return loss * (_lead(arguments).shape[0] / chosen.shape[0])
 
     def _check(self, output: Any) -> None:
         config: Any = self._transformer.config
@@ -137,18 +188,56 @@ class ConsistencyPass:
         if config.problem_type == "multi_label_classification":
             raise ConsistencyError(MULTI_LABEL)
 
-    def after(self, output: Any, arguments: Mapping[str, Any], other: OtherPass) -> Tensor:
-        """Compare the trained pass with the other one.
+    def begin(self, arguments: Mapping[str, Any], other: OtherPass | OtherStates | None) -> None:
+        """Prepare the trained pass, which comes next.
 
-        The mean over sequences, or over labelled tokens for token-wise tasks; divided by
-        ``num_items_in_batch`` where the model's own loss is.
-
-        Returns:
-            The loss times ``weight`` and ``every``, a scalar.
+        Args:
+            arguments: its own, by name.
+            other: from :meth:`before`; ``None`` in a pass that is not :meth:`due`.
         """
+        if self._chunked is None:
+            return
+        self._chunked.sums = None
+        if not isinstance(other, OtherPass) and self._chunked.serves(arguments):
+            self._chunked.begin(other)
+
+    def end(self) -> None:
+        """Clear up after the trained pass, however it ended."""
+        self._between_passes = False
+        if self._chunked is not None:
+            self._chunked.end()
+
+    def after(
+        self,
+        output: Any,
+        arguments: Mapping[str, Any],
+        other: OtherPass | OtherStates | None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the trained pass's loss, and the consistency loss in it.
+
+        The consistency loss is the mean over sequences, or over labelled tokens for token-wise
+        tasks; divided by ``num_items_in_batch`` where the model's own loss is. It is scaled by
+        ``weight`` and ``every``, and ``None`` in a pass that is not :meth:`due`. Where the loss was
+        computed without logits, ``output.logits`` becomes ``None``.
+        """
+        if self._chunked is not None and not isinstance(other, OtherPass):
+            parts = self._chunked.finish(output, other)
+            if parts is not None:
+                output["logits"] = None
+                return parts
+        task: Tensor | None = getattr(output, "loss", None)
+        if not isinstance(other, OtherPass):
+            return task, None
+        assert task is not None  # labels were given, and the other pass returned a loss's output
+        extra = self._divergence(output, arguments, other)
+        if other.task_loss is not None:
+            task = (task + other.task_loss) / 2
+        return task + extra, extra
+
+    def _divergence(self, output: Any, arguments: Mapping[str, Any], other: OtherPass) -> Tensor:
+        """Compare the trained pass with the other one."""
         self._check(output)  # the first labels can make a model a multi-label one
         rows, shares = self._rows(output, arguments, other.chosen)
-        self._between_passes = False
         divergence = (self._loss(rows, other.rows) * shares).sum() / self._units(arguments)
         if other.chosen is not None:  # the chosen sequences stand for the whole batch
             divergence = divergence * (_lead(arguments).shape[0] / other.chosen.shape[0])
@@ -176,11 +265,14 @@ class ConsistencyPass:
         """Return how many sequences or labelled tokens the task loss is a mean over."""
         if self._task not in _BY_TOKEN:
             return _lead(arguments).shape[0]
-        items = arguments.get("num_items_in_batch")
-        if items is not None and self._divides_by_items:
-            return items  # type: ignore[no-any-return]
+        if self._is_sum(arguments):
+            return arguments["num_items_in_batch"]  # type: ignore[no-any-return]
         labels = arguments["labels"]
         return self._labelled(arguments, labels.shape[1]).sum().clamp_min(1)
+
+    def _is_sum(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether the task loss is a sum divided by ``num_items_in_batch``."""
+        return self._divides_by_items and arguments.get("num_items_in_batch") is not None
 
     def _labelled(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
         """Mark the positions whose prediction has a label, boolean ``[batch, tokens]``."""
@@ -199,6 +291,20 @@ class ConsistencyPass:
         states, self._representation = self._representation, None
         assert states is not None
         return states
+
+
+def should_chunk(consistency: Consistency, transformer: nn.Module) -> bool:
+    """Whether a language model's loss pays, and works, without its logits in full."""
+    if chunked_refusal(consistency, transformer) is not None:
+        return False
+    return int(anatomy.text_config(transformer).vocab_size) >= LARGE_VOCABULARY
+
+
+def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | None:
+    """Say why a loss cannot be computed without a model's logits in full; ``None`` if it may."""
+    if consistency.on == "representation":
+        return "consistency.on='representation' compares no logits"
+    return capture.refusal(transformer)
 
 
 def divides_by_items(transformer: nn.Module) -> bool:

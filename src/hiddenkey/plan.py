@@ -10,12 +10,13 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.config import Drop, DropoutConfig, not_one_of
-from hiddenkey.consistency import MULTI_LABEL, TASKS
+from hiddenkey.consistency import MULTI_LABEL, TASKS, chunked_refusal
 from hiddenkey.errors import ConfigError
 from hiddenkey.positions import POSITIONS
 
 Kernel = Literal["auto", "reference", "fused"]
 _KERNELS = ("auto", "reference", "fused")
+_LM_LOSSES = ("auto", "chunked", "full")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,11 @@ class Place:
 
 
 def make_plan(
-    config: DropoutConfig, transformer: Any, layers: Sequence[Part], kernel: str
+    config: DropoutConfig,
+    transformer: Any,
+    layers: Sequence[Part],
+    kernel: str,
+    lm_loss: str = "auto",
 ) -> list[Place]:
     """Find where each drop of a configuration acts.
 
@@ -65,12 +70,14 @@ def make_plan(
         transformer: the Hugging Face model.
         layers: its layers.
         kernel: ``auto``, ``reference`` or ``fused``.
+        lm_loss: ``auto``, ``chunked`` or ``full``.
 
     Raises:
         ConfigError: if the configuration does not fit the model, with all reasons.
         AttachError: if a module is not found.
     """
-    if faults := _misfits(config, transformer, len(layers), kernel):
+    faults = _misfits(config, transformer, len(layers), kernel)
+    if faults := faults + _lm_loss_faults(config, transformer, lm_loss):
         raise ConfigError(faults)
     path = _attention_path(config, kernel)
     dropping = [part for part in layers if config.layers is None or part.layer in config.layers]
@@ -112,6 +119,20 @@ def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) 
             " softmax of 1; use 'representation' or 'auto'"
         )
     return faults
+
+
+def _lm_loss_faults(config: DropoutConfig, transformer: Any, lm_loss: str) -> list[str]:
+    if lm_loss not in _LM_LOSSES:
+        return [not_one_of("lm_loss", lm_loss, _LM_LOSSES)]
+    if lm_loss != "chunked":
+        return []
+    if config.consistency is None:
+        return ["lm_loss='chunked' needs a consistency loss, got none; use 'auto'"]
+    refusal = chunked_refusal(config.consistency, transformer)
+    if refusal is None:
+        return []
+    name = type(transformer).__name__
+    return [f"lm_loss='chunked' cannot serve {name}: {refusal}; use 'auto'"]
 
 
 def _attention_drops(config: DropoutConfig) -> list[Drop]:
