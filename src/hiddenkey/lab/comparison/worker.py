@@ -172,7 +172,7 @@ class Worker:
         try:
             self._train_in(folder, trial, run)
             result = Result.load(folder.path)  # as stored: NaN became null
-            shutil.rmtree(folder.checkpoints, ignore_errors=True)
+            _drop_checkpoints(folder.checkpoints)
         except Exception as failure:
             self._refuse_broken_folder()
             error = "".join(traceback.format_exception(failure))
@@ -212,6 +212,14 @@ class Worker:
         """Tell a fault of the run from one of the folder, which would fail all runs."""
         if fault := self._folder.fault():
             raise ConfigError(fault)
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Free the disk of what only an unfinished run needs; trackers may keep logs beside it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    with suppress(OSError):
+        folder.rmdir()  # if nothing else is in it
 
 
 def _said(error: BaseException) -> str:
