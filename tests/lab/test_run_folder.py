@@ -119,3 +119,8 @@ def test_last_checkpoint_is_the_newest_whole_one(folder):
         (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     (folder.checkpoints / "checkpoint-12" / "trainer_state.json").write_text('{"global_st')
     assert folder.last_checkpoint().name == "checkpoint-10"
+
+
+def test_a_run_killed_before_its_first_step_is_gone_on_with(folder):
+    (folder.path / "data.json").unlink()
+    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "interrupted"

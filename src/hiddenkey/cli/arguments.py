@@ -53,7 +53,7 @@ def parse(
 
 def build_parser(kind: type[Any], command: str, positional: str | None = None) -> ArgumentParser:
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
-    parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False)
+    parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False, allow_abbrev=False)
     skip = set()
     if positional is not None:
         parser.add_argument(positional, type=str, help=_types(kind)[positional][1])

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from hiddenkey.cli import report
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.comparison.check import check
@@ -134,7 +136,10 @@ def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
         _say(console, problem)
     if failed or problems:
         _say(console, "run what failed again with the same command and --retry-failed")
-    _say(console, f"report: hiddenkey report {plan.output}")
+    if plan.report and finished:
+        report.write(console, Path(plan.output), plan.baseline)
+    else:
+        _say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
     return _FAILED if failed or problems else 0
 
 

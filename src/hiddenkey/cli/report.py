@@ -26,14 +26,29 @@ class ReportOptions:
 def run(arguments: list[str]) -> int:
     """Write the report and return the exit status."""
     options = parse(ReportOptions, "report", arguments, positional="folder")
+    folder = Path(options.folder)
+    output = None if options.output is None else Path(options.output)
+    write(standard_console(), folder, options.baseline, output)
+    return 0
+
+
+def write(console: Console, folder: Path, baseline: str, output: Path | None = None) -> None:
+    """Write the report on a comparison's folder and print each task's verdict.
+
+    Args:
+        console: where to print.
+        folder: folder of the comparison.
+        baseline: method that the others are compared with.
+        output: folder of the report; ``None`` for ``report`` in the comparison's.
+
+    Raises:
+        ConfigError: if the records are broken, or there is none of the baseline.
+    """
     from hiddenkey.lab.comparison.record import read_records
     from hiddenkey.lab.report import tabulate, write_report
 
-    folder = Path(options.folder)
-    tables = tabulate(read_records(folder), options.baseline)
-    output = folder / "report" if options.output is None else Path(options.output)
-    written = write_report(tables, output, title=folder.resolve().name)
-    console = standard_console()
+    tables = tabulate(read_records(folder), baseline)
+    written = write_report(tables, output or folder / "report", title=folder.resolve().name)
     for scope in tables.scopes:
         heading = "equal steps" if scope.budget == "steps" else "equal time"
         for table in scope.tasks:
@@ -44,7 +59,6 @@ def run(arguments: list[str]) -> int:
         console,
         f"page: {written.page}   {written.figures} figures and {written.tables} tables beside it",
     )
-    return 0
 
 
 def _say(console: Console, text: str) -> None:

@@ -89,9 +89,10 @@ class RunFolder:
         import yaml
 
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write_json("data.json", data)
+        # what makes the folder a run's comes first: killed here, it can still be gone on with
         text = yaml.safe_dump(options.recorded(), sort_keys=False, allow_unicode=True)
         self.write_text(CONFIG, text)
+        self.write_json("data.json", data)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one."""
@@ -146,7 +147,8 @@ class RunFolder:
         advice = "take the old value, or name another folder"
         try:
             old = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-            old_data = json.loads((self.path / "data.json").read_text(encoding="utf-8"))
+            record = self.path / "data.json"
+            old_data = json.loads(record.read_text("utf-8")) if record.exists() else dict(data)
         except (OSError, ValueError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             return [f"{self.path}: the earlier run cannot be read ({reason}); use --overwrite"]

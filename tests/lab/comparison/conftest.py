@@ -50,6 +50,7 @@ def plan(tiny_options, tmp_path):
         output=str(tmp_path / "compare"),
         heartbeat=1,
         grace=3,
+        report=False,
     )
 
 

@@ -44,7 +44,7 @@ def test_a_plan_is_run_told_and_gone_on_with(plan, plan_file, capsys):
     assert "file, lora, seed 0: accuracy best 0." in shown
     assert "failed: file, hiddenkey, seed 0:" in shown
     assert "--retry-failed" in shown
-    assert f"report: hiddenkey report {plan.output}" in shown
+    assert f"report: hiddenkey report {plan.output} --baseline lora" in shown
     (lora,) = [record for record in records(plan) if record["status"] == "finished"]
     row = next(line for line in shown.splitlines() if line.strip().startswith("file, lora "))
     assert f"{lora['result']['metrics']['accuracy']['best']:.4f}" in row
@@ -142,3 +142,12 @@ def test_killed_or_stopped_it_leaves_no_process_and_goes_on(plan, plan_file, wai
     assert [record.status for record in found] == ["finished", "finished"]
     assert [record.result.steps for record in found] == [100, 100]
     assert sum(record.attempts for record in found) >= 4
+
+
+def test_it_ends_with_the_report(plan, plan_file, capsys):
+    assert main(["compare", plan_file(report=True, seeds=[0, 1])]) == 0
+    shown = capsys.readouterr().out
+    assert "file, equal steps: Too little evidence to tell anything from lora." in shown
+    page = Path(plan.output) / "report" / "report.html"
+    assert f"page: {page}" in shown
+    assert page.is_file()

@@ -75,6 +75,8 @@ class Plan:
     """Seconds between two signs of life of a run."""
     grace: int = 120
     """Seconds without a sign of life after which another worker takes a run over."""
+    report: bool = True
+    """Write the report into OUTPUT/report when all runs are done."""
     retry_failed: bool = False
     """Run again what failed before."""
     accept_changes: bool = False
