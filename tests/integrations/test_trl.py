@@ -5,7 +5,6 @@ import warnings
 
 import pytest
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,6 +19,7 @@ from models import PAD, VOCABULARY, lora_model, plain_model, seeded
 pytest.importorskip("trl", reason="TRL is not installed")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
     from hiddenkey.integrations.trl import ConsistencySFTTrainer

@@ -270,12 +270,13 @@ def _candidates(config: Any) -> list[Post]:
 
 def _copy_in_use(module: nn.Module) -> nn.Module:
     """Return the copy that PEFT trains of a module in ``modules_to_save``, or the module itself."""
-    copies, active = getattr(module, "modules_to_save", None), None
-    if isinstance(copies, nn.ModuleDict) and not getattr(module, "disable_adapters", False):
-        active = getattr(module, "active_adapters", None)
-    if copies is not None and active and active[0] in copies:
-        copy: nn.Module = copies[active[0]]
-        return copy
+    wrapper: Any = module
+    copies = getattr(module, "modules_to_save", None)
+    if not isinstance(copies, nn.ModuleDict) or wrapper.disable_adapters:
+        return module
+    for name in wrapper.active_adapters[:1]:
+        if name in copies:
+            return copies[name]
     return module
 
 

@@ -45,8 +45,7 @@ def task_rows(logits: Tensor, labels: Tensor, *, entropy: bool, gradient: bool) 
     """
     top = logits.amax(-1, keepdim=True)
     at_label = logits.gather(-1, labels[:, None])
-    kept = logits.clone() if entropy else None
-    p = torch.softmax(logits, -1, out=logits)
+    p = torch.softmax(logits, -1)
     normaliser = _normaliser(top, p)
     zero = top.new_zeros(())
     sums = RowSums(
@@ -54,10 +53,10 @@ def task_rows(logits: Tensor, labels: Tensor, *, entropy: bool, gradient: bool) 
         zero,
         zero,
         (at_label == top).sum(dtype=top.dtype),
-        (normaliser.squeeze(-1) - torch.linalg.vecdot(p, kept)).sum() if kept is not None else zero,
+        _entropy(p, logits, normaliser) if entropy else zero,
     )
     if gradient:
-        p.scatter_add_(-1, labels[:, None], -torch.ones_like(at_label))
+        logits.copy_(p).scatter_add_(-1, labels[:, None], -torch.ones_like(at_label))
     return sums
 
 
@@ -82,25 +81,19 @@ def pair_rows(
         factors: of the parts; ``divergence`` is not 0.
         entropy: add up the entropy of the first pass too.
         gradient: leave the gradient of the first branch in ``logits``.
-        other_gradient: leave the gradient of the second branch in ``half``; ``kl`` only.
+        other_gradient: leave that of the second branch in ``half`` too; ``kl`` only.
     """
     column = labels[:, None]
     other = torch.sub(logits, half, alpha=2)
     top, other_top = logits.amax(-1, keepdim=True), other.amax(-1, keepdim=True)
     at_label, other_at_label = logits.gather(-1, column), other.gather(-1, column)
     zero = top.new_zeros(())
-    p1 = torch.softmax(logits, -1, out=logits)
-    normaliser = _normaliser(top, p1)
-    entropies = zero
-    if entropy:  # z₁ is gone, but z₁ = z₂ + d
-        mean_logit = torch.linalg.vecdot(p1, other) + 2 * torch.linalg.vecdot(p1, half)
-        entropies = (normaliser.squeeze(-1) - mean_logit).sum()
-    p2 = torch.softmax(other, -1, out=other)
-    other_normaliser = _normaliser(other_top, p2)
+    p1, p2 = torch.softmax(logits, -1), torch.softmax(other, -1)
+    normaliser, other_normaliser = _normaliser(top, p1), _normaliser(other_top, p2)
+    entropies = _entropy(p1, logits, normaliser) if entropy else zero
 
     half += 0.5 * (other_normaliser - normaliser)  # δ/2
-    both = p2.add_(p1)
-    difference = torch.tanh(half).mul_(both)  # D
+    difference = torch.tanh(half).mul_(torch.add(p1, p2, out=other))  # D
     # D sums to 0; what it sums to instead is the rounding error of l₁ − l₂ in δ
     excess = difference.sum(-1, keepdim=True)
     mean = torch.linalg.vecdot(p1, half)[:, None]  # ½ Σ p₁ δ
@@ -116,27 +109,55 @@ def pair_rows(
         (at_label == top).sum(dtype=top.dtype),
         entropies,
     )
-    task = factors.task / factors.divergence
-    if factors.kind == "js":
-        if gradient:
-            p1 *= half.add_(0.5 * task - mean)
-            p1.scatter_add_(-1, column, torch.full_like(at_label, -0.5 * task))
-        return sums
-    if other_gradient:
-        other_task = factors.other_task / factors.divergence
-        p2 = both.sub_(p1)
-        other_mean = torch.linalg.vecdot(p2, half)[:, None]
-        shift = -other_mean - 0.5 * excess - other_task
-        p2 *= half.add_(shift)
-        half -= shift
     if gradient:
-        p1 *= half.add_(task - mean - 0.5 * excess)
-        torch.add(difference, p1, alpha=2, out=p1)
-        p1.scatter_add_(-1, column, torch.full_like(at_label, -2 * task))
-    if other_gradient:
+        pair = _Pair(p1, p2, half, difference, mean, excess)
+        task = (factors.task / factors.divergence, at_label, column)
+        if factors.kind == "js":
+            _js_gradient(pair, logits, *task)
+        else:
+            other_task = factors.other_task / factors.divergence if other_gradient else None
+            _kl_gradients(pair, logits, *task, other_task)
+    return sums
+
+
+class _Pair(NamedTuple):
+    """Of a few rows of two passes; ``[rows, vocabulary]`` but for the last two, ``[rows, 1]``."""
+
+    p1: Tensor
+    p2: Tensor
+    half: Tensor  # δ/2
+    difference: Tensor  # D
+    mean: Tensor  # ½ Σ p₁ δ
+    excess: Tensor  # Σ D
+
+
+def _js_gradient(
+    pair: _Pair, logits: Tensor, task: float, at_label: Tensor, column: Tensor
+) -> None:
+    """Write ∂loss/∂z₁ into ``logits``; ``task`` is relative to the divergence's factor."""
+    torch.mul(pair.p1, pair.half.add_(0.5 * task - pair.mean), out=logits)
+    logits.scatter_add_(-1, column, torch.full_like(at_label, -0.5 * task))
+
+
+def _kl_gradients(
+    pair: _Pair,
+    logits: Tensor,
+    task: float,
+    at_label: Tensor,
+    column: Tensor,
+    other_task: float | None,
+) -> None:
+    """Write ∂loss/∂z₁ into ``logits``; ∂loss/∂z₂ into ``half``, unless ``other_task`` is None."""
+    p1, p2, half, difference, mean, excess = pair
+    if other_task is not None:
+        other_mean = torch.linalg.vecdot(p2, half)[:, None]
+        p2 *= half - (other_mean + 0.5 * excess + other_task)
+    p1 *= half.add_(task - mean - 0.5 * excess)
+    torch.add(difference, p1, alpha=2, out=logits)
+    logits.scatter_add_(-1, column, torch.full_like(at_label, -2 * task))
+    if other_task is not None:
         torch.add(difference, p2, alpha=2, out=half).neg_()
         half.scatter_add_(-1, column, torch.full_like(at_label, -2 * other_task))
-    return sums
 
 
 def gradient_factor(factors: Factors) -> float:
@@ -147,3 +168,9 @@ def gradient_factor(factors: Factors) -> float:
 def _normaliser(top: Tensor, probabilities: Tensor) -> Tensor:
     """Return l = logsumexp(z) ``[rows, 1]``; the largest probability is exp(max z − l)."""
     return top - probabilities.amax(-1, keepdim=True).log()
+
+
+def _entropy(probabilities: Tensor, logits: Tensor, normaliser: Tensor) -> Tensor:
+    """Return Σ over rows of l − Σ p z."""
+    mean_logit: Tensor = torch.linalg.vecdot(probabilities, logits)
+    return (normaliser.squeeze(-1) - mean_logit).sum()
