@@ -290,9 +290,9 @@ def main() -> None:
     names = [n for n in runnable(arguments) if not arguments.methods or n in arguments.methods]
     found = []
     print(
-        f"{arguments.dtype}, {arguments.device}, hidden {arguments.hidden}, {arguments.branches}"
-        f" branch, {'trainable' if arguments.trainable_head else 'frozen'} head,"
-        f" {arguments.threads} thread(s)\n\n{HEADING}"
+        f"{arguments.dtype}, {arguments.device}, hidden {arguments.hidden}, gradient through"
+        f" {arguments.branches}, {'trainable' if arguments.trainable_head else 'frozen'} head,"
+        f" threads {arguments.threads}\n\n{HEADING}"
     )
     for vocabulary, tokens in itertools.product(arguments.vocabulary, arguments.tokens):
         for row in rows_of_table(names, vocabulary, tokens, arguments):
