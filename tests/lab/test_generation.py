@@ -191,3 +191,23 @@ def test_bad_rows_are_refused_with_their_line(options, tmp_path, rows, fault):
     with pytest.raises(ConfigError) as caught:
         train(replace(options, train_file=write(tmp_path / "bad.jsonl", rows)))
     assert fault in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_decoder.*")
+def test_an_encoder_is_refused_before_anything_is_written(options, tiny_model):
+    with pytest.raises(
+        ConfigError, match=r"must be a causal language model .* \(BertLMHeadModel\)"
+    ):
+        train(replace(options, model=str(tiny_model)))
+    assert not Path(options.output).exists()
+
+
+def test_a_tokenizer_without_an_end_is_refused(tiny_language_model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    AutoModelForCausalLM.from_pretrained(tiny_language_model).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_language_model)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="must have a token that ends a text"):
+        load_model(str(tmp_path), "generation", (), "float32")

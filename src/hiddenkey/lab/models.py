@@ -96,7 +96,8 @@ def load_model(
         precision: number format of the weights, ``float32`` or ``bfloat16``.
 
     Raises:
-        ConfigError: if there is no such model or it has no tokenizer or no such head.
+        ConfigError: if there is no such model, it has no tokenizer or no such head, or it cannot
+            generate text where it should.
     """
     import torch
     from transformers import (
@@ -121,6 +122,8 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
+    if generates:
+        _refuse_what_cannot_generate(model, loaded, tokenizer)
     if how:
         _forget_quantisation(loaded)
     if tokenizer.pad_token is None:  # GPT-2, LLaMA: padding is masked, so any token will do
@@ -130,6 +133,23 @@ def load_model(
         loaded.config.pad_token_id = tokenizer.pad_token_id
     loaded.config.use_cache = False
     return loaded, tokenizer
+
+
+def _refuse_what_cannot_generate(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    # transformers loads an encoder as a language model too, with no more than a warning
+    if any(getattr(module, "is_causal", None) is False for module in model.modules()):
+        raise ConfigError(
+            f"model must be a causal language model to generate text, got {name!r}"
+            f" ({type(model).__name__}), whose attention sees what follows; take one such as"
+            " 'smollm2' or 'gpt2'"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            f"model must have a token that ends a text to generate any, the tokenizer of {name!r}"
+            " has none; set its eos_token and save it"
+        )
 
 
 def _forget_quantisation(model: PreTrainedModel) -> None:
