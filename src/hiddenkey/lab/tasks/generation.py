@@ -7,14 +7,17 @@ set of triples once, with all its texts as references.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
 from hiddenkey.lab.tasks.base import Example, Source, Splits, Task
-from hiddenkey.lab.tasks.e2e import Pair, group_pairs, read_pairs
-from hiddenkey.lab.tasks.webnlg import Entry, read_entries
+from hiddenkey.lab.tasks.e2e import group_pairs, read_pairs
+from hiddenkey.lab.tasks.webnlg import read_entries
+
+Part = TypeVar("Part")
 
 _END_OF_DATA: Final = " ||"  # as in the LoRA paper, to tell the data from the text
 _ATTRIBUTE: Final = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*,?")
@@ -34,16 +37,8 @@ def meaning_as_prompt(meaning: str) -> str:
 
 def _load_e2e(source: Source) -> Splits:
     folder = _find(source, ("e2e",), _E2E_FILES["train"])
-    parts: list[tuple[Pair, ...]] = []
-    faults: list[str] = []
-    for part in ("train", source.split):
-        try:
-            parts.append(read_pairs(folder / _E2E_FILES[part]))
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    train, evaluation = parts
+    files = [folder / _E2E_FILES[part] for part in ("train", source.split)]
+    train, evaluation = _read_both(read_pairs, files)
     return Splits(
         tuple(Example((meaning_as_prompt(pair.source),), pair.text) for pair in train),
         tuple(
@@ -55,16 +50,7 @@ def _load_e2e(source: Source) -> Splits:
 
 def _load_webnlg(source: Source) -> Splits:
     folder = _find(source, ("webnlg_2017", "webnlg"), "train")
-    parts: list[tuple[Entry, ...]] = []
-    faults: list[str] = []
-    for part in ("train", source.split):
-        try:
-            parts.append(read_entries(folder / part))
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    train, evaluation = parts
+    train, evaluation = _read_both(read_entries, [folder / "train", folder / source.split])
     has_unseen = not all(entry.seen for entry in evaluation)
     return Splits(
         tuple(
@@ -83,6 +69,19 @@ def _load_webnlg(source: Source) -> Splits:
             if entry.references
         ),
     )
+
+
+def _read_both(read: Callable[[Path], Part], paths: Sequence[Path]) -> list[Part]:
+    parts: list[Part] = []
+    faults: list[str] = []
+    for path in paths:
+        try:
+            parts.append(read(path))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return parts
 
 
 def _find(source: Source, names: tuple[str, ...], content: str) -> Path:
