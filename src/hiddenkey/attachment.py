@@ -28,6 +28,7 @@ from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.plan import Kernel, Place, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
+from hiddenkey.prefix import SharedPrefix
 from hiddenkey.vocabulary.passes import OtherStates
 from hiddenkey.vocabulary.sums import Sums
 
@@ -116,6 +117,7 @@ class Attachment:
         self._attention_before: str | None = None
         self._silenced: list[model_dropout.Setting] = []
         self._consistency: ConsistencyPass | None = None
+        self._prefix: SharedPrefix | None = None
         self._other: OtherPass | OtherStates | None = None
         self._visible: Tensor | None = None
         self._inside_forward = False
@@ -187,6 +189,7 @@ class Attachment:
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
                 + (", chunked" if self._consistency and self._consistency.is_chunked else "")
+                + (f", lower {len(self._prefix.layers)} layers shared" if self._prefix else "")
             )
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
@@ -199,6 +202,7 @@ class Attachment:
         if self._consistency is not None:
             self._consistency.remove()
             self._consistency = None
+        self._prefix = None
         for module in self._attention_sites:
             dispatch.set_site(module, None)
         self._attention_sites.clear()
@@ -235,6 +239,7 @@ class Attachment:
                 self._layers[-1].module,
                 self._lm_loss,
             )
+            self._prefix = self._find_prefix()
         enter = self._transformer.register_forward_pre_hook(self._enter, with_kwargs=True)
         leave = self._transformer.register_forward_hook(self._leave, with_kwargs=True)
         tidy = self._transformer.register_forward_hook(self._tidy, always_call=True)
@@ -256,6 +261,15 @@ class Attachment:
         dispatch.set_site(module, site)
         self._attention_sites.append(module)
 
+    def _find_prefix(self) -> SharedPrefix | None:
+        """Return the layers in which both passes are equal, if there are any."""
+        if self.config.keep_model_dropout or any(s.position == "input" for s in self.sites):
+            return None
+        first = min((s.layer for s in self.sites if s.layer is not None), default=0)
+        if first == 0:
+            return None
+        return SharedPrefix(self._transformer, self._layers[:first], self._layers[first:])
+
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training:
             return
@@ -272,16 +286,30 @@ class Attachment:
                     " hiddenkey.integrations.trl.ConsistencySFTTrainer, or set consistency=None"
                 )
             if self._consistency.due():
-                chosen = self._consistency.choose(arguments)
-                self._see(select(arguments, chosen))
-                self._other = self._consistency.before(self._run, arguments, chosen)
+                self._other = self._run_other(self._consistency, arguments)
             self._consistency.begin(arguments, self._other)
         self._see(arguments)
+
+    def _run_other(
+        self, consistency: ConsistencyPass, arguments: Mapping[str, Any]
+    ) -> OtherPass | OtherStates:
+        chosen = consistency.choose(arguments)
+        shared = self._prefix if self._prefix and self._prefix.run(self._run, arguments) else None
+        if shared is not None:
+            shared.give(chosen, once_more=True)
+        self._see(select(arguments, chosen))
+        other = consistency.before(self._run, arguments, chosen)
+        if shared is not None:
+            shared.give(None, once_more=False)
+        return other
 
     def _leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         self._inside_forward = False
+        shared = self._prefix is not None and self._prefix.release()
+        if shared and getattr(output, "past_key_values", None) is not None:
+            output["past_key_values"] = None  # the layers that ran before are not in it
         if not module.training or not torch.is_grad_enabled():
             return
         if self._consistency is None:
@@ -297,6 +325,8 @@ class Attachment:
     def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
         """Leave nothing armed after a pass that failed."""
         self._other = None
+        if self._prefix is not None:
+            self._prefix.release()
         if self._consistency is not None:
             self._consistency.end()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,16 @@ class ShareCounter:
         """Count one draw.
 
         Args:
-            keep: boolean, broadcasts to the units.
+            keep: boolean, broadcasts to the units. Where it has an entry for each unit, it is True
+                for those that are not visible, as all patterns say.
             visible: boolean, broadcasts to the units; padding is not counted.
         """
-        seen, keep = torch.broadcast_tensors(visible, keep)  # type: ignore[no-untyped-call]
-        fallen = (seen & ~keep).sum(dtype=torch.float32)
-        total = seen.sum(dtype=torch.float32)
+        units = torch.broadcast_shapes(keep.shape, visible.shape)  # type: ignore[no-untyped-call]
+        total = visible.sum(dtype=torch.float32) * (math.prod(units) / visible.numel())
+        if keep.shape == units:
+            fallen = (keep.numel() - keep.sum()).to(torch.float32)
+        else:
+            fallen = (visible & ~keep).sum(dtype=torch.float32)
         self._fallen = fallen if self._fallen is None else self._fallen + fallen
         self._visible = total if self._visible is None else self._visible + total
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hiddenkey import Drop, DropoutConfig
-from hiddenkey.attention import fused
+from hiddenkey.attention import fused, kernels
 from hiddenkey.attention.site import AttentionSite, fused_refusal
 from hiddenkey.measure import ShareCounter
 
@@ -165,7 +165,8 @@ def test_fused_equals_the_specification_where_queries_lose_every_key(causal, nam
 @pytest.mark.parametrize("name", DROPS)
 @pytest.mark.parametrize("form", ["none", "boolean"])
 def test_without_the_guarded_kernel_the_other_form_serves(monkeypatch, name, form):
-    monkeypatch.setattr(fused, "causal_key_mask_works", lambda dtype: False)
+    monkeypatch.setattr(kernels, "serves", lambda dtype, device: False)
+    monkeypatch.setattr(fused, "narrow_backward_works", lambda dtype: False)
     monkeypatch.setattr(
         torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None
     )  # the guarded kernel is not called by name
@@ -199,7 +200,8 @@ def test_rate_zero_is_plain_attention(setting, is_fused):
 @pytest.mark.parametrize("name", DROPS)
 def test_autocast_is_served(name, values, causal, form):
     """Rotary embeddings leave query and key in float32, while the value is in half precision."""
-    fused.causal_key_mask_works.cache_clear()
+    kernels.serves.cache_clear()
+    fused.narrow_backward_works.cache_clear()
     setting = Setting(causal, form=form, key_heads=2)
     rounded = [tensor.bfloat16().double() for tensor in inputs(setting, torch.float32)]
     wide = [tensor.detach().requires_grad_() for tensor in rounded]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hiddenkey.attention import fused, reference
+from hiddenkey.attention import fused, kernels, reference
 
 BATCH, HEADS, LENGTH, WIDTH = 2, 3, 11, 8
 SCALING = 0.4
@@ -248,7 +248,7 @@ KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_takes_a_key_mask_and_causality_together(dtype):
-    assert fused.causal_key_mask_works.__wrapped__(dtype)
+    assert kernels.serves.__wrapped__(dtype, "cpu")
 
 
 def broken(fault):
@@ -291,7 +291,7 @@ def broken(fault):
 )
 def test_the_self_test_notices_a_kernel_that(monkeypatch, fault):
     monkeypatch.setattr(torch.ops.aten, KERNEL, broken(fault))
-    assert not fused.causal_key_mask_works.__wrapped__(torch.float32)
+    assert not kernels.serves.__wrapped__(torch.float32, "cpu")
 
 
 def test_the_self_test_notices_a_missing_kernel(monkeypatch):
@@ -299,27 +299,27 @@ def test_the_self_test_notices_a_missing_kernel(monkeypatch):
         aten = object()
 
     monkeypatch.setattr(torch, "ops", NoOps)
-    assert not fused.causal_key_mask_works.__wrapped__(torch.float32)
+    assert not kernels.serves.__wrapped__(torch.float32, "cpu")
 
 
 def test_the_self_test_passes_a_kernel_that_is_only_wrapped(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, KERNEL, broken("none"))
-    assert fused.causal_key_mask_works.__wrapped__(torch.float32)
+    assert kernels.serves.__wrapped__(torch.float32, "cpu")
 
 
 def test_the_self_test_draws_nothing_from_the_global_generator():
     state = torch.get_rng_state()
-    fused.causal_key_mask_works.__wrapped__(torch.float32)
+    kernels.serves.__wrapped__(torch.float32, "cpu")
     assert torch.get_rng_state().equal(state)
 
 
 def test_the_self_test_works_under_no_grad():
     with torch.no_grad():
-        assert fused.causal_key_mask_works.__wrapped__(torch.float32)
+        assert kernels.serves.__wrapped__(torch.float32, "cpu")
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_self_test_does_not_depend_on_autocast(dtype, autocast):
     with torch.autocast("cpu", dtype=autocast):
-        assert fused.causal_key_mask_works.__wrapped__(dtype)
+        assert kernels.serves.__wrapped__(dtype, "cpu")

@@ -4,9 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import hiddenkey
+import models
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.measure import ShareCounter
+from models import FAMILIES, lora_model
 
 BATCH, HEADS, LENGTH, WIDTH = 2, 3, 83, 8
 MAP = BATCH * HEADS * LENGTH * LENGTH  # far more than any other tensor has
@@ -100,3 +103,19 @@ def test_the_specification_does_and_the_test_sees_it(drop, causal, form):
     )
     assert forward >= MAP
     assert backward >= MAP
+
+
+@pytest.mark.parametrize("padding", ["none", "left", "right"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", ["dropkey", "dropkey-span", "dropattention", "hiddenkey-minus"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_trains_without_an_attention_map(family, name, attention, padding):
+    """Every layer, forward and backward; the model lays out ``[batch, 1, queries, keys]`` itself."""
+    batch_size, tokens = 3, 40
+    attention_map = batch_size * models.HEADS * tokens * tokens
+    model = lora_model(family, attention=attention)
+    hiddenkey.attach(model, name)
+    inputs = models.batch(padding=padding, size=batch_size, tokens=tokens)
+    with Allocations() as largest:
+        model(**inputs).loss.backward()
+    assert largest.largest < attention_map

@@ -139,3 +139,23 @@ def test_draws_follow_the_global_generator_and_leave_it_moved(pattern):
     torch.set_rng_state(state)
     assert first.equal(PATTERNS[pattern]((2, 32, 32), 0.5, visible.unsqueeze(-1)))
     assert not first.equal(second)
+
+
+@pytest.mark.parametrize("rate", [0.004, 0.0099, 0.01, 0.1, 0.5, 0.99999])
+def test_element_meets_its_rate_to_within_chance(rate):
+    """Below and above the rate from which 16 random bits are drawn for a unit."""
+    torch.manual_seed(0)
+    visible = torch.ones(1, 1, 1, dtype=torch.bool)
+    keep = PATTERNS["element"]((4, 500, 1001), rate, visible)
+    fallen = keep.numel() - int(keep.sum())
+    assert stats.binomtest(fallen, keep.numel(), rate).pvalue > 1e-3
+
+
+def test_neighbouring_elements_are_independent():
+    """Four neighbours come from one random word."""
+    torch.manual_seed(0)
+    keep = PATTERNS["element"]((1, 1, 400_000), 0.3, torch.ones(1, 1, 1, dtype=torch.bool))
+    counts = torch.bincount((keep.view(-1, 4) * torch.tensor([1, 2, 4, 8])).sum(-1), minlength=16)
+    kept = torch.tensor([bin(word).count("1") for word in range(16)])
+    expected = 100_000 * 0.7**kept * 0.3 ** (4 - kept)
+    assert stats.chisquare(counts.numpy(), expected.double().numpy(), sum_check=False).pvalue > 1e-3

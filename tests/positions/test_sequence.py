@@ -77,8 +77,8 @@ def test_measured_share_is_a_direct_count(pattern, visible, rate, seed):
 
 
 def test_measured_share_of_attention_keys_is_a_direct_count():
-    keep = torch.rand(3, 4, 9) > 0.3
     visible = torch.rand(3, 9) > 0.2
+    keep = (torch.rand(3, 4, 9) > 0.3) | ~visible.unsqueeze(1)
     counter = ShareCounter()
     counter.add(keep, visible.unsqueeze(1))
     seen = [(b, h, k) for b, k in visible.nonzero().tolist() for h in range(4)]

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from hiddenkey.attention.masks import remembering
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.errors import AttachError
 
@@ -85,7 +86,7 @@ def _register(base: str) -> str:
 
     name = PREFIX + base
     AttentionInterface.register(name, _attention_function(base))
-    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS[base])
+    AttentionMaskInterface.register(name, remembering(ALL_MASK_ATTENTION_FUNCTIONS[base]))
     return name
 
 

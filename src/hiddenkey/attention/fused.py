@@ -9,22 +9,27 @@ divide the first columns of the result by the last. With w = softmax(g) that is 
 differ by one ``detach``. The attention mask stays as it was, so causal kernels stay usable.
 
 *key mask*: pass the keep mask as an attention mask ``[batch, heads, 1, keys]``, which the kernel
-reads by strides. DropKey only.
+reads by strides. DropKey, and DropAttention where no gradient is asked for: forward they are equal.
 """
 
+from __future__ import annotations
+
 import functools
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hiddenkey.attention import reference
+from hiddenkey.attention import kernels, reference
 
 # Added to the keep column: far below the resolution of a kept key's 1, but where a query has lost
 # every key, all its keys share it, and the division gives the query plain attention back (the
 # decision that no query may lose every key) without a branch.
 _RESCUE = 1e-28
+# A query that sees no key at all has weight 0 everywhere, and its output is 0.
+_LEAST_WEIGHT = _RESCUE * 1e-3
 
 
 def value_column(
@@ -45,15 +50,17 @@ def value_column(
         key: ``[batch, heads, keys, head_dim]``.
         value: ``[batch, heads, keys, head_dim]``.
         keep: boolean ``[batch, heads, keys]``.
-        mask: attention mask as ``scaled_dot_product_attention`` takes it.
-        is_causal: likewise.
+        mask: attention mask as ``scaled_dot_product_attention`` takes it; with ``is_causal`` a
+            boolean one over the keys, ``[batch, 1, 1, keys]``.
+        is_causal: let each query see only its own and earlier keys.
         scaling: factor of the logits.
         stop_gradient: True for DropAttention, False for DropKey.
 
     Returns:
         ``[batch, heads, queries, head_dim]``.
     """
-    if value.dtype == torch.float16:  # cannot hold _RESCUE
+    dtype = kernels.compute_dtype(value)
+    if dtype == torch.float16:  # cannot hold _RESCUE
         with torch.autocast(value.device.type, enabled=False):
             wide = value_column(
                 query.float(),
@@ -65,24 +72,28 @@ def value_column(
                 scaling=scaling,
                 stop_gradient=stop_gradient,
             )
-        return wide.to(value.dtype)
-    width = value.shape[-1]
-    pad = _column_padding(query.device)
-    column = (keep.to(value.dtype) + _RESCUE).unsqueeze(-1)
+        return wide.to(dtype)
+    column = (keep.to(dtype) + _RESCUE).unsqueeze(-1)
+    if mask is not None and is_causal and not kernels.serves(dtype, value.device.type):
+        mask, is_causal = _with_order(mask, query.shape[2]), False
+    if stop_gradient and value.device.type == "cpu" and narrow_backward_works(dtype):
+        mixed: Tensor = _DropAttention.apply(  # type: ignore[no-untyped-call]
+            query.to(dtype),
+            key.to(dtype),
+            value.to(dtype),
+            column,
+            _as_bias(mask, dtype, query.shape[2]),
+            is_causal,
+            scaling,
+        )
+        return mixed
+    width, pad = value.shape[-1], _column_padding(query.device)
     values = F.pad(torch.cat([value * column, column], -1), (0, pad - 1))
-    mixed = F.scaled_dot_product_attention(
-        F.pad(query, (0, pad)),
-        F.pad(key, (0, pad)),
-        values,
-        attn_mask=mask,
-        is_causal=is_causal,
-        scale=scaling,
-    )
+    mixed = _attend(F.pad(query, (0, pad)), F.pad(key, (0, pad)), values, mask, is_causal, scaling)
     kept_weight = mixed[..., width : width + 1]
     if stop_gradient:
         kept_weight = kept_weight.detach()
-    # a query that sees no key at all has weight 0 everywhere, and its output is 0
-    return mixed[..., :width] / kept_weight.clamp_min(_RESCUE * 1e-3)
+    return mixed[..., :width] / kept_weight.clamp_min(_LEAST_WEIGHT)
 
 
 def key_mask(
@@ -112,59 +123,116 @@ def key_mask(
     allowed = keep.unsqueeze(-2)
     if mask is not None:
         allowed = allowed & mask
-    if not is_causal:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, scale=scaling)
-    return _causal_key_mask(query, key, value, allowed, scaling)
+    return _attend(query, key, value, allowed, is_causal, scaling)
 
 
-def _causal_key_mask(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scaling: float
-) -> Tensor:
-    # autocast does not reach this operator, and rotary embeddings leave query and key in float32
-    dtype = compute_dtype(value)
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=query.device)
-    bias = bias.masked_fill(~allowed, -math.inf).expand(-1, -1, query.shape[2], -1)
-    mixed: Tensor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query.to(dtype), key.to(dtype), value.to(dtype), 0.0, True, attn_mask=bias, scale=scaling
-    )[0]
-    return mixed
+class _DropAttention(torch.autograd.Function):
+    """DropAttention by a value column whose backward pass needs no further column.
 
+    Forward, O' = softmax(g) V' and s = softmax(g) · keep come from one call, and O = O'/s. With s
+    held constant, the gradients are those of plain attention from V' to O' at the direction ∂L/∂O'
+    = (∂L/∂O)/s, which the kernel computes from the same logsumexp at the ordinary width.
+    """
 
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype attention computes in: autocast's where it is on, else the tensor's."""
-    if torch.is_autocast_enabled(tensor.device.type):
-        return torch.get_autocast_dtype(tensor.device.type)
-    return tensor.dtype
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        column: Tensor,
+        bias: Tensor | None,
+        is_causal: bool,
+        scaling: float,
+    ) -> Tensor:
+        width = value.shape[-1]
+        values = value.new_empty(*value.shape[:-1], width + 1)
+        torch.mul(value, column, out=values[..., :width])
+        values[..., width:] = column
+        mixed, logsumexp = kernels.cpu_forward(
+            F.pad(query, (0, 1)), F.pad(key, (0, 1)), values, bias, is_causal, scaling
+        )
+        kept_weight = mixed[..., width:]
+        kept_weight = kept_weight.masked_fill(kept_weight < _LEAST_WEIGHT, 1.0)
+        ctx.save_for_backward(query, key, values, mixed, kept_weight, logsumexp, column, bias)
+        ctx.is_causal, ctx.scaling = is_causal, scaling
+        return mixed[..., :width] / kept_weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, values, mixed, kept_weight, logsumexp, column, bias = ctx.saved_tensors
+        width = query.shape[-1]
+        to_query, to_key, to_value = kernels.cpu_backward(
+            gradient / kept_weight,
+            query,
+            key,
+            values[..., :width],
+            mixed[..., :width],
+            logsumexp,
+            bias,
+            ctx.is_causal,
+            ctx.scaling,
+        )
+        return to_query, to_key, to_value.mul_(column), None, None, None, None
 
 
 @functools.cache
-def causal_key_mask_works(dtype: torch.dtype) -> bool:
-    """Whether the CPU kernel takes a key mask and causality together, which is not documented.
+def narrow_backward_works(dtype: torch.dtype) -> bool:
+    """Whether DropAttention's own backward pass agrees with the specification on a small case.
 
-    Compared once per process with the reference, values and gradients, on a small case.
+    It calls the CPU kernel's backward pass by a name that is not documented.
     """
     draws = torch.Generator().manual_seed(0)
     shape = (2, 2, 19, 16)
     inputs = [torch.randn(shape, generator=draws).to(dtype).requires_grad_() for _ in range(3)]
-    keep = torch.rand(2, 2, 1, 19, generator=draws) > 0.5
+    keep = torch.rand(2, 2, 19, generator=draws) > 0.5
     keep[..., 0] = True
-    causal = torch.ones(19, 19, dtype=torch.bool).tril()
-    query, key, value = inputs
+    allowed = torch.ones(19, 19, dtype=torch.bool).tril()
     with torch.enable_grad(), torch.autocast("cpu", enabled=False):
         try:
-            fast = _causal_key_mask(query, key, value, keep, 0.25)
-        except (RuntimeError, AttributeError, NotImplementedError):
+            column = (keep.to(dtype) + _RESCUE).unsqueeze(-1)
+            fast = _DropAttention.apply(*inputs, column, None, True, 0.25)  # type: ignore[no-untyped-call]
+            fast_gradients = torch.autograd.grad(fast.square().sum(), inputs)
+        except (RuntimeError, AttributeError, NotImplementedError, TypeError):
             return False
         exact = reference.attention(
-            query, key, value, allowed=causal, scaling=0.25, logits_keep=keep
+            *inputs, allowed=allowed, scaling=0.25, weights_keep=keep.unsqueeze(-2)
         )
-        fast_gradients = torch.autograd.grad(fast.square().sum(), inputs)
         exact_gradients = torch.autograd.grad(exact.square().sum(), inputs)
-    tolerance = 16 * torch.finfo(dtype).eps
-    return all(
-        torch.allclose(a, b, rtol=tolerance, atol=tolerance)
-        for a, b in zip((fast, *fast_gradients), (exact, *exact_gradients), strict=True)
+    return kernels.agree((fast, *fast_gradients), (exact, *exact_gradients))
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    scaling: float,
+) -> Tensor:
+    """Fused attention that takes a mask over the keys and causality together."""
+    if mask is not None and is_causal:
+        if kernels.serves(kernels.compute_dtype(value), value.device.type):
+            return kernels.causal_with_keys(query, key, value, mask, scaling)
+        mask, is_causal = _with_order(mask, query.shape[2]), False
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=is_causal, scale=scaling
     )
+
+
+def _with_order(allowed: Tensor, queries: int) -> Tensor:
+    """Return a mask over the keys, ``[.., 1, keys]``, with causality, ``[.., queries, keys]``."""
+    shape = (queries, allowed.shape[-1])
+    return allowed & torch.ones(shape, dtype=torch.bool, device=allowed.device).tril()
+
+
+def _as_bias(mask: Tensor | None, dtype: torch.dtype, queries: int) -> Tensor | None:
+    if mask is None or mask.is_floating_point():
+        return None if mask is None else mask.to(dtype)
+    if mask.shape[-2] == 1:
+        return kernels.key_bias(mask, dtype, queries)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
 def _column_padding(device: torch.device) -> int:

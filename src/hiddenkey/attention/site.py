@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from hiddenkey.attention import fused, reference
+from hiddenkey.attention import fused, kernels, reference
 from hiddenkey.attention.view import View, read_mask
 from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.measure import ShareCounter
@@ -72,7 +73,7 @@ class AttentionSite:
         view = read_mask(mask, causal=causal)
         protect_first = is_causal and self.config.keep_first
         if self.is_fused:
-            return self._fused(query, key, value, view, protect_first, is_causal, scaling)
+            return self._fused(query, key, value, view, protect_first, scaling)
         return self._reference(query, key, value, view, protect_first, scaling, dropout)
 
     def _fused(
@@ -82,18 +83,12 @@ class AttentionSite:
         value: Tensor,
         view: View,
         protect_first: bool,
-        is_causal: bool,
         scaling: float,
     ) -> Tensor:
         drop = self.logits or self.weights
         assert drop is not None
         keep = self._draw_keys(drop, view, query, key, protect_first)
-        if (
-            drop is self.logits
-            and view.bias is None
-            and (view.allowed is None or view.allowed.shape[-2] == 1)
-            and (not is_causal or (view.causal and protect_first and _causal_key_mask_fits(value)))
-        ):
+        if _key_mask_fits(drop, view, protect_first, value):
             return fused.key_mask(
                 query, key, value, keep, mask=view.allowed, is_causal=view.causal, scaling=scaling
             )
@@ -187,5 +182,12 @@ def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
     return None
 
 
-def _causal_key_mask_fits(value: Tensor) -> bool:
-    return value.device.type == "cpu" and fused.causal_key_mask_works(fused.compute_dtype(value))
+def _key_mask_fits(drop: Drop, view: View, protect_first: bool, value: Tensor) -> bool:
+    """Whether the drop is DropKey by a mask over the keys, and no query can lose all of them."""
+    if drop.rescaling == "normalised" and torch.is_grad_enabled():
+        return False  # DropAttention differs from DropKey in its gradient alone
+    if view.bias is not None or (view.allowed is not None and view.allowed.shape[-2] != 1):
+        return False
+    if not view.causal:
+        return True
+    return protect_first and kernels.serves(kernels.compute_dtype(value), value.device.type)

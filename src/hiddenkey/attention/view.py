@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hiddenkey.attention.masks import structure_of
+
 
 @dataclass(frozen=True)
 class View:
@@ -54,6 +56,9 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
     """
     if mask is None:
         return View(None, None, causal)
+    if structure := structure_of(mask):
+        keys = structure.keys
+        return View(None if keys is None else keys[:, None, None, :], None, structure.causal)
     if mask.stride(-2) == 0:  # the same for all queries, and never laid out for each
         mask = mask[..., :1, :]
     if mask.dtype == torch.bool:

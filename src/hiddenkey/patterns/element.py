@@ -1,7 +1,8 @@
 """Each entry by itself, as in ordinary dropout (Srivastava et al., JMLR 15, 2014)."""
 
-import torch
 from torch import Tensor
+
+from hiddenkey.patterns.draws import kept
 
 
 def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
@@ -15,5 +16,4 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Keep mask ``[*groups, tokens, entries]``.
     """
-    drawn = torch.empty(shape, dtype=torch.bool, device=visible.device).bernoulli_(1 - rate)
-    return drawn | ~visible
+    return kept(shape, rate, visible)

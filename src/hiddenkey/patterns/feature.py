@@ -10,10 +10,10 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Args:
         shape: ``(*groups, tokens, entries)``.
         rate: probability of falling.
-        visible: boolean, gives the device; a feature has no padding.
+        visible: boolean, broadcasts to ``shape``; a sequence is visible if any of its tokens is.
 
     Returns:
         Keep mask ``[*groups, 1, entries]``.
     """
     drawn = torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.bool, device=visible.device)
-    return drawn.bernoulli_(1 - rate)
+    return drawn.bernoulli_(1 - rate) | ~visible.any(-2, keepdim=True)

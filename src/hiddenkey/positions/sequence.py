@@ -1,5 +1,8 @@
 """Noise in a sequence of vectors: the positions ``input``, ``hidden`` and ``output``."""
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from hiddenkey.compensation import rescale
@@ -34,4 +37,22 @@ def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
         rescaling: ``inverse`` or ``none``.
     """
     factor = rescale.inverse(rate) if rescaling == "inverse" else 1.0
-    return states * (keep.to(states.dtype) * factor)
+    dropped: Tensor = _Scaled.apply(states, keep, factor)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Scaled(torch.autograd.Function):
+    """m · x · factor, which keeps no more than the boolean m for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, keep: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.factor = factor
+        mask = keep.to(states.dtype).mul_(factor)
+        # in place where that saves a tensor as large as the states
+        return mask.mul_(states) if mask.shape == states.shape else states * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return _Scaled.apply(gradient, keep, ctx.factor), None, None  # type: ignore[no-untyped-call]

@@ -1,0 +1,76 @@
+"""What is known of a mask from the way it was built, so that nobody needs to look inside it.
+
+Transformers lays the mask of a padded batch out as ``[batch, 1, queries, keys]``, although all that
+is in it are the keys that are padding and, in decoders, the order. Fused attention is fastest when
+it is told just that. Comparing the entries would cost a pass over the mask and, on a GPU, a
+synchronisation; the builder of the mask knows for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+Builder = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a mask consists of.
+
+    Attributes:
+        keys: boolean ``[batch, keys]``, True for a key that is no padding; ``None``: all of them.
+        causal: each query sees only its own and earlier keys, counted from the first.
+    """
+
+    keys: Tensor | None
+    causal: bool
+
+
+# A mask is the same object in every layer; one that a model changed is another, and unknown.
+_KNOWN: MutableMapping[Tensor, Structure] = WeakIdKeyDictionary()
+
+
+def structure_of(mask: Tensor) -> Structure | None:
+    """Return what a mask consists of; ``None`` if it was not built here or is of another kind."""
+    return None if torch.compiler.is_compiling() else _KNOWN.get(mask)
+
+
+def remembering(builder: Builder) -> Builder:
+    """Wrap one of transformers' mask builders, so that :func:`structure_of` knows its masks."""
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        mask = builder(*args, **kwargs)
+        # under torch.compile a mask is no object that could be known again
+        if isinstance(mask, Tensor) and not args and not torch.compiler.is_compiling():
+            structure = _read(kwargs)
+            if structure is not None:
+                _KNOWN[mask] = structure
+        return mask
+
+    return build
+
+
+def _read(request: dict[str, Any]) -> Structure | None:
+    """Return the structure of the mask that was asked for, if it is padding and order alone."""
+    from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+
+    function = request.get("mask_function", causal_mask_function)
+    causal = function is causal_mask_function
+    keys: Tensor | None = request.get("attention_mask")
+    queries, width = request.get("q_length"), request.get("kv_length")
+    offsets = (request.get("q_offset", 0), request.get("kv_offset", 0))
+    if not causal and function is not bidirectional_mask_function:
+        return None
+    if not all(isinstance(offset, int) and offset == 0 for offset in offsets):
+        return None
+    if causal and queries != width:
+        return None
+    if keys is not None and (keys.dim() != 2 or keys.shape[1] != width):
+        return None
+    return Structure(None if keys is None else keys.bool(), causal)
