@@ -110,7 +110,7 @@ def test_the_specification_does_and_the_test_sees_it(drop, causal, form):
 @pytest.mark.parametrize("name", ["dropkey", "dropkey-span", "dropattention", "hiddenkey-minus"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_trains_without_an_attention_map(family, name, attention, padding):
-    """Every layer, forward and backward; the model lays out ``[batch, 1, queries, keys]`` itself."""
+    """Every layer, forward and backward; ``[batch, 1, queries, keys]`` is the model's own mask."""
     batch_size, tokens = 3, 40
     attention_map = batch_size * models.HEADS * tokens * tokens
     model = lora_model(family, attention=attention)
