@@ -25,11 +25,8 @@ class ShareCounter:
             visible: boolean, broadcasts to the units; padding is not counted.
         """
         units = torch.broadcast_shapes(keep.shape, visible.shape)  # type: ignore[no-untyped-call]
-        total = visible.sum(dtype=torch.float32) * (math.prod(units) / visible.numel())
-        if keep.shape == units:
-            fallen = (keep.numel() - keep.sum()).to(torch.float32)
-        else:
-            fallen = (visible & ~keep).sum(dtype=torch.float32)
+        total = visible.sum() * (math.prod(units) // visible.numel())
+        fallen = keep.numel() - keep.sum() if keep.shape == units else (visible & ~keep).sum()
         self._fallen = fallen if self._fallen is None else self._fallen + fallen
         self._visible = total if self._visible is None else self._visible + total
 

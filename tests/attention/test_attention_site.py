@@ -165,7 +165,7 @@ def test_fused_equals_the_specification_where_queries_lose_every_key(causal, nam
 @pytest.mark.parametrize("name", DROPS)
 @pytest.mark.parametrize("form", ["none", "boolean"])
 def test_without_the_guarded_kernel_the_other_form_serves(monkeypatch, name, form):
-    monkeypatch.setattr(kernels, "serves", lambda dtype, device: False)
+    monkeypatch.setattr(kernels, "serves", lambda *kind, **more: False)
     monkeypatch.setattr(fused, "narrow_backward_works", lambda dtype: False)
     monkeypatch.setattr(
         torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None

@@ -246,9 +246,15 @@ def test_value_column_is_exact_where_the_dropped_key_has_almost_all_weight(gap):
 KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_kernel_takes_a_key_mask_and_causality_together(dtype):
-    assert kernels.serves.__wrapped__(dtype, "cpu")
+def test_the_kernel_takes_a_key_mask_and_causality_together(dtype, grouped):
+    assert kernels.serves.__wrapped__(dtype, "cpu", grouped=grouped)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropattention_has_a_backward_pass_of_its_own(dtype):
+    assert fused.narrow_backward_works.__wrapped__(dtype)
 
 
 def broken(fault):

@@ -110,8 +110,9 @@ def key_mask(
 
     Args:
         query: ``[batch, heads, queries, head_dim]``.
-        key: ``[batch, heads, keys, head_dim]``.
-        value: ``[batch, heads, keys, value_dim]``.
+        key: ``[batch, key_heads, keys, head_dim]``; fewer heads than ``query`` has where
+            :func:`hiddenkey.attention.kernels.serves` groups of them.
+        value: ``[batch, key_heads, keys, value_dim]``.
         keep: boolean ``[batch, heads, keys]``.
         mask: boolean ``[batch, 1, 1, keys]`` or ``None``: which keys are visible.
         is_causal: let each query see only its own and earlier keys.
@@ -130,8 +131,9 @@ class _DropAttention(torch.autograd.Function):
     """DropAttention by a value column whose backward pass needs no further column.
 
     Forward, O' = softmax(g) V' and s = softmax(g) · keep come from one call, and O = O'/s. With s
-    held constant, the gradients are those of plain attention from V' to O' at the direction ∂L/∂O'
-    = (∂L/∂O)/s, which the kernel computes from the same logsumexp at the ordinary width.
+    held constant, ∂L/∂g_ij = w_ij/s_i (∂L/∂O_i · V'_j − ∂L/∂O_i · O'_i) and ∂L/∂V'_j = Σ_i w_ij/s_i
+    ∂L/∂O_i: plain attention's backward pass with the output O' and the weights w/s, which are those
+    of the logsumexp plus log s. It needs neither the column nor a rescaled ∂L/∂O.
     """
 
     @staticmethod
@@ -154,17 +156,18 @@ class _DropAttention(torch.autograd.Function):
         )
         kept_weight = mixed[..., width:]
         kept_weight = kept_weight.masked_fill(kept_weight < _LEAST_WEIGHT, 1.0)
-        ctx.save_for_backward(query, key, values, mixed, kept_weight, logsumexp, column, bias)
+        logsumexp = logsumexp + kept_weight.squeeze(-1).log().to(logsumexp.dtype)
+        ctx.save_for_backward(query, key, values, mixed, logsumexp, column, bias)
         ctx.is_causal, ctx.scaling = is_causal, scaling
         return mixed[..., :width] / kept_weight
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, values, mixed, kept_weight, logsumexp, column, bias = ctx.saved_tensors
+        query, key, values, mixed, logsumexp, column, bias = ctx.saved_tensors
         width = query.shape[-1]
         to_query, to_key, to_value = kernels.cpu_backward(
-            gradient / kept_weight,
+            gradient,
             query,
             key,
             values[..., :width],
@@ -217,7 +220,13 @@ def _attend(
             return kernels.causal_with_keys(query, key, value, mask, scaling)
         mask, is_causal = _with_order(mask, query.shape[2]), False
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=is_causal, scale=scaling
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=is_causal,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
     )
 
 

@@ -52,8 +52,8 @@ def causal_with_keys(
 
     Args:
         query: ``[batch, heads, queries, head_dim]``.
-        key: ``[batch, heads, keys, head_dim]``.
-        value: ``[batch, heads, keys, head_dim]``.
+        key: ``[batch, key_heads, keys, head_dim]``.
+        value: ``[batch, key_heads, keys, head_dim]``.
         allowed: boolean ``[batch, heads or 1, 1, keys]``.
         scaling: factor of the logits.
 
@@ -131,7 +131,7 @@ def cpu_backward(
 
 
 @functools.cache
-def serves(dtype: torch.dtype, device: str) -> bool:
+def serves(dtype: torch.dtype, device: str, *, grouped: bool = False) -> bool:
     """Whether a kernel takes causality and a mask over the keys together, and gets it right.
 
     Compared with the specification, values and gradients, on a small case in which a sequence
@@ -140,13 +140,15 @@ def serves(dtype: torch.dtype, device: str) -> bool:
     Args:
         dtype: of query, key and value.
         device: type of the device, ``cpu`` or ``cuda``.
+        grouped: with two query heads for each key head.
     """
     draws = torch.Generator().manual_seed(0)
-    shape = (2, 2, 19, 16)
+    groups = 2 if grouped else 1
     inputs = [
-        torch.randn(shape, generator=draws).to(device, dtype).requires_grad_() for _ in range(3)
+        torch.randn(2, heads, 19, 16, generator=draws).to(device, dtype).requires_grad_()
+        for heads in (2 * groups, 2, 2)
     ]
-    keep = torch.rand(2, 2, 1, 19, generator=draws) > 0.5
+    keep = torch.rand(2, 2 * groups, 1, 19, generator=draws) > 0.5
     keep[0, ..., 0] = True
     keep[1, ..., :4] = False
     keep = keep.to(device)
@@ -158,7 +160,13 @@ def serves(dtype: torch.dtype, device: str) -> bool:
             fast_gradients = torch.autograd.grad(fast.square().sum(), inputs)
         except (RuntimeError, AttributeError, NotImplementedError, TypeError):
             return False
-        exact = reference.attention(query, key, value, allowed=causal & keep, scaling=0.25)
+        exact = reference.attention(
+            query,
+            key.repeat_interleave(groups, 1),
+            value.repeat_interleave(groups, 1),
+            allowed=causal & keep,
+            scaling=0.25,
+        )
         exact_gradients = torch.autograd.grad(exact.square().sum(), inputs)
     return agree((fast, *fast_gradients), (exact, *exact_gradients))
 

@@ -62,10 +62,6 @@ class AttentionSite:
         Returns:
             ``[batch, heads, queries, value_dim]``.
         """
-        if key.shape[1] != query.shape[1]:  # masks differ by query head, so keys are repeated
-            groups = query.shape[1] // key.shape[1]
-            key = key.repeat_interleave(groups, 1)
-            value = value.repeat_interleave(groups, 1)
         queries = query.shape[2]
         causal = is_causal and mask_implies_causal and mask is None and queries > 1
         if causal:
@@ -88,14 +84,17 @@ class AttentionSite:
         drop = self.logits or self.weights
         assert drop is not None
         keep = self._draw_keys(drop, view, query, key, protect_first)
+        groups = query.shape[1] // key.shape[1]
         if _key_mask_fits(drop, view, protect_first, value):
+            if groups > 1 and not _serves(value, grouped=True):
+                key, value = _repeated(key, groups), _repeated(value, groups)
             return fused.key_mask(
                 query, key, value, keep, mask=view.allowed, is_causal=view.causal, scaling=scaling
             )
-        return fused.value_column(
+        return fused.value_column(  # masks differ by query head, and so do its values
             query,
-            key,
-            value,
+            _repeated(key, groups),
+            _repeated(value, groups),
             keep,
             mask=view.sdpa_mask(),
             is_causal=view.causal,
@@ -123,10 +122,11 @@ class AttentionSite:
                 keeps.append(keep.unsqueeze(-2))
             else:
                 keeps.append(self._draw_entries(drop, allowed, query, protect_first))
+        groups = query.shape[1] // key.shape[1]
         return reference.attention(
             query,
-            key,
-            value,
+            _repeated(key, groups),
+            _repeated(value, groups),
             allowed=allowed,
             scaling=scaling,
             bias=view.bias,
@@ -190,4 +190,13 @@ def _key_mask_fits(drop: Drop, view: View, protect_first: bool, value: Tensor) -
         return False
     if not view.causal:
         return True
-    return protect_first and kernels.serves(kernels.compute_dtype(value), value.device.type)
+    return protect_first and _serves(value)
+
+
+def _serves(value: Tensor, *, grouped: bool = False) -> bool:
+    return kernels.serves(kernels.compute_dtype(value), value.device.type, grouped=grouped)
+
+
+def _repeated(states: Tensor, groups: int) -> Tensor:
+    """Give every query head a key head of its own."""
+    return states if groups == 1 else states.repeat_interleave(groups, 1)

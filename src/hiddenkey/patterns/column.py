@@ -1,7 +1,8 @@
 """A whole column: a key for all queries (DropKey, arXiv 2208.02646), a token's whole vector."""
 
-import torch
 from torch import Tensor
+
+from hiddenkey.patterns.draws import kept
 
 
 def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
@@ -15,5 +16,4 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Keep mask ``[*groups, tokens, 1]``.
     """
-    drawn = torch.empty((*shape[:-1], 1), dtype=torch.bool, device=visible.device)
-    return drawn.bernoulli_(1 - rate) | ~visible.any(-1, keepdim=True)
+    return kept((*shape[:-1], 1), rate, visible.any(-1, keepdim=True))
