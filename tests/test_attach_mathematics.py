@@ -104,8 +104,8 @@ def fixed_keep(pattern: str, heads: int = 4, tokens: int = 9) -> Tensor:
 def fix_draws(monkeypatch, keep: Tensor) -> None:
     monkeypatch.setattr(attention_site, "draw_entries", lambda *a, **k: keep)
 
-    def draw_keys(pattern, rate, visible, heads, *, protect_first, share_heads):
-        keys = keep.squeeze(-2)
+    def draw_keys(pattern, rate, seen, heads, *, protect_first, share_heads):
+        keys, visible = keep.squeeze(-2), seen.visible
         if protect_first:  # what the fused path relies on
             return keys | (visible & visible.cumsum(-1).eq(1)).unsqueeze(1)
         return keys | ~(keys & visible.unsqueeze(1)).any(-1, keepdim=True)

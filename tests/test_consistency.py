@@ -395,7 +395,7 @@ def test_the_other_pass_sees_the_padding_of_the_sequences_that_were_chosen(famil
         lambda module, args: ids.append(args[0])
     )
     drops = (Drop("hidden", "span", 0.5),)
-    hiddenkey.attach(model, DropoutConfig(drops, Consistency(fraction=0.5), layers=(1,)))
+    hiddenkey.attach(model, DropoutConfig(drops, Consistency(fraction=0.5), layers=(0,)))
     for padding in ("left", "right"):
         run(model, batch(padding=padding, size=8))
     assert [mask.shape[0] for mask in seen] == [4, 8, 4, 8]

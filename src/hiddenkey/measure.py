@@ -12,7 +12,8 @@ class ShareCounter:
     """Share of visible units that fell at one site since the last reading."""
 
     def __init__(self) -> None:
-        self._fallen: Tensor | None = None
+        self._units = 0
+        self._kept: Tensor | None = None
         self._visible: Tensor | None = None
 
     @torch.no_grad()
@@ -26,16 +27,28 @@ class ShareCounter:
         """
         units = torch.broadcast_shapes(keep.shape, visible.shape)  # type: ignore[no-untyped-call]
         total = visible.sum() * (math.prod(units) // visible.numel())
-        fallen = keep.numel() - keep.sum() if keep.shape == units else (visible & ~keep).sum()
-        self._fallen = fallen if self._fallen is None else self._fallen + fallen
-        self._visible = total if self._visible is None else self._visible + total
+        self.add_all(keep if keep.shape == units else keep | ~visible, total)
+
+    @torch.no_grad()
+    def add_all(self, keep: Tensor, visible: Tensor) -> None:
+        """Count one draw of which every unit has an entry.
+
+        Args:
+            keep: boolean, True for units that are not visible.
+            visible: how many are visible.
+        """
+        kept = keep.view(torch.uint8).sum()
+        self._units += keep.numel()
+        self._kept = kept if self._kept is None else self._kept + kept
+        self._visible = visible if self._visible is None else self._visible + visible
 
     def read(self) -> float:
         """Return the share and start again; NaN where nothing was counted. Synchronises."""
-        if self._fallen is None or self._visible is None:
+        if self._kept is None or self._visible is None:
             return float("nan")
-        share = (self._fallen / self._visible).item()
-        self._fallen = self._visible = None
+        visible = int(self._visible)
+        share = (self._units - int(self._kept)) / visible if visible else float("nan")
+        self._units, self._kept, self._visible = 0, None, None
         return share
 
 

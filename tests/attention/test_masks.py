@@ -53,13 +53,13 @@ def test_padding_and_order_are_remembered(config_of, create, kind, side):
     mask = build(create, config_of(kind), PADDED[side])
     found = structure_of(mask)
     assert found.causal == (create is create_causal_mask)
-    assert found.keys.equal(PADDED[side])
+    assert found.keys.visible.equal(PADDED[side])
     known, read = read_mask(mask, causal=False), read_mask(mask.clone(), causal=False)
     assert structure_of(mask.clone()) is None
     size = (LENGTH, LENGTH, torch.device("cpu"))
     assert known.dense(*size).equal(read.dense(*size))
     assert known.bias is None
-    assert known.visible_keys(BATCH, LENGTH, size[-1]).equal(PADDED[side])
+    assert known.visible_keys(BATCH, LENGTH, size[-1]).visible.equal(PADDED[side])
 
 
 def test_no_padding_needs_no_keys():

@@ -23,13 +23,15 @@ def test_no_mask_restricts_nothing_but_order():
     for view in (encoder, causal):
         assert view.sdpa_mask() is None
         assert view.bias is None
-        assert view.visible_keys(BATCH, LENGTH, torch.device("cpu")).equal(torch.ones(2, 5).bool())
+        assert view.visible_keys(BATCH, LENGTH, torch.device("cpu")).visible.equal(
+            torch.ones(2, 5).bool()
+        )
 
 
 def test_a_mask_expanded_over_queries_is_read_as_one_line():
     view = read_mask(lines(VISIBLE[:, None, None, :]), causal=False)
     assert view.allowed.shape == (BATCH, 1, 1, LENGTH)
-    assert view.visible_keys(BATCH, LENGTH, torch.device("cpu")).equal(VISIBLE)
+    assert view.visible_keys(BATCH, LENGTH, torch.device("cpu")).visible.equal(VISIBLE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -45,7 +47,7 @@ def test_boolean_and_float_masks_say_the_same(dtype, hidden):
     assert floating.bias.eq(0).all()
     assert floating.sdpa_mask().isneginf().equal(~allowed)
     for view in (boolean, floating):
-        assert view.visible_keys(BATCH, LENGTH, device).equal(VISIBLE)
+        assert view.visible_keys(BATCH, LENGTH, device).visible.equal(VISIBLE)
 
 
 def test_a_bias_stays_and_is_not_taken_for_a_hidden_key():
@@ -61,4 +63,4 @@ def test_a_key_is_visible_if_any_query_and_any_head_sees_it():
     allowed = torch.zeros(1, 3, 4, LENGTH, dtype=torch.bool)
     allowed[0, 0, 1, 2] = allowed[0, 2, 3, 4] = True
     keys = read_mask(allowed, causal=False).visible_keys(2, LENGTH, torch.device("cpu"))
-    assert keys.tolist() == [[False, False, True, False, True]] * 2
+    assert keys.visible.tolist() == [[False, False, True, False, True]] * 2

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiddenkey.attention import reference
-from hiddenkey.positions.attention import draw_entries, draw_keys, first_visible
+from hiddenkey.attention.masks import VisibleKeys
+from hiddenkey.positions.attention import draw_entries, draw_keys
 from masks import RATES, SEEDS, padded, within_chance
 
 HEADS = 4
@@ -15,7 +16,7 @@ HEADS = 4
 def keys(pattern, rate, visible, seed, **switches):
     torch.manual_seed(seed)
     switches = {"protect_first": False, "share_heads": False, **switches}
-    return draw_keys(pattern, rate, visible, HEADS, **switches)
+    return draw_keys(pattern, rate, VisibleKeys(visible), HEADS, **switches)
 
 
 def entries(rate, allowed, seed, **switches):
@@ -119,7 +120,7 @@ def test_same_seed_same_keys(pattern, visible, rate, seed, protect, share):
 @given(visible=padded(max_batch=8, min_visible=16), rate=RATES, seed=SEEDS)
 def test_share_of_keys_that_falls_is_the_rate(visible, rate, seed):
     keep = keys("column", rate, visible, seed, protect_first=True)
-    counted = visible & ~first_visible(visible)
+    counted = visible & ~VisibleKeys(visible).first
     fallen = (~keep & counted.unsqueeze(1)).sum().item()
     assert within_chance(fallen, HEADS * counted.sum().item(), rate)
 
@@ -186,6 +187,6 @@ def test_share_of_entries_that_falls_is_the_rate(seed, rate):
 
 @given(visible=padded())
 def test_first_visible_marks_one_key_per_sample(visible):
-    marked = first_visible(visible)
+    marked = VisibleKeys(visible).first
     for row, mark in zip(visible.tolist(), marked.tolist(), strict=True):
         assert mark == [v and not any(row[:i]) for i, v in enumerate(row)]

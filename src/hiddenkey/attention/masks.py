@@ -8,6 +8,7 @@ synchronisation; the builder of the mask knows for nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,15 +21,36 @@ Builder = Callable[..., Any]
 
 
 @dataclass(frozen=True)
+class VisibleKeys:
+    """The keys that some query may see; what is derived of them is computed once for all layers.
+
+    Attributes:
+        visible: boolean ``[batch, keys]``.
+    """
+
+    visible: Tensor
+
+    @functools.cached_property
+    def first(self) -> Tensor:
+        """The first visible key of each sequence, and nothing where there is none."""
+        return self.visible & self.visible.cumsum(-1).eq(1)
+
+    @functools.cached_property
+    def count(self) -> Tensor:
+        """How many there are in the batch, on their device."""
+        return self.visible.sum()
+
+
+@dataclass(frozen=True)
 class Structure:
     """What a mask consists of.
 
     Attributes:
-        keys: boolean ``[batch, keys]``, True for a key that is no padding; ``None``: all of them.
+        keys: the keys that are no padding; ``None``: all of them.
         causal: each query sees only its own and earlier keys, counted from the first.
     """
 
-    keys: Tensor | None
+    keys: VisibleKeys | None
     causal: bool
 
 
@@ -73,4 +95,4 @@ def _read(request: dict[str, Any]) -> Structure | None:
         return None
     if keys is not None and (keys.dim() != 2 or keys.shape[1] != width):
         return None
-    return Structure(None if keys is None else keys.bool(), causal)
+    return Structure(None if keys is None else VisibleKeys(keys.bool()), causal)

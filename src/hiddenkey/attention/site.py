@@ -140,17 +140,17 @@ class AttentionSite:
     def _draw_keys(
         self, drop: Drop, view: View, query: Tensor, key: Tensor, protect_first: bool
     ) -> Tensor:
-        visible = view.visible_keys(query.shape[0], key.shape[2], query.device)
+        keys = view.visible_keys(query.shape[0], key.shape[2], query.device)
         keep = draw_keys(
             drop.pattern,
             drop.rate,
-            visible,
+            keys,
             query.shape[1],
             protect_first=protect_first,
             share_heads=self.config.share_heads,
         )
         if self.counting():
-            self.counters[drop.position].add(keep, visible.unsqueeze(1))
+            self.counters[drop.position].add_all(keep, keys.count * keep.shape[1])
         return keep
 
     def _draw_entries(

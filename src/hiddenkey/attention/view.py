@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiddenkey.attention.masks import structure_of
+from hiddenkey.attention.masks import VisibleKeys, structure_of
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class View:
             where all queries see the same keys. ``None``: no restriction.
         bias: float, added to the logits, 0 where ``allowed`` is False; ``None``: nothing to add.
         causal: each query also sees only its own and earlier keys, counted from the first.
+        known_keys: what ``allowed`` consists of, if that is known.
     """
 
     allowed: Tensor | None
     bias: Tensor | None
     causal: bool
+    known_keys: VisibleKeys | None = None
 
     def dense(self, queries: int, keys: int, device: torch.device) -> Tensor:
         """Return ``allowed`` with causality, boolean ``[batch|1, heads|1, queries, keys]``."""
@@ -33,11 +35,13 @@ class View:
             allowed = allowed.tril()
         return allowed if self.allowed is None else allowed & self.allowed
 
-    def visible_keys(self, batch: int, keys: int, device: torch.device) -> Tensor:
-        """Return which keys any query may see, boolean ``[batch, keys]``."""
+    def visible_keys(self, batch: int, keys: int, device: torch.device) -> VisibleKeys:
+        """Return which keys any query may see, ``[batch, keys]``."""
+        if self.known_keys is not None:
+            return self.known_keys
         if self.allowed is None:
-            return torch.ones((batch, keys), dtype=torch.bool, device=device)
-        return self.allowed.any(-2).any(1).expand(batch, keys)
+            return VisibleKeys(torch.ones((batch, keys), dtype=torch.bool, device=device))
+        return VisibleKeys(self.allowed.any(-2).any(1).expand(batch, keys))
 
     def sdpa_mask(self) -> Tensor | None:
         """Return the mask that ``scaled_dot_product_attention`` takes for it, causality aside."""
@@ -57,8 +61,9 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
     if mask is None:
         return View(None, None, causal)
     if structure := structure_of(mask):
-        keys = structure.keys
-        return View(None if keys is None else keys[:, None, None, :], None, structure.causal)
+        known = structure.keys
+        allowed = None if known is None else known.visible[:, None, None, :]
+        return View(allowed, None, structure.causal, known)
     if mask.stride(-2) == 0:  # the same for all queries, and never laid out for each
         mask = mask[..., :1, :]
     if mask.dtype == torch.bool:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
+from hiddenkey.attention.masks import VisibleKeys
 from hiddenkey.errors import AttachError
 from hiddenkey.patterns import PATTERNS
 
@@ -31,7 +32,7 @@ def find(transformer: nn.Module, layers: list[Part], hidden_modules: str | None)
 def draw_keys(
     pattern: str,
     rate: float,
-    visible: Tensor,
+    keys: VisibleKeys,
     heads: int,
     *,
     protect_first: bool,
@@ -42,7 +43,7 @@ def draw_keys(
     Args:
         pattern: ``column`` or ``span``.
         rate: dropout rate.
-        visible: boolean ``[batch, keys]``, True for a key that some query may see.
+        keys: ``[batch, keys]``, those that some query may see.
         heads: number of query heads.
         protect_first: never drop the first visible key; otherwise a head that would lose all its
             visible keys keeps them all.
@@ -51,15 +52,13 @@ def draw_keys(
     Returns:
         Keep mask ``[batch, heads, keys]``.
     """
-    batch, keys = visible.shape
-    columns = visible[:, None, :, None]
-    shape = (batch, 1 if share_heads else heads, keys, 1)
-    keep = PATTERNS[pattern](shape, rate, columns).squeeze(-1)
-    visible = visible.unsqueeze(1)
+    batch, count = keys.visible.shape
+    shape = (batch, 1 if share_heads else heads, count, 1)
+    keep = PATTERNS[pattern](shape, rate, keys.visible[:, None, :, None]).squeeze(-1)
     if protect_first:
-        keep = keep | first_visible(visible)
+        keep = keep | keys.first.unsqueeze(1)
     else:
-        keep = keep | ~(keep & visible).any(-1, keepdim=True)
+        keep = keep | ~(keep & keys.visible.unsqueeze(1)).any(-1, keepdim=True)
     return keep.expand(-1, heads, -1)
 
 
@@ -87,10 +86,6 @@ def draw_entries(
     shape = (batch, 1 if share_heads else heads, keys, queries)
     keep = PATTERNS["element"](shape, rate, allowed.transpose(-1, -2)).transpose(-1, -2)
     if protect_first:
-        keep = keep | first_visible(allowed.any(-2, keepdim=True))
+        first = VisibleKeys(allowed.any(-2).squeeze(1)).first
+        keep = keep | first[:, None, None, :]
     return keep.expand(-1, heads, -1, -1)
-
-
-def first_visible(visible: Tensor) -> Tensor:
-    """Mark the first True along the last axis, and nothing where there is none."""
-    return visible & visible.cumsum(-1).eq(1)

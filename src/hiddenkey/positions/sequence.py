@@ -48,7 +48,7 @@ class _Scaled(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, keep: Tensor, factor: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.factor = factor
-        mask = keep.to(states.dtype).mul_(factor)
+        mask = keep * torch.full((), factor, dtype=states.dtype, device=states.device)
         # in place where that saves a tensor as large as the states
         return mask.mul_(states) if mask.shape == states.shape else states * mask
 

@@ -66,11 +66,13 @@ class SequenceSite:
             visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)
         keep = draw_sequence(self.drop.pattern, self.drop.rate, states, visible)
         if self.counting():
-            self.counter.add(*_aligned(keep, visible, states))
+            self._count(keep, visible, states)
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
 
-
-def _aligned(keep: Tensor, visible: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
-    if states.dim() == 2:
-        return keep, visible.new_ones(1, 1)
-    return keep, visible.unsqueeze(-1)
+    def _count(self, keep: Tensor, visible: Tensor, states: Tensor) -> None:
+        if states.dim() == 2:
+            visible = visible.new_ones(1)
+        if keep.shape == states.shape:
+            self.counter.add_all(keep, visible.sum() * (keep.numel() // visible.numel()))
+        else:
+            self.counter.add(keep, visible.unsqueeze(-1))
