@@ -8,6 +8,7 @@ import torch
 
 import hiddenkey
 from hiddenkey import AttachError, Consistency, Drop, DropoutConfig
+from hiddenkey.attention import fused, kernels
 from models import (
     FAMILIES,
     assert_same_gradients,
@@ -93,6 +94,22 @@ def test_losses_and_gradients_are_those_without_checkpointing(family, task, meth
     assert losses[0] == {name: pytest.approx(loss, rel=1e-6) for name, loss in losses[1].items()}
     assert shares[0] == shares[1]
     assert_same_gradients(*found, rtol=1e-5, atol=1e-6)
+
+
+@checkpointed
+@pytest.mark.parametrize("method", ["dropkey", "dropattention"])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_kernel_may_be_tried_out_inside_a_checkpoint(family, method, reentrant):
+    """The first pass of a process holds each kernel against the specification."""
+    kernels._passes.cache_clear()
+    fused._passes.cache_clear()
+    model = lora_model(family)
+    enable(model, reentrant)
+    hiddenkey.attach(model, method)
+    first, gradients = step(model, batch())
+    again, same = step(model, batch())
+    assert first == again
+    assert_same_gradients(gradients, same, rtol=0, atol=0)
 
 
 @checkpointed

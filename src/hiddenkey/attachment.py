@@ -363,7 +363,7 @@ class Attachment:
 
     def _counts(self) -> bool:
         """Whether a draw counts: it does not while a backward pass recomputes a layer."""
-        if torch._C._current_graph_task_id() != -1:
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return False
         if self._consistency is not None and not self._inside_forward and torch.is_grad_enabled():
             raise ConsistencyError(

@@ -63,9 +63,6 @@ class ConsistencyPass:
         transformer: the Hugging Face model.
         last_layer: its last layer, where the loss may work on the representation.
         lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
-
-    Attributes:
-        passes: training passes so far; ``every`` picks by it which of them carry the loss.
     """
 
     def __init__(
@@ -76,7 +73,8 @@ class ConsistencyPass:
         lm_loss: LanguageModelLoss = "auto",
     ) -> None:
         self.consistency = consistency
-        self.passes = 0
+        # a tensor: a number that changes would make torch.compile compile each step anew
+        self._passes = torch.tensor(0, device="cpu")
         self._loss = CONSISTENCIES[consistency.kind]
         self._transformer = transformer
         self._task = anatomy.task_of(transformer)
@@ -113,8 +111,17 @@ class ConsistencyPass:
 
     def due(self) -> bool:
         """Count one training pass, and say whether it carries the loss."""
-        self.passes += 1
-        return (self.passes - 1) % self.consistency.every == 0
+        self._passes = self._passes + 1
+        return self.consistency.every == 1 or (self.passes - 1) % self.consistency.every == 0
+
+    @property
+    def passes(self) -> int:
+        """Training passes so far; ``every`` picks by it which of them carry the loss."""
+        return int(self._passes)
+
+    @passes.setter
+    def passes(self, passes: int) -> None:
+        self._passes = torch.tensor(passes, device="cpu")
 
     def choose(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """Draw the sequences that take part: round(fraction · batch) of them, at least one."""

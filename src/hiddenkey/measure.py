@@ -12,8 +12,8 @@ class ShareCounter:
     """Share of visible units that fell at one site since the last reading."""
 
     def __init__(self) -> None:
-        self._units = 0
-        self._kept: Tensor | None = None
+        # tensors alone: a number that changes would make torch.compile compile each step anew
+        self._fallen: Tensor | None = None
         self._visible: Tensor | None = None
 
     @torch.no_grad()
@@ -37,18 +37,16 @@ class ShareCounter:
             keep: boolean, True for units that are not visible.
             visible: how many are visible.
         """
-        kept = keep.view(torch.uint8).sum()
-        self._units += keep.numel()
-        self._kept = kept if self._kept is None else self._kept + kept
+        fallen = keep.numel() - keep.view(torch.uint8).sum()
+        self._fallen = fallen if self._fallen is None else self._fallen + fallen
         self._visible = visible if self._visible is None else self._visible + visible
 
     def read(self) -> float:
         """Return the share and start again; NaN where nothing was counted. Synchronises."""
-        if self._kept is None or self._visible is None:
+        if self._fallen is None or self._visible is None:
             return float("nan")
-        visible = int(self._visible)
-        share = (self._units - int(self._kept)) / visible if visible else float("nan")
-        self._units, self._kept, self._visible = 0, None, None
+        share: float = (self._fallen / self._visible).item()
+        self._fallen = self._visible = None
         return share
 
 
@@ -58,7 +56,7 @@ class LossMeter:
     def __init__(self) -> None:
         self._last: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
-        self._passes = 0
+        self._passes: Tensor | None = None  # on the device, and no number, for torch.compile
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -67,7 +65,9 @@ class LossMeter:
         parts = {"task": task, "consistency": consistency}
         self._last = {name: part.detach() for name, part in parts.items() if part is not None}
         _add(self._step, self._last)
-        self._passes += 1
+        for part in list(self._last.values())[:1]:
+            one = torch.ones_like(part)
+            self._passes = one if self._passes is None else self._passes + one
 
     def last(self) -> dict[str, float]:
         """Return the parts of the last pass. Synchronises."""
@@ -75,10 +75,10 @@ class LossMeter:
 
     def end_step(self, *, mean: bool) -> None:
         """Close an optimiser step, whose loss is the mean or the sum over its passes."""
-        passes = self._passes if mean else 1
+        passes = self._passes if mean and self._passes is not None else 1
         _add(self._sums, {name: part / passes for name, part in self._step.items()})
         self._steps += 1
-        self._step, self._passes = {}, 0
+        self._step, self._passes = {}, None
 
     def read(self) -> dict[str, float]:
         """Return the mean over the steps closed since the last reading. Synchronises."""

@@ -200,8 +200,8 @@ def test_rate_zero_is_plain_attention(setting, is_fused):
 @pytest.mark.parametrize("name", DROPS)
 def test_autocast_is_served(name, values, causal, form):
     """Rotary embeddings leave query and key in float32, while the value is in half precision."""
-    kernels.serves.cache_clear()
-    fused.narrow_backward_works.cache_clear()
+    kernels._passes.cache_clear()
+    fused._passes.cache_clear()
     setting = Setting(causal, form=form, key_heads=2)
     rounded = [tensor.bfloat16().double() for tensor in inputs(setting, torch.float32)]
     wide = [tensor.detach().requires_grad_() for tensor in rounded]

@@ -249,12 +249,12 @@ KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernel_takes_a_key_mask_and_causality_together(dtype, grouped):
-    assert kernels.serves.__wrapped__(dtype, "cpu", grouped=grouped)
+    assert kernels._passes.__wrapped__(dtype, "cpu", grouped)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_dropattention_has_a_backward_pass_of_its_own(dtype):
-    assert fused.narrow_backward_works.__wrapped__(dtype)
+    assert fused._passes.__wrapped__(dtype)
 
 
 def broken(fault):
@@ -297,7 +297,7 @@ def broken(fault):
 )
 def test_the_self_test_notices_a_kernel_that(monkeypatch, fault):
     monkeypatch.setattr(torch.ops.aten, KERNEL, broken(fault))
-    assert not kernels.serves.__wrapped__(torch.float32, "cpu")
+    assert not kernels._passes.__wrapped__(torch.float32, "cpu", False)
 
 
 def test_the_self_test_notices_a_missing_kernel(monkeypatch):
@@ -305,27 +305,27 @@ def test_the_self_test_notices_a_missing_kernel(monkeypatch):
         aten = object()
 
     monkeypatch.setattr(torch, "ops", NoOps)
-    assert not kernels.serves.__wrapped__(torch.float32, "cpu")
+    assert not kernels._passes.__wrapped__(torch.float32, "cpu", False)
 
 
 def test_the_self_test_passes_a_kernel_that_is_only_wrapped(monkeypatch):
     monkeypatch.setattr(torch.ops.aten, KERNEL, broken("none"))
-    assert kernels.serves.__wrapped__(torch.float32, "cpu")
+    assert kernels._passes.__wrapped__(torch.float32, "cpu", False)
 
 
 def test_the_self_test_draws_nothing_from_the_global_generator():
     state = torch.get_rng_state()
-    kernels.serves.__wrapped__(torch.float32, "cpu")
+    kernels._passes.__wrapped__(torch.float32, "cpu", False)
     assert torch.get_rng_state().equal(state)
 
 
 def test_the_self_test_works_under_no_grad():
     with torch.no_grad():
-        assert kernels.serves.__wrapped__(torch.float32, "cpu")
+        assert kernels._passes.__wrapped__(torch.float32, "cpu", False)
 
 
 @pytest.mark.parametrize("autocast", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_self_test_does_not_depend_on_autocast(dtype, autocast):
     with torch.autocast("cpu", dtype=autocast):
-        assert kernels.serves.__wrapped__(dtype, "cpu")
+        assert kernels._passes.__wrapped__(dtype, "cpu", False)

@@ -8,7 +8,6 @@ synchronisation; the builder of the mask knows for nothing.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,25 +19,31 @@ from torch.utils.weak import WeakIdKeyDictionary
 Builder = Callable[..., Any]
 
 
-@dataclass(frozen=True)
 class VisibleKeys:
     """The keys that some query may see; what is derived of them is computed once for all layers.
 
-    Attributes:
+    Args:
         visible: boolean ``[batch, keys]``.
     """
 
-    visible: Tensor
+    def __init__(self, visible: Tensor) -> None:
+        self.visible = visible
+        self._first: Tensor | None = None
+        self._count: Tensor | None = None
 
-    @functools.cached_property
+    @property
     def first(self) -> Tensor:
         """The first visible key of each sequence, and nothing where there is none."""
-        return self.visible & self.visible.cumsum(-1).eq(1)
+        if self._first is None:
+            self._first = self.visible & self.visible.cumsum(-1).eq(1)
+        return self._first
 
-    @functools.cached_property
+    @property
     def count(self) -> Tensor:
         """How many there are in the batch, on their device."""
-        return self.visible.sum()
+        if self._count is None:
+            self._count = self.visible.sum()
+        return self._count
 
 
 @dataclass(frozen=True)
