@@ -188,6 +188,7 @@ def unseen(device: str) -> Iterator[None]:
         yield
 
 
+@torch.no_grad()
 def agree(found: Sequence[Tensor], exact: Sequence[Tensor]) -> bool:
     """Whether results of a fast path are those of the specification, up to rounding."""
     tolerance = 16 * torch.finfo(found[0].dtype).eps
