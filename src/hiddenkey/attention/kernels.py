@@ -143,7 +143,7 @@ def serves(dtype: torch.dtype, device: str, *, grouped: bool = False) -> bool:
         device: type of the device, ``cpu`` or ``cuda``.
         grouped: with two query heads for each key head.
     """
-    return _passes(dtype, device, grouped)
+    return device in ("cpu", "cuda") and _passes(dtype, device, grouped)
 
 
 @functools.cache
