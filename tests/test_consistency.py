@@ -619,3 +619,40 @@ def test_bfloat16_models_compare_in_float32():
     assert sum(attachment.losses.values()) == pytest.approx(loss, rel=1e-2)
     assert attachment.losses["consistency"] > 0
     assert all(g.isfinite().all() for g in found.values())
+
+
+# ---------------------------------------------------------------- in bfloat16
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "lm_loss"),
+    [*((*case, "full") for case in FAMILY_TASKS), *((f, "causal", "chunked") for f in DECODERS)],
+)
+def test_the_other_pass_in_bfloat16_is_the_same_loss_to_its_precision(family, task, lm_loss):
+    model = lora_model(family, task)
+    inputs = batch(task)
+    found = []
+    for precision in ("same", "bfloat16"):
+        attachment = hiddenkey.attach(model, config(precision=precision), lm_loss=lm_loss)
+        loss, total = step(model, inputs)
+        found.append((loss, attachment.losses["task"], attachment.losses["consistency"]))
+        assert all(gradient.dtype == torch.float32 for gradient in total.values())
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-5)  # the trained pass is as it was
+    assert found[1][2] == pytest.approx(found[0][2], rel=0.1)
+    assert found[1][2] != found[0][2]
+
+
+def test_the_other_pass_alone_is_in_bfloat16():
+    model = lora_model("bert")
+    dtypes = []
+    last = transformer_in(model).get_submodule("bert.encoder.layer.1.output.dense")
+    last.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
+    attachment = hiddenkey.attach(model, config(precision="bfloat16"))
+    step(model, batch())
+    assert dtypes == [torch.bfloat16, torch.float32]
+    assert "other pass bfloat16" in str(attachment)
+
+
+def test_both_branches_have_one_precision():
+    with pytest.raises(hiddenkey.ConfigError, match="bfloat16' is for a pass without gradient"):
+        config(precision="bfloat16", backward="both")

@@ -188,6 +188,7 @@ class Attachment:
             lines.append(
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
+                + (f", other pass {loss.precision}" if loss.precision != "same" else "")
                 + (", chunked" if self._consistency and self._consistency.is_chunked else "")
                 + (f", lower {len(self._prefix.layers)} layers shared" if self._prefix else "")
             )

@@ -63,6 +63,9 @@ class Consistency:
         every: the loss runs in each ``every``-th forward pass, with ``every`` times the weight.
         on: ``logits`` compares the predictions, ``representation`` the last layer's hidden states
             (the paper's choice for regression); ``auto`` chooses by the model's task.
+        precision: number format of a pass without gradient: ``same`` as the model's, or
+            ``bfloat16`` by autocast, which processors with such instructions compute several times
+            faster than float32. It is a target that other noise has moved much further.
     """
 
     kind: str = "kl"
@@ -71,6 +74,7 @@ class Consistency:
     fraction: float = 1.0
     every: int = 1
     on: str = "auto"
+    precision: str = "same"
 
 
 @dataclass(frozen=True)
@@ -260,6 +264,7 @@ def _consistency_faults(consistency: object) -> list[str]:
         ("kind", tuple(CONSISTENCIES)),
         ("backward", ("one", "both")),
         ("on", ("auto", "logits", "representation")),
+        ("precision", ("same", "bfloat16")),
     ):
         if getattr(consistency, name) not in allowed:
             faults.append(not_one_of(f"consistency.{name}", getattr(consistency, name), allowed))
@@ -271,6 +276,11 @@ def _consistency_faults(consistency: object) -> list[str]:
         faults.append(f"consistency.fraction must be in (0, 1], got {consistency.fraction!r}")
     if not _is_count(consistency.every) or consistency.every < 1:
         faults.append(f"consistency.every must be a whole number ≥ 1, got {consistency.every!r}")
+    if consistency.precision == "bfloat16" and consistency.backward == "both":
+        faults.append(
+            "consistency.precision='bfloat16' is for a pass without gradient, and backward='both'"
+            " has none; use backward='one' or precision='same'"
+        )
     if consistency.kind == "js" and consistency.backward == "both":
         faults.append(
             "consistency.backward='both' means nothing with kind='js', whose second pass is an"

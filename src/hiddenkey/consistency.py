@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -168,7 +168,8 @@ class ConsistencyPass:
         return OtherPass(rows, self._task_share(output.loss, arguments, chosen), chosen)
 
     def _run_other(self, run: Run, batch: Mapping[str, Any]) -> Any:
-        with nullcontext() if self.consistency.backward == "both" else torch.no_grad():
+        gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
+        with gradient, self._other_precision(batch):
             if self.consistency.kind == "js":
                 with _inference_mode(self._transformer):
                     output = run(batch)
@@ -176,6 +177,11 @@ class ConsistencyPass:
                 output = run(batch)
         self._check(output)
         return output
+
+    def _other_precision(self, batch: Mapping[str, Any]) -> AbstractContextManager[Any]:
+        if self.consistency.precision == "same":
+            return nullcontext()
+        return torch.autocast(_lead(batch).device.type, dtype=torch.bfloat16)
 
     def _task_share(
         self, loss: Tensor | None, arguments: Mapping[str, Any], chosen: Tensor | None

@@ -41,7 +41,7 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
 def _consistency(options: TrainOptions, base: DropoutConfig) -> hiddenkey.Consistency | None:
     changes = {
         name: getattr(options, f"consistency_{name}")
-        for name in ("weight", "every", "fraction", "backward")
+        for name in ("weight", "every", "fraction", "backward", "precision")
         if getattr(options, f"consistency_{name}") is not None
     }
     if base.consistency is None and changes:

@@ -143,7 +143,7 @@ class ChunkedPasses:
             states.index_select(0, kept),
             labels.flatten().index_select(0, kept),
             self._capture.head(),
-            other.rows if other is not None and compared else None,
+            other.rows.to(states.dtype) if other is not None and compared else None,
             factors,
             entropy=True,
         )

@@ -26,6 +26,7 @@ _LOSS: Final = (
     "consistency_every",
     "consistency_fraction",
     "consistency_backward",
+    "consistency_precision",
 )
 
 

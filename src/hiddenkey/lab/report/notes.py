@@ -20,6 +20,7 @@ _EXPECTED: Final = {
     "consistency_every",
     "consistency_fraction",
     "consistency_backward",
+    "consistency_precision",
     "seed",
     "task",
     "report_to",
