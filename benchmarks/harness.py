@@ -5,7 +5,8 @@ meets all of them; a case is judged by its ratio to the baseline of the same tur
 
 Memory. On a GPU the allocator's own peak. On a CPU each case runs in a fresh process, and the peak
 of its resident set (VmHWM, which Linux resets on request) is read: that counts every page that was
-touched, also by a BLAS library, and nothing that an earlier case left behind can hide it.
+touched, also by a BLAS library, and nothing that an earlier case left behind can hide it. glibc is
+told there to give each tensor pages of its own; see ``ALLOCATOR``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ import torch
 
 MIB = 2**20
 
+# Variables of a process whose memory is measured. Each block from 64 KiB on, which is each tensor
+# that counts, then gets pages of its own, and they go back when it is freed. By default glibc keeps
+# freed blocks and raises that threshold as it meets larger ones: a later tensor may then fit into
+# what is kept and not be seen at all, and a heap that is broken up adds half as much again.
+# Linux's own count lags by a quarter of a MiB, so that calls of one or two MiB stay uncertain.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+
 
 def synchronise(device: str) -> None:
     """Wait until a GPU has done what it was given."""
@@ -36,12 +44,24 @@ def synchronise(device: str) -> None:
 
 
 def by_turns(
-    cases: Mapping[str, Callable[[], object]], turns: int, *, warm_up: int = 1, device: str = "cpu"
+    cases: Mapping[str, Callable[[], object]],
+    turns: int,
+    *,
+    warm_up: int = 1,
+    lead_in: int = 0,
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Return the seconds of each call of each case, in the order of the measured turns."""
+    """Return the seconds of each call of each case, in the order of the measured turns.
+
+    ``lead_in`` calls of the same case go untimed before each timed one, so that caches and the
+    allocator are as this case leaves them and not as its neighbour does: after a case with large
+    tensors a call of a few milliseconds takes 6 to 8 % longer.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(warm_up + turns):
         for name, case in cases.items():
+            for _ in range(lead_in):
+                case()
             synchronise(device)
             started = time.perf_counter()
             case()
@@ -115,11 +135,25 @@ def resident_bytes(name: str) -> int:
 
 def in_own_process(script: str, arguments: Sequence[object]) -> int:
     """Run a benchmark script in a fresh process and return the number it prints last."""
+    return numbers_of_own_process(script, arguments)[-1]
+
+
+def numbers_of_own_process(
+    script: str, arguments: Sequence[object], variables: Mapping[str, str] | None = None
+) -> list[int]:
+    """Run a benchmark script in a fresh process and return the numbers of its last line.
+
+    Args:
+        script: path of the script.
+        arguments: of its command line.
+        variables: environment variables that it gets besides this process's own and ``ALLOCATOR``.
+    """
     command = [sys.executable, script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    own = {**os.environ, **ALLOCATOR, **(variables or {})}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return int(done.stdout.split()[-1])
+    return [int(word) for word in done.stdout.splitlines()[-1].split()]
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
