@@ -1,4 +1,5 @@
-# Everything runs in .venv, which is made on demand. `make test` and `make demo` need nothing else.
+# Everything runs in .venv, which is made on demand. `make test`, `make demo` and `make bench` need
+# nothing else.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -17,15 +18,16 @@ export HF_HUB_OFFLINE ?= 1
 # cannot be installed those tests are skipped and say so.
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
-.PHONY: help install tools test check demo clean
+.PHONY: help install tools test check demo bench clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
+	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
-	@echo "make clean    remove $(VENV) and what the demo wrote"
+	@echo "make clean    remove $(VENV) and what the demo and the benchmarks wrote"
 
 install: $(VENV)/.dev
 
@@ -65,5 +67,11 @@ test: check tools
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
 
+bench: $(VENV)/.lab
+	$(BIN)/python benchmarks/attention.py --quick --output runs/bench/attention.json
+	$(BIN)/python benchmarks/step.py --quick --output runs/bench/step.json
+	$(BIN)/python benchmarks/lm_loss.py --quick --output runs/bench/lm_loss.json
+	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
+
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) runs/demo runs/bench

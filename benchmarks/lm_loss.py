@@ -2,7 +2,7 @@
 
     python benchmarks/lm_loss.py [--vocabulary 49152 128256] [--tokens 512 2048] [--hidden 576]
         [--dtype float32] [--device cpu] [--branches one] [--trainable-head] [--repeats 5]
-        [--threads 1] [--chunk-rows ROWS] [--output FILE]
+        [--threads 1] [--chunk-rows ROWS] [--quick] [--output FILE]
 
 Forward and backward from the hidden states, with a frozen head unless ``--trainable-head``. Two
 groups of rows: cross-entropy + bidirectional KL relative to the usual R-Drop code (two full sets of
@@ -16,7 +16,8 @@ them; the ratio is the median over the turns.
 Transient memory: what one forward and backward pass needs at most beyond its inputs. On a GPU that
 is the allocator's own peak. On a CPU each method runs once in a fresh process and its resident set
 is measured: Linux resets the peak (VmHWM) on request, so the growth counts every page that was
-touched, also by the BLAS library, and nothing that an earlier pass left behind can hide it.
+touched, also by the BLAS library, and nothing that an earlier pass left behind can hide it; glibc
+is told there to give each tensor pages of its own.
 
 Prints a Markdown table.
 """
@@ -24,15 +25,10 @@ Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import itertools
-import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +37,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness import MIB, by_turns, compare, in_own_process, transient_bytes, write_record
 from hiddenkey.vocabulary import Factors, LinearHead, chunked_loss
 
 USUAL, OURS = "usual R-Drop code", "hiddenkey"
@@ -132,9 +129,16 @@ ALONE: dict[str, Callable[[Inputs], Tensor]] = {
     "TRL, chunked log-probabilities": trl_cross_entropy,
 }
 METHODS = WITH_KL | ALONE
+BASE_OF = dict.fromkeys(WITH_KL, USUAL) | dict.fromkeys(ALONE, PLAIN)
 NEEDS = {trl: "trl.kernels.chunked_divergence", trl_cross_entropy: "trl.kernels.chunked_logprob",
          liger: "liger_kernel.chunked_loss"}  # fmt: skip
 ONE_BRANCH_ONLY = (trl, liger)
+QUICK = {
+    "vocabulary": [49152],
+    "tokens": [512],
+    "methods": [name for name, method in METHODS.items() if method not in NEEDS],
+    "repeats": 3,
+}
 
 
 def make_inputs(vocabulary: int, tokens: int, arguments: argparse.Namespace) -> Inputs:
@@ -161,64 +165,27 @@ def run(method: Callable[[Inputs], Tensor], inputs: Inputs) -> float:
     return loss.item()
 
 
-def synchronise(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def resident(name: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}; memory is measured on Linux only")
-
-
-def transient_bytes(name: str, vocabulary: int, tokens: int, arguments: argparse.Namespace) -> int:
-    """Measure in this process, which should have done nothing else."""
+def measured_bytes(name: str, vocabulary: int, tokens: int, arguments: argparse.Namespace) -> int:
+    """Transient bytes; on a CPU in this process, which should have done nothing else."""
     method = METHODS[name]
     run(method, make_inputs(512, 16, arguments))  # loads libraries
     inputs = make_inputs(vocabulary, tokens, arguments)
-    if arguments.device != "cpu":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(method, inputs)
-        return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")
-    before = resident("VmRSS")
-    run(method, inputs)
-    return resident("VmHWM") - before
+    return transient_bytes(lambda: run(method, inputs), arguments.device)
 
 
 def transient_mib(name: str, vocabulary: int, tokens: int, arguments: argparse.Namespace) -> float:
     if arguments.device != "cpu":
-        return transient_bytes(name, vocabulary, tokens, arguments) / 2**20
-    command = [sys.executable, __file__, *sys.argv[1:], "--measure", name]
-    command += ["--vocabulary", str(vocabulary), "--tokens", str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout) / 2**20
-
-
-def seconds_by_turns(
-    names: list[str], inputs: Inputs, arguments: argparse.Namespace
-) -> dict[str, list[float]]:
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(1 + arguments.repeats):
-        for name in names:
-            synchronise(arguments.device)
-            started = time.perf_counter()
-            run(METHODS[name], inputs)
-            synchronise(arguments.device)
-            if turn:
-                seconds[name].append(time.perf_counter() - started)
-    return seconds
+        return measured_bytes(name, vocabulary, tokens, arguments) / MIB
+    one_case = ["--measure", name, "--vocabulary", vocabulary, "--tokens", tokens]
+    return in_own_process(__file__, [*sys.argv[1:], *one_case]) / MIB
 
 
 def runnable(arguments: argparse.Namespace) -> list[str]:
-    """The methods that are installed and run here; the others are named on stderr."""
+    """The chosen methods that are installed and run here; the others are named on stderr."""
     names = []
     for name, method in METHODS.items():
+        if arguments.methods and name not in arguments.methods:
+            continue
         try:
             if method in NEEDS:
                 importlib.import_module(NEEDS[method])
@@ -227,6 +194,8 @@ def runnable(arguments: argparse.Namespace) -> list[str]:
             run(method, make_inputs(512, 16, arguments))
             names.append(name)
         except Exception as error:  # whatever another project's code does not support here
+            if name == BASE_OF[name]:
+                raise
             print(f"left out: {name}: {type(error).__name__}: {error}", file=sys.stderr)
     return names
 
@@ -236,18 +205,19 @@ def rows_of_table(
 ) -> list[dict[str, object]]:
     memory = {name: transient_mib(name, vocabulary, tokens, arguments) for name in names}
     inputs = make_inputs(vocabulary, tokens, arguments)
-    seconds = seconds_by_turns(names, inputs, arguments)
+    passes = {name: functools.partial(run, METHODS[name], inputs) for name in names}
+    seconds = by_turns(passes, arguments.repeats, device=arguments.device)
     rows = []
     for name in names:
-        base = USUAL if name in WITH_KL else PLAIN
-        ratios = [a / b for a, b in zip(seconds[name], seconds[base], strict=True)]
+        base = BASE_OF[name]
+        timing = compare(seconds[name], seconds[base])
         rows.append(
             {
                 "method": name,
                 "vocabulary": vocabulary,
                 "tokens": tokens,
-                "median_ms": statistics.median(seconds[name]) * 1000,
-                "time_ratio": statistics.median(ratios),
+                "median_ms": timing.median_ms,
+                "time_ratio": timing.ratio,
                 "transient_mib": memory[name],
                 "memory_ratio": memory[name] / memory[base],
                 "loss": run(METHODS[name], inputs),
@@ -266,7 +236,7 @@ ROW = (
 )
 
 
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[49152, 128256])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048], help="with a label")
@@ -279,15 +249,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--chunk-rows", type=int, help="override the library's choice")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), help="default: all")
+    parser.add_argument("--quick", action="store_true", help="one size, without TRL and Liger")
     parser.add_argument("--output", type=Path, help="JSON file for every number")
     parser.add_argument("--measure", choices=list(METHODS), help=argparse.SUPPRESS)
+    if parser.parse_args().quick:
+        parser.set_defaults(**QUICK)  # what was asked for in so many words still counts
     arguments = parser.parse_args()
+    for name in arguments.methods or ():
+        if BASE_OF[name] not in arguments.methods:
+            parser.error(f"--methods: {name!r} is judged relative to {BASE_OF[name]!r}; add it")
+    return arguments
+
+
+def main() -> None:
+    arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
     if arguments.measure:
         vocabulary, tokens = arguments.vocabulary[0], arguments.tokens[0]
-        print(transient_bytes(arguments.measure, vocabulary, tokens, arguments))
+        print(measured_bytes(arguments.measure, vocabulary, tokens, arguments))
         return
-    names = [n for n in runnable(arguments) if not arguments.methods or n in arguments.methods]
+    names = runnable(arguments)
     found = []
     print(
         f"{arguments.dtype}, {arguments.device}, hidden {arguments.hidden}, gradient through"
@@ -298,11 +279,7 @@ def main() -> None:
         for row in rows_of_table(names, vocabulary, tokens, arguments):
             print(ROW.format(**row), flush=True)
             found.append(row)
-    if arguments.output:
-        settings = {k: str(v) for k, v in vars(arguments).items()}
-        record = {"arguments": settings, "torch": torch.__version__, "rows": found}
-        record["machine"] = f"{platform.platform()}, {os.cpu_count()} CPUs"
-        arguments.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(arguments.output, arguments, found)
 
 
 if __name__ == "__main__":

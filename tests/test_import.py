@@ -41,6 +41,14 @@ def test_all_public_names_need_nothing_but_torch():
     assert new_modules("import torch", EVERY_NAME) == {"hiddenkey"}
 
 
+def test_all_public_names_leave_the_compiler_alone():
+    """Importing it takes longer than importing PyTorch."""
+    code = f"import torch, hiddenkey, sys\n{EVERY_NAME}\nprint('torch._dynamo' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.stdout == b"False\n"
+
+
 def test_the_probe_sees_an_extra_where_there_is_one():
     assert new_modules("import torch", "import yaml") > {"hiddenkey", "yaml"}
 

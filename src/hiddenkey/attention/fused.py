@@ -180,7 +180,7 @@ class _DropAttention(torch.autograd.Function):
         return to_query, to_key, to_value.mul_(column), None, None, None, None
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@kernels.constant_when_compiled
 def narrow_backward_works(dtype: torch.dtype) -> bool:
     """Whether DropAttention's own backward pass agrees with the specification on a small case.
 

@@ -8,8 +8,9 @@ not documented, so :func:`serves` holds them against the specification, once per
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,18 @@ from torch.nn import functional as F
 
 from hiddenkey.attention import reference
 
+Test = TypeVar("Test", bound=Callable[..., bool])
+
 _ALIGNMENT = 16  # entries of a mask's row, for the memory-efficient kernel
+
+
+def constant_when_compiled(test: Test) -> Test:
+    """Let torch.compile call a self-test and take its result for a constant.
+
+    ``torch.compiler.assume_constant_result`` does no more, but imports the compiler: a second.
+    """
+    test._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return test
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -131,7 +143,7 @@ def cpu_backward(
     return gradients
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def serves(dtype: torch.dtype, device: str, *, grouped: bool = False) -> bool:
     """Whether a kernel takes causality and a mask over the keys together, and gets it right.
 

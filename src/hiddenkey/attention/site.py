@@ -195,7 +195,7 @@ def _key_mask_fits(drop: Drop, view: View, protect_first: bool, value: Tensor) -
 
 def _serves(value: Tensor, *, grouped: bool = False) -> bool:
     dtype = kernels.compute_dtype(value)
-    return bool(kernels.serves(dtype, value.device.type, grouped=grouped))
+    return kernels.serves(dtype, value.device.type, grouped=grouped)
 
 
 def _repeated(states: Tensor, groups: int) -> Tensor:
