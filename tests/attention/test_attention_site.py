@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hiddenkey import Drop, DropoutConfig
-from hiddenkey.attention import fused, kernels
+from hiddenkey.attention import fused, kernels, masks
 from hiddenkey.attention.site import AttentionSite, fused_refusal
 from hiddenkey.measure import ShareCounter
 
@@ -420,3 +420,34 @@ def test_one_causal_query_sees_all_keys_of_a_cache(is_fused):
 def test_what_the_fused_path_refuses(drops, keep_model_dropout, reason):
     refusal = fused_refusal(drops, keep_model_dropout)
     assert refusal is None if reason is None else reason in refusal
+
+
+@pytest.mark.parametrize("name", DROPS)
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("causal", [False, True], ids=["encoder", "causal"])
+def test_values_may_have_another_width_than_keys(causal, padding, name):
+    visible = torch.ones(BATCH, LENGTH, dtype=torch.bool)
+    if padding == "left":
+        visible[1, :3] = False
+    allowed = visible[:, None, None, :].expand(-1, -1, LENGTH, -1)
+    allowed = (allowed & torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()) if causal else allowed
+    known = masks.Structure(masks.VisibleKeys(visible), causal)
+    masks._KNOWN[allowed] = known
+    found = []
+    for is_fused in (True, False):
+        torch.manual_seed(1)
+        query, key = torch.randn(2, BATCH, HEADS, LENGTH, WIDTH).unbind()
+        tensors = [t.requires_grad_() for t in (query, key, torch.randn(BATCH, HEADS, LENGTH, 5))]
+        site = make_site(DROPS[name], is_fused=is_fused)
+        torch.manual_seed(2)
+        output = site.attend(
+            *tensors,
+            allowed,
+            is_causal=causal,
+            mask_implies_causal=False,
+            scaling=SCALING,
+            dropout=0.0,
+        )
+        found.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
+    for fast, exact in zip(*found, strict=True):
+        torch.testing.assert_close(fast, exact, rtol=1e-4, atol=1e-4)

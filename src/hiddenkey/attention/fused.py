@@ -74,9 +74,10 @@ def value_column(
             )
         return wide.to(dtype)
     column = (keep.to(dtype) + _RESCUE).unsqueeze(-1)
-    if mask is not None and is_causal and not kernels.serves(dtype, value.device.type):
+    if mask is not None and is_causal and not kernels.fit(query, key, value):
         mask, is_causal = _with_order(mask, query.shape[2]), False
-    if stop_gradient and value.device.type == "cpu" and narrow_backward_works(dtype):
+    narrow = stop_gradient and value.device.type == "cpu" and query.shape[-1] == value.shape[-1]
+    if narrow and narrow_backward_works(dtype):
         mixed: Tensor = _DropAttention.apply(  # type: ignore[no-untyped-call]
             query.to(dtype),
             key.to(dtype),
@@ -221,7 +222,7 @@ def _attend(
 ) -> Tensor:
     """Fused attention that takes a mask over the keys and causality together."""
     if mask is not None and is_causal:
-        if kernels.serves(kernels.compute_dtype(value), value.device.type):
+        if kernels.fit(query, key, value):
             return kernels.causal_with_keys(query, key, value, mask, scaling)
         mask, is_causal = _with_order(mask, query.shape[2]), False
     return F.scaled_dot_product_attention(

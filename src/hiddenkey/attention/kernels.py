@@ -86,6 +86,13 @@ def causal_with_keys(
     return mixed
 
 
+def fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether :func:`causal_with_keys` takes these: one width, and a kernel that passed."""
+    grouped = key.shape[1] != query.shape[1]
+    tested = serves(compute_dtype(value), value.device.type, grouped=grouped)
+    return tested and query.shape[-1] == value.shape[-1]
+
+
 def cpu_forward(
     query: Tensor,
     key: Tensor,

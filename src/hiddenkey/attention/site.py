@@ -85,8 +85,8 @@ class AttentionSite:
         assert drop is not None
         keep = self._draw_keys(drop, view, query, key, protect_first)
         groups = query.shape[1] // key.shape[1]
-        if _key_mask_fits(drop, view, protect_first, value):
-            if groups > 1 and not _serves(value, grouped=True):
+        if _key_mask_fits(drop, view, protect_first, query, value):
+            if groups > 1 and not kernels.fit(query, key, value):
                 key, value = _repeated(key, groups), _repeated(value, groups)
             return fused.key_mask(
                 query, key, value, keep, mask=view.allowed, is_causal=view.causal, scaling=scaling
@@ -182,7 +182,9 @@ def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
     return None
 
 
-def _key_mask_fits(drop: Drop, view: View, protect_first: bool, value: Tensor) -> bool:
+def _key_mask_fits(
+    drop: Drop, view: View, protect_first: bool, query: Tensor, value: Tensor
+) -> bool:
     """Whether the drop is DropKey by a mask over the keys, and no query can lose all of them."""
     if drop.rescaling == "normalised" and torch.is_grad_enabled():
         return False  # DropAttention differs from DropKey in its gradient alone
@@ -190,12 +192,7 @@ def _key_mask_fits(drop: Drop, view: View, protect_first: bool, value: Tensor) -
         return False
     if not view.causal:
         return True
-    return protect_first and _serves(value)
-
-
-def _serves(value: Tensor, *, grouped: bool = False) -> bool:
-    dtype = kernels.compute_dtype(value)
-    return kernels.serves(dtype, value.device.type, grouped=grouped)
+    return protect_first and kernels.fit(query, query, value)
 
 
 def _repeated(states: Tensor, groups: int) -> Tensor:
