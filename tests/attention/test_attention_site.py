@@ -12,6 +12,7 @@ from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attention import fused, kernels, masks
 from hiddenkey.attention.site import AttentionSite, fused_refusal
 from hiddenkey.measure import ShareCounter
+from hiddenkey.positions.attention import VisibleKeys
 
 BATCH, HEADS, LENGTH, WIDTH = 3, 4, 13, 8
 SCALING = WIDTH**-0.5
@@ -431,7 +432,7 @@ def test_values_may_have_another_width_than_keys(causal, padding, name):
         visible[1, :3] = False
     allowed = visible[:, None, None, :].expand(-1, -1, LENGTH, -1)
     allowed = (allowed & torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()) if causal else allowed
-    known = masks.Structure(masks.VisibleKeys(visible), causal)
+    known = masks.Structure(VisibleKeys(visible), causal)
     masks._KNOWN[allowed] = known
     found = []
     for is_fused in (True, False):

@@ -16,34 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hiddenkey.positions.attention import VisibleKeys
+
 Builder = Callable[..., Any]
-
-
-class VisibleKeys:
-    """The keys that some query may see; what is derived of them is computed once for all layers.
-
-    Args:
-        visible: boolean ``[batch, keys]``.
-    """
-
-    def __init__(self, visible: Tensor) -> None:
-        self.visible = visible
-        self._first: Tensor | None = None
-        self._count: Tensor | None = None
-
-    @property
-    def first(self) -> Tensor:
-        """The first visible key of each sequence, and nothing where there is none."""
-        if self._first is None:
-            self._first = self.visible & self.visible.cumsum(-1).eq(1)
-        return self._first
-
-    @property
-    def count(self) -> Tensor:
-        """How many there are in the batch, on their device."""
-        if self._count is None:
-            self._count = self.visible.sum()
-        return self._count
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiddenkey.attention.masks import VisibleKeys, structure_of
+from hiddenkey.attention.masks import structure_of
+from hiddenkey.positions.attention import VisibleKeys
 
 
 @dataclass(frozen=True)
