@@ -170,8 +170,7 @@ def _difference(found: PairedComparison | None) -> str:
 _FRACTION_COLOURS = {1.0: COLOURS[0], 0.5: COLOURS[2], 0.25: COLOURS[1]}
 _EVERY_MARKERS = {1: "o", 2: "^", 4: "D"}
 _OTHER_MARKERS = {"lora": "s", "minus": "v", "both": "P", "top-half": "*", "bfloat16": "X"}
-_LABELS = {LORA: "LoRA", EXACT: "exact loss", "both": "both branches",
-           "bfloat16": "bfloat16"}  # fmt: skip
+_LABELS = {LORA: "LoRA", EXACT: "exact loss", "both": "both branches"}
 _SIZES = {"*": 11, "X": 8, "P": 8.5, "^": 7.5, "v": 7.5, "D": 6, "o": 7, "s": 7}
 _TICKS = (1, 1.1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3)
 _SIZE = (9.0, 7.6)
