@@ -132,7 +132,7 @@ def test_what_failed_can_be_mended_and_run_again(plan, trained, monkeypatch):
 
 
 def test_a_metric_that_is_not_a_number_is_stored_as_missing(plan):
-    records = run_here(plan, common={**plan.common, "learning_rate": 1e12}).records()
+    records = run_here(plan, common={**plan.common, "learning_rate": 1e30}).records()
     for record in records:
         assert record.status == "finished"
     assert any(record.result.eval_loss.last is None for record in records)
