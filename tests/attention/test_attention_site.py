@@ -433,7 +433,7 @@ def test_values_may_have_another_width_than_keys(causal, padding, name):
     allowed = visible[:, None, None, :].expand(-1, -1, LENGTH, -1)
     allowed = (allowed & torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()) if causal else allowed
     known = masks.Structure(VisibleKeys(visible), causal)
-    masks._KNOWN[allowed] = known
+    masks._KNOWN[allowed] = (allowed._version, known)
     found = []
     for is_fused in (True, False):
         torch.manual_seed(1)

@@ -113,6 +113,15 @@ def test_a_mask_of_later_queries_is_not_claimed():
     assert structure_of(mask) is None
 
 
+def test_a_mask_that_was_written_into_is_not_claimed():
+    config = LlamaConfig()
+    config._attn_implementation = dispatch._register("sdpa")
+    mask = build(create_causal_mask, config, PADDED["right"])
+    assert structure_of(mask) is not None
+    mask[:, :, 0, 1] = True
+    assert structure_of(mask) is None
+
+
 def test_a_mask_and_what_is_known_of_it_are_forgotten_together():
     config = LlamaConfig()
     config._attn_implementation = dispatch._register("sdpa")

@@ -34,13 +34,17 @@ class Structure:
     causal: bool
 
 
-# A mask is the same object in every layer; one that a model changed is another, and unknown.
-_KNOWN: MutableMapping[Tensor, Structure] = WeakIdKeyDictionary()
+# A mask is the same object in every layer; one that a model changed is another, or of another
+# version, and unknown.
+_KNOWN: MutableMapping[Tensor, tuple[int, Structure]] = WeakIdKeyDictionary()
 
 
 def structure_of(mask: Tensor) -> Structure | None:
     """Return what a mask consists of; ``None`` if it was not built here or is of another kind."""
-    return None if torch.compiler.is_compiling() else _KNOWN.get(mask)
+    if torch.compiler.is_compiling() or mask not in _KNOWN:
+        return None
+    version, structure = _KNOWN[mask]
+    return structure if mask._version == version else None
 
 
 def remembering(builder: Builder) -> Builder:
@@ -51,8 +55,8 @@ def remembering(builder: Builder) -> Builder:
         # under torch.compile a mask is no object that could be known again
         if isinstance(mask, Tensor) and not args and not torch.compiler.is_compiling():
             structure = _read(kwargs)
-            if structure is not None:
-                _KNOWN[mask] = structure
+            if structure is not None and not mask.is_inference():
+                _KNOWN[mask] = (mask._version, structure)
         return mask
 
     return build
