@@ -49,6 +49,16 @@ def open_everything(page):
     page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true; })")
 
 
+def open_runs(page):
+    """The list of runs; the page builds it when the browser reports the opening, a moment later."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    page.find_element("css selector", "#runs-list summary").click()
+    WebDriverWait(page, 30).until(
+        lambda page: page.find_elements("css selector", "#runs-table tbody tr")
+    )
+
+
 def column(page, table, index):
     return page.execute_script(
         "return [...document.getElementById(arguments[0]).tBodies[0].rows]"
@@ -210,7 +220,7 @@ def test_runs_show_configuration_and_environment(page, path):
     from selenium.webdriver.common.keys import Keys
 
     show(page, path, width=400)
-    page.find_element("css selector", "#runs-list summary").click()
+    open_runs(page)
     rows = page.find_elements("css selector", "#runs-table tbody tr")
     total = int(page.find_element("id", "runs-count").text.split()[0])
     assert len(rows) == total > 80
@@ -230,7 +240,7 @@ def test_runs_show_configuration_and_environment(page, path):
 
 def test_runs_sort(page, path):
     show(page, path, width=1400)
-    page.find_element("css selector", "#runs-list summary").click()
+    open_runs(page)
     names = [heading.text.split()[0] for heading in headings(page, "runs-table")]
     headings(page, "runs-table")[names.index("seed")].find_element("tag name", "button").click()
     seeds = [int(seed) for seed in column(page, "runs-table", names.index("seed"))]
