@@ -18,11 +18,12 @@ export HF_HUB_OFFLINE ?= 1
 # cannot be installed those tests are skipped and say so.
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
-.PHONY: help install tools test check demo bench clean
+.PHONY: help install tools test check demo bench models clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
+	@echo "make models   what HiddenKey does on every architecture and every adapter (7 minutes)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
@@ -72,6 +73,10 @@ bench: $(VENV)/.lab
 	$(BIN)/python benchmarks/step.py --quick --output runs/bench/step.json
 	$(BIN)/python benchmarks/lm_loss.py --quick --output runs/bench/lm_loss.json
 	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
+
+models: $(VENV)/.lab
+	$(BIN)/hiddenkey doctor --all --output docs
+	$(BIN)/hiddenkey doctor --adapters --output docs
 
 clean:
 	rm -rf $(VENV) runs/demo runs/bench

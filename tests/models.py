@@ -1,4 +1,4 @@
-"""Tiny random models of each family, batches for them, and a record of everything about a model."""
+"""Tiny random models of each family, batches for them, and ways to run them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from transformers import (
     LlamaConfig,
     RobertaConfig,
 )
+
+from hiddenkey.testing.snapshots import snapshot as snapshot
 
 # Models this small gain nothing from a second thread, and two that wait for each other on a busy
 # machine make a step two hundred times slower.
@@ -225,34 +227,3 @@ def assert_same_gradients(
 def transformer_in(model: Any) -> Any:
     """Return the Hugging Face model inside a PEFT model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-)
-
-
-def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Record all of a model that attaching could change, apart from its tensors."""
-    record: dict[str, Any] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        record[f"{name}: attributes"] = sorted(module.__dict__)
-        record[f"{name}: type"] = type(module)
-        record[f"{name}: forward"] = getattr(module.forward, "__func__", module.forward)
-        record[f"{name}: training"] = module.training
-        record[f"{name}: hooks"] = {hooks: len(getattr(module, hooks)) for hooks in _HOOKS}
-        record[f"{name}: numbers"] = {
-            key: value for key, value in module.__dict__.items() if isinstance(value, float | int)
-        }
-        config = getattr(module, "config", None)
-        if config is not None and hasattr(config, "_attn_implementation"):
-            record[f"{name}: attention"] = config._attn_implementation
-            record[f"{name}: config"] = dict(sorted(config.__dict__.items()))
-    return record

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hiddenkey.config import Consistency, Drop, DropoutConfig
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
     from hiddenkey.plan import Site
+    from hiddenkey.schedule import RateSchedule
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ __all__ = [
     "Drop",
     "DropoutConfig",
     "Method",
+    "RateSchedule",
     "Site",
     "attach",
     "method",
@@ -42,6 +44,7 @@ _MODULES = {
     "config": ("Consistency", "Drop", "DropoutConfig"),
     "errors": ("AttachError", "ConfigError", "ConsistencyError"),
     "plan": ("Site",),
+    "schedule": ("RateSchedule",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from hiddenkey.anatomy import KINDS
 from hiddenkey.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.errors import ConfigError
 from hiddenkey.patterns import PATTERNS
@@ -96,6 +97,10 @@ class DropoutConfig:
             query that would lose all its keys keeps them all.
         hidden_modules: regular expression that fully matches the names of the second feed-forward
             layers, for models in which their shape does not tell; ``None`` finds them.
+        attention_modules: regular expression that fully matches the names of the attention modules,
+            for models of one's own whose attention is not found; ``None`` finds them.
+        attention: which attention drops keys, ``self``, ``cross`` or both; models without
+            cross-attention have only the first.
     """
 
     drops: tuple[Drop, ...] = ()
@@ -105,9 +110,11 @@ class DropoutConfig:
     share_heads: bool = False
     keep_first: bool = True
     hidden_modules: str | None = None
+    attention_modules: str | None = None
+    attention: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
-        for name in ("drops", "layers"):
+        for name in ("drops", "layers", "attention"):
             if isinstance(value := getattr(self, name), list | range):
                 object.__setattr__(self, name, tuple(value))
         if faults := find_faults(self):
@@ -191,9 +198,10 @@ def find_faults(config: DropoutConfig) -> list[str]:
         for name in ("keep_model_dropout", "share_heads", "keep_first")
         if not isinstance(getattr(config, name), bool)
     ]
-    if config.hidden_modules is not None:
-        faults += _expression_faults(config.hidden_modules)
-    return faults
+    for name in ("hidden_modules", "attention_modules"):
+        if (expression := getattr(config, name)) is not None:
+            faults += _expression_faults(name, expression)
+    return faults + _kinds_faults(config.attention)
 
 
 def not_one_of(what: str, value: object, allowed: Iterable[str]) -> str:
@@ -306,7 +314,13 @@ def _layer_faults(layers: object) -> list[str]:
     return faults
 
 
-def _expression_faults(expression: object) -> list[str]:
+def _kinds_faults(kinds: object) -> list[str]:
+    if not isinstance(kinds, tuple) or not kinds:
+        return [f"attention must name at least one of {', '.join(KINDS)}, got {kinds!r}"]
+    return [not_one_of("attention", kind, KINDS) for kind in kinds if kind not in KINDS]
+
+
+def _expression_faults(name: str, expression: object) -> list[str]:
     try:
         if isinstance(expression, str):
             re.compile(expression)
@@ -314,7 +328,7 @@ def _expression_faults(expression: object) -> list[str]:
         reason = "not text"
     except re.error as error:
         reason = str(error)
-    return [f"hidden_modules must be a regular expression, got {expression!r} ({reason})"]
+    return [f"{name} must be a regular expression, got {expression!r} ({reason})"]
 
 
 def _read_drop(values: object, where: str, faults: list[str]) -> object:

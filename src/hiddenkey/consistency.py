@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from hiddenkey import anatomy
+from hiddenkey import anatomy, caches
 from hiddenkey.compensation import CONSISTENCIES
 from hiddenkey.config import Consistency
 from hiddenkey.errors import ConsistencyError
@@ -29,8 +30,10 @@ LanguageModelLoss = Literal["auto", "chunked", "full"]
 # Below this many classes logits are no larger than the hidden states of a few layers.
 LARGE_VOCABULARY = 8192
 _SHIFTED = ("ForCausalLM",)
-_BY_TOKEN = ("ForCausalLM", "ForMaskedLM", "ForTokenClassification")
-TASKS = ("ForSequenceClassification", *_BY_TOKEN)
+_MADE_OF_LABELS = ("ForConditionalGeneration",)
+_LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+_BY_TOKEN = (*_LANGUAGE, "ForTokenClassification")
+TASKS = ("ForSequenceClassification", "ForImageClassification", *_BY_TOKEN)
 
 MULTI_LABEL = (
     "the consistency loss compares one distribution over classes, got"
@@ -63,6 +66,11 @@ class ConsistencyPass:
         transformer: the Hugging Face model.
         last_layer: its last layer, where the loss may work on the representation.
         lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
+        entry: the module whose call is one pass; ``None``: the transformer.
+
+    Attributes:
+        consistency: the configured loss.
+        is_own_loss: whether the task loss of the pass at work is computed outside of the model.
     """
 
     def __init__(
@@ -71,12 +79,14 @@ class ConsistencyPass:
         transformer: nn.Module,
         last_layer: nn.Module,
         lm_loss: LanguageModelLoss = "auto",
+        entry: nn.Module | None = None,
     ) -> None:
         self.consistency = consistency
         # a tensor: a number that changes would make torch.compile compile each step anew
         self._passes = torch.tensor(0, device="cpu")
         self._loss = CONSISTENCIES[consistency.kind]
         self._transformer = transformer
+        self._entry = transformer if entry is None else entry
         self._task = anatomy.task_of(transformer)
         self._divides_by_items = divides_by_items(transformer)
         self._on_representation = consistency.on == "representation" or (
@@ -86,6 +96,7 @@ class ConsistencyPass:
         self._chunked: ChunkedPasses | None = None
         if self._must_chunk or (lm_loss == "auto" and should_chunk(consistency, transformer)):
             self._chunked = ChunkedPasses(transformer, consistency)
+        self.is_own_loss = False
         self._between_passes = False
         self._representation: Tensor | None = None
         self._handle = (
@@ -108,6 +119,26 @@ class ConsistencyPass:
     def lm_sums(self) -> Sums | None:
         """Sums over the labelled tokens of the last pass, if its loss was computed so."""
         return None if self._chunked is None else self._chunked.sums
+
+    def check_own_loss(self, labels: Tensor | None) -> None:
+        """Refuse a task loss from outside that the consistency loss cannot be added to.
+
+        Args:
+            labels: of the batch, or ``None``.
+
+        Raises:
+            ConsistencyError: if it is to be averaged over both passes, or labels are needed.
+        """
+        if self.consistency.backward == "both":
+            raise ConsistencyError(
+                "consistency.backward='both' averages the task loss over both passes, but own_loss"
+                " (label smoothing, compute_loss_func) computes it of one; use backward='one'"
+            )
+        if labels is None and self._task in _BY_TOKEN:
+            raise ConsistencyError(
+                f"the consistency loss of {self._task} models compares labelled tokens, but"
+                " own_loss got no labels; use own_loss(labels)"
+            )
 
     def due(self) -> bool:
         """Count one training pass, and say whether it carries the loss."""
@@ -144,16 +175,20 @@ class ConsistencyPass:
         Raises:
             ConsistencyError: if the batch has no labels, so that there is no task loss to add to.
         """
-        if arguments.get("labels") is None:
+        if arguments.get("labels") is None and not self.is_own_loss:
             raise ConsistencyError(
                 "the consistency loss is added to the model's own loss, but this training pass got"
-                " no labels; pass labels to the model (label smoothing and compute_loss_func take"
-                " them away), or set consistency=None"
+                " no labels; pass labels to the model or, for a loss of your own, hold the pass by"
+                " attachment.own_loss (hiddenkey.integrations.trainer.watch does so for label"
+                " smoothing and compute_loss_func), or set consistency=None, as with trainers that"
+                " need deterministic log-probabilities (DPO, KTO, GRPO)"
             )
         batch = select(arguments, chosen)
-        if self._chunked is not None and self._chunked.serves(arguments):
+        if self._chunked is not None and self._may_chunk(arguments):
             device = _lead(arguments).device
-            other = self._chunked.before(lambda: self._run_other(run, batch), device, chosen)
+            other = self._chunked.before(
+                lambda: self._run_other(run, batch, chosen), device, chosen
+            )
             if other is not None:
                 return other
             if self._must_chunk:
@@ -162,16 +197,23 @@ class ConsistencyPass:
                     f" {type(self._transformer).__name__} {self._chunked.refusal}; use 'auto'"
                 )
         self._between_passes = True
-        both = self.consistency.backward == "both"
-        output = self._run_other(run, batch if both else {**batch, "labels": None})
+        # an encoder-decoder makes its decoder's input of the labels
+        needs_labels = self.consistency.backward == "both" or self._task in _MADE_OF_LABELS
+        given = batch if needs_labels else {**batch, "labels": None}
+        output = self._run_other(run, given, chosen)
         rows, _ = self._rows(output, batch)
-        return OtherPass(rows, self._task_share(output.loss, arguments, chosen), chosen)
+        loss = output.loss if self.consistency.backward == "both" else None
+        return OtherPass(rows, self._task_share(loss, arguments, chosen), chosen)
 
-    def _run_other(self, run: Run, batch: Mapping[str, Any]) -> Any:
+    def _run_other(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
+        if (
+            cache := batch.get("past_key_values")
+        ) is not None:  # the trained pass takes it as it is
+            batch = {**batch, "past_key_values": caches.copied(cache, chosen)}
         gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
         with gradient, self._other_precision(batch):
             if self.consistency.kind == "js":
-                with _inference_mode(self._transformer):
+                with _inference_mode(self._entry):
                     output = run(batch)
             else:
                 output = run(batch)
@@ -192,13 +234,13 @@ class ConsistencyPass:
         return loss * (_lead(arguments).shape[0] / chosen.shape[0])
 
     def _check(self, output: Any) -> None:
-        config: Any = self._transformer.config
+        config: Any = getattr(self._transformer, "config", None)
         if not hasattr(output, "logits"):
             raise ConsistencyError(
                 "the consistency loss is added to the model's output.loss, but this call returned a"
                 f" {type(output).__name__}; call the model with return_dict=True"
             )
-        if config.problem_type == "multi_label_classification":
+        if getattr(config, "problem_type", None) == "multi_label_classification":
             raise ConsistencyError(MULTI_LABEL)
 
     def begin(self, arguments: Mapping[str, Any], other: OtherPass | OtherStates | None) -> None:
@@ -211,12 +253,17 @@ class ConsistencyPass:
         if self._chunked is None:
             return
         self._chunked.sums = None
-        if not isinstance(other, OtherPass) and self._chunked.serves(arguments):
+        if not isinstance(other, OtherPass) and self._may_chunk(arguments):
             self._chunked.begin(other)
+
+    def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a pass can go without logits; a loss of the script's own needs them."""
+        chunked = None if self.is_own_loss else self._chunked
+        return chunked is not None and chunked.serves(arguments)
 
     def end(self) -> None:
         """Clear up after the trained pass, however it ended."""
-        self._between_passes = False
+        self._between_passes = self.is_own_loss = False
         if self._chunked is not None:
             self._chunked.end()
 
@@ -241,6 +288,8 @@ class ConsistencyPass:
         task: Tensor | None = getattr(output, "loss", None)
         if not isinstance(other, OtherPass):
             return task, None
+        if self.is_own_loss:
+            return None, self._divergence(output, arguments, other)
         assert task is not None  # labels were given, and the other pass returned a loss's output
         extra = self._divergence(output, arguments, other)
         if other.task_loss is not None:
@@ -265,6 +314,13 @@ class ConsistencyPass:
             states = states[chosen]
         arguments = select(arguments, chosen)
         if self._task in _BY_TOKEN:
+            labels = arguments["labels"]
+            if labels.dim() != 2 or labels.shape[0] != states.shape[0]:
+                raise ConsistencyError(
+                    "the consistency loss compares one prediction for each token, got labels of"
+                    f" shape {list(labels.shape)} with predictions of {list(states.shape)}; set"
+                    " consistency=None"
+                )
             return states[self._labelled(arguments, states.shape[1])], 1.0
         if not self._on_representation:
             return states, 1.0
@@ -276,16 +332,17 @@ class ConsistencyPass:
 
     def _units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """Return how many sequences or labelled tokens the task loss is a mean over."""
-        if self._task not in _BY_TOKEN:
-            return _lead(arguments).shape[0]
         if self._is_sum(arguments):
             return arguments["num_items_in_batch"]  # type: ignore[no-any-return]
+        if self._task not in _BY_TOKEN:
+            return _lead(arguments).shape[0]
         labels = arguments["labels"]
         return self._labelled(arguments, labels.shape[1]).sum().clamp_min(1)
 
     def _is_sum(self, arguments: Mapping[str, Any]) -> bool:
         """Whether the task loss is a sum divided by ``num_items_in_batch``."""
-        return self._divides_by_items and arguments.get("num_items_in_batch") is not None
+        divides = self._divides_by_items or self.is_own_loss
+        return divides and arguments.get("num_items_in_batch") is not None
 
     def _labelled(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
         """Mark the positions whose prediction has a label, boolean ``[batch, tokens]``."""
@@ -294,7 +351,11 @@ class ConsistencyPass:
             given = arguments.get("shift_labels")
             ends = torch.full_like(labels[:, :1], IGNORED_LABEL)
             labels = torch.cat([labels[:, 1:], ends], 1) if given is None else given
-        return labels[:, -tokens:] != IGNORED_LABEL  # type: ignore[no-any-return]
+        # a prefix of virtual or image tokens has either labels but no logits, or no labels
+        labels = F.pad(
+            labels[:, -tokens:], (max(0, tokens - labels.shape[1]), 0), value=IGNORED_LABEL
+        )
+        return labels != IGNORED_LABEL
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._between_passes:  # otherwise nobody would take it, and its graph would stay
@@ -310,7 +371,7 @@ def should_chunk(consistency: Consistency, transformer: nn.Module) -> bool:
     """Whether a language model's loss pays, and works, without its logits in full."""
     if chunked_refusal(consistency, transformer) is not None:
         return False
-    return int(anatomy.text_config(transformer).vocab_size) >= LARGE_VOCABULARY
+    return int(getattr(anatomy.text_config(transformer), "vocab_size", 0)) >= LARGE_VOCABULARY
 
 
 def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | None:
@@ -328,15 +389,17 @@ def divides_by_items(transformer: nn.Module) -> bool:
     forward = inspect.unwrap(type(transformer).forward)
     code = getattr(forward, "__code__", None)
     by_function = code is not None and "loss_function" in code.co_names
-    return by_function and anatomy.task_of(transformer) in ("ForCausalLM", "ForMaskedLM")
+    return by_function and anatomy.task_of(transformer) in _LANGUAGE
 
 
 def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
     """Return the tokens that are not padding, boolean ``[batch, tokens]``, if the batch tells."""
     mask = arguments.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.shape == shape:
-        return mask.bool()
-    return None
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        return None
+    if arguments.get("past_key_values") is not None:  # it also covers the keys in the cache
+        mask = mask[:, -shape[1] :]
+    return mask.bool() if mask.shape == shape else None
 
 
 def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any]:
@@ -358,7 +421,7 @@ def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any
 
 
 def _lead(arguments: Mapping[str, Any]) -> Tensor:
-    for name in ("input_ids", "inputs_embeds", "pixel_values"):
+    for name in ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values"):
         if isinstance(tensor := arguments.get(name), Tensor):
             return tensor
     raise ConsistencyError(
@@ -368,8 +431,8 @@ def _lead(arguments: Mapping[str, Any]) -> Tensor:
 
 
 @contextmanager
-def _inference_mode(transformer: nn.Module) -> Iterator[None]:
-    training = [module for module in transformer.modules() if module.training]
+def _inference_mode(entry: nn.Module) -> Iterator[None]:
+    training = [module for module in entry.modules() if module.training]
     for module in training:
         module.training = False
     try:

@@ -54,6 +54,10 @@ class LossMeter:
     """The parts of the training loss: of the last pass, and their mean over optimiser steps."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all that was counted."""
         self._last: dict[str, Tensor] = {}
         self._step: dict[str, Tensor] = {}
         self._passes: Tensor | None = None  # on the device, and no number, for torch.compile

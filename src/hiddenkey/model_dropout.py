@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+_NOISE = re.compile(r"dropout|pdrop$|drop_?(prob|path|rate)|layer_?drop")
+
 
 @dataclass(frozen=True)
 class Setting:
-    """One dropout rate of a model: an attribute of a module, and what it was."""
+    """One dropout rate of a model: an attribute of a module or its config, and what it was."""
 
-    module: nn.Module
+    module: Any
     attribute: str
     rate: float
 
@@ -21,8 +26,10 @@ class Setting:
 def switch_off(transformer: nn.Module) -> list[Setting]:
     """Set every dropout rate of a model to zero, except those inside adapters.
 
-    Rates are the ``p`` of dropout modules, and numbers that a module keeps under a name with
-    ``dropout`` in it and hands to ``F.dropout`` or to attention.
+    Rates are the ``p`` of dropout modules, and numbers that a module keeps under a name like
+    ``dropout`` and hands to ``F.dropout`` or to attention; those by which whole layers are skipped
+    (``layerdrop``, ``drop_path``) are among them. The jitter of routers stays, as some models use
+    it in evaluation too.
 
     Returns:
         What was changed, for :func:`restore`.
@@ -38,6 +45,7 @@ def switch_off(transformer: nn.Module) -> list[Setting]:
             settings.append(Setting(module, "p", module.p))
         else:
             settings += [Setting(module, key, rate) for key, rate in _rates(module).items()]
+            settings += _read_from_config(module)
     for setting in settings:
         setattr(setting.module, setting.attribute, 0.0)
     return settings
@@ -53,5 +61,25 @@ def _rates(module: nn.Module) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(module).items()
-        if isinstance(value, float) and ("dropout" in key or key.endswith("pdrop"))
+        if isinstance(value, float) and _NOISE.search(key)
     }
+
+
+def _read_from_config(module: nn.Module) -> list[Setting]:
+    """Return the rates that a module's own code takes from its config in each pass."""
+    config = getattr(module, "config", None)
+    if config is None:
+        return []
+    kind: Any = type(module)
+    names = [name for name in _config_fields(kind) if _NOISE.search(name)]
+    rates = {name: getattr(config, name, None) for name in names}
+    return [Setting(config, name, r) for name, r in rates.items() if isinstance(r, float) and r]
+
+
+@cache
+def _config_fields(kind: type[nn.Module]) -> frozenset[str]:
+    try:
+        source = inspect.getsource(kind.forward)
+    except (OSError, TypeError):  # no source, such as in a notebook
+        return frozenset()
+    return frozenset(re.findall(r"self\.config\.(\w+)", source))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from hiddenkey.anatomy import Part
+from hiddenkey.parallel import is_sharded
 
 _NOT_SHARED = ("output_hidden_states", "output_attentions")  # they show what was not run
 
@@ -94,6 +95,8 @@ class SharedPrefix:
             return False
         if any(getattr(layer, "gradient_checkpointing", False) for layer in self.layers):
             return False  # a backward pass would recompute what was not computed here
+        if any(is_sharded(layer) for layer in self.layers):
+            return False  # one output for all of them: a backward pass would gather all at once
         return not any(
             isinstance(module, _DropoutNd) and module.p > 0 and module.training
             for name, module in self._transformer.named_modules()

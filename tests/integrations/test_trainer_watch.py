@@ -203,12 +203,25 @@ def test_the_inner_model_may_be_the_one_that_is_attached(peft, tmp_path):
     assert log["task_loss"] + log["consistency_loss"] == pytest.approx(log["loss"], rel=1e-3)
 
 
-def test_label_smoothing_takes_the_labels_away_and_is_refused(tmp_path):
+def test_label_smoothing_without_watch_is_refused(tmp_path):
     model = lora_model("bert")
     hiddenkey.attach(model, "hiddenkey")
     made, _ = trainer(model, tmp_path, label_smoothing_factor=0.1)
-    with pytest.raises(ConsistencyError, match="label smoothing and compute_loss_func take them"):
+    with pytest.raises(
+        ConsistencyError,
+        match=r"this training pass got no labels; .*trainer.watch does so for label smoothing",
+    ):
         made.train()
+
+
+def test_watching_again_replaces_what_was_watched(tmp_path):
+    model = lora_model("bert")
+    made, _ = trainer(model, tmp_path, label_smoothing_factor=0.1, max_steps=2)
+    for method in ("hiddenkey-js", "hiddenkey"):  # the second attach detaches the first
+        watch(made, hiddenkey.attach(model, method))
+    made.train()
+    log = training_logs(made.state)[-1]
+    assert log["task_loss"] + log["consistency_loss"] == pytest.approx(log["loss"], rel=1e-3)
 
 
 def weights(model) -> dict[str, torch.Tensor]:

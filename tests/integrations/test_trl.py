@@ -12,7 +12,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerFast
 
 import hiddenkey
-from hiddenkey import ConfigError, Consistency, ConsistencyError, Drop, DropoutConfig
+from hiddenkey import ConfigError, Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.integrations.trainer import watch
 from models import PAD, VOCABULARY, lora_model, plain_model, seeded
 
@@ -31,8 +31,6 @@ pytestmark = [
 
 NOISE = hiddenkey.method("hiddenkey-minus", rate=0.3)
 WITH_LOSS = DropoutConfig(NOISE.drops, Consistency())
-# attention drops refuse packed sequence lengths
-HIDDEN_WITH_LOSS = DropoutConfig((Drop("hidden", "element", 0.3),), Consistency())
 NOTHING, QUIET = DropoutConfig(), DropoutConfig((), Consistency())  # no noise in either
 
 
@@ -143,9 +141,8 @@ def test_without_noise_it_trains_as_trl_does(case, lm_loss, tmp_path):
 def test_with_noise_the_consistency_loss_is_part_of_the_loss(case, tmp_path):
     found = {}
     for lm_loss in ("chunked", "full"):
-        config = HIDDEN_WITH_LOSS if "pack" in case else WITH_LOSS
         logs, weights = train(
-            ConsistencySFTTrainer, tmp_path, config, lm_loss=lm_loss, **CASES[case]
+            ConsistencySFTTrainer, tmp_path, WITH_LOSS, lm_loss=lm_loss, **CASES[case]
         )
         found[lm_loss] = (logs, weights)
         for log in logs:
@@ -176,6 +173,24 @@ def test_passes_that_are_not_due_are_trained_without_it(tmp_path):
     assert ["consistency_loss" in log for log in logs] == [True, False, True]
     for log in logs:
         total = log["task_loss"] + log.get("consistency_loss", 0.0)
+        assert total == pytest.approx(log["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_label_smoothing_is_trls_and_the_consistency_loss_is_added(accumulation, tmp_path):
+    settings = {"label_smoothing_factor": 0.1, "gradient_accumulation_steps": accumulation}
+    expected, weights = train(SFTTrainer, tmp_path, NOTHING, **settings)
+    found, ours = train(ConsistencySFTTrainer, tmp_path, QUIET, **settings)
+    for log, wanted in zip(found, expected, strict=True):
+        assert log["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
+        assert log["consistency_loss"] == pytest.approx(0.0, abs=1e-6)
+        for name in METRICS:
+            assert log[name] == pytest.approx(wanted[name], rel=1e-4), name
+    for name, value in weights.items():
+        torch.testing.assert_close(ours[name], value, msg=name)
+    for log in train(ConsistencySFTTrainer, tmp_path, WITH_LOSS, **settings)[0]:
+        assert log["consistency_loss"] > 0.01
+        total = log["task_loss"] + log["consistency_loss"]
         assert total == pytest.approx(log["loss"], rel=1e-3)
 
 
@@ -230,8 +245,8 @@ def test_a_mixture_of_experts_keeps_its_auxiliary_loss(steps, tmp_path):
 def test_trls_own_trainer_is_refused(tmp_path):
     with pytest.raises(
         ConsistencyError,
-        match=r"TRL's SFTTrainer does not train on the model's own loss, .*; use"
-        r" hiddenkey.integrations.trl.ConsistencySFTTrainer, or set consistency=None",
+        match=r"TRL's trainers do not train on the model's own loss, .* instead of SFTTrainer use"
+        r" hiddenkey.integrations.trl.ConsistencySFTTrainer; DPO, .*: set consistency=None",
     ):
         train(SFTTrainer, tmp_path, WITH_LOSS)
 
@@ -253,9 +268,8 @@ def test_a_pass_that_goes_past_the_hooks_is_refused(tmp_path):
                                      "labels": torch.ones(1, 4, dtype=torch.long)})  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"), [("loss_type", "dft"), ("label_smoothing_factor", 0.1)]
-)
-def test_losses_that_are_not_the_models_own_are_refused(setting, value, tmp_path):
-    with pytest.raises(ConfigError, match=rf"{setting} must be .* with a consistency loss, .*got"):
-        train(ConsistencySFTTrainer, tmp_path, WITH_LOSS, **{setting: value})
+def test_a_loss_that_is_computed_from_log_probabilities_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"loss_type must be 'nll' with a consistency loss, .*dft"
+    ):
+        train(ConsistencySFTTrainer, tmp_path, WITH_LOSS, loss_type="dft")

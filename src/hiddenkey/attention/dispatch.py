@@ -8,12 +8,13 @@ module without a site, is handed on with exactly the arguments it would have had
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
+from hiddenkey.attention.intercept import Interception
 from hiddenkey.attention.masks import remembering
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.errors import AttachError
@@ -21,55 +22,72 @@ from hiddenkey.errors import AttachError
 PREFIX = "hiddenkey_"
 SUPPORTED = ("sdpa", "eager")
 _SITE = "_hiddenkey_attention_site"
-_REFUSED = {
-    "softcap": "logit soft-capping",
-    "s_aux": "attention sinks",
-    "position_bias": "a position bias",
-    "cache": "a paged cache",
-    "cu_seq_lens_q": "packed sequence lengths",
+# What changes the logits or the softmax, beside the mask: the model's own function must run.
+_BESIDE_THE_MASK = ("softcap", "s_aux", "position_bias")
+# Names in the code of an eager attention function that computes nothing else than attention.
+_PLAIN_EAGER = {
+    *("torch", "nn", "functional", "matmul", "softmax", "dropout", "repeat_kv"),
+    *("transpose", "contiguous", "view", "size", "shape", "to", "dtype", "type", "float32"),
+    *("training", "scaling", "num_key_value_groups"),
 }
 
 
-def install(transformer: Any, modules: Iterable[nn.Module]) -> str:
+@dataclass(frozen=True)
+class Setting:
+    """A config whose attention implementation was changed, and what it was."""
+
+    config: Any
+    before: str
+
+
+def install(transformer: nn.Module, modules: Iterable[nn.Module]) -> list[Setting]:
     """Route a model's attention through this library.
 
     Args:
-        transformer: the Hugging Face model.
+        transformer: the model.
         modules: its attention modules that will drop.
 
     Returns:
-        Name of the implementation it had, to be given to :func:`uninstall`.
+        What was changed, to be given to :func:`uninstall`.
 
     Raises:
-        AttachError: if the implementation is unsupported or the model does not follow it.
+        AttachError: if an implementation is unsupported.
     """
+    modules = list(modules)
     for module in modules:
-        _refuse_by_code(module)
-    before: str = transformer.config._attn_implementation
-    if before not in SUPPORTED:
-        raise AttachError(
-            f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
-            f" model uses {before!r}; load it with attn_implementation='sdpa'"
-        )
-    if before == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
-        raise AttachError(
-            "reorder_and_upcast_attn=True bypasses transformers' attention interface; set it to"
-            " False or load the model with attn_implementation='sdpa'"
-        )
-    name = _register(before)
-    transformer.set_attn_implementation(name)
-    if transformer.config._attn_implementation != name:
-        raise AttachError(
-            f"{type(transformer).__name__} computes attention outside transformers' attention"
-            " interface, so keys cannot be dropped; use a method without attention drops, such as"
-            " 'hiddencut'"
-        )
-    return before
+        _refuse(transformer, module)
+    settings = []
+    for config in _configs(transformer, modules) if modules else []:
+        before = config._attn_implementation
+        if before in SUPPORTED:  # others belong to towers that do not drop
+            settings.append(Setting(config, before))
+            config._attn_implementation_internal = _register(before)
+    return settings
 
 
-def uninstall(transformer: Any, before: str) -> None:
-    """Give a model back the implementation that :func:`install` returned."""
-    transformer.set_attn_implementation(before)
+def uninstall(settings: list[Setting]) -> None:
+    """Give a model back the implementations that :func:`install` changed."""
+    for setting in settings:
+        setting.config._attn_implementation_internal = setting.before
+
+
+def needs_interception(module: nn.Module) -> bool:
+    """Whether an attention module's own function must run, with its softmax intercepted.
+
+    It must where the module passes more than a mask (soft caps, sinks, position biases), or where
+    its eager function computes more than attention.
+    """
+    forward = inspect.unwrap(type(module).forward)
+    names = {
+        name for names in forward.__code__.co_consts if isinstance(names, tuple) for name in names
+    }
+    if getattr(module, "attn_logit_softcapping", None) is None:
+        names.discard("softcap")  # passed, but None
+    if names.intersection(_BESIDE_THE_MASK):
+        return True
+    if _implementation(module) not in ("eager", PREFIX + "eager"):
+        return False
+    return not _PLAIN_EAGER.issuperset(_base_function("eager", module).__code__.co_names)
 
 
 def set_site(module: nn.Module, site: AttentionSite | None) -> None:
@@ -78,6 +96,17 @@ def set_site(module: nn.Module, site: AttentionSite | None) -> None:
         module.__dict__.pop(_SITE, None)
     else:
         module.__dict__[_SITE] = site
+
+
+def _configs(transformer: nn.Module, modules: Iterable[nn.Module]) -> list[Any]:
+    """Return every config that says which attention implementation a part of the model takes."""
+    holders = [part for part in transformer.modules() if hasattr(part, "set_attn_implementation")]
+    configs = [getattr(part, "config", None) for part in (*holders, *modules)]
+    return list({id(config): config for config in configs if config is not None}.values())
+
+
+def _implementation(module: nn.Module) -> str | None:
+    return getattr(getattr(module, "config", None), "_attn_implementation", None)
 
 
 def _register(base: str) -> str:
@@ -100,10 +129,17 @@ def _attention_function(base: str) -> Any:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         site: AttentionSite | None = module.__dict__.get(_SITE)
-        if site is None or not module.training:
-            plain = _base_function(base, module)
+        plain = _base_function(base, module)
+        if site is None or not module.training or site.is_silent:
             return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
-        _refuse_unsupported(module, kwargs)
+        if kwargs.get("cache") is not None:
+            raise AttachError(
+                f"{type(module).__name__} trains with a paged cache, in which keys cannot be"
+                " dropped; leave the cache out"
+            )
+        if site.is_intercepted or any(kwargs.get(name) is not None for name in _BESIDE_THE_MASK):
+            with Interception(site, module, keys=key.shape[2]):
+                return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         is_causal = kwargs.get("is_causal")
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
@@ -125,33 +161,21 @@ def _attention_function(base: str) -> Any:
 
 def _base_function(base: str, module: nn.Module) -> Any:
     if base == "eager":  # each model brings its own
-        return sys.modules[type(module).__module__].eager_attention_forward
+        return inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     return ALL_ATTENTION_FUNCTIONS[base]
 
 
-def _refuse_by_code(module: nn.Module) -> None:
-    """Refuse, before any training, what the module's own call of its attention shows."""
-    forward = inspect.unwrap(type(module).forward)
-    names = {
-        name for names in forward.__code__.co_consts if isinstance(names, tuple) for name in names
-    }
-    if getattr(module, "attn_logit_softcapping", None) is None:
-        names.discard("softcap")  # passed, but None
-    for argument in _REFUSED:
-        if argument in names:
-            raise AttachError(_refusal(module, argument))
-
-
-def _refuse_unsupported(module: nn.Module, kwargs: dict[str, Any]) -> None:
-    for argument in _REFUSED:
-        if kwargs.get(argument) is not None:
-            raise AttachError(_refusal(module, argument))
-
-
-def _refusal(module: nn.Module, argument: str) -> str:
-    return (
-        f"{type(module).__name__} passes {_REFUSED[argument]} ({argument}) to its attention, which"
-        " attention drops do not support yet; use a method without them, such as 'hiddencut'"
-    )
+def _refuse(transformer: nn.Module, module: nn.Module) -> None:
+    before = _implementation(module)
+    if before not in SUPPORTED:
+        raise AttachError(
+            f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
+            f" model uses {before!r}; load it with attn_implementation='sdpa'"
+        )
+    if before == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
+        raise AttachError(
+            "reorder_and_upcast_attn=True bypasses transformers' attention interface; set it to"
+            " False or load the model with attn_implementation='sdpa'"
+        )

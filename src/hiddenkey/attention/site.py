@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from hiddenkey.anatomy.attention import Kind
 from hiddenkey.attention import fused, kernels, reference
-from hiddenkey.attention.view import View, read_mask
+from hiddenkey.attention.view import View, is_ordered, read_mask
 from hiddenkey.config import Drop, DropoutConfig
 from hiddenkey.measure import ShareCounter
-from hiddenkey.positions.attention import KEY_PATTERNS, draw_entries, draw_keys
+from hiddenkey.positions.attention import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 
 
 @dataclass
@@ -26,6 +28,8 @@ class AttentionSite:
         is_fused: use the fused path instead of the reference.
         counting: tells whether draws count now; they do not while a layer is recomputed.
         counters: one counter for each drop's position.
+        kind: what the keys are, ``self`` or ``cross``.
+        is_intercepted: the module's own code runs, and what it calls is changed.
     """
 
     logits: Drop | None
@@ -34,6 +38,25 @@ class AttentionSite:
     is_fused: bool
     counting: Callable[[], bool]
     counters: dict[str, ShareCounter] = field(default_factory=dict)
+    kind: Kind = "self"
+    is_intercepted: bool = False
+
+    def set_rate(self, position: str, rate: float) -> None:
+        """Change the rate of the drop at ``position`` from now on."""
+        if position == "attention_logits" and self.logits is not None:
+            self.logits = dataclasses.replace(self.logits, rate=rate)
+        elif position == "attention_weights" and self.weights is not None:
+            self.weights = dataclasses.replace(self.weights, rate=rate)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing falls, so that the module may compute its attention as without a site."""
+        return not any(drop and drop.rate for drop in (self.logits, self.weights))
+
+    @property
+    def protects_first(self) -> bool:
+        """Whether a sequence's first visible key stays where the order counts."""
+        return self.config.keep_first and self.kind == "self"
 
     def attend(
         self,
@@ -42,7 +65,7 @@ class AttentionSite:
         value: Tensor,
         mask: Tensor | None,
         *,
-        is_causal: bool,
+        is_causal: bool | None,
         mask_implies_causal: bool,
         scaling: float,
         dropout: float,
@@ -54,7 +77,7 @@ class AttentionSite:
             key: ``[batch, key_heads, keys, head_dim]``; ``heads`` is a multiple of ``key_heads``.
             value: ``[batch, key_heads, keys, value_dim]``.
             mask: see :func:`hiddenkey.attention.view.read_mask`.
-            is_causal: whether the module is a causal one.
+            is_causal: whether the module is a causal one; ``None`` where the mask tells.
             mask_implies_causal: with ``mask=None``, a causal module still means a causal mask.
             scaling: factor of the logits.
             dropout: rate of the model's own attention dropout.
@@ -63,11 +86,13 @@ class AttentionSite:
             ``[batch, heads, queries, value_dim]``.
         """
         queries = query.shape[2]
-        causal = is_causal and mask_implies_causal and mask is None and queries > 1
+        causal = bool(is_causal) and mask_implies_causal and mask is None and queries > 1
         if causal:
             key, value = key[:, :, :queries], value[:, :, :queries]
         view = read_mask(mask, causal=causal)
-        protect_first = is_causal and self.config.keep_first
+        protect_first: bool | Tensor = self.protects_first and bool(is_causal)
+        if is_causal is None and self.protects_first and view.allowed is not None:
+            protect_first = is_ordered(view.allowed)
         if self.is_fused:
             return self._fused(query, key, value, view, protect_first, scaling)
         return self._reference(query, key, value, view, protect_first, scaling, dropout)
@@ -78,12 +103,13 @@ class AttentionSite:
         key: Tensor,
         value: Tensor,
         view: View,
-        protect_first: bool,
+        protect_first: bool | Tensor,
         scaling: float,
     ) -> Tensor:
         drop = self.logits or self.weights
         assert drop is not None
-        keep = self._draw_keys(drop, view, query, key, protect_first)
+        visible = view.visible_keys(query.shape[0], key.shape[2], query.device)
+        keep = self._draw_keys(drop, visible, query.shape[1], protect_first)
         groups = query.shape[1] // key.shape[1]
         if _key_mask_fits(drop, view, protect_first, query, value):
             if groups > 1 and not kernels.fit(query, key, value):
@@ -108,20 +134,17 @@ class AttentionSite:
         key: Tensor,
         value: Tensor,
         view: View,
-        protect_first: bool,
+        protect_first: bool | Tensor,
         scaling: float,
         dropout: float,
     ) -> Tensor:
         allowed = view.dense(query.shape[2], key.shape[2], query.device)
-        keeps: list[Tensor | None] = []
-        for drop in (self.logits, self.weights):
-            if drop is None:
-                keeps.append(None)
-            elif drop.pattern in KEY_PATTERNS:
-                keep = self._draw_keys(drop, view, query, key, protect_first)
-                keeps.append(keep.unsqueeze(-2))
-            else:
-                keeps.append(self._draw_entries(drop, allowed, query, protect_first))
+        visible = view.visible_keys(query.shape[0], key.shape[2], query.device)
+        shown = allowed.expand(query.shape[0], query.shape[1], -1, -1)
+        keeps = [
+            None if drop is None else self.draw(drop, shown, visible, protect_first)
+            for drop in (self.logits, self.weights)
+        ]
         groups = query.shape[1] // key.shape[1]
         return reference.attention(
             query,
@@ -137,15 +160,43 @@ class AttentionSite:
             dropout=dropout,
         )
 
-    def _draw_keys(
-        self, drop: Drop, view: View, query: Tensor, key: Tensor, protect_first: bool
+    def draw(
+        self, drop: Drop, allowed: Tensor, keys: VisibleKeys, protect_first: bool | Tensor
     ) -> Tensor:
-        keys = view.visible_keys(query.shape[0], key.shape[2], query.device)
+        """Draw a keep mask for attention that is computed as a map, and count what falls.
+
+        Args:
+            drop: one of this site's.
+            allowed: boolean ``[batch, heads, queries, keys]``, which keys a query may see.
+            keys: which keys any query may see.
+            protect_first: see :func:`hiddenkey.positions.attention.draw_keys`.
+
+        Returns:
+            Keep mask that broadcasts to ``allowed``, before the rescue of empty queries.
+        """
+        heads = allowed.shape[1]
+        if drop.pattern in KEY_PATTERNS:
+            return self._draw_keys(drop, keys, heads, protect_first).unsqueeze(-2)
+        seen = allowed[:, :1] if allowed.stride(1) == 0 else allowed.any(1, keepdim=True)
+        keep = draw_entries(
+            drop.rate,
+            seen,
+            heads,
+            protect_first=protect_first,
+            share_heads=self.config.share_heads,
+        )
+        if self.counting():
+            self.counters[drop.position].add(keep, seen)
+        return keep
+
+    def _draw_keys(
+        self, drop: Drop, keys: VisibleKeys, heads: int, protect_first: bool | Tensor
+    ) -> Tensor:
         keep = draw_keys(
             drop.pattern,
             drop.rate,
             keys,
-            query.shape[1],
+            heads,
             protect_first=protect_first,
             share_heads=self.config.share_heads,
         )
@@ -153,23 +204,11 @@ class AttentionSite:
             self.counters[drop.position].add_all(keep, keys.count * keep.shape[1])
         return keep
 
-    def _draw_entries(
-        self, drop: Drop, allowed: Tensor, query: Tensor, protect_first: bool
-    ) -> Tensor:
-        keep = draw_entries(
-            drop.rate,
-            allowed.expand(query.shape[0], -1, -1, -1),
-            query.shape[1],
-            protect_first=protect_first,
-            share_heads=self.config.share_heads,
-        )
-        if self.counting():
-            self.counters[drop.position].add(keep, allowed)
-        return keep
-
 
 def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
     """Say why the fused path cannot serve these attention drops, or ``None`` if it can."""
+    if not drops:
+        return None
     if len(drops) > 1:
         return "it serves one attention position at a time"
     drop = drops[0]
@@ -183,7 +222,7 @@ def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
 
 
 def _key_mask_fits(
-    drop: Drop, view: View, protect_first: bool, query: Tensor, value: Tensor
+    drop: Drop, view: View, protect_first: bool | Tensor, query: Tensor, value: Tensor
 ) -> bool:
     """Whether the drop is DropKey by a mask over the keys, and no query can lose all of them."""
     if drop.rescaling == "normalised" and torch.is_grad_enabled():
@@ -192,7 +231,7 @@ def _key_mask_fits(
         return False
     if not view.causal:
         return True
-    return protect_first and kernels.fit(query, query, value)
+    return protect_first is True and kernels.fit(query, query, value)
 
 
 def _repeated(states: Tensor, groups: int) -> Tensor:

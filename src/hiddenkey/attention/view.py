@@ -71,3 +71,13 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
         return View(mask, None, False)
     allowed = mask > torch.finfo(mask.dtype).min / 2
     return View(allowed, mask.masked_fill(~allowed, 0.0), False)
+
+
+def is_ordered(allowed: Tensor) -> Tensor:
+    """Whether queries differ in the keys they see, as in causal attention; a boolean scalar.
+
+    Args:
+        allowed: boolean ``[batch, heads, queries, keys]``; queries that see nothing do not count.
+    """
+    sees = allowed.any(-1, keepdim=True)
+    return (sees & (allowed != allowed.any(-2, keepdim=True))).any()

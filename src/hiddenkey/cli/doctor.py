@@ -1,4 +1,4 @@
-"""``hiddenkey doctor``: where a method acts on a model, layer by layer."""
+"""``hiddenkey doctor``: where a method acts on a model, layer by layer, or on all there are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
+from hiddenkey.cli import doctor_adapters, doctor_all
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from hiddenkey import DropoutConfig, Site
+
+_ALL: Final = "--all"
+_ADAPTERS: Final = "--adapters"
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,18 @@ class DoctorOptions:
     """Read the model's configuration only, no weights; works for any size."""
     json: bool = False
     """Print JSON instead of a table."""
+    all: bool = False
+    """Examine every architecture instead of one model; see hiddenkey doctor --all --help."""
+    adapters: bool = False
+    """Examine every adapter of PEFT instead of one model; see doctor --adapters --help."""
 
 
 def run(arguments: list[str]) -> int:
     """Print the sites and return the exit status."""
+    if _ALL in arguments:
+        return doctor_all.run([word for word in arguments if word != _ALL])
+    if _ADAPTERS in arguments:
+        return doctor_adapters.run([word for word in arguments if word != _ADAPTERS])
     options = parse(DoctorOptions, "doctor", arguments, positional="model")
     config = _config(options)
     quiet()

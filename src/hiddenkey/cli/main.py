@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "compare": "run a plan of methods, rates, tasks and seeds, by several workers if wished",
     "report": "turn a comparison into a page, figures and tables",
     "score": "score outputs against references: E2E, WebNLG, GLUE",
+    "estimate": "estimate memory and time of training a model, before renting a machine",
     "methods": "list the dropout methods, their axes and their papers",
     "doctor": "show where a method acts on a model, layer by layer",
 }

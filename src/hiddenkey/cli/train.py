@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from rich.console import Console
 from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.preparation import prepare
+from hiddenkey.lab.processes import is_first
 from hiddenkey.lab.quiet import quiet
 from hiddenkey.lab.result import Result, Summary
 
@@ -20,7 +22,7 @@ def run(arguments: list[str]) -> int:
     from hiddenkey.cli.progress import ShownProgress
     from hiddenkey.lab.training import train
 
-    console = standard_console()
+    console = standard_console() if is_first() else Console(quiet=True)
     shown = ShownProgress(console)
     try:
         result = train(options, prepared=prepared, observer=shown, callbacks=[shown])

@@ -1,8 +1,9 @@
-"""Shows in transformers' Trainer that an attached method is at work."""
+"""Shows in transformers' Trainer that an attached method is at work, and changes its rates."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +11,64 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hiddenkey.attachment import Attachment
-from hiddenkey.errors import ConsistencyError
+from hiddenkey.errors import ConfigError, ConsistencyError
+from hiddenkey.integrations.trainer_loss import hold_own_loss
+from hiddenkey.parallel import means_over_processes
+from hiddenkey.schedule import RateSchedule, by_position
 
 # Trainer's state keeps dictionaries like this one in a checkpoint. The name must not be that of a
 # callback, which Trainer would try to build anew from it.
 _STATE = "hiddenkey"
 
 
-def watch(trainer: Trainer, attachment: Attachment) -> None:
-    """Log what an attachment does through ``trainer``'s own logging.
+def watch(trainer: Trainer, attachment: Attachment, *schedules: RateSchedule) -> None:
+    """Let ``trainer`` log what an attachment does, and change its rates by a schedule.
 
-    Adds to each training log, before any reporter sees it: ``task_loss``, ``consistency_loss`` and
-    ``dropped/<position>/<layer>``, the share of units that really fell since the last log. Writes
-    ``hiddenkey_config.json`` into each checkpoint.
+    Adds to each training log, before any reporter sees it: ``task_loss``, ``consistency_loss``,
+    ``dropped/<position>/<layer>``, the share of units that really fell since the last log, and with
+    a schedule ``rate/<position>``, the mean rate of its layers in the last step. On several
+    processes these are what ``loss`` is: means over all of them. Writes
+    ``hiddenkey_config.json`` into each checkpoint. Under label smoothing and ``compute_loss_func``
+    it adds the consistency loss to what these compute. Watching again replaces what was watched.
+
+    Where TRL's ``disable_dropout`` is set, all rates become 0, with a warning.
 
     Args:
         trainer: the Trainer that trains the attached model.
         attachment: from :func:`hiddenkey.attach`.
+        schedules: factors of the rates by step; where two name a position, the later one counts.
 
     Raises:
-        ConsistencyError: during training, if a configured consistency loss never ran in a step.
+        ConsistencyError: if the trainer needs deterministic log-probabilities and a consistency
+            loss is configured; during training, if a configured one never ran in a step.
+        ConfigError: if a schedule does not fit the attachment, or meets ``disable_dropout``.
     """
-    trainer.callback_handler.callbacks.insert(0, AttachmentCallback(trainer, attachment))
+    _refuse_consistency(trainer, attachment)
+    _obey_disable_dropout(trainer, attachment, schedules)
+    for schedule in schedules:
+        schedule.rates(attachment.sites, 0, 1)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks[:] = [each for each in callbacks if not isinstance(each, AttachmentCallback)]
+    callbacks.insert(0, AttachmentCallback(trainer, attachment, schedules))
+    hold_own_loss(trainer, attachment)
 
 
 class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     """See :func:`watch`, which puts it before the reporters' callbacks."""
 
-    def __init__(self, trainer: Trainer, attachment: Attachment) -> None:
+    def __init__(
+        self, trainer: Trainer, attachment: Attachment, schedules: tuple[RateSchedule, ...]
+    ) -> None:
         self._trainer = trainer
         self._attachment = attachment
+        self._schedules = schedules
         self._passes_at_step_begin = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Go on counting passes where a resumed run stood."""
+        """Go on counting passes where a resumed run stood; forget a start that was given up."""
+        self._attachment.shares()
         stored = state.stateful_callbacks.get(_STATE)
         passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0
         self._attachment.consistency_passes = passes
@@ -53,7 +76,11 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Remember how many passes there were."""
+        """Set the step's rates, and remember how many passes there were."""
+        rates: dict[str, float] = {}
+        for schedule in self._schedules:
+            rates |= schedule.rates(self._attachment.sites, state.global_step, state.max_steps)
+        self._attachment.set_rates(rates)
         self._passes_at_step_begin = self._attachment.consistency_passes
 
     def on_step_end(
@@ -79,14 +106,19 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Add the loss parts and the measured shares to a training log."""
+        """Add the loss parts, the rates and the measured shares to a training log."""
         if logs is None or "loss" not in logs:
             return
-        losses = self._attachment.meter.read()
-        parts = {f"{name}_loss": value for name, value in losses.items()}
-        for key, share in self._attachment.shares().items():
+        losses = means_over_processes(self._attachment.meter.read(), args.device)
+        added = _added_up_processes(self._trainer)
+        parts = {f"{name}_loss": value * added for name, value in losses.items()}
+        shares = means_over_processes(self._attachment.shares(), args.device)
+        for key, share in shares.items():
             if not math.isnan(share):
                 parts[f"dropped/{key}"] = round(share, 6)
+        if self._schedules:
+            rates = by_position(self._attachment.rates, self._attachment.sites)
+            parts |= {f"rate/{position}": round(rate, 6) for position, rate in rates.items()}
         logs.update(parts)
         state.log_history[-1].update(parts)
 
@@ -98,6 +130,57 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self._attachment.config.save_pretrained(folder)
+
+
+def _refuse_consistency(trainer: Trainer, attachment: Attachment) -> None:
+    """Refuse a consistency loss where a trainer of TRL's compares log-probabilities.
+
+    Those that do have a setting ``disable_dropout``; so has the trainer of reward models, whose
+    loss is one of pairs.
+    """
+    if attachment.config.consistency is None or not hasattr(trainer.args, "disable_dropout"):
+        return
+    kinds = {kind.__name__ for kind in type(trainer).__mro__}
+    reason = (
+        "computes a loss of pairs from the model's rewards, to which it cannot be added"
+        if "RewardTrainer" in kinds
+        else "needs deterministic log-probabilities"
+    )
+    raise ConsistencyError(
+        f"a consistency loss is configured, but {type(trainer).__name__} {reason}; set"
+        " consistency=None"
+    )
+
+
+def _obey_disable_dropout(
+    trainer: Trainer, attachment: Attachment, schedules: tuple[RateSchedule, ...]
+) -> None:
+    if not getattr(trainer.args, "disable_dropout", False):
+        return
+    if schedules:
+        raise ConfigError(
+            f"a schedule of the rates means nothing with disable_dropout=True, which"
+            f" {type(trainer.args).__name__} has; set disable_dropout=False, or leave the schedule"
+            " out"
+        )
+    if any(attachment.rates.values()):
+        attachment.set_rates(dict.fromkeys(attachment.rates, 0.0))
+        warnings.warn(
+            f"{type(trainer.args).__name__} has disable_dropout=True, so the drops of this"
+            " attachment are off too; set disable_dropout=False to train with them",
+            stacklevel=3,
+        )
+
+
+def _added_up_processes(trainer: Trainer) -> int:
+    """Return how many processes' losses make up Trainer's, which averages over all of them.
+
+    Where it takes the loss for divided by the items of all processes, it multiplies it by these.
+    """
+    divided = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
+    if not (divided and trainer.args.average_tokens_across_devices):
+        return 1
+    return int(trainer.accelerator.num_processes // trainer.get_tp_size())
 
 
 def _sums_over_passes(trainer: Trainer) -> bool:

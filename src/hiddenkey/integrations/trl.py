@@ -25,11 +25,11 @@ class ConsistencySFTTrainer(SFTTrainer):  # type: ignore[misc]
         watch(trainer, attachment)
         trainer.train()
 
-    Evaluation, and training without a consistency loss, are TRL's own.
+    Evaluation, and training without a consistency loss, are TRL's own; so are label smoothing and
+    ``compute_loss_func``, to whose results ``watch`` adds the consistency loss.
 
     Raises:
-        ConfigError: in training, if a consistency loss meets a loss that needs logits of its own:
-            ``loss_type='dft'``, label smoothing or ``compute_loss_func``.
+        ConfigError: in training, if a consistency loss meets ``loss_type='dft'``.
         ConsistencyError: in training, if a configured consistency loss did not see a pass.
     """
 
@@ -47,26 +47,18 @@ class ConsistencySFTTrainer(SFTTrainer):  # type: ignore[misc]
             or attachment.config.consistency is None
             or not self.model.training
             or not torch.is_grad_enabled()
+            or self.compute_loss_func is not None
+            or (self.label_smoother is not None and self.args.loss_type == "nll")
         ):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if faults := self._other_losses():
-            raise ConfigError(faults)
+        if self.args.loss_type != "nll":
+            raise ConfigError(
+                "loss_type must be 'nll' with a consistency loss, which is added to the model's own"
+                f" loss, got {self.args.loss_type!r}; leave it out, or set consistency=None"
+            )
         coefficient = self.router_aux_loss_coef if self.aux_loss_enabled else 0.0
         attached: Any = _AttachedModel(model, attachment, num_items_in_batch, coefficient)
         return super().compute_loss(attached, inputs, return_outputs, num_items_in_batch)
-
-    def _other_losses(self) -> list[str]:
-        settings = {
-            "loss_type": (self.args.loss_type, "nll"),
-            "label_smoothing_factor": (self.args.label_smoothing_factor, 0.0),
-            "compute_loss_func": (self.compute_loss_func, None),
-        }
-        return [
-            f"{name} must be {needed!r} with a consistency loss, which is added to the model's own"
-            f" loss, got {value!r}; leave it out, or set consistency=None"
-            for name, (value, needed) in settings.items()
-            if value != needed
-        ]
 
 
 @dataclass

@@ -39,10 +39,16 @@ State = Literal["new", "interrupted", "finished"]
 
 
 class RunFolder:
-    """Reads and writes the folder of one run."""
+    """Reads and writes the folder of one run.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the folder.
+        writes: whether this process writes; of several, one does.
+    """
+
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self._writes = writes
 
     def plan(self, options: TrainOptions, data: Mapping[str, Any]) -> State:
         """Say what a run with these options finds here; nothing is written.
@@ -77,6 +83,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete the run that is here, its result first; other files stay."""
+        if not self._writes:
+            return
         for name in _CONTENT:
             target = self.path / name
             if target.is_dir():
@@ -88,7 +96,8 @@ class RunFolder:
         """Write what is known before the first step."""
         import yaml
 
-        self.path.mkdir(parents=True, exist_ok=True)
+        if self._writes:
+            self.path.mkdir(parents=True, exist_ok=True)
         # what makes the folder a run's comes first: killed here, it can still be gone on with
         text = yaml.safe_dump(options.recorded(), sort_keys=False, allow_unicode=True)
         self.write_text(CONFIG, text)
@@ -96,6 +105,8 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one."""
+        if not self._writes:
+            return
         half = self.path / f".{name}.{os.getpid()}"
         half.write_text(text, encoding="utf-8")
         half.replace(self.path / name)
@@ -116,8 +127,18 @@ class RunFolder:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
+    def read_environment(self) -> dict[str, Any]:
+        """Read what the run was made with; empty if it had not come to that."""
+        path = self.path / "environment.json"
+        if not path.is_file():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
     def write_adapter(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` fill the adapter's folder, which appears only when it is whole."""
+        if not self._writes:
+            return
         half, whole = self.path / ".adapter", self.path / "adapter"
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir()

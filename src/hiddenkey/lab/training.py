@@ -30,6 +30,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
+from hiddenkey.lab import processes
 from hiddenkey.lab.encoding import collator, encode
 from hiddenkey.lab.metrics import score
 from hiddenkey.lab.models import add_lora, load_model
@@ -54,6 +55,9 @@ def train(
 ) -> Result:
     """Train, evaluate and store one run; return its result.
 
+    Of several processes (:mod:`hiddenkey.lab.processes`) each calls this; the first one stores the
+    run, and generates texts while the others return without their scores.
+
     Args:
         options: the settings.
         prepared: what :func:`prepare` returned for these options; ``None`` calls it.
@@ -66,11 +70,15 @@ def train(
     """
     observer = observer or Observer()
     prepared = prepared or prepare(options)
-    folder = RunFolder(options.folder)
+    processes.join()
+    folder = RunFolder(options.folder, writes=processes.is_first())
     state = folder.plan(options, prepared.data_record())
+    if state == "interrupted":
+        processes.refuse_other_number(folder)
     _refuse_missing_trackers(options.report_to)
     if state == "finished":
         return Result.load(folder.path)
+    processes.wait()  # the first one writes from here on what the others have just read
     set_seed(options.seed)
     kind = prepared.task.kind
     loaded, tokenizer = load_model(
@@ -94,7 +102,7 @@ def train(
             recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         folder.write_adapter(lambda path: _save(path, model, tokenizer, prepared))
-        if kind == "generation":
+        if kind == "generation" and processes.is_first():
             from hiddenkey.lab.generation import generate_and_score
 
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
@@ -147,6 +155,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes.count(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "hiddenkey": hiddenkey.__version__,
         **{name: version(name) for name in _RECORDED_PACKAGES},

@@ -23,10 +23,19 @@ def kept(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Boolean ``shape``; True for what stays, and for what is not visible.
     """
-    device = visible.device
-    if device.type != "cpu" or rate < _SMALLEST_RATE or torch.compiler.is_compiling():
-        drawn = torch.empty(shape, dtype=torch.bool, device=device)
+    if torch.compiler.is_compiling():  # takes a rate that changes without compiling anew
+        return _by_uniform(shape, rate, visible)
+    if visible.device.type != "cpu" or rate < _SMALLEST_RATE:
+        drawn = torch.empty(shape, dtype=torch.bool, device=visible.device)
         return drawn.bernoulli_(1 - rate).logical_or_(~visible)
+    return _by_bits(shape, rate, visible)
+
+
+def _by_uniform(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
+    return (torch.rand(shape, device=visible.device) >= rate).logical_or_(~visible)
+
+
+def _by_bits(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     count = math.prod(shape)
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     bits = words.view(torch.int16)[:count].view(shape)

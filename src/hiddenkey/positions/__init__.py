@@ -4,16 +4,21 @@ A position says which patterns mean something there, which rescaling it takes (t
 default), how its modules are found in a transformer, and where in them it acts.
 """
 
-from collections.abc import Callable, Mapping
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
-from hiddenkey.anatomy import Part
+from hiddenkey.anatomy import Gap, Part
 from hiddenkey.positions import attention, hidden, input, output
 
-Find = Callable[[nn.Module, list[Part], str | None], list[Part]]
+if TYPE_CHECKING:
+    from hiddenkey.config import DropoutConfig
+
+    Find = Callable[[nn.Module, list[Part], DropoutConfig], Sequence[Part | Gap]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Position:
     Attributes:
         where: the place in words.
         acts: on what comes into the module, on what comes out, or inside its attention function.
-        find: (transformer, layers that drop, ``hidden_modules``) -> the modules.
+        find: (transformer, layers that drop, configuration) -> the modules, and the gaps.
         rescales: rescaling rules that fit, the default first.
         refused: pattern → why it means nothing here.
     """

@@ -1,11 +1,21 @@
 """Attention, logits (DropKey) and weights (DropAttention) alike: which keys fall."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
 from hiddenkey import anatomy
-from hiddenkey.anatomy import Part
+from hiddenkey.anatomy import Gap, Part
+from hiddenkey.anatomy.part import is_inside
+from hiddenkey.anatomy.unsuited import refusal
 from hiddenkey.errors import AttachError
 from hiddenkey.patterns import PATTERNS
+
+if TYPE_CHECKING:
+    from hiddenkey.config import DropoutConfig
 
 KEY_PATTERNS = ("column", "span")
 """Patterns whose masks are constant over the queries."""
@@ -38,21 +48,48 @@ class VisibleKeys:
         return self._count
 
 
-def find(transformer: nn.Module, layers: list[Part], hidden_modules: str | None) -> list[Part]:
-    """Return the attention module of each layer.
+def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> Sequence[Part | Gap]:
+    """Return the attention modules of each layer, and the layers that have none.
 
     Raises:
-        AttachError: if a layer has none that goes through transformers' attention interface.
+        AttachError: if no layer has softmax attention of the wanted kinds.
     """
-    found = anatomy.find_attention(layers)
-    missing = sorted({part.layer for part in layers} - {part.layer for part in found}, key=str)
-    if missing:
+    found = anatomy.find_attention(layers, config.attention_modules, config.attention)
+    if not found:
+        kinds = " or ".join(config.attention)
         raise AttachError(
-            f"{type(transformer).__name__} computes the attention of layers"
-            f" {', '.join(map(str, missing))} outside transformers' attention interface, so its"
-            " keys cannot be dropped; use a method without attention drops, such as 'hiddencut'"
+            f"{type(transformer).__name__} computes no softmax {kinds}-attention in its layers, so"
+            " it has no keys to drop; use a method without attention drops, such as 'hiddencut'"
         )
-    return found
+    for part in found:
+        if reason := refusal(part.module):
+            raise AttachError(
+                f"{part.name} ({type(part.module).__name__}) {reason}, so its keys cannot be"
+                " dropped; use a method without attention drops, such as 'hiddencut'"
+            )
+    reached = {part.layer for part in found}
+    missing = [_gap(layer) for layer in layers if layer.layer not in reached]
+    if config.attention_modules is not None:  # the user has said which
+        return [*found, *missing]
+    return [*found, *missing, *_outside(transformer, anatomy.find_layers(transformer))]
+
+
+def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:
+    """Return what else attends: towers beside the text's, a pooling head behind the layers."""
+    towers = [stack.name for stack in anatomy.find_stacks(transformer, others=True)]
+    inside = {name for layer in layers for name in (layer.name, *(n for n, _ in layer.beside))}
+    found = anatomy.find_attention([Part(None, "", transformer)])
+    alone = [part.name for part in found if not is_inside(part.name, (*inside, *towers))]
+    return [
+        *(Gap(None, name, "attention", "another tower than the text's") for name in towers),
+        *(Gap(None, name, "attention", "attention outside the layers") for name in alone),
+    ]
+
+
+def _gap(layer: Part) -> Gap:
+    children = (type(child).__name__ for child in layer.module.children())
+    reason = f"no softmax attention, only {', '.join(dict.fromkeys(children))}"
+    return Gap(layer.layer, layer.name, "attention", reason)
 
 
 def draw_keys(
@@ -61,7 +98,7 @@ def draw_keys(
     keys: VisibleKeys,
     heads: int,
     *,
-    protect_first: bool,
+    protect_first: bool | Tensor,
     share_heads: bool,
 ) -> Tensor:
     """Draw a keep mask over the keys, for patterns that are constant over the queries.
@@ -72,7 +109,7 @@ def draw_keys(
         keys: ``[batch, keys]``, those that some query may see.
         heads: number of query heads.
         protect_first: never drop the first visible key; otherwise a head that would lose all its
-            visible keys keeps them all.
+            visible keys keeps them all. A boolean scalar where only the device knows.
         share_heads: one draw for all heads of a sample.
 
     Returns:
@@ -81,9 +118,9 @@ def draw_keys(
     batch, count = keys.visible.shape
     shape = (batch, 1 if share_heads else heads, count, 1)
     keep = PATTERNS[pattern](shape, rate, keys.visible[:, None, :, None]).squeeze(-1)
-    if protect_first:
-        keep = keep | keys.first.unsqueeze(1)
-    else:
+    if protect_first is not False:
+        keep = keep | (keys.first.unsqueeze(1) & protect_first)
+    if protect_first is not True:
         keep = keep | ~(keep & keys.visible.unsqueeze(1)).any(-1, keepdim=True)
     return keep.expand(-1, heads, -1)
 
@@ -93,7 +130,7 @@ def draw_entries(
     allowed: Tensor,
     heads: int,
     *,
-    protect_first: bool,
+    protect_first: bool | Tensor,
     share_heads: bool,
 ) -> Tensor:
     """Draw a keep mask entry by entry.
@@ -102,7 +139,8 @@ def draw_entries(
         rate: dropout rate.
         allowed: boolean ``[batch, 1, queries, keys]``, which keys a query may see.
         heads: number of query heads.
-        protect_first: never drop the first visible key.
+        protect_first: never drop the first visible key; a boolean scalar where only the device
+            knows.
         share_heads: one draw for all heads of a sample.
 
     Returns:
@@ -111,7 +149,7 @@ def draw_entries(
     batch, _, queries, keys = allowed.shape
     shape = (batch, 1 if share_heads else heads, keys, queries)
     keep = PATTERNS["element"](shape, rate, allowed.transpose(-1, -2)).transpose(-1, -2)
-    if protect_first:
+    if protect_first is not False:
         first = VisibleKeys(allowed.any(-2).squeeze(1)).first
-        keep = keep | first[:, None, None, :]
+        keep = keep | (first[:, None, None, :] & protect_first)
     return keep.expand(-1, heads, -1, -1)

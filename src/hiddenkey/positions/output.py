@@ -1,12 +1,19 @@
 """The representation that enters the classifier or the language-model head."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 
+if TYPE_CHECKING:
+    from hiddenkey.config import DropoutConfig
 
-def find(transformer: nn.Module, layers: list[Part], hidden_modules: str | None) -> list[Part]:
+
+def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> list[Part]:
     """Return the head; what enters it is what drops.
 
     Raises:

@@ -37,6 +37,8 @@ def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
         rescaling: ``inverse`` or ``none``.
     """
     factor = rescale.inverse(rate) if rescaling == "inverse" else 1.0
+    if torch.compiler.is_compiling():  # chooses itself what to keep for the backward pass
+        return states * keep * factor
     dropped: Tensor = _Scaled.apply(states, keep, factor)  # type: ignore[no-untyped-call]
     return dropped
 

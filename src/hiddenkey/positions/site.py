@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,10 +39,14 @@ class SequenceSite:
             return module.register_forward_pre_hook(self._before, with_kwargs=True)
         return module.register_forward_hook(self._after)
 
+    def set_rate(self, rate: float) -> None:
+        """Change the rate from now on."""
+        self.drop = dataclasses.replace(self.drop, rate=rate)
+
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not module.training:
+        if self._is_silent(module):
             return None
         if args:
             return (self._apply(args[0]), *args[1:]), kwargs
@@ -54,11 +59,16 @@ class SequenceSite:
         return args, {**kwargs, name: self._apply(kwargs[name])}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if not module.training:
+        if self._is_silent(module):
             return None
         if isinstance(output, tuple):
             return (self._apply(output[0]), *output[1:])
+        if isinstance(module, nn.Conv1d):  # [batch, features, tokens]
+            return self._apply(output.transpose(1, 2)).transpose(1, 2)
         return self._apply(output)
+
+    def _is_silent(self, module: nn.Module) -> bool:
+        return not module.training or self.drop.rate == 0
 
     def _apply(self, states: Tensor) -> Tensor:
         visible = self.visible()

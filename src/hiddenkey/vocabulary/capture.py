@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from hiddenkey import anatomy
 from hiddenkey.errors import AttachError
+from hiddenkey.parallel import is_of_fsdp
 from hiddenkey.vocabulary.head import Head, LinearHead, ModuleHead
 from hiddenkey.vocabulary.post import Post, PostHead, Scaled, SoftCapped
 from hiddenkey.vocabulary.sums import IGNORED_LABEL
@@ -284,7 +285,8 @@ def _is_plain_linear(module: nn.Module, own_hooks: int) -> bool:
     """Whether a call is W h + b and nothing else: no adapter, and no hook of others."""
     if type(module).forward is not nn.Linear.forward or "forward" in module.__dict__:
         return False
-    return max(len(module._forward_hooks), len(module._forward_pre_hooks)) <= own_hooks
+    hooks = (module._forward_hooks, module._forward_pre_hooks)
+    return all(sum(not is_of_fsdp(hook) for hook in each.values()) <= own_hooks for each in hooks)
 
 
 def _is_plain(parameter: Tensor) -> bool:

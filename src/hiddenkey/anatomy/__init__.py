@@ -1,0 +1,37 @@
+"""Finds the parts of a transformer that noise can enter: layers, attention, feed-forward, head.
+
+Nothing here knows an architecture by its name. Layers are lists of modules that hold attention,
+attention is known by what its code calls, the feed-forward output by the shape of its layer.
+"""
+
+from hiddenkey.anatomy.attention import KINDS, AttentionPart, find_attention
+from hiddenkey.anatomy.feed_forward import find_feed_forward
+from hiddenkey.anatomy.head import find_head
+from hiddenkey.anatomy.layers import find_layers, find_stacks
+from hiddenkey.anatomy.model import (
+    in_decoder,
+    is_encoder_decoder,
+    is_regression,
+    task_of,
+    text_config,
+    transformer_of,
+)
+from hiddenkey.anatomy.part import Gap, Part
+
+__all__ = [
+    "KINDS",
+    "AttentionPart",
+    "Gap",
+    "Part",
+    "find_attention",
+    "find_feed_forward",
+    "find_head",
+    "find_layers",
+    "find_stacks",
+    "in_decoder",
+    "is_encoder_decoder",
+    "is_regression",
+    "task_of",
+    "text_config",
+    "transformer_of",
+]

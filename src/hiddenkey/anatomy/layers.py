@@ -1,0 +1,153 @@
+"""Finds the stacks of layers of a transformer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from hiddenkey.anatomy.attention import attention_in, computes_attention
+from hiddenkey.anatomy.model import is_encoder_decoder, text_config
+from hiddenkey.anatomy.part import Part, holds_linears, is_inside, linear_shape, walk
+from hiddenkey.errors import AttachError
+
+_OTHER_TOWER = re.compile(r"vision|image|audio|speech", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A list of layers.
+
+    Attributes:
+        name: the list's name in the transformer.
+        layers: its members; their indices are not final.
+        owner: config of the model around it, which tells a text tower from others.
+    """
+
+    name: str
+    layers: tuple[Part, ...]
+    owner: Any
+
+
+def find_layers(transformer: nn.Module, attention: str | None = None) -> list[Part]:
+    """Return the layers of all stacks of the text part, an encoder's before a decoder's.
+
+    Args:
+        transformer: the model.
+        attention: see :func:`hiddenkey.anatomy.find_attention`'s ``pattern``.
+
+    Raises:
+        AttachError: if there is none.
+    """
+    members = [layer for stack in find_stacks(transformer, attention) for layer in stack.layers]
+    return [replace(layer, layer=index) for index, layer in enumerate(members)]
+
+
+def find_stacks(
+    transformer: nn.Module, attention: str | None = None, *, others: bool = False
+) -> list[Stack]:
+    """Find the lists of layers: of modules that hold attention and what follows it.
+
+    In a model of several towers they are those of the text tower, or of the ``others``.
+
+    Raises:
+        AttachError: if there is none.
+    """
+    whole = Part(None, "", transformer)
+    found = list(_stacks(whole, getattr(transformer, "config", None), attention))
+    if not found and attention_in(whole, attention):
+        found = [Stack("", (whole,), None)]  # a model of one layer
+    if not found:
+        found = _plain_stacks(transformer)
+    if not found:
+        raise AttachError(
+            f"{type(transformer).__name__} has no list of layers with attention in it; this"
+            " architecture is not supported"
+        )
+    if is_encoder_decoder(transformer):
+        text = [s for s in found if not _OTHER_TOWER.search(type(s.owner).__name__)]
+    else:
+        text = [s for s in found if type(s.owner) is type(text_config(transformer))]
+    if others:
+        return [stack for stack in found if text and stack not in text]
+    return text or found
+
+
+def _stacks(part: Part, owner: Any, attention: str | None) -> Iterator[Stack]:
+    inner: list[Stack] = []
+    for own, child in part.module.named_children():
+        config = getattr(child, "config", None)
+        below = Part(None, f"{part.name}.{own}" if part.name else own, child)
+        inner += _stacks(below, owner if config is None else config, attention)
+        if isinstance(child, nn.ModuleList) and len(child) and all(map(computes_attention, child)):
+            inner.append(Stack(below.name, _with_siblings(part, own), owner))
+    if inner:
+        yield from inner
+    elif isinstance(part.module, nn.ModuleList | nn.Sequential) and _is_stack(part, attention):
+        yield Stack(part.name, _members(part.name, part.module), owner)
+
+
+def _members(name: str, modules: nn.Module) -> tuple[Part, ...]:
+    start = f"{name}." if name else ""
+    return tuple(
+        Part(None, f"{start}{i}", layer, is_bare=computes_attention(layer))
+        for i, layer in modules.named_children()
+    )
+
+
+def _with_siblings(parent: Part, own: str) -> tuple[Part, ...]:
+    """Return the layers of a model that keeps their parts in lists beside each other (XLM)."""
+    start = f"{parent.name}." if parent.name else ""
+    attention = getattr(parent.module, own)
+    lists = {
+        f"{start}{name}": modules
+        for name, modules in parent.module.named_children()
+        if isinstance(modules, nn.ModuleList) and len(modules) == len(attention)
+        if name != own and not _is_stack(Part(None, f"{start}{name}", modules), None)
+    }
+    return tuple(
+        Part(
+            None,
+            f"{start}{own}.{i}",
+            module,
+            is_bare=True,
+            beside=tuple((f"{name}.{i}", modules[i]) for name, modules in lists.items()),
+        )
+        for i, module in enumerate(attention)
+    )
+
+
+def _is_stack(modules: Part, attention: str | None) -> bool:
+    """Whether a list holds layers, and not the parts of one layer (as in T5)."""
+    members = _members(modules.name, modules.module)
+    with_attention = [member for member in members if attention_in(member, attention)]
+    if not with_attention or all(member.is_bare for member in members):
+        return False
+    kinds = Counter(type(member.module) for member in members)
+    main, count = kinds.most_common(1)[0]
+    is_uniform = 2 * count > len(members) and any(type(m.module) is main for m in with_attention)
+    return is_uniform or any(_has_more(member, attention) for member in with_attention)
+
+
+def _has_more(layer: Part, attention: str | None) -> bool:
+    """Whether there is more than attention in a layer."""
+    inside = tuple(part.name for part in attention_in(layer, attention))
+    outside = [part for part in walk(layer) if not is_inside(part.name, inside)]
+    shapes = [linear_shape(part.module) for part in outside]
+    return any(shape is not None and shape[0] != shape[1] for shape in shapes)
+
+
+def _plain_stacks(transformer: nn.Module) -> list[Stack]:
+    """Return the lists as long as the config says, where no layer has attention."""
+    count = getattr(text_config(transformer), "num_hidden_layers", None)
+    lists = {
+        name: module
+        for name, module in transformer.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and holds_linears(module[0])
+    }
+    outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
+    return [Stack(name, _members(name, lists[name]), None) for name in outermost]

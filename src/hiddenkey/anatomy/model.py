@@ -1,0 +1,102 @@
+"""What a Hugging Face model says about itself: its inner model, its config, its task."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hiddenkey.errors import AttachError
+
+_LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+
+
+def transformer_of(model: Any) -> nn.Module:
+    """Return the model inside its wrappers: PEFT's, DistributedDataParallel's, torch.compile's.
+
+    Raises:
+        AttachError: if it is no ``torch.nn.Module``.
+    """
+    inner = model
+    while True:
+        # PEFT also writes peft_config on the transformer inside, which has no get_base_model
+        if hasattr(inner, "peft_config") and hasattr(inner, "get_base_model"):
+            inner = inner.get_base_model()
+        elif isinstance(inner, DistributedDataParallel | nn.DataParallel):
+            inner = inner.module
+        elif isinstance(compiled := getattr(inner, "_orig_mod", None), nn.Module):
+            inner = compiled
+        else:
+            break
+    if not isinstance(inner, nn.Module):
+        raise AttachError(
+            "attach needs a model: a transformers PreTrainedModel, a PeftModel around one, or a"
+            f" torch.nn.Module, got {type(model).__name__}"
+        )
+    return inner
+
+
+def text_config(transformer: Any) -> Any:
+    """Return the text part of a model's config; ``None`` for a module that has no such config."""
+    config: Any = getattr(transformer, "config", None)
+    if not hasattr(config, "get_text_config"):
+        return None
+    try:
+        return config.get_text_config()
+    except ValueError:  # several text models in one, such as an encoder's and a decoder's
+        return config
+
+
+def is_encoder_decoder(transformer: Any) -> bool:
+    """Whether a model reads with one stack of layers and writes with another."""
+    return bool(getattr(getattr(transformer, "config", None), "is_encoder_decoder", False))
+
+
+def in_decoder(transformer: Any, name: str) -> bool:
+    """Whether a module belongs to an encoder-decoder's decoder, told by its name."""
+    return is_encoder_decoder(transformer) and "decoder" in name.split(".")
+
+
+def task_of(transformer: Any) -> str | None:
+    """Return the name of the model's loss, such as ``ForSequenceClassification``.
+
+    It is transformers' own but for language models, where it says which labels the loss compares:
+    ``ForCausalLM`` the following token's, ``ForMaskedLM`` each position's own, and
+    ``ForConditionalGeneration`` each position's own in an encoder-decoder.
+    """
+    kind = getattr(transformer, "loss_type", None)
+    if not isinstance(kind, str):
+        kind = None
+    if kind is not None and kind not in _LANGUAGE:
+        return kind
+    if is_encoder_decoder(transformer):
+        return "ForConditionalGeneration"
+    if kind == "ForMaskedLM" or (kind is None and not _is_language_model(transformer)):
+        return kind
+    return "ForCausalLM" if _shifts_labels(transformer) else "ForMaskedLM"
+
+
+def is_regression(transformer: Any) -> bool:
+    """Whether a sequence classifier's loss is the mean squared error, by transformers' own rule."""
+    if task_of(transformer) != "ForSequenceClassification":
+        return False
+    kind = getattr(transformer.config, "problem_type", None)
+    return kind == "regression" or (kind is None and transformer.config.num_labels == 1)
+
+
+def _is_language_model(transformer: Any) -> bool:
+    name = type(transformer).__name__
+    return any(part in name for part in ("LMHead", "CausalLM", "ConditionalGeneration")) or (
+        name.endswith("Decoder")
+    )
+
+
+def _shifts_labels(transformer: Any) -> bool:
+    """Whether a language model's own loss compares each position with the following label."""
+    forward = inspect.unwrap(type(transformer).forward)
+    code = getattr(forward, "__code__", None)
+    if code is None or "loss_function" in code.co_names:
+        return True
+    return any("shift" in name for name in (*code.co_varnames, *code.co_names))

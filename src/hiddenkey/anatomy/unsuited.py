@@ -1,0 +1,40 @@
+"""Attention that has a softmax, but none over keys that all queries share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+_BLOCKS = "attends within blocks, in a layout in which a key has another column for each query"
+_REASONS: Mapping[str, str] = {
+    "LSHSelfAttention": "attends within hash buckets, which differ from query to query",
+    "LocalSelfAttention": _BLOCKS,
+    "NystromformerSelfAttention": "approximates attention by landmarks, which stand for many keys",
+    "MobileViTV2LinearSelfAttention": "weighs each token by itself, without queries",
+}
+
+# Softmaxes over more than four axes whose last one is a sequence of keys all the same: of a window,
+# or of one of several streams.
+_SHARED_KEYS = ("HieraMaskUnitAttention", "ProphetNetNgramSelfAttention")
+
+# Attention over something else than tokens, such as the outputs of earlier layers.
+_OTHER_KEYS = ("Inkling2BlockAttentionResidual", "DeepseekV4HyperConnection")
+
+
+def has_tokens_as_keys(module: nn.Module) -> bool:
+    """Whether what a module attends to is a sequence of tokens or patches."""
+    return not any(kind.__name__ in _OTHER_KEYS for kind in type(module).__mro__)
+
+
+def has_shared_keys(module: nn.Module) -> bool:
+    """Whether the queries of a module share their keys however many axes its logits have."""
+    return any(kind.__name__ in _SHARED_KEYS for kind in type(module).__mro__)
+
+
+def refusal(module: nn.Module) -> str | None:
+    """Say why no key can be dropped from a module's attention; ``None`` if it can."""
+    for kind in type(module).__mro__:
+        if kind.__name__ in _REASONS:
+            return _REASONS[kind.__name__]
+    return None

@@ -1,0 +1,251 @@
+"""Attention outside transformers' attention interface: its own calls are seen and changed.
+
+While such a module's ``forward`` runs in training, a mode sees every call of a torch function. Its
+softmax over keys, and its ``scaled_dot_product_attention``, get the drops of the module's site; the
+rest of its code stays what it is, position terms, soft caps and sinks included. The mathematics is
+that of ``reference.py``; masks are read from the logits, since nobody hands them over.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from hiddenkey.anatomy.unsuited import has_shared_keys
+from hiddenkey.attention import reference
+from hiddenkey.attention.blocks import BlockDraws
+from hiddenkey.attention.layouts import Call, layouts_of
+from hiddenkey.attention.view import is_ordered
+from hiddenkey.errors import AttachError
+from hiddenkey.positions.attention import VisibleKeys
+
+if TYPE_CHECKING:
+    from hiddenkey.attention.site import AttentionSite
+    from hiddenkey.config import Drop
+
+HIDDEN_BELOW = -5e3
+"""A logit below this is that of a hidden key: models add −10,000 or the smallest number to it."""
+UNSEEN_BELOW_MAXIMUM = 80.0
+"""So far below a query's largest logit a weight is under 1e-34, and its key as good as hidden."""
+
+_SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax)
+
+
+class Interception(TorchFunctionMode):
+    """Applies a site's drops to what an attention module calls while the mode is entered.
+
+    Args:
+        site: the drops.
+        module: the attention module, for messages.
+        keys: how many keys there are, where that is known; further columns of the logits are sinks,
+            which no drop touches.
+        blocks: what draws for a module that lays its logits out in blocks.
+    """
+
+    def __init__(
+        self,
+        site: AttentionSite,
+        module: nn.Module,
+        keys: int | None = None,
+        blocks: BlockDraws | None = None,
+    ) -> None:
+        super().__init__()
+        self.served = 0
+        self._site = site
+        self._module = module
+        self._keys = keys
+        self._blocks = blocks
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.gather and self._blocks is not None:
+            self._blocks.see_gather(*args, **kwargs)
+        if func in _SOFTMAX:
+            return self._softmax(func, *args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            return self._sdpa(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:  # what it calls would otherwise pass the mode unseen
+                return _multi_head_attention_forward(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _softmax(
+        self,
+        softmax: Callable[..., Tensor],
+        input: Tensor,
+        dim: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Tensor:
+        if dim not in (-1, input.dim() - 1) or input.dim() < 3:
+            return softmax(input, dim, *args, **kwargs)  # over something else than keys
+        self.served += 1
+        if self._blocks is None:
+            self._refuse_other_keys(input)
+            logits, draw = _four_axes(input), None
+        else:
+            logits, draw = input, self._blocks.next_draw(input)
+
+        def weigh(kept: Tensor) -> Tensor:
+            return softmax(kept.reshape(input.shape), dim, *args, **kwargs).reshape(kept.shape)
+
+        return drop_from_softmax(self._site, logits, weigh, self._keys, draw).reshape(input.shape)
+
+    def _refuse_other_keys(self, input: Tensor) -> None:
+        if input.dim() > 4 and not has_shared_keys(self._module):
+            raise AttachError(
+                f"{type(self._module).__name__} takes a softmax over {list(input.shape)}, whose"
+                " last axis is no sequence of keys that all queries share; leave attention drops"
+                " out, for instance with the method 'hiddencut'"
+            )
+        self._refuse_folded_heads(input)
+
+    def _sdpa(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        self.served += 1
+        self._refuse_folded_heads(query)
+        lead = query.shape[:-2]
+        if attn_mask is not None:
+            attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:])
+        output = self._site.attend(
+            _four_axes(query),
+            _four_axes(key),
+            _four_axes(value),
+            None if attn_mask is None else _four_axes(attn_mask),
+            is_causal=is_causal or (None if attn_mask is not None else False),
+            mask_implies_causal=True,
+            scaling=query.shape[-1] ** -0.5 if scale is None else scale,
+            dropout=dropout_p,
+        )
+        return output.view(*lead, *output.shape[-2:])
+
+    def _refuse_folded_heads(self, states: Tensor) -> None:
+        if self._site.config.share_heads and states.dim() != 4:
+            raise AttachError(
+                f"{type(self._module).__name__} folds its heads into another axis, so share_heads"
+                " cannot tell them apart; set share_heads=False"
+            )
+
+
+def intercept(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
+    """Let a site act on whatever attention a module computes in training.
+
+    Returns:
+        Handles that take it off again.
+
+    Raises:
+        AttachError: in training, if the module computes no attention that could be seen.
+    """
+    entered: list[Interception] = []
+    layouts = layouts_of(module)
+    names = tuple(inspect.signature(type(module).forward).parameters)[1:]
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if module.training and not site.is_silent:
+            blocks = None
+            if layouts is not None:
+                arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+                blocks = BlockDraws(site, Call(module, arguments), layouts)
+            entered.append(Interception(site, module, blocks=blocks))
+            entered[-1].__enter__()  # type: ignore[no-untyped-call]
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        if not entered:
+            return
+        mode = entered.pop()
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        if output is not None and not mode.served:
+            raise AttachError(
+                f"{type(module).__name__} ran without a softmax over keys that could be seen, so"
+                " none was dropped; leave attention drops out, for instance with the method"
+                " 'hiddencut'"
+            )
+
+    return [
+        module.register_forward_pre_hook(enter, with_kwargs=True),
+        module.register_forward_hook(leave, always_call=True),  # also after an exception
+    ]
+
+
+def drop_from_softmax(
+    site: AttentionSite,
+    logits: Tensor,
+    softmax: Callable[[Tensor], Tensor],
+    keys: int | None = None,
+    draw: Callable[[Drop, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Turn logits into weights, with a site's drops before and after.
+
+    Args:
+        site: the drops.
+        logits: ``[batch, heads, queries, keys]``, hidden keys masked; any layout with ``draw``.
+        softmax: the module's own, over the last axis.
+        keys: number of keys where further columns are sinks; ``None``: all columns are keys.
+        draw: returns the keep mask of a drop, given which logits are visible; ``None``: the site's.
+    """
+    draw = draw or partial(_draw, site)
+    own = logits.detach()[..., :keys]
+    visible = own > HIDDEN_BELOW
+    reach = visible & (own > own.amax(-1, keepdim=True) - UNSEEN_BELOW_MAXIMUM)
+    if site.logits is not None and site.logits.rate:
+        keep = reference.rescue(draw(site.logits, visible), reach)
+        logits, reach = reference.dropkey(logits, _with_sinks(keep, logits)), reach & keep
+    weights = softmax(logits)
+    if site.weights is not None and site.weights.rate:
+        keep = reference.rescue(draw(site.weights, visible), reach)
+        weights = reference.dropattention(
+            weights, _with_sinks(keep, logits), site.weights.rate, site.weights.rescaling
+        )
+    return weights
+
+
+def _draw(site: AttentionSite, drop: Drop, visible: Tensor) -> Tensor:
+    keys = VisibleKeys(visible.any(-2).any(1))
+    protect = is_ordered(visible) if site.protects_first else False
+    return site.draw(drop, visible, keys, protect)
+
+
+def _with_sinks(keep: Tensor, logits: Tensor) -> Tensor:
+    return F.pad(keep, (0, logits.shape[-1] - keep.shape[-1]), value=True)
+
+
+def _four_axes(states: Tensor) -> Tensor:
+    """Fold the leading axes into ``[batch, heads]``."""
+    if states.dim() == 3:
+        return states.unsqueeze(1)
+    return states if states.dim() == 4 else states.flatten(0, -4)
+
+
+def _without_override_check(function: Any) -> Any:
+    """Copy a function of torch so that it does not hand itself to the active mode again."""
+    names = {**function.__globals__, "has_torch_function": lambda arguments: False}
+    copy = FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    copy.__kwdefaults__ = function.__kwdefaults__
+    return copy
+
+
+_multi_head_attention_forward = _without_override_check(F.multi_head_attention_forward)

@@ -1,0 +1,109 @@
+"""``hiddenkey doctor --all``: what a method does on every architecture that transformers has."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import standard_console
+from hiddenkey.config import not_one_of
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.quiet import quiet
+
+if TYPE_CHECKING:
+    from hiddenkey.lab.sweep.record import Record, Row
+
+DOCUMENT: Final = "MODELS.md"
+RECORD: Final = "models.json"
+_SOUND: Final = ("pass", "refused", "cannot be built")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Which types to examine, each as a tiny random model."""
+
+    types: tuple[str, ...] = ()
+    """Names of model types, as in transformers' config.json; none: every type."""
+    tasks: tuple[str, ...] = ()
+    """Kinds of model: causal, seq2seq, classification, image; none: each type's main one."""
+    jobs: int = 2
+    """Worker processes; each uses one core and about 1 GiB."""
+    limit: float = 120.0
+    """Seconds for one type; then its process is ended, and its verdict is 'timed out'."""
+    output: str | None = None
+    """Folder to write MODELS.md and models.json to; the rest of MODELS.md stays."""
+    json: bool = False
+    """Print the record as JSON instead of lines."""
+
+
+def run(arguments: list[str]) -> int:
+    """Examine the types; 1 if one of them attaches without passing, else 0."""
+    from hiddenkey.lab.sweep.record import Record
+    from hiddenkey.lab.sweep.run import choose, sweep
+
+    options = parse(SweepOptions, "doctor --all", arguments)
+    if faults := _faults(options):
+        raise ConfigError(faults)
+    quiet()
+    chosen = choose(options.types, options.tasks)  # type: ignore[arg-type]  # checked just now
+    rows = []
+    for row in sweep(chosen, jobs=options.jobs, limit=options.limit):
+        rows.append(row)
+        if not options.json:
+            _print(f"{len(rows):>3} of {len(chosen)}  {_line(row)}")
+    record = Record.of(rows)
+    if options.output is not None:
+        _write(record, Path(options.output), _command(arguments))
+    if options.json:
+        json.dump(record.to_dict(), sys.stdout, indent=1)
+        print()
+    else:
+        _print(_summary(record))
+    return 0 if all(row.verdict in _SOUND for row in rows) else 1
+
+
+def _faults(options: SweepOptions) -> list[str]:
+    from hiddenkey.lab.sweep.types import TASKS
+
+    faults = [not_one_of("tasks", task, TASKS) for task in options.tasks if task not in TASKS]
+    if options.jobs < 1:
+        faults.append(f"jobs must be at least 1, got {options.jobs}")
+    if not options.limit > 0:
+        faults.append(f"limit must be more than 0 seconds, got {options.limit:g}")
+    return faults
+
+
+def _write(record: Record, folder: Path, command: str) -> None:
+    from hiddenkey.lab.sweep.document import replace_section, write_whole
+    from hiddenkey.lab.sweep.page import SECTION, render
+
+    # one row a line, so that a change of one type is a change of one line
+    plain = record.to_dict()
+    rows = ",\n".join(json.dumps(row) for row in plain.pop("rows"))
+    head = json.dumps(plain, indent=1)[:-2]
+    write_whole(folder / RECORD, f'{head},\n "rows": [\n{rows}\n]}}\n')
+    replace_section(folder / DOCUMENT, SECTION, render(record, command))
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return " ".join(["hiddenkey doctor --all", *arguments])
+
+
+def _line(row: Row) -> str:
+    reason = f": {row.reason}" if row.reason else ""
+    return f"{row.type} ({row.task}, {row.seconds:.1f} s) {row.verdict}{reason}"
+
+
+def _summary(record: Record) -> str:
+    passed, built = record.text_share()
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in record.counts().items())
+    return f"{counts}; {passed} of {built} text types that can be built pass"
+
+
+def _print(text: str) -> None:
+    standard_console().print(text, highlight=False, markup=False, soft_wrap=True)

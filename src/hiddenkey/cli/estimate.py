@@ -1,0 +1,69 @@
+"""``hiddenkey estimate``: memory and time of a training step, by arithmetic."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.lab.estimate import Estimate, EstimateOptions, estimates
+from hiddenkey.lab.quiet import quiet
+
+
+def run(arguments: list[str]) -> int:
+    """Print the estimates and return the exit status."""
+    options = parse(EstimateOptions, "estimate", arguments)
+    quiet()
+    rows = list(estimates(options))
+    console = standard_console()
+    console.print(_memory(rows, options))
+    console.print(_time(rows, options))
+    return 0
+
+
+def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
+    recomputed = ", activations recomputed" if options.checkpointing else ""
+    table = _table(
+        f"GB on each device (estimate): {options.model}, {options.precision}, sharding"
+        f" {options.sharding}, {options.batch_size} sequences per device{recomputed}"
+    )
+    for name in ("weights", "LoRA, Adam", "activations", "own loss", "compared", "in all"):
+        table.add_column(name, justify="right")
+    table.add_column(f"fits {options.device_memory:g}")
+    for row in rows:
+        plain, exact = row.memory["HiddenKey-"], row.memory["HiddenKey"]
+        parts = (plain.weights, plain.trained, plain.activations, plain.loss, exact.loss)
+        most = max(memory.total for memory in row.memory.values())
+        numbers = [f"{value / 1e9:.2f}" for value in (*parts, most)]
+        table.add_row(*_place(row), *numbers, "yes" if row.fits else "no")
+    return table
+
+
+def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
+    table = _table(
+        f"seconds per step (estimate): {options.teraflops:g} TFLOP/s, of which"
+        f" {options.utilisation:.0%}; each step of every device one forward pass"
+    )
+    for name in rows[0].seconds:
+        table.add_column(name, justify="right")
+    table.add_column("weights travel", justify="right")
+    for row in rows:
+        plain = row.seconds["LoRA"]
+        table.add_row(
+            *_place(row),
+            f"{plain:.2f}",
+            *(f"{value:.2f} ({value / plain:.2f}×)" for value in list(row.seconds.values())[1:]),
+            f"{row.gathering:.2f}",
+        )
+    return table
+
+
+def _table(title: str) -> Table:
+    table = plain_table(title)
+    for name in ("devices", "tokens", "rank"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def _place(row: Estimate) -> tuple[str, str, str]:
+    return str(row.devices), f"{row.tokens:,}", str(row.rank)

@@ -1,0 +1,80 @@
+"""Adds the consistency loss where Trainer computes its loss outside of the model.
+
+With label smoothing or a ``compute_loss_func``, Trainer takes the labels away from the model and
+computes the loss of its logits. The pass is then held by :meth:`hiddenkey.Attachment.own_loss`, and
+the function that computes the loss is replaced, for the length of one call, by one that adds the
+consistency loss to its result: before Trainer's own scaling over processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+
+from hiddenkey.attachment import Attachment
+from hiddenkey.own_loss import OwnLoss
+
+
+def hold_own_loss(trainer: Trainer, attachment: Attachment) -> None:
+    """Let ``trainer.compute_loss`` add the consistency loss to a loss that is not the model's.
+
+    The method of the one trainer is replaced, and no class: it works with every subclass that
+    computes its loss by ``label_smoother`` or ``compute_loss_func``, and a script that calls
+    ``watch`` stays as it is. An earlier attachment's is replaced.
+    """
+    before = trainer.compute_loss
+    plain = before.plain if isinstance(before, _ComputeLoss) else before
+    trainer.compute_loss = _ComputeLoss(trainer, attachment, plain)
+
+
+class _ComputeLoss:
+    """Stands in for ``Trainer.compute_loss``."""
+
+    def __init__(self, trainer: Trainer, attachment: Attachment, plain: Any) -> None:
+        self.plain = plain
+        self._trainer, self._attachment = trainer, attachment
+
+    def __call__(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Compute the loss as ``Trainer.compute_loss`` does."""
+        arguments = (model, inputs, return_outputs, num_items_in_batch)
+        name = self._computes_loss()
+        if name is None or inputs.get("labels") is None:
+            return self.plain(*arguments)
+        labels = inputs["labels"]
+        with (
+            self._attachment.own_loss(labels, items=num_items_in_batch) as own,
+            _adding(self._trainer, name, own),
+        ):
+            return self.plain(*arguments)
+
+    def _computes_loss(self) -> str | None:
+        """Return the trainer's attribute that computes the loss of the logits, if one does."""
+        for name in ("compute_loss_func", "label_smoother"):
+            if getattr(self._trainer, name, None) is not None:
+                return name
+        return None
+
+
+@contextmanager
+def _adding(trainer: Trainer, name: str, own: OwnLoss) -> Iterator[None]:
+    """Let the loss function ``trainer.<name>`` return the whole loss."""
+    function = getattr(trainer, name)
+
+    def whole(*args: Any, **kwargs: Any) -> Tensor:
+        return own.total(function(*args, **kwargs))
+
+    setattr(trainer, name, whole)
+    try:
+        yield
+    finally:
+        setattr(trainer, name, function)

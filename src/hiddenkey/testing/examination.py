@@ -1,0 +1,152 @@
+"""One model under examination, with what all checks need of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiddenkey.attachment import Attachment
+from hiddenkey.config import Drop, DropoutConfig
+from hiddenkey.testing.passes import (
+    Batch,
+    Pass,
+    Runner,
+    Tensors,
+    buffers_kept,
+    differences,
+    objective,
+    seeded,
+    tensors_of,
+)
+from hiddenkey.testing.spy import Seen, Spy
+
+# So small that no unit falls, and not 0: the library's own paths are taken, and nothing else.
+VANISHING_RATE = 1e-12
+
+# Largest difference of two ways to compute the same, relative to the largest value.
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A model, its batches, and the configuration that it is examined with.
+
+    Attributes:
+        model: as it is trained.
+        transformer: the Hugging Face model in it.
+        batches: arguments of the model by the batch's name.
+        config: the configuration.
+        attach: puts a configuration on the model.
+    """
+
+    model: nn.Module
+    transformer: nn.Module
+    batches: dict[str, Batch]
+    config: DropoutConfig
+    attach: Callable[[nn.Module, DropoutConfig], Attachment]
+
+    @cached_property
+    def runner(self) -> Runner:
+        """Runs the model."""
+        return Runner(self.model)
+
+    @cached_property
+    def plain_passes(self) -> dict[str, Pass]:
+        """A training pass of the model without an attachment, for each batch."""
+        return {name: self.runner.train(batch) for name, batch in self.batches.items()}
+
+    def run_plainly(self) -> None:
+        """Run each batch once, so that a model that cannot take one raises its own error."""
+        self.evaluations()
+        self.plain_passes.values()
+
+    @property
+    def batch(self) -> Batch:
+        """The main batch."""
+        return next(iter(self.batches.values()))
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative difference that rounding explains, by the coarsest dtype."""
+        dtypes = {p.dtype for p in self.model.parameters() if p.is_floating_point()}
+        return max(_TOLERANCES.get(dtype, 1e-1) for dtype in dtypes or {torch.float32})
+
+    @contextmanager
+    def attached(self, config: DropoutConfig | None = None) -> Iterator[Attachment]:
+        """Put the examined configuration, or another one, on the model."""
+        with self.attach(self.model, self.config if config is None else config) as attachment:
+            yield attachment
+
+    def alone(self, drop: Drop, rate: float) -> DropoutConfig:
+        """Return the configuration with one drop at another rate, and without its loss."""
+        return dataclasses.replace(
+            self.config,
+            drops=(dataclasses.replace(drop, rate=rate),),
+            consistency=None,
+            keep_model_dropout=False,
+        )
+
+    def noise_free(self, rate: float) -> DropoutConfig:
+        """Return the configuration at a rate of zero or nearly so, without its loss."""
+        drops = tuple(dataclasses.replace(drop, rate=rate) for drop in self.config.drops)
+        return dataclasses.replace(
+            self.config, drops=drops, consistency=None, keep_model_dropout=False
+        )
+
+    def evaluations(self) -> dict[str, Tensors]:
+        """Return the outputs in evaluation mode for each batch."""
+        return {name: self.runner.evaluate(batch) for name, batch in self.batches.items()}
+
+    def spy(self) -> Seen:
+        """Return what the model, as it is now, computes in a training pass."""
+        ids = self.batch.get("input_ids")
+        is_text = isinstance(ids, Tensor) and ids.dim() == 2
+        tokens = (ids.shape[0], ids.shape[1]) if isinstance(ids, Tensor) and is_text else None
+        with Spy(self.transformer, tokens) as spy:
+            self.runner.forward(self.batch, 0)
+        return spy.seen
+
+    def depends_on(self, name: str) -> bool:
+        """Whether some output of the model, without an attachment, depends on a module.
+
+        It does if the module's parameters get a gradient, or if other values in place of what
+        leaves the module change an output.
+        """
+        module = self.transformer.get_submodule(name)
+        return self._has_gradient(module) or self._has_effect(module)
+
+    def _has_gradient(self, module: nn.Module) -> bool:
+        own = [p for p in module.parameters() if p.is_floating_point()]
+        frozen = [parameter for parameter in own if not parameter.requires_grad]
+        try:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
+            with seeded(self.model, 0), buffers_kept(self.model), torch.enable_grad():
+                loss = objective(tensors_of(self.model.train()(**self.batch)))
+                found = torch.autograd.grad(loss, own, allow_unused=True) if own else ()
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(False)
+        return any(gradient is not None and bool(gradient.ne(0).any()) for gradient in found)
+
+    def _has_effect(self, module: nn.Module) -> bool:
+        plain = self.runner.evaluate(self.batch)
+        handle = module.register_forward_hook(lambda module, args, output: _moved(output))
+        try:
+            return bool(differences(plain, self.runner.evaluate(self.batch)))
+        finally:
+            handle.remove()
+
+
+def _moved(output: Any) -> Any:
+    """Return a module's output with other numbers in its first tensor."""
+    if isinstance(output, tuple):
+        return (_moved(output[0]), *output[1:])
+    return output + torch.randn_like(output) if isinstance(output, Tensor) else output

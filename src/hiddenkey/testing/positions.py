@@ -1,0 +1,289 @@
+"""The checks of a position: where noise enters, and what it does to the units there."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import hiddenkey
+from hiddenkey import anatomy
+from hiddenkey.compensation import rescale
+from hiddenkey.config import Drop, DropoutConfig
+from hiddenkey.positions import POSITIONS
+from hiddenkey.testing.batches import named_batches
+from hiddenkey.testing.chance import spread
+from hiddenkey.testing.examination import Examination
+from hiddenkey.testing.findings import REFUSALS, Check, CheckError, Report, fail_if, run_checks
+from hiddenkey.testing.models import Attach, checks_of_noise
+from hiddenkey.testing.passes import Batch, distance, left_as_found, seeded, without_dropout_modules
+
+_SEEDS = 16
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """What one call of a site's module showed.
+
+    Attributes:
+        name: the module.
+        batch: name of the batch.
+        before: the units as they would be without noise, ``[batch, tokens, features]``.
+        after: the units with noise; a function of ``before`` in the autograd graph.
+        visible: tokens that are not padding, ``[batch, tokens]``; ``None`` where that is unknown.
+    """
+
+    name: str
+    batch: str
+    before: Tensor
+    after: Tensor
+    visible: Tensor | None
+
+    @property
+    def fallen(self) -> Tensor:
+        """Units that are zero and would not be."""
+        return self.after.eq(0) & self.before.ne(0)
+
+
+@dataclass(frozen=True)
+class _Units:
+    """The units of a position on one model."""
+
+    examination: Examination
+    drop: Drop
+
+    @property
+    def factor(self) -> float:
+        return rescale.inverse(self.drop.rate) if self.drop.rescaling == "inverse" else 1.0
+
+    def probe(self, batch_name: str, seed: int) -> tuple[list[_Probe], dict[str, float]]:
+        """Run one training pass; return what its sites showed, and the shares they report."""
+        examination = self.examination
+        batch = examination.batches[batch_name]
+        modules = self._modules()
+        mask = batch.get("attention_mask")
+        with (
+            without_dropout_modules(examination.model),
+            _tapped(modules, self._is_before, cut=True) as raw,
+            examination.attached() as attachment,
+            _tapped(modules, self._is_before) as noisy,  # later than the attachment's own hooks
+        ):
+            examination.runner.forward(batch, seed)
+            shares = attachment.shares()
+        probes = []
+        for (name, before), (_, after) in zip(raw, noisy, strict=True):
+            fits = isinstance(mask, Tensor) and mask.shape == before.shape[:2]
+            visible = mask.bool() if isinstance(mask, Tensor) and fits else None
+            probes.append(_Probe(name, batch_name, before, after, visible))
+        return probes, shares
+
+    @property
+    def _is_before(self) -> bool:
+        return POSITIONS[self.drop.position].acts == "before"
+
+    def _modules(self) -> dict[str, nn.Module]:
+        with self.examination.attached() as attachment:
+            names = [site.name for site in attachment.sites]
+        return {name: self.examination.transformer.get_submodule(name) for name in names}
+
+
+def examine_position(
+    position: str,
+    model: nn.Module,
+    batches: Mapping[str, Batch] | Batch,
+    *,
+    pattern: str = "element",
+    rate: float = 0.3,
+    attach: Attach = hiddenkey.attach,
+) -> Report:
+    """Check that a position, a key of ``hiddenkey.positions.POSITIONS``, acts as it should.
+
+    A position of one's own is put into that table first. On the model, it goes through the checks
+    of :func:`examine_model` that concern noise; where it acts on what enters or leaves a module,
+    the units at that module are looked at as well.
+
+    Args:
+        position: its name.
+        model: a model that has it, without an attachment.
+        batches: as for :func:`examine_model`.
+        pattern: which units fall together there.
+        rate: share that falls.
+        attach: what puts a configuration on the model.
+    """
+    drop = Drop(position, pattern, rate)
+    config = DropoutConfig(drops=(drop,))
+    with left_as_found(model), seeded(model, 0):
+        try:
+            transformer = anatomy.transformer_of(model)
+            named = named_batches(batches, transformer)
+            examination = Examination(model, transformer, named, config, attach)
+            examination.run_plainly()
+            with attach(model, config) as attachment:
+                sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
+            checks: list[tuple[str, Check]] = [
+                ("sites", partial(_check_sites, examination)),
+                *checks_of_noise(examination),
+            ]
+            if POSITIONS[position].acts != "inside":
+                checks += _checks_of_units(_Units(examination, drop))
+            return Report(position, run_checks(checks), sites, gaps)
+        except REFUSALS as refusal:
+            return Report(position, (), refusal=str(refusal))
+
+
+def _checks_of_units(units: _Units) -> list[tuple[str, Check]]:
+    checks: dict[str, Callable[[_Units], str]] = {
+        "units": _check_units,
+        "unit gradients": _check_unit_gradients,
+        "padding units": _check_padding_units,
+        "unit rate": _check_unit_rate,
+        "counting": _check_counting,
+    }
+    return [(name, partial(check, units)) for name, check in checks.items()]
+
+
+def _check_sites(examination: Examination) -> str:
+    """Every site is a module of the model that is called in a training pass."""
+    with examination.attached() as attachment:
+        sites = attachment.sites
+    called = examination.spy().called
+    modules = dict(examination.transformer.named_modules())
+    fail_if([f"there is no module {site.name}" for site in sites if site.name not in modules])
+    fail_if([f"{site.name} is not called" for site in sites if site.name not in called])
+    if not sites:
+        raise CheckError("find returned no module")
+    return f"{len(sites)} modules"
+
+
+def _check_units(units: _Units) -> str:
+    """A unit either falls to zero, or stays, times the factor of the rescaling."""
+    faults = []
+    for name in units.examination.batches:
+        for probe in units.probe(name, 0)[0]:
+            expected = probe.before * units.factor * ~probe.fallen
+            apart = distance(probe.after.detach(), expected.detach())
+            if apart > units.examination.tolerance:
+                faults.append(
+                    f"{probe.name}, {name}: units neither fall nor stay times"
+                    f" {units.factor:.4g} (off by {apart:.1e}, relative)"
+                )
+    fail_if(faults)
+    return f"zero, or times {units.factor:.4g}"
+
+
+def _check_unit_gradients(units: _Units) -> str:
+    """A unit that falls gets no gradient, one that stays the factor of the rescaling."""
+    faults = []
+    for name in units.examination.batches:
+        for probe in units.probe(name, 0)[0]:
+            found: Any
+            (found,) = torch.autograd.grad(probe.after.sum(), probe.before, allow_unused=True)
+            known = probe.before.ne(0)  # a unit that is zero by itself does not show if it fell
+            expected = units.factor * (known & ~probe.fallen)
+            if found is None:
+                faults.append(f"{probe.name}, {name}: no gradient goes through")
+            elif distance(found * known, expected) > units.examination.tolerance:
+                faults.append(
+                    f"{probe.name}, {name}: the gradient is not {units.factor:.4g} where a unit"
+                    " stays and 0 where it falls"
+                )
+    fail_if(faults)
+    return f"0 where a unit falls, {units.factor:.4g} where it stays"
+
+
+def _check_padding_units(units: _Units) -> str:
+    """Padding tokens do not fall."""
+    if units.drop.pattern == "feature":
+        return "a feature falls for all tokens of a sequence, padding included"
+    faults = []
+    for name in units.examination.batches:
+        for probe in units.probe(name, 0)[0]:
+            if probe.visible is not None and probe.fallen[~probe.visible].any():
+                faults.append(f"{probe.name}, {name}: units of padding tokens fall")
+    fail_if(faults)
+    return "padding stays"
+
+
+def _check_unit_rate(units: _Units) -> str:
+    """As many visible units fall as the rate says, as far as chance explains it."""
+    shares: dict[str, list[float]] = {}
+    for seed in range(_SEEDS):
+        for probe in units.probe(next(iter(units.examination.batches)), seed)[0]:
+            shares.setdefault(probe.name, []).append(_visible_share(probe))
+    faults = []
+    for name, found in shares.items():
+        mean, chance = statistics.fmean(found), spread(found) + 1e-6
+        if units.drop.pattern != "span" and abs(mean - units.drop.rate) > chance:
+            faults.append(f"{name}: {mean:.3f} of the units fall, {units.drop.rate:g} should")
+    fail_if(faults)
+    return ", ".join(f"{statistics.fmean(found):.3f}" for found in shares.values())
+
+
+def _check_counting(units: _Units) -> str:
+    """``Attachment.shares`` reports what really fell among the visible units."""
+    faults = []
+    for name in units.examination.batches:
+        probes, shares = units.probe(name, 0)
+        with units.examination.attached() as attachment:
+            keys = {site.name: site.key for site in attachment.sites}
+        for probe in probes:
+            fell, reported = _visible_share(probe), shares[keys[probe.name]]
+            unknown = float(probe.before.eq(0).double().mean())
+            if not abs(reported - fell) <= unknown + 1e-4:
+                faults.append(f"{probe.name}, {name}: {reported:.4f} is reported, {fell:.4f} fell")
+    fail_if(faults)
+    return "what is reported fell"
+
+
+def _visible_share(probe: _Probe) -> float:
+    fallen = probe.fallen if probe.visible is None else probe.fallen[probe.visible]
+    return float(fallen.double().mean())
+
+
+@contextmanager
+def _tapped(
+    modules: dict[str, nn.Module], before: bool, *, cut: bool = False
+) -> Iterator[list[tuple[str, Tensor]]]:
+    """Collect what enters (``before``) or leaves modules, as a hook sees it that is registered now.
+
+    Args:
+        modules: by name.
+        before: what enters, not what leaves.
+        cut: hand a leaf of the graph on, so that what later hooks make of it is a function of it.
+    """
+    found: list[tuple[str, Tensor]] = []
+
+    def tap(name: str, states: Tensor) -> Tensor:
+        states = states.detach().requires_grad_() if cut else states
+        found.append((name, states))
+        return states
+
+    def tap_input(name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (tap(name, args[0]), *args[1:]), kwargs
+        key = "hidden_states" if "hidden_states" in kwargs else "inputs_embeds"
+        return args, {**kwargs, key: tap(name, kwargs[key])}
+
+    def tap_output(name: str, module: nn.Module, args: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (tap(name, output[0]), *output[1:])
+        return tap(name, output)
+
+    handles: list[Any] = []
+    for name, module in modules.items():
+        if before:
+            hook = partial(tap_input, name)
+            handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        else:
+            handles.append(module.register_forward_hook(partial(tap_output, name)))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,121 @@
+"""LoRA on other layers than projections, and what is trained in full beside it."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+import hiddenkey
+from adapters.every import NOISE, peft_may_warn, two_passes
+from hiddenkey import DropoutConfig
+from models import assert_same_gradients, batch, gradients, plain_model, seeded, step
+
+# PEFT 0.21 asks transformers 5.23 for an attribute by its old name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+HIDDENKEY = hiddenkey.method("hiddenkey", rate=0.3)
+KEY_VALUE = {"llama": ["k_proj", "v_proj"], "gpt2": ["c_attn"], "bert": ["key", "value"]}
+EMBEDDINGS = {"llama": "embed_tokens", "gpt2": "wte", "bert": "word_embeddings"}
+TASKS = {"llama": "causal", "gpt2": "causal", "bert": "classification"}
+HEADS = {"llama": "lm_head", "gpt2": "lm_head", "bert": "classifier"}
+
+
+def lora(family: str, *, tied: bool = False, **fields):
+    """A model whose LoRA matrices are all random, equal each time."""
+    more = {"tie_word_embeddings": tied} if family == "llama" else {}
+    settings = {"target_modules": KEY_VALUE[family], "r": 4, "init_lora_weights": False, **fields}
+    kind = "SEQ_CLS" if family == "bert" else "CAUSAL_LM"
+    with seeded(1):
+        config = LoraConfig(task_type=kind, fan_in_fan_out=family == "gpt2", **settings)
+        return get_peft_model(plain_model(family, TASKS[family], **more), config).train()
+
+
+def check(build, family: str, lm_loss: str = "auto") -> dict[str, torch.Tensor]:
+    """Hold loss and gradients against two passes by hand; return the gradients."""
+    inputs = batch(TASKS[family], "left" if family != "bert" else "right")
+    expected = two_passes(model := build(), inputs)
+    expected.backward()
+    theirs = gradients(model)
+    hiddenkey.attach(model, HIDDENKEY, lm_loss=lm_loss)
+    loss, found = step(model, inputs)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(found, theirs, rtol=1e-3, atol=1e-5)
+    return found
+
+
+def saved(found: dict) -> set[str]:
+    """Names of the modules that are trained in full, by their last part."""
+    return {n.split(".modules_to_save")[0].split(".")[-1] for n in found if "to_save" in n}
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+@pytest.mark.parametrize("modules", [("lm_head",), ("embed",), ("lm_head", "embed")], ids=str)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_head_and_embeddings_that_are_trained_in_full(family, modules, lm_loss):
+    names = [EMBEDDINGS[family] if name == "embed" else name for name in modules]
+    with peft_may_warn():  # GPT-2's head and embeddings are one tensor until they are copied
+        found = check(lambda: lora(family, modules_to_save=names), family, lm_loss)
+    assert saved(found) == set(names)
+
+
+def test_a_classifier_and_its_pooler_that_are_trained_in_full():
+    found = check(lambda: lora("bert", modules_to_save=["classifier", "pooler"]), "bert")
+    assert saved(found) == {"classifier", "pooler"}
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+@pytest.mark.parametrize("targets", [["lm_head"], ["k_proj", "lm_head", "embed_tokens"]], ids=str)
+def test_lora_on_head_and_embeddings(targets, lm_loss):
+    found = check(lambda: lora("llama", target_modules=targets), "llama", lm_loss)
+    assert any("lm_head.lora_A" in name for name in found)
+    assert any("lora_embedding" in name for name in found) == ("embed_tokens" in targets)
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"trainable_token_indices": [3, 4, 5, 6, 7, 8]},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"modules_to_save": ["lm_head"]},
+        {},
+    ],
+    ids=str,
+)
+def test_tied_embeddings(fields, lm_loss):
+    with peft_may_warn():
+        check(lambda: lora("llama", tied=True, **fields), "llama", lm_loss)
+
+
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_attn", "c_proj", "c_fc"]], ids=str)
+def test_lora_on_transposed_layers(targets):
+    check(lambda: lora("gpt2", target_modules=targets), "gpt2")
+
+
+@pytest.mark.parametrize("family", KEY_VALUE)
+def test_some_layers_and_ranks(family):
+    last = KEY_VALUE[family][-1]
+    found = check(lambda: lora(family, layers_to_transform=[1], rank_pattern={last: 2}), family)
+    ranks = {len(g) for name, g in found.items() if f"{last}.lora_A" in name}
+    assert ranks == {2}
+    assert not any(".0." in name and "lora" in name for name in found)
+
+
+@pytest.mark.parametrize("family", KEY_VALUE)
+def test_loras_own_dropout_stays_on_beside_the_noise(family):
+    """With the same masks of ours, another draw of LoRA's dropout gives other outputs."""
+    inputs = batch(TASKS[family], "none")
+    check(lambda: lora(family, lora_dropout=0.4), family)
+    model = lora(family, lora_dropout=0.4)
+    with hiddenkey.attach(model, DropoutConfig()):
+        outputs = []
+        for seed in (0, 0, 1):
+            with seeded(seed):
+                outputs.append(model(**inputs).logits)
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])
+    attachment = hiddenkey.attach(model, NOISE)
+    for seed in range(20):
+        with seeded(seed), torch.no_grad():
+            model(**inputs)
+    assert attachment.shares()["hidden/1"] == pytest.approx(0.3, abs=0.02)
+    rates = {m.p for n, m in model.named_modules() if "lora_dropout" in n and hasattr(m, "p")}
+    assert rates == {0.4}

@@ -1,0 +1,58 @@
+"""The command that examines every adapter, and the table that it writes."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hiddenkey.cli.main import main
+from hiddenkey.lab.sweep.adapters import AdapterRow, section
+
+BEFORE = "# Models\n\nWords.\n\n<!-- adapters -->\nold\n<!-- /adapters -->\n\nMore words.\n"
+
+
+def cells(text: str) -> list[list[str]]:
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+
+
+def test_the_section_of_the_document_is_replaced(tmp_path: Path, capsys):
+    (tmp_path / "MODELS.md").write_text(BEFORE)
+    assert main(["doctor", "--adapters", "--types", "[OSF,CPT]", "--output", str(tmp_path)]) == 0
+    assert "OSF on bert: pass" in capsys.readouterr().out
+    text = (tmp_path / "MODELS.md").read_text()
+    assert text.startswith("# Models\n\nWords.\n")
+    assert text.endswith("\n\nMore words.\n")
+    assert "old" not in text
+    assert "doctor --adapters --types [OSF,CPT]" in text
+    rows = {(line[0], line[2]): line for line in cells(text) if line[2:3] in (["llama"], ["bert"])}
+    assert rows["OSF", "llama"][3:] == ["4 of 4", "exact", "24", "same", "same", "pass", ""]
+    assert rows["CPT", "llama"][-2] == "noise only"
+    assert rows["CPT", "bert"][-2] == "PEFT cannot"
+
+
+def test_an_unknown_type_is_refused(capsys):
+    assert main(["doctor", "--adapters", "--types", "[LORAX]"]) == 2
+    assert "did you mean 'LORA'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fails"])
+def test_the_exit_status_tells_a_failure(verdict, monkeypatch):
+    row = AdapterRow("LORA", "", "bert", verdict=verdict)
+    monkeypatch.setattr(
+        "hiddenkey.lab.sweep.adapters.sweep.examine_adapter", lambda method, base: row
+    )
+    assert main(["doctor", "--adapters", "--types", "[OSF]"]) == (verdict == "fails")
+
+
+def test_counts_and_cells_of_the_table():
+    row = AdapterRow("LORA", "DoRA", "llama", sites="4 of 4", reason="a | b")
+    failed = dataclasses.replace(row, verdict="fails")
+    text = section([row, row, failed], "hiddenkey doctor --adapters")
+    assert "in 3 settings" in text
+    assert ["pass", "2", "every check held"] in cells(text)
+    assert ["fails", "1", "it attached, and a check did not hold"] in cells(text)
+    assert "a \\| b" in text

@@ -1,0 +1,228 @@
+"""transformers' Trainer and accelerate over two processes: training, logs and checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed
+from transformers import Trainer, TrainingArguments
+
+import hiddenkey
+from hiddenkey import DropoutConfig
+from hiddenkey.integrations.trainer import watch
+from hiddenkey.parallel import is_sharded
+from models import batch, lora_model
+from parallel.launch import on_processes
+from parallel.scenes import configured, part_of_batch, whole
+
+MODELS = {"classification": "bert", "causal": "llama"}
+# accelerate would also take BERT's embeddings, and then shard what is in them twice
+LAYERS = {"classification": "BertLayer", "causal": "LlamaDecoderLayer"}
+
+
+def fsdp2(task: str) -> dict[str, Any]:
+    """Return Trainer's settings for FSDP2."""
+    config = {
+        "fsdp_version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": [LAYERS[task]],
+        "reshard_after_forward": True,
+    }
+    return {"fsdp": True, "fsdp_config": config}
+
+
+def examples(task: str, count: int = 32) -> list[dict[str, Tensor]]:
+    inputs = batch(task, size=count)
+    return [{name: value[row] for name, value in inputs.items()} for row in range(count)]
+
+
+def collate(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def let_accelerate_shard() -> None:
+    """Let accelerate look at FSDP's settings, which it leaves aside on CPUs."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    PartialState(cpu=True)
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def run(folder: Path, task: str, config: DropoutConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train for four steps of eight examples in all, with a checkpoint after two."""
+    model = lora_model(MODELS[task], task, feed_forward=True)
+    attachment = hiddenkey.attach(model, config)
+    resume = settings.pop("resume", None)
+    defaults = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "logging_steps": 1,
+        "save_steps": 2,
+        "learning_rate": 1e-2,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 5,
+        "dataloader_pin_memory": False,
+        "lr_scheduler_type": "constant",
+    }
+    arguments = TrainingArguments(**{**defaults, **settings})
+    if "fsdp" in settings:
+        let_accelerate_shard()
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=examples(task),
+        data_collator=collate,
+    )
+    if task == "classification":  # its loss is a mean; see docs/ARCHITECTURE.md
+        trainer.model_accepts_loss_kwargs = False
+    watch(trainer, attachment)
+    trainer.train(resume_from_checkpoint=resume)
+    trained = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    return {
+        "weights": whole({n: p for n, p in trained.named_parameters() if p.requires_grad}),
+        "logs": [line for line in trainer.state.log_history if "loss" in line],
+        "passes": attachment.consistency_passes,
+        "sharded": any(is_sharded(module) for module in trained.modules()),
+    }
+
+
+ALONE = {"per_device_train_batch_size": 8}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("task", MODELS)
+def test_without_noise_trainer_trains_as_one_process(task, wrapper, accumulation, tmp_path):
+    config = configured(0.0)
+    expected = run(tmp_path / "alone", task, config, dict(ALONE))
+    settings = {} if wrapper == "ddp" else fsdp2(task)
+    settings["gradient_accumulation_steps"] = accumulation
+    settings["per_device_train_batch_size"] = 4 // accumulation
+    for found in on_processes(run, tmp_path / "both", task, config, settings):
+        assert found["sharded"] == (wrapper == "fsdp2")
+        torch.testing.assert_close(found["weights"], expected["weights"])
+        assert found["passes"] == 4 * accumulation
+        for line, other in zip(found["logs"], expected["logs"], strict=True):
+            for name in ("loss", "task_loss", "consistency_loss"):
+                assert line[name] == pytest.approx(other[name], abs=1e-4)
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_logs_are_means_over_the_processes(task, tmp_path):
+    one, other = on_processes(run, tmp_path, task, configured(0.3, weight=2.0), {})
+    assert len(one["logs"]) == 4
+    for line, same in zip(one["logs"], other["logs"], strict=True):
+        assert line == same
+        assert line["consistency_loss"] > 0.01
+        total = line["task_loss"] + line["consistency_loss"]
+        assert total == pytest.approx(line["loss"], abs=1e-4)
+        assert 0.2 < line["dropped/hidden/0"] < 0.4
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_a_run_of_two_processes_resumes_exactly_on_two(wrapper, tmp_path):
+    task = "classification"
+    settings = {} if wrapper == "ddp" else fsdp2(task)
+    config = configured(0.3, every=3)
+    whole_run, _ = on_processes(run, tmp_path, task, config, dict(settings))
+    resumed = {**settings, "resume": str(tmp_path / "checkpoint-2")}
+    for found in on_processes(run, tmp_path / "again", task, config, resumed):
+        assert found["passes"] == 4
+        torch.testing.assert_close(found["weights"], whole_run["weights"], rtol=0, atol=0)
+        for line, other in zip(found["logs"], whole_run["logs"], strict=True):
+            assert line == other
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_a_run_of_two_processes_resumes_on_one(task, tmp_path):
+    config = configured(0.0, every=3)
+    expected, _ = on_processes(run, tmp_path, task, config, {})
+    resumed = {**ALONE, "resume": str(tmp_path / "checkpoint-2")}
+    found = run(tmp_path / "again", task, config, resumed)
+    assert found["passes"] == expected["passes"] == 4
+    torch.testing.assert_close(found["weights"], expected["weights"])
+    assert found["logs"][:2] == expected["logs"][:2]
+
+
+@pytest.mark.parametrize("task", MODELS)
+def test_a_run_of_one_process_goes_on_with_two(task, tmp_path):
+    config = configured(0.0)
+    expected = run(tmp_path, task, config, dict(ALONE))
+    resumed = {"resume": str(tmp_path / "checkpoint-2")}
+    for found in on_processes(run, tmp_path / "again", task, config, resumed):
+        torch.testing.assert_close(found["weights"], expected["weights"])
+
+
+def writers(folder: Path) -> int:
+    """Train while counting this process's own writes of the configuration."""
+    saved = []
+    DropoutConfig.save_pretrained = lambda self, path: saved.append(path)  # type: ignore[method-assign]
+    run(folder, "classification", configured(0.1), {})
+    return len(saved)
+
+
+def test_the_first_process_alone_writes_the_configuration(tmp_path):
+    assert on_processes(writers, tmp_path) == [2, 0]
+
+
+def test_the_checkpoint_of_two_processes_holds_the_configuration(tmp_path):
+    config = configured(0.1)
+    on_processes(run, tmp_path, "classification", config, {})
+    assert DropoutConfig.from_pretrained(tmp_path / "checkpoint-2") == config
+
+
+def accelerated(task: str, config: DropoutConfig, sharded: bool) -> dict[str, Tensor]:
+    """A loop of one's own with accelerate, two steps."""
+    from accelerate import Accelerator, FullyShardedDataParallelPlugin
+
+    settings: dict[str, Any] = {"cpu": True}
+    if sharded:
+        let_accelerate_shard()
+        settings["fsdp_plugin"] = FullyShardedDataParallelPlugin(
+            fsdp_version=2,
+            auto_wrap_policy="transformer_based_wrap",
+            transformer_cls_names_to_wrap=[LAYERS[task]],
+            reshard_after_forward=True,
+        )
+    accelerator = Accelerator(**settings)
+    model = lora_model(MODELS[task], task, feed_forward=True)
+    hiddenkey.attach(model, config)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    for step in range(2):
+        inputs = part_of_batch(task, step, distributed.get_rank())
+        loss = model(**inputs).loss
+        if task == "causal":
+            loss = loss * accelerator.num_processes
+        accelerator.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+    model = accelerator.unwrap_model(model)
+    assert any(is_sharded(module) for module in model.modules()) == sharded
+    return whole({n: p for n, p in model.named_parameters() if p.requires_grad})
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
+@pytest.mark.parametrize("task", MODELS)
+def test_an_accelerate_loop_trains_as_one_process(task, sharded):
+    from parallel.scenes import Scene, train_alone
+
+    config = configured(0.3)
+    expected = train_alone(Scene(config, MODELS[task], task))[-1].weights
+    torch.manual_seed(7)
+    for found in on_processes(seeded_accelerated, task, config, sharded):
+        torch.testing.assert_close(found, expected)
+
+
+def seeded_accelerated(task: str, config: DropoutConfig, sharded: bool) -> dict[str, Tensor]:
+    from parallel.scenes import SEED
+
+    torch.manual_seed(SEED)
+    return accelerated(task, config, sharded)
