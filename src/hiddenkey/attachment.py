@@ -34,6 +34,7 @@ from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
 from hiddenkey.prefix import SharedPrefix
 from hiddenkey.rates import Rates
+from hiddenkey.reach import FirstPass, refuse_replaced
 from hiddenkey.vocabulary.passes import OtherStates
 from hiddenkey.vocabulary.sums import Sums
 
@@ -74,6 +75,7 @@ def attach(
     """
     config = method(config) if isinstance(config, str) else config
     transformer = anatomy.transformer_of(model)
+    refuse_replaced(transformer)
     entry = entry_of(model, transformer)
     if faults := adapter_faults(model, config):
         raise ConfigError(faults)
@@ -132,6 +134,7 @@ class Attachment:
         self._counters: dict[str, ShareCounter] = {}
         self._rates = Rates(self.sites)
         self._own: OwnLoss | None = None
+        self._first_pass: FirstPass | None = None
         self._handles: list[Any] = []
         self._attention: AttentionInstallation | None = None
         self._silenced: list[model_dropout.Setting] = []
@@ -297,6 +300,8 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        if self._first_pass is not None:
+            self._first_pass.remove()
         if self._consistency is not None:
             self._consistency.remove()
             self._consistency = None
@@ -330,6 +335,7 @@ class Attachment:
                 self._rates,
                 self._counts,
             )
+        self._first_pass = FirstPass(self._plan.places, self._layers, self._counters)
         if not self.config.keep_model_dropout:
             self._silenced = model_dropout.switch_off(self._transformer)
         if self.config.consistency is not None:
@@ -410,6 +416,9 @@ class Attachment:
             output["past_key_values"] = None  # the layers that ran before are not in it
         if not module.training or not torch.is_grad_enabled():
             return
+        if self._first_pass is not None:
+            self._first_pass.finish(self._rates.current)
+            self._first_pass = None
         if self._consistency is None:
             if self._own is not None:
                 self._own.receive(None)

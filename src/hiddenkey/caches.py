@@ -31,7 +31,7 @@ def _copied(value: Any) -> Any:
         return type(value)(_copied(part) for part in value)
     if isinstance(value, dict):
         return {key: _copied(part) for key, part in value.items()}
-    if not hasattr(value, "__dict__") or not hasattr(value, "update"):
+    if isinstance(value, type) or not (hasattr(value, "__dict__") and hasattr(value, "update")):
         return value
     own = copy.copy(value)
     own.__dict__.update(_copied(vars(value)))

@@ -16,6 +16,11 @@ class ShareCounter:
         self._fallen: Tensor | None = None
         self._visible: Tensor | None = None
 
+    @property
+    def has_counted(self) -> bool:
+        """Whether a draw was counted since the last reading."""
+        return self._fallen is not None
+
     @torch.no_grad()
     def add(self, keep: Tensor, visible: Tensor) -> None:
         """Count one draw.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -35,13 +36,8 @@ def switch_off(transformer: nn.Module) -> list[Setting]:
         What was changed, for :func:`restore`.
     """
     settings: list[Setting] = []
-    adapters: list[str] = []
-    for name, module in transformer.named_modules():
-        if name and name.startswith(tuple(adapters)):
-            continue
-        if hasattr(module, "base_layer"):
-            adapters.append(f"{name}.")
-        elif isinstance(module, _DropoutNd):
+    for module in dict.fromkeys(_own_modules(transformer)):
+        if isinstance(module, _DropoutNd):
             settings.append(Setting(module, "p", module.p))
         else:
             settings += [Setting(module, key, rate) for key, rate in _rates(module).items()]
@@ -55,6 +51,17 @@ def restore(settings: list[Setting]) -> None:
     """Give a model back the rates that :func:`switch_off` changed."""
     for setting in settings:
         setattr(setting.module, setting.attribute, setting.rate)
+
+
+def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Walk a model's own modules: of an adapter, what it was put around and nothing else."""
+    inner = getattr(module, "base_layer", None)
+    if isinstance(inner, nn.Module):
+        yield from _own_modules(inner)
+        return
+    yield module
+    for child in module.children():
+        yield from _own_modules(child)
 
 
 def _rates(module: nn.Module) -> dict[str, Any]:

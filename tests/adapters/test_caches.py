@@ -50,6 +50,14 @@ def test_both_halves_of_an_encoder_decoder_cache_are_copied():
     assert cache.is_updated == {0: True, 1: True}
 
 
+def test_an_empty_cache_makes_its_layers_anew_in_the_copy():
+    cache = DynamicCache()
+    own = copied(cache)
+    own.update(states(), states(), 0)
+    assert (own.get_seq_length(), cache.get_seq_length()) == (3, 0)
+    assert len(cache.layers) == 0
+
+
 def test_only_the_chosen_sequences_are_in_the_copy():
     cache = dynamic()
     own = copied(cache, torch.tensor([1]))

@@ -1,12 +1,15 @@
 """LoRA on other layers than projections, and what is trained in full beside it."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import nn
 
 import hiddenkey
 from adapters.every import NOISE, peft_may_warn, two_passes
-from hiddenkey import DropoutConfig
+from hiddenkey import DropoutConfig, model_dropout
 from models import assert_same_gradients, batch, gradients, plain_model, seeded, step
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name
@@ -119,3 +122,16 @@ def test_loras_own_dropout_stays_on_beside_the_noise(family):
     assert attachment.shares()["hidden/1"] == pytest.approx(0.3, abs=0.02)
     rates = {m.p for n, m in model.named_modules() if "lora_dropout" in n and hasattr(m, "p")}
     assert rates == {0.4}
+
+
+def test_dropout_inside_what_an_adapter_is_put_around_is_the_models_own():
+    """PEFT's adapter of nn.MultiheadAttention, whose rate is a number of the module inside."""
+    model = nn.Sequential(OrderedDict(attention=nn.MultiheadAttention(8, 2, dropout=0.1)))
+    config = LoraConfig(target_modules=["attention"], lora_dropout=0.0)
+    adapted = get_peft_model(model, config).base_model.model
+    inside = adapted.attention.base_layer
+    settings = model_dropout.switch_off(adapted)
+    assert inside.dropout == 0.0
+    assert [setting.module for setting in settings] == [inside]
+    model_dropout.restore(settings)
+    assert inside.dropout == 0.1

@@ -8,326 +8,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from transformers import (
-    BigBirdConfig,
-    BigBirdPegasusConfig,
-    LEDConfig,
-    LongformerConfig,
-    LongT5Config,
-)
-from transformers.models.big_bird.modeling_big_bird import (
-    BigBirdBlockSparseAttention,
-    BigBirdModel,
-)
-from transformers.models.bigbird_pegasus.modeling_bigbird_pegasus import (
-    BigBirdPegasusBlockSparseAttention,
-)
-from transformers.models.led.modeling_led import LEDEncoderSelfAttention
-from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
-from transformers.models.longt5 import modeling_longt5
-from transformers.models.pegasus_x.modeling_pegasus_x import PegasusXGlobalLocalAttention
+from torch import Tensor
 
+from attention.block_families import (
+    BATCH,
+    FAMILIES,
+    HEADS,
+    WIDTH,
+    BigBird,
+    Family,
+    LongT5Global,
+)
 from hiddenkey import AttachError, Drop, DropoutConfig
 from hiddenkey.attention import intercept, layouts, reference, site
 from hiddenkey.attention.blocks import BlockDraws, spread, visible_keys
 from hiddenkey.attention.layouts import NO_KEY, Call, Layout, Layouts
 from hiddenkey.measure import ShareCounter
 
-BATCH, HEADS, WIDTH = 2, 3, 12
-HEAD_WIDTH = WIDTH // HEADS
 PADDINGS = ("none", "right", "left")
-LOWEST = torch.finfo(torch.float32).min
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # in float32, the only dtype that Longformer trains in
-
-
-def heads_of(states: Tensor) -> Tensor:
-    return states.unflatten(-1, (HEADS, HEAD_WIDTH)).transpose(1, 2)
-
-
-def joined(states: Tensor) -> Tensor:
-    return states.transpose(1, 2).flatten(2)
-
-
-def distances(tokens: int) -> Tensor:
-    """Key minus query."""
-    return torch.arange(tokens) - torch.arange(tokens)[:, None]
-
-
-class Family:
-    """A module that attends within blocks, and the same attention by all queries and keys.
-
-    ``run`` and ``dense`` return ``[batch, queries, width]`` of the queries that are no padding.
-    ``attend`` is ``reference.attention`` with the keys dropped; ``columns`` lays a mask over the
-    keys, ``[batch, heads, keys]``, out for it.
-    """
-
-    lengths: tuple[int, ...]
-    linears: tuple[str, ...]
-    token_axis = 1
-    module: Any
-
-    def run(self, states: Tensor, visible: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def dense(self, states: Tensor, visible: Tensor, attend: Any) -> Tensor:
-        raise NotImplementedError
-
-    def keys_of(self, visible: Tensor) -> Tensor:
-        """Which keys there are to drop, ``[batch, keys]``."""
-        return visible
-
-
-class LongT5Local(Family):
-    lengths = (3, 9, 12)
-    linears = ("k", "v")
-    kind = modeling_longt5.LongT5LocalAttention
-
-    def __init__(self) -> None:
-        config = LongT5Config(
-            d_model=WIDTH,
-            d_kv=HEAD_WIDTH,
-            num_heads=HEADS,
-            local_radius=3,
-            global_block_size=3,
-            relative_attention_num_buckets=8,
-            relative_attention_max_distance=6,
-            dropout_rate=0.0,
-        )
-        self.module = self.kind(config, has_relative_attention_bias=True)
-
-    def mask(self, visible: Tensor) -> Tensor:
-        length = self.module.block_len
-        return modeling_longt5._get_local_attention_mask(visible.long(), length, visible.device)
-
-    def run(self, states, visible):
-        return self.module(states, mask=self.mask(visible))[0] * visible.unsqueeze(-1)
-
-    def bias(self, distance: Tensor, table: nn.Module) -> Tensor:
-        buckets = self.module._relative_position_bucket(distance, num_buckets=8, max_distance=6)
-        return table(buckets).movedim(-1, -3)
-
-    def dense(self, states, visible, attend):
-        near = distances(visible.shape[1])
-        output = attend(
-            *(heads_of(linear(states)) for linear in (self.module.q, self.module.k, self.module.v)),
-            allowed=(near.abs() <= 3) & visible[:, None, None],
-            bias=self.bias(near, self.module.relative_attention_bias),
-            scaling=1.0,
-        )
-        return self.module.o(joined(output)) * visible.unsqueeze(-1)
-
-
-class LongT5Global(LongT5Local):
-    kind = modeling_longt5.LongT5TransientGlobalAttention
-
-    def mask(self, visible):
-        return visible.long()
-
-    def dense(self, states, visible, attend):
-        module, near = self.module, distances(visible.shape[1])
-        block, segment = modeling_longt5._make_global_fixed_block_ids(visible.long(), 3)
-        number = torch.arange(segment.shape[1])
-        sums = torch.stack([((block == g)[..., None] * states).sum(1) for g in number], 1)
-        both = torch.cat([states, module.global_input_layer_norm(sums)], 1)
-        local = (near.abs() <= 3) & visible[:, None, None]
-        shared = segment.bool()[:, None, None].expand(-1, -1, len(near), -1)
-        side = self.bias(number - block[..., None].long(), module.global_relative_attention_bias)
-        own = self.bias(near, module.relative_attention_bias).expand(BATCH, -1, -1, -1)
-        output = attend(
-            *(heads_of(m(x)) for m, x in ((module.q, states), (module.k, both), (module.v, both))),
-            allowed=torch.cat([local, shared], -1),
-            bias=torch.cat([own, side], -1),
-            scaling=1.0,
-            columns=lambda keep: F.pad(keep, (0, len(number)), value=True)[:, :, None],
-        )
-        return module.o(joined(output)) * visible.unsqueeze(-1)
-
-
-class PegasusX(Family):
-    lengths = (4, 12)
-    linears = ("k_proj", "v_proj")
-    globals = 2
-
-    def __init__(self) -> None:
-        self.module = PegasusXGlobalLocalAttention(WIDTH, HEADS, block_size=4)
-        self.shared = torch.randn(BATCH, self.globals, WIDTH)
-
-    def keys_of(self, visible):
-        return F.pad(visible, (self.globals, 0), value=True)
-
-    def run(self, states, visible):
-        mask = torch.zeros(visible.shape).masked_fill(~visible, LOWEST)
-        local, shared, _ = self.module(states, self.shared, attention_mask=mask)
-        return torch.cat([shared, local], 1) * self.keys_of(visible).unsqueeze(-1)
-
-    def dense(self, states, visible, attend):
-        module, both = self.module, torch.cat([self.shared, states], 1)
-        block = F.pad(torch.arange(visible.shape[1]) // 4, (self.globals, 0), value=-1)
-        allowed = (block == block[:, None]) | (block == -1) | (block[:, None] == -1)
-        output = attend(
-            *(heads_of(linear(both)) for linear in (module.q_proj, module.k_proj, module.v_proj)),
-            allowed=allowed & self.keys_of(visible)[:, None, None],
-            scaling=HEAD_WIDTH**-0.5,
-        )
-        return module.out_proj(joined(output)) * self.keys_of(visible).unsqueeze(-1)
-
-
-class Longformer(Family):
-    """The second sample has more global tokens than the first, and one of them at its end."""
-
-    lengths = (4, 12)
-    linears = ("key", "value", "key_global", "value_global")
-    token_axis = 0
-    kind: Any = LongformerSelfAttention
-    reach = 2
-
-    def __init__(self) -> None:
-        config = LongformerConfig(
-            hidden_size=WIDTH,
-            num_attention_heads=HEADS,
-            attention_window=[2 * self.reach],
-            attention_probs_dropout_prob=0.0,
-        )
-        self.module = self.kind(config, layer_id=0)
-
-    def is_global(self, visible: Tensor) -> Tensor:
-        chosen = torch.zeros_like(visible)
-        chosen[:, 1] = chosen[1, -1] = chosen[1, -2] = True
-        return chosen & visible
-
-    def run(self, states, visible):
-        is_global = self.is_global(visible)
-        mask = torch.zeros(visible.shape)
-        mask = mask.masked_fill(~visible, LOWEST).masked_fill(is_global, 1e4)
-        output = self.module(
-            states,
-            attention_mask=mask,
-            is_index_masked=~visible,
-            is_index_global_attn=is_global,
-            is_global_attn=bool(is_global.any()),
-        )
-        return output[0] * visible.unsqueeze(-1)
-
-    def dense(self, states, visible, attend):
-        module, is_global = self.module, self.is_global(visible)
-        shown = visible[:, None, None]
-        near = distances(visible.shape[1]).abs() <= self.reach
-        local = (module.query, module.key, module.value)
-        shared = (module.query_global, module.key_global, module.value_global)
-        scaling = HEAD_WIDTH**-0.5
-        output = attend(
-            *(heads_of(linear(states)) for linear in local),
-            allowed=(near | is_global[:, None, None]) & shown,
-            scaling=scaling,
-        )
-        everywhere = attend(
-            *(heads_of(linear(states)) for linear in shared),
-            allowed=shown.expand(-1, -1, visible.shape[1], -1),
-            scaling=scaling,
-        )
-        output = torch.where(is_global[:, None, :, None], everywhere, output)
-        return joined(output) * visible.unsqueeze(-1)
-
-
-class LongformerWithoutGlobals(Longformer):
-    def is_global(self, visible):
-        return torch.zeros_like(visible)
-
-
-class LongformerOfOneWindow(LongformerWithoutGlobals):
-    """All tokens but padding lie within each other's window: ordinary attention."""
-
-    lengths = (4,)
-    reach = 4
-
-    def run(self, states, visible):
-        return super().run(F.pad(states, (0, 0, 0, 4)), F.pad(visible, (0, 4)))[:, :4]
-
-    def dense(self, states, visible, attend):
-        module = self.module
-        output = attend(
-            *(heads_of(linear(states)) for linear in (module.query, module.key, module.value)),
-            allowed=visible[:, None, None].expand(-1, -1, 4, -1),
-            scaling=HEAD_WIDTH**-0.5,
-            columns=lambda keep: keep[:, :, None, :4],
-        )
-        return joined(output) * visible.unsqueeze(-1)
-
-    def keys_of(self, visible):
-        return F.pad(visible, (0, 4))
-
-
-class Led(Longformer):
-    kind = LEDEncoderSelfAttention
-
-    def __init__(self) -> None:
-        config = LEDConfig(
-            d_model=WIDTH,
-            encoder_attention_heads=HEADS,
-            attention_window=[2 * self.reach],
-            attention_dropout=0.0,
-        )
-        self.module = self.kind(config, layer_id=0)
-
-
-class BigBird(Family):
-    """Which blocks it draws is read from the attention map that it returns without drops."""
-
-    lengths = (20, 26)
-    linears = ("key", "value")
-    kind: Any = BigBirdBlockSparseAttention
-    config: Any = BigBirdConfig
-
-    def __init__(self) -> None:
-        config = self.config(
-            hidden_size=WIDTH,
-            num_attention_heads=HEADS,
-            encoder_attention_heads=HEADS,
-            block_size=2,
-            num_random_blocks=2,
-            max_position_embeddings=32,
-        )
-        self.module = self.kind(config, seed=5)
-
-    def call(self, states: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        mask = visible.float()
-        masks = BigBirdModel.create_masks_for_block_sparse_attn(mask, 2)
-        blocked, band, from_mask, to_mask = masks
-        return self.module(states, band, from_mask, to_mask, blocked, blocked)
-
-    def run(self, states, visible):
-        return self.call(states, visible)[0] * visible.unsqueeze(-1)
-
-    def dense(self, states, visible, attend):
-        module = self.module
-        seen = self.call(states, visible)[1]
-        torch.testing.assert_close(seen.sum(-1), torch.ones(seen.shape[:-1]))
-        output = attend(
-            *(heads_of(linear(states)) for linear in (module.query, module.key, module.value)),
-            allowed=seen > 0,
-            scaling=HEAD_WIDTH**-0.5,
-        )
-        return joined(output) * visible.unsqueeze(-1)
-
-
-class BigBirdPegasus(BigBird):
-    kind = BigBirdPegasusBlockSparseAttention
-    config = BigBirdPegasusConfig
-
-
-FAMILIES = (
-    LongT5Local,
-    LongT5Global,
-    PegasusX,
-    Longformer,
-    LongformerWithoutGlobals,
-    LongformerOfOneWindow,
-    Led,
-    BigBird,
-    BigBirdPegasus,
-)
 CASES = [
     pytest.param(family, length, padding, id=f"{family.__name__}-{length}-{padding}")
     for family in FAMILIES
@@ -345,11 +44,11 @@ def made(family: type[Family], length: int, padding: str) -> tuple[Family, Tenso
     return family(), states, visible.flip(-1) if padding == "left" else visible
 
 
-def make_site(**drops: Drop) -> site.AttentionSite:
+def make_site(drops: dict[str, Drop], **switches: Any) -> site.AttentionSite:
     return site.AttentionSite(
         logits=drops.get("logits"),
         weights=drops.get("weights"),
-        config=DropoutConfig(drops=tuple(drops.values())),
+        config=DropoutConfig(drops=tuple(drops.values()), **switches),
         kind="self",
         is_fused=False,
         is_intercepted=True,
@@ -402,16 +101,24 @@ def gradients(output: Tensor, family: Family, states: Tensor) -> tuple[Tensor, .
     return torch.autograd.grad(output, inputs, torch.randn(output.shape), materialize_grads=True)
 
 
+def run_with(
+    case: Family, states: Tensor, visible: Tensor, attention: site.AttentionSite
+) -> Tensor:
+    handles = intercept.intercept(case.module, attention)
+    try:
+        return case.run(states, visible)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @pytest.mark.parametrize("name", DROPS)
 @pytest.mark.parametrize(("family", "length", "padding"), CASES)
 def test_the_same_keys_fall_as_in_dense_attention(family, length, padding, name, drawn):
     case, states, visible = made(family, length, padding)
     states.requires_grad_()
     drops = DROPS[name]
-    handles = intercept.intercept(case.module, make_site(**drops))
-    found = case.run(states, visible)
-    for handle in handles:
-        handle.remove()
+    found = run_with(case, states, visible, make_site(drops))
     assert len(drawn) == len(drops)  # however many softmaxes the module calls
     for seen, _ in drawn:
         assert seen.equal(case.keys_of(visible))
@@ -419,8 +126,142 @@ def test_the_same_keys_fall_as_in_dense_attention(family, length, padding, name,
     assert not all(keep.all() for keep in keeps.values())
     expected = case.dense(states, visible, partial(attend, keeps, drops.get("weights")))
     torch.testing.assert_close(found, expected, **TOLERANCE)
-    pairs = zip(
-        gradients(found, case, states), gradients(expected, case, states), strict=True
-    )
+    pairs = zip(gradients(found, case, states), gradients(expected, case, states), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, **TOLERANCE)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_heads_may_share_their_draw(family, drawn):
+    case, states, visible = made(family, family.lengths[-1], "right")
+    drops = {"logits": LOGITS}
+    found = run_with(case, states, visible, make_site(drops, share_heads=True))
+    ((_, keep),) = drawn
+    assert keep.equal(keep[:, :1].expand(-1, HEADS, -1))
+    expected = case.dense(states, visible, partial(attend, {"logits_keep": keep}, None))
+    torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize("token", [1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_token_that_fell_is_seen_by_no_query(family, token, monkeypatch):
+    """Token 1 has global attention in Longformer, token 2 has not."""
+    case, states, visible = made(family, family.lengths[-1], "none")
+    keys = case.keys_of(visible).shape[1]
+    keep = torch.ones(BATCH, HEADS, keys, dtype=torch.bool)
+    monkeypatch.setattr(site, "draw_keys", lambda *_, **__: keep)
+
+    def outputs() -> tuple[Tensor, Tensor]:
+        before = run_with(case, states, visible, make_site({"logits": LOGITS}))
+        with case.other_states(token, keys - family.other_keys):
+            return before, run_with(case, states, visible, make_site({"logits": LOGITS}))
+
+    assert not torch.equal(*outputs())
+    keep[..., family.other_keys + token] = False
+    assert torch.equal(*outputs())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_entries_fall_by_themselves(family, monkeypatch):
+    case, states, visible = made(family, family.lengths[-1], "right")
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def dropkey(logits: Tensor, keep: Tensor) -> Tensor:
+        kept.append((logits > intercept.HIDDEN_BELOW, keep.expand(logits.shape)))
+        return original(logits, keep)
+
+    original = reference.dropkey
+    monkeypatch.setattr(reference, "dropkey", dropkey)
+    attention = make_site({"logits": Drop("attention_logits", "element", 0.3)})
+    for _ in range(10):
+        assert run_with(case, states, visible, attention).isfinite().all()
+    assert all(keep[~seen].all() for seen, keep in kept)
+    assert all((keep & seen).any(-1).equal(seen.any(-1)) for seen, keep in kept)
+    if family is LongT5Global:  # sums over blocks are no entries of a key
+        assert all(keep[..., 12:].all() for _, keep in kept)
+        kept = [(seen[..., :12], keep[..., :12]) for seen, keep in kept]
+    entries = sum(int(seen.sum()) for seen, _ in kept)
+    fallen = sum(int((seen & ~keep).sum()) for seen, keep in kept) / entries
+    chance = 4 * (0.21 / entries) ** 0.5
+    rescued = 0.3**3  # of the queries that see three keys only, all are given back
+    assert 0.3 - rescued - chance < fallen < 0.3 + chance
+    assert abs(attention.counters["attention_logits"].read() - 0.3) < chance
+
+
+def test_a_layout_that_is_not_known_is_refused(monkeypatch):
+    case, states, visible = made(BigBird, 20, "none")
+    monkeypatch.setattr(BlockDraws, "see_gather", lambda *_, **__: None)
+    with pytest.raises(
+        AttachError, match="softmax 2 of BigBirdBlockSparseAttention is over logits"
+    ):
+        run_with(case, states, visible, make_site({"logits": LOGITS}))
+
+
+@pytest.mark.parametrize(
+    ("keys", "heads_axis"),
+    [
+        ((1, 1, 1, 8), 1),
+        ((1, 1, 5, 7), 1),
+        ((1, 1, 5, 7), 2),
+        ((1, 1, 1, 7), 0),
+        ((1, 1, 1, 1, 7), 1),
+    ],
+    ids=["columns", "queries", "heads", "folded", "axes"],
+)
+def test_logits_of_another_shape_are_refused(keys, heads_axis):
+    layout = Layout(torch.zeros(keys, dtype=torch.long), heads_axis)
+    draws = BlockDraws(
+        make_site({"logits": LOGITS}), Call(None, {}), lambda call: Layouts(7, HEADS, (layout,))
+    )
+    with pytest.raises(AttachError, match="is not the layout of blocks that is known of it"):
+        draws.next_draw(torch.zeros(BATCH, HEADS, 6, 7))
+
+
+def test_every_class_in_the_table_is_one_of_transformers():
+    assert {type(family().module).__name__ for family in FAMILIES} == set(layouts._LAYOUTS)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 9])
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_neighbours(tokens, block):
+    found = layouts.neighbours(tokens, block, torch.device("cpu"))
+    for number, row in enumerate(found.tolist()):
+        around = range((number - 1) * block, (number + 2) * block)
+        assert row == [token if 0 <= token < tokens else NO_KEY for token in around]
+    assert (len(found) - 1) * block < tokens <= len(found) * block
+
+
+@pytest.mark.parametrize(("tokens", "reach"), [(1, 1), (6, 2), (4, 9)])
+def test_band(tokens, reach):
+    for query, row in enumerate(layouts.band(tokens, reach, torch.device("cpu")).tolist()):
+        around = range(query - reach, query + reach + 1)
+        assert row == [token if 0 <= token < tokens else NO_KEY for token in around]
+
+
+def test_chosen():
+    found = layouts.chosen(torch.tensor([[0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]).bool())
+    assert found.tolist() == [[1, 3], [NO_KEY, NO_KEY], [2, NO_KEY]]
+
+
+def test_of_blocks():
+    assert layouts.of_blocks(torch.tensor([[2, 0]]), 3).tolist() == [[6, 7, 8, 0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 7), (1, 1, 4, 7), (2, 1, 4, 7), (2, 3, 4, 7), (1, 3, 2, 1, 7)]
+)
+def test_masks_by_key_and_by_column(shape):
+    torch.manual_seed(0)
+    keys = torch.randint(-1, 5, shape)
+    keep = torch.rand(2, 3, 5) > 0.5
+    columns = spread(keep, keys)
+    axes = (2, 3, *((2, 4) if len(shape) == 5 else (4,)), 7)
+    visible = torch.rand(axes) > 0.9
+    seen = torch.zeros(2, 5, dtype=torch.bool)
+    for place in torch.cartesian_prod(*(torch.arange(size) for size in axes)).tolist():
+        key = int(keys.expand(axes)[tuple(place)])
+        expected = key == NO_KEY or keep[place[0], place[1], key]
+        assert columns.expand(axes)[tuple(place)] == expected
+        if key != NO_KEY and visible[tuple(place)]:
+            seen[place[0], key] = True
+    assert visible_keys(visible, keys, 5).equal(seen)

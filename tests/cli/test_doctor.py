@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, LlamaConfig, Qwen3NextConfig, T5Config, ViTConfig
 
 import hiddenkey
 from hiddenkey.cli.main import main
@@ -46,6 +46,26 @@ def test_configuration_alone_is_enough(capsys, tmp_path, head, family):
     assert ("CausalLM" in found["class"] or "LMHead" in found["class"]) == (head == "causal")
 
 
+@pytest.mark.parametrize(
+    ("config", "head", "totals"),
+    [
+        (T5Config(num_layers=2, num_decoder_layers=3), "seq2seq", (5, 5)),
+        (ViTConfig(num_hidden_layers=2), "image", (2, 2)),
+        (Qwen3NextConfig(num_hidden_layers=4), "causal", (1, 4)),
+    ],
+    ids=["t5", "vit", "qwen3_next"],
+)
+def test_other_heads_and_layers_without_attention(capsys, tmp_path, config, head, totals):
+    config.save_pretrained(tmp_path)
+    _, found = examine(capsys, str(tmp_path), "--meta", "--head", head)
+    layers = found["layers"]
+    assert found["totals"] == {
+        "attention_logits": f"{totals[0]} of {layers} layers",
+        "hidden": f"{totals[1]} of {layers} layers",
+    }
+    assert [gap["layer"] for gap in found["gaps"]] == ([0, 1, 2] if totals[0] < totals[1] else [])
+
+
 def test_stored_configuration_can_be_examined(capsys, tmp_path):
     hiddenkey.method("dropattention-element", rate=0.4).save_pretrained(tmp_path)
     _, found = examine(capsys, "minilm", "--meta", "--method", str(tmp_path))
@@ -72,7 +92,7 @@ def test_method_without_noise(capsys):
         (["no-such/model", "--meta"], "'no-such/model' could not be loaded"),
         (["minilm", "--method", "hiddenky"], "did you mean 'hiddenkey'?"),
         (["minilm", "--meta", "--layers", "6"], "layers must be below 6"),
-        (["minilm", "--head", "x"], "--head must be one of classification, regression, causal"),
+        (["minilm", "--head", "x"], "--head must be one of classification, regression,"),
         (["minilm", "--meta", "--rates.output", "0.1"], "got a rate for 'output'"),
     ],
 )  # fmt: skip

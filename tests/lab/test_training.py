@@ -311,6 +311,20 @@ def test_settings_work(tiny_options, changes):
     assert result.steps == (8 if changes.get("max_steps", 8) else 2)
 
 
+def test_rates_follow_their_schedule(tiny_options):
+    schedule = {"rate_warmup": 0.5, "rate_decay": "linear", "rate_depth": "growing"}
+    options = replace(tiny_options, method="hiddencut", rate=0.5, max_steps=8, evaluations=8)
+    train(replace(options, **schedule))
+    last, first = [], []
+    for line in lines(options.output):
+        layers = sorted(line["dropped"])
+        first.append(line["dropped"][layers[0]])
+        last.append(line["dropped"][layers[-1]])
+    # steps 0 to 3 rise, 4 has the whole rate, and 7 none
+    assert last == pytest.approx([0, 0.125, 0.25, 0.375, 0.5, 1 / 3, 1 / 6, 0], abs=0.06)
+    assert first[4] == pytest.approx(0.5 / len(layers), abs=0.06)
+
+
 def test_checkpointing_changes_nothing(tiny_options, tmp_path):
     plain = replace(tiny_options, method="hiddenkey-minus", max_steps=3)
     train(replace(plain, output=str(tmp_path / "plain")))

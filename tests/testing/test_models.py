@@ -40,7 +40,7 @@ def test_modules_on_which_nothing_depends_are_named():
     report = examine_model(own_models.own_model(own_models.IdleModel), batch(padding="none"))
     assert report.passed, str(report)
     (noise,) = (finding for finding in report.findings if finding.check == "noise")
-    assert noise.detail.startswith("each of 2 modules acts by itself; no output depends on layers.")
+    assert noise.detail.startswith("each of 2 sites acts by itself; no output depends on layers.")
 
 
 @pytest.mark.parametrize(

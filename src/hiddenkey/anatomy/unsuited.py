@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
-_BLOCKS = "attends within blocks, in a layout in which a key has another column for each query"
 _REASONS: Mapping[str, str] = {
     "LSHSelfAttention": "attends within hash buckets, which differ from query to query",
-    "LocalSelfAttention": _BLOCKS,
+    "LocalSelfAttention": "computes its weights without a call of softmax that could be seen",
     "NystromformerSelfAttention": "approximates attention by landmarks, which stand for many keys",
+    "XCA": "weighs features against each other, not tokens",
     "MobileViTV2LinearSelfAttention": "weighs each token by itself, without queries",
 }
 

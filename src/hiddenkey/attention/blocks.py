@@ -83,15 +83,15 @@ class BlockDraws:
         assert self._layouts is not None
         if self._visible is None:
             self._visible = VisibleKeys(visible_keys(visible, layout.keys, self._layouts.keys))
+        if drop.pattern in KEY_PATTERNS:
+            if drop.position not in self._kept:
+                drawn = self._site.draw(drop, visible, self._visible, False)
+                self._kept[drop.position] = drawn.squeeze(-2)
+            return spread(self._kept[drop.position], layout.keys)
         holds_key = layout.keys.ne(NO_KEY)
-        seen = visible & holds_key
-        if drop.pattern not in KEY_PATTERNS:
-            keep = self._site.draw(drop, seen.flatten(2, -2), self._visible, False)
-            return keep.reshape(seen.shape) | ~holds_key
-        if drop.position not in self._kept:
-            drawn = self._site.draw(drop, seen, self._visible, False)
-            self._kept[drop.position] = drawn.squeeze(-2)
-        return spread(self._kept[drop.position], layout.keys)
+        seen = (visible & holds_key).flatten(2, -2)
+        keep = self._site.draw(drop, seen, self._visible, False)
+        return keep.reshape(visible.shape) | ~holds_key
 
 
 def spread(keep: Tensor, keys: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,11 @@ if TYPE_CHECKING:
     from hiddenkey import DropoutConfig, Site
 
 _ALL: Final = "--all"
+_AUTO: Final = {
+    "causal": "AutoModelForCausalLM",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "image": "AutoModelForImageClassification",
+}
 _ADAPTERS: Final = "--adapters"
 
 
@@ -42,7 +46,7 @@ class DoctorOptions:
     """Indices of the layers that drop, from 0; none: all."""
     kernel: Literal["auto", "reference", "fused"] = "auto"
     """Attention path: auto takes the fused one where it is possible."""
-    head: Literal["classification", "regression", "causal"] = "classification"
+    head: Literal["classification", "regression", "causal", "seq2seq", "image"] = "classification"
     """Kind of model to build around the transformer."""
     meta: bool = False
     """Read the model's configuration only, no weights; works for any size."""
@@ -80,9 +84,10 @@ def examine(options: DoctorOptions, config: DropoutConfig) -> dict[str, Any]:
         AttachError: if the model does not have, or does not show, what the method acts on.
     """
     import hiddenkey
+    from hiddenkey import anatomy
 
     model = _load(options).train()
-    layers = int(model.config.get_text_config().num_hidden_layers)
+    layers = len(anatomy.find_layers(model))
     with hiddenkey.attach(model, config, kernel=options.kernel) as attachment:
         return {
             "model": options.model,
@@ -92,13 +97,17 @@ def examine(options: DoctorOptions, config: DropoutConfig) -> dict[str, Any]:
             "totals": totals(attachment.sites, layers),
             "summary": attachment.summary(),
             "sites": [dataclasses.asdict(site) for site in attachment.sites],
+            "gaps": [dataclasses.asdict(gap) for gap in attachment.gaps],
         }
 
 
 def totals(sites: Sequence[Site], layers: int) -> dict[str, str]:
     """Say for each position in how many layers it acts, such as ``6 of 6 layers``."""
-    counts = Counter(site.position for site in sites if site.layer is not None)
-    within = {position: f"{count} of {layers} layers" for position, count in counts.items()}
+    reached: dict[str, set[int]] = {}
+    for site in sites:
+        if site.layer is not None:
+            reached.setdefault(site.position, set()).add(site.layer)
+    within = {position: f"{len(own)} of {layers} layers" for position, own in reached.items()}
     outside = {site.position: site.name for site in sites if site.layer is None}
     return within | outside
 
@@ -128,12 +137,8 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     if faults := model_faults(options.model):
         raise ConfigError(faults)
     labels = () if options.head == "regression" else ("0", "1")
-    config = load_config(options.model, labels, head=options.head != "causal")
-    kind = (
-        transformers.AutoModelForCausalLM
-        if options.head == "causal"
-        else transformers.AutoModelForSequenceClassification
-    )
+    config = load_config(options.model, labels, head=options.head not in ("causal", "seq2seq"))
+    kind = getattr(transformers, _AUTO.get(options.head, "AutoModelForSequenceClassification"))
     try:
         if options.meta:
             with torch.device("meta"):

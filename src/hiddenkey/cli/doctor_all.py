@@ -56,9 +56,9 @@ def run(arguments: list[str]) -> int:
         rows.append(row)
         if not options.json:
             _print(f"{len(rows):>3} of {len(chosen)}  {_line(row)}")
-    record = Record.of(rows)
+    record = Record.of(rows, _command(arguments))
     if options.output is not None:
-        _write(record, Path(options.output), _command(arguments))
+        _write(record, Path(options.output))
     if options.json:
         json.dump(record.to_dict(), sys.stdout, indent=1)
         print()
@@ -78,7 +78,7 @@ def _faults(options: SweepOptions) -> list[str]:
     return faults
 
 
-def _write(record: Record, folder: Path, command: str) -> None:
+def _write(record: Record, folder: Path) -> None:
     from hiddenkey.lab.sweep.document import replace_section, write_whole
     from hiddenkey.lab.sweep.page import SECTION, render
 
@@ -87,7 +87,7 @@ def _write(record: Record, folder: Path, command: str) -> None:
     rows = ",\n".join(json.dumps(row) for row in plain.pop("rows"))
     head = json.dumps(plain, indent=1)[:-2]
     write_whole(folder / RECORD, f'{head},\n "rows": [\n{rows}\n]}}\n')
-    replace_section(folder / DOCUMENT, SECTION, render(record, command))
+    replace_section(folder / DOCUMENT, SECTION, render(record))
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -68,6 +68,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Go on counting passes where a resumed run stood; forget a start that was given up."""
+        self._attachment.meter.clear()
         self._attachment.shares()
         stored = state.stateful_callbacks.get(_STATE)
         passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import hiddenkey
-from hiddenkey import ConfigError, DropoutConfig
+from hiddenkey import ConfigError, DropoutConfig, RateSchedule
 from hiddenkey.lab.options import TrainOptions
 
 
@@ -36,6 +36,14 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
+    """Return the schedule of the rates, or none where they stay as they are."""
+    schedule = RateSchedule(
+        warmup=float(options.rate_warmup), decay=options.rate_decay, depth=options.rate_depth
+    )
+    return () if schedule == RateSchedule(warmup=0.0) else (schedule,)
 
 
 def _consistency(options: TrainOptions, base: DropoutConfig) -> hiddenkey.Consistency | None:

@@ -59,6 +59,12 @@ class TrainOptions:
     """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
     rates: dict[str, float] = field(default_factory=dict)
     """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
+    rate_warmup: float = 0.0
+    """Share of the steps in which the dropout rates rise from 0, in [0, 1)."""
+    rate_decay: Literal["constant", "linear", "cosine"] = "constant"
+    """What the dropout rates do after that: stay, or fall to 0 in the last step."""
+    rate_depth: Literal["flat", "growing", "falling"] = "flat"
+    """Dropout rates by layer: equal, or from a small one in the first (last) layer to the whole."""
     consistency_weight: float | None = None
     """Weight of the consistency loss, relative to the task loss; none: the method's own."""
     consistency_every: int | None = None

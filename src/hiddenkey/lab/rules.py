@@ -57,6 +57,7 @@ def _number_faults(options: TrainOptions) -> list[str]:
         ("epochs", "above 0", lambda value: value > 0, "give a larger number"),
         ("weight_decay", "at least 0", lambda value: value >= 0, "0 switches it off"),
         ("warmup_ratio", "in [0, 1)", lambda value: 0 <= value < 1, "0.06 is usual"),
+        ("rate_warmup", "in [0, 1)", lambda value: 0 <= value < 1, "0 has the whole rate at once"),
         ("holdout", "in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual"),
         ("lora_dropout", "in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off"),
         ("seed", "from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another"),

@@ -34,6 +34,7 @@ from hiddenkey.lab import processes
 from hiddenkey.lab.encoding import collator, encode
 from hiddenkey.lab.metrics import score
 from hiddenkey.lab.models import add_lora, load_model
+from hiddenkey.lab.noise import rate_schedules
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.outcome import outcome
 from hiddenkey.lab.preparation import Prepared, prepare
@@ -94,7 +95,7 @@ def train(
         folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
         recorder = Recorder(folder, options.evaluations, options.log_every, observer)
         trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
-        watch(trainer, attachment)
+        watch(trainer, attachment, *rate_schedules(options))
         for callback in (recorder, *callbacks):
             trainer.add_callback(callback)
         observer.attached(attachment)

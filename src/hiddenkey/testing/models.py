@@ -26,6 +26,7 @@ from hiddenkey.testing.coverage import Coverage
 from hiddenkey.testing.examination import Examination
 from hiddenkey.testing.findings import REFUSALS, Check, Report, run_checks
 from hiddenkey.testing.passes import Batch, left_as_found, seeded
+from hiddenkey.testing.visibility import check_visibility
 
 Attach = Callable[[nn.Module, DropoutConfig], Attachment]
 
@@ -82,6 +83,7 @@ def checks_of_noise(examination: Examination) -> list[tuple[str, Check]]:
         "evaluation": plainness.check_evaluation,
         "gradients": noise.check_gradients,
         "padding": noise.check_padding,
+        "visibility": check_visibility,
         "seeds": noise.check_seeds,
         "checkpointing": check_checkpointing,
         "rate zero": plainness.check_rate_zero,

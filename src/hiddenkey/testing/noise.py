@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from torch import Tensor
 
+from hiddenkey.attachment import Attachment
 from hiddenkey.config import Drop
 from hiddenkey.plan import Site
 from hiddenkey.positions import POSITIONS
@@ -32,10 +32,10 @@ _SHARE_PASSES = 16
 def check_noise(examination: Examination) -> str:
     """Each site alone makes training outputs differ between seeds, so also from evaluation.
 
-    All other sites are silenced by putting their modules into evaluation mode, so that a site which
-    draws a mask and does nothing with it shows. A module on which no output depends may be silent.
+    The rates of all other sites are set to zero, so that a site which draws a mask and does nothing
+    with it shows. A module on which no output depends may be silent.
     """
-    silent: list[tuple[str, str]] = []
+    silent: list[Site] = []
     counted = 0
     for drop in examination.config.drops:
         if drop.rate == 0:
@@ -44,29 +44,28 @@ def check_noise(examination: Examination) -> str:
             without_dropout_modules(examination.model),
             examination.attached(examination.alone(drop, _RATE_TO_SEE)) as attachment,
         ):
-            names = list(dict.fromkeys(site.name for site in attachment.sites))
-            silent += [(drop.position, n) for n in names if _is_silent(examination, n, names)]
-        counted += len(names)
+            silent += [
+                site for site in attachment.sites if _is_silent(examination, attachment, site)
+            ]
+            counted += len(attachment.sites)
     faults = [
-        f"{position} at {name} gives equal outputs for {_SEEDS} seeds"
-        for position, name in silent
-        if examination.depends_on(name)
+        f"{site.position} at {site.name} gives equal outputs for {_SEEDS} seeds"
+        for site in silent
+        if examination.depends_on(site.name)
     ]
     fail_if(faults)
     if not counted:
         return "the method has no noise"
-    idle = "".join(f"; no output depends on {name}" for _, name in silent)
-    return f"each of {counted - len(silent)} modules acts by itself{idle}"
+    idle = "".join(f"; no output depends on {site.name}" for site in silent)
+    return f"each of {counted - len(silent)} sites acts by itself{idle}"
 
 
-def _is_silent(examination: Examination, name: str, names: Sequence[str]) -> bool:
-    """Whether outputs are equal for all seeds while one site alone is in training mode."""
-    examination.model.train()
-    for other in set(names) - {name}:
-        examination.transformer.get_submodule(other).training = False
-    first = examination.runner.forward_as_is(examination.batch, 0)
+def _is_silent(examination: Examination, attachment: Attachment, site: Site) -> bool:
+    """Whether outputs are equal for all seeds while the rates of other sites are zero."""
+    attachment.set_rates({s.key: _RATE_TO_SEE * (s.key == site.key) for s in attachment.sites})
+    first = examination.runner.forward(examination.batch, 0)
     return not any(
-        differences(first, examination.runner.forward_as_is(examination.batch, seed))
+        differences(first, examination.runner.forward(examination.batch, seed))
         for seed in range(1, _SEEDS)
     )
 

@@ -52,10 +52,6 @@ class Runner:
     def forward(self, batch: Batch, seed: int) -> Tensors:
         """Return the outputs of a training pass, with gradient enabled and without a backward."""
         self.model.train()
-        return self.forward_as_is(batch, seed)
-
-    def forward_as_is(self, batch: Batch, seed: int) -> Tensors:
-        """Return the outputs in whatever mode each module is."""
         with seeded(self.model, seed), buffers_kept(self.model), torch.enable_grad():
             outputs = tensors_of(self.model(**batch))
         return {name: tensor.detach() for name, tensor in outputs.items()}

@@ -20,7 +20,13 @@ from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
 
-_RATES: Final[dict[str, Any]] = {"rate": None, "rates": {}}
+_RATES: Final[dict[str, Any]] = {
+    "rate": None,
+    "rates": {},
+    "rate_warmup": 0.0,
+    "rate_decay": "constant",
+    "rate_depth": "flat",
+}
 _LOSS: Final = (
     "consistency_weight",
     "consistency_every",

@@ -18,6 +18,7 @@ from hiddenkey.lab.sweep.batch import make_batch, with_images, with_states
 from hiddenkey.lab.sweep.configure import default_config, part_for, small_config
 from hiddenkey.lab.sweep.exceptions import LENGTHS, STATES
 from hiddenkey.lab.sweep.types import Task, model_class
+from hiddenkey.lab.sweep.words import reason_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -112,7 +113,7 @@ def _stage(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise BuildError(f"{name}: {_first_line(error)}") from error
+        raise BuildError(f"{name}: {reason_of(error)}") from error
 
 
 def random_model(kind: Any, config: PretrainedConfig) -> Any:
@@ -221,10 +222,3 @@ def _is_read_by_mamba(model: nn.Module, name: str) -> bool:
 def _has_gradient(module: nn.Module) -> bool:
     weight = module.weight
     return isinstance(weight, Tensor) and weight.grad is not None and bool(weight.grad.any())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("Class validation error"):
-        return lines[1]  # a validated dataclass names itself first, then the error
-    return f"{type(error).__name__}: {(lines or [''])[0]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +12,14 @@ from torch import Tensor, nn
 
 import hiddenkey
 from hiddenkey import anatomy
+from hiddenkey.anatomy.part import Gap
 from hiddenkey.config import DropoutConfig
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.lab.sweep.build import BuildError, Tiny, build
 from hiddenkey.lab.sweep.norms import norm_sides
 from hiddenkey.lab.sweep.record import Row
 from hiddenkey.lab.sweep.types import Task
+from hiddenkey.lab.sweep.words import first_line, first_sentence
 from hiddenkey.testing import Report, examine_model
 
 METHOD = "hiddenkey"
@@ -57,7 +58,7 @@ def _examine(model_type: str, task: Task) -> Row:
     batches = _batches(tiny)
     report = examine_model(model, batches, METHOD)
     if report.refusal is not None:
-        reason = f"{_first_sentence(report.refusal)}{_halves(model)}"
+        reason = f"{first_sentence(report.refusal)}{_halves(model)}"
         return Row(model_type, task, "refused", reason, **facts)
     verdict, reason = _judge(report)
     return Row(
@@ -98,23 +99,25 @@ def _judge(report: Report) -> tuple[Any, str]:
     failures = report.failures
     if not failures:
         return "pass", ""
-    reason = "; ".join(f"{finding.check}: {_first_line(finding.detail)}" for finding in failures)
+    reason = "; ".join(f"{finding.check}: {first_line(finding.detail)}" for finding in failures)
     return "partial" if any(f.check == "coverage" for f in failures) else "fails", reason
 
 
 def _reach(report: Report) -> dict[str, Any]:
     sites = [site for site in report.sites if site.layer is not None]
     inside = [site for site in sites if site.kernel != "hook"]
-    hidden = [site for site in sites if site.kernel == "hook"]
-    places = [(site.layer, site.name) for site in sites]
-    places += [(gap.layer, gap.name) for gap in report.gaps]
     return {
-        "layers": len({_layer_key(layer, name) for layer, name in places}),
+        "layers": len({place.layer for place in (*sites, *report.gaps)} - {None}),
         "attention": dict(Counter(site.kernel for site in inside).most_common()),
-        "attention_layers": len({_layer_key(site.layer, site.name) for site in inside}),
-        "hidden_layers": len({_layer_key(site.layer, site.name) for site in hidden}),
-        "gaps": tuple(dict.fromkeys(f"{gap.position}: {gap.reason}" for gap in report.gaps)),
+        "attention_layers": len({site.layer for site in inside}),
+        "hidden_layers": len({site.layer for site in sites if site.kernel == "hook"}),
+        "gaps": tuple(dict.fromkeys(map(_gap, report.gaps))),
     }
+
+
+def _gap(gap: Gap) -> str:
+    where = f" at {_pattern(gap.name)}" if gap.layer is None else ""
+    return f"{gap.position}{where}: {gap.reason}"
 
 
 def _rule(base: Any, report: Report, batches: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
@@ -141,20 +144,5 @@ def _attaches(model: Any, name: str) -> bool:
         return False
 
 
-def _layer_key(layer: int | None, name: str) -> tuple[str, int | None]:
-    """Tell layers with the same index in several stacks apart."""
-    return _pattern(name).split(".*")[0], layer
-
-
 def _pattern(name: str) -> str:
     return re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-
-
-def _first_sentence(message: str) -> str:
-    line = _first_line(message)
-    return re.split(r"; (?=[a-z])|(?<=[.!?]) (?=[A-Z])", line)[0]
-
-
-def _first_line(message: str) -> str:
-    lines: Sequence[str] = message.strip().splitlines()
-    return lines[0] if lines else ""

@@ -28,13 +28,8 @@ _MEANING: Final = {
 }
 
 
-def render(record: Record, command: str) -> str:
-    """Return the section: what was run, counts, and one line for each type.
-
-    Args:
-        record: a sweep.
-        command: what made it.
-    """
+def render(record: Record) -> str:
+    """Return the section: what was run, counts, and one line for each type."""
     passed, built = record.text_share()
     versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     share = f"{passed} of {built} text types that can be built pass" + (
@@ -43,7 +38,7 @@ def render(record: Record, command: str) -> str:
     counts = record.counts()
     parts = [
         "## Architectures",
-        f"Written by `{command}` on {record.date} with {versions}.",
+        f"Written by `{record.command}` on {record.date} with {versions}.",
         _PREFACE,
         f"**{share}.**",
         _table(

@@ -72,24 +72,28 @@ class Record:
     """One sweep.
 
     Attributes:
+        command: what made it.
         date: when it ended, in UTC.
         versions: of Python and the packages that it depends on.
         rows: by type and task, in alphabetical order.
     """
 
+    command: str
     date: str
     versions: dict[str, str]
     rows: tuple[Row, ...]
 
     @classmethod
-    def of(cls, rows: Iterable[Row]) -> Record:
-        """Make a record of rows that were measured now, here."""
+    def of(cls, rows: Iterable[Row], command: str) -> Record:
+        """Make a record of rows that a command measured now, here."""
         import hiddenkey
 
         versions = {"hiddenkey": hiddenkey.__version__, "python": platform.python_version()}
         versions |= {name: version(name) for name in PACKAGES}
         date = datetime.now(UTC).date().isoformat()
-        return cls(date, versions, tuple(sorted(rows, key=lambda row: (row.type, row.task))))
+        return cls(
+            command, date, versions, tuple(sorted(rows, key=lambda row: (row.type, row.task)))
+        )
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows with each verdict, the most frequent first."""
