@@ -7,13 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hiddenkey
 from hiddenkey import AttachError, Drop, DropoutConfig
-from hiddenkey.attention import reference
+from hiddenkey.attention import dispatch, reference
 from hiddenkey.attention.intercept import Interception, intercept
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.measure import ShareCounter
+from models import FAMILIES, assert_same_gradients, batch, plain_model, seeded, step
 
 BATCH, HEADS, LENGTH, WIDTH = 3, 4, 13, 8
 DROPS = [
@@ -345,3 +347,53 @@ def test_both_positions_at_once():
     assert (weights == 0).float().mean() == pytest.approx(0.51, abs=0.05)
     for counter in site.counters.values():
         assert counter.read() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", ["dropkey", "dropkey-element", "dropattention", "dropkey-span"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_whole_models_train_alike_on_both_paths(family, name, padding, attention, monkeypatch):
+    """Equal draws, equal losses, equal gradients; every model also has the interface to compare."""
+    inputs, results = batch(padding=padding), []
+    for intercepted in (False, True):
+        model = plain_model(family, attention=attention)
+        if intercepted:
+            monkeypatch.setattr(dispatch, "needs_interception", lambda module: True)
+        attachment = hiddenkey.attach(model, hiddenkey.method(name, rate=0.3), kernel="reference")
+        assert {site.kernel for site in attachment.sites} == {
+            "intercepted" if intercepted else "reference"
+        }
+        torch.manual_seed(7)
+        results.append(step(model, inputs))
+    (plain, gradients), (loss, found) = results
+    assert loss == pytest.approx(plain, rel=1e-4)
+    assert_same_gradients(found, gradients)
+
+
+CAPPED = {
+    "gemma2": {},
+    "gpt_oss": {"num_local_experts": 2, "num_experts_per_tok": 1},
+}
+
+
+@pytest.mark.parametrize("kind", CAPPED)
+def test_soft_caps_and_sinks_are_those_of_the_model(kind):
+    """At a rate that drops nothing the model is its own; at another one keys fall."""
+    sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+    sizes |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    sizes |= {"intermediate_size": 64, "attention_dropout": 0.0, **CAPPED[kind]}
+    with seeded(0):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(kind, **sizes), attn_implementation="eager"
+        ).train()
+    inputs = batch("causal", "right")
+    expected = step(model, inputs)
+    attachment = hiddenkey.attach(model, hiddenkey.method("dropkey", rate=1e-12))
+    assert {site.kernel for site in attachment.sites} == {"intercepted"}
+    loss, gradients = step(model, inputs)
+    assert loss == pytest.approx(expected[0], rel=1e-5)
+    assert_same_gradients(gradients, expected[1])
+    attachment = hiddenkey.attach(model, hiddenkey.method("dropkey", rate=0.4))
+    assert step(model, inputs)[0] != pytest.approx(expected[0], rel=1e-5)
+    assert all(0.2 < share < 0.5 for share in attachment.shares().values())
