@@ -77,10 +77,39 @@ def test_loss_and_gradients_are_those_of_two_whole_passes(monkeypatch, family, t
 @pytest.mark.parametrize("family", FAMILIES)
 def test_shared_layers_compute_once(family):
     model = made(family)
-    counts = computed(family, model)
     hiddenkey.attach(model, TOP)
+    step(model, batch())  # the first one also looks whether sharing changes anything
+    counts = computed(family, model)
     step(model, batch())
     assert counts == [1] * LOWER + [2] * (LAYERS - LOWER)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_layers_are_not_shared_where_later_ones_read_more_than_their_output(missing):
+    """What the second layer leaves for the fourth in each pass, as layers that share keys do."""
+    model = made("bert")
+    layers, left = stack("bert", model), {}
+
+    def begin(module, args):
+        left.clear()
+        if not missing:
+            left["states"] = 0.0
+
+    def leave(module, args, output):
+        left["states"] = output.mean()
+
+    def read(module, args):
+        return (args[0] + left["states"], *args[1:])
+
+    layers[0].register_forward_pre_hook(begin)
+    layers[1].intermediate.register_forward_hook(leave)
+    layers[3].register_forward_pre_hook(read)
+    attachment = hiddenkey.attach(model, TOP)
+    assert "shared" in str(attachment)
+    loss, found = step(model, batch())
+    assert "shared" not in str(attachment)
+    assert sum(attachment.losses.values()) == pytest.approx(loss)
+    assert found
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -122,11 +122,11 @@ def test_every_fault_is_named():
 def test_compiled_code_follows_the_rate(monkeypatch):
     monkeypatch.setattr(draws, "_by_bits", draws._by_uniform)  # as compiled code does
     torch._dynamo.reset()
-    model = lora_model("bert")
-    attachment = hiddenkey.attach(model, "hiddenkey")
+    model = lora_model("bert", layers=1)
+    attachment = hiddenkey.attach(model, "hiddenkey-minus")
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     counters.clear()
-    for seed, rate in enumerate((0.0, 0.1, 0.2, 0.25, 0.3, 0.31, 0.32, 0.33, 0.34, 0.35)):
+    for seed, rate in enumerate((0.0, 0.1, 0.2, 0.25, 0.3, 0.35)):
         attachment.set_rates({"hidden": rate, "attention_logits": rate})
         expected = step(model, batch(), seed)[0]
         shares = attachment.shares()

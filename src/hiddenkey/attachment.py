@@ -397,14 +397,30 @@ class Attachment:
         self, consistency: ConsistencyPass, arguments: Mapping[str, Any]
     ) -> OtherPass | OtherStates:
         chosen = consistency.choose(arguments)
-        shared = self._prefix if self._prefix and self._prefix.run(self._run, arguments) else None
-        if shared is not None:
-            shared.give(chosen, once_more=True)
-        self._see(select(arguments, chosen))
-        other = consistency.before(self._run, arguments, chosen)
-        if shared is not None:
-            shared.give(None, once_more=False)
-        return other
+
+        def other() -> OtherPass | OtherStates:
+            self._see(select(arguments, chosen))
+            return consistency.before(self._run, arguments, chosen)
+
+        prefix = self._prefix
+        if prefix is None or not prefix.run(self._run, arguments):
+            return other()
+
+        def shared() -> OtherPass | OtherStates:
+            prefix.give(chosen, once_more=True)
+            return other()
+
+        if prefix.is_trusted is None:
+            with torch.no_grad():
+                prefix.compare(lambda: shared().rows, lambda: other().rows)
+            consistency.end()
+        if not prefix.is_trusted:
+            prefix.release()
+            self._prefix = None
+            return other()
+        found = shared()
+        prefix.give(None, once_more=False)
+        return found
 
     def _leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -416,7 +432,7 @@ class Attachment:
             output["past_key_values"] = None  # the layers that ran before are not in it
         if not module.training or not torch.is_grad_enabled():
             return
-        if self._first_pass is not None:
+        if self._first_pass is not None and not torch.compiler.is_compiling():
             self._first_pass.finish(self._rates.current)
             self._first_pass = None
         if self._consistency is None:

@@ -28,9 +28,15 @@ class SharedPrefix:
         transformer: the Hugging Face model.
         shared: its layers below the first noisy one, in order; at least one.
         others: the layers above.
+
+    Attributes:
+        layers: the shared layers.
+        is_trusted: whether a pass that shares them was seen to equal one that does not; ``None``
+            until that was looked at.
     """
 
     def __init__(self, transformer: nn.Module, shared: Sequence[Part], others: Iterable[Part]):
+        self.is_trusted: bool | None = None
         self.layers = [part.module for part in shared]
         self._transformer = transformer
         self._noisy = tuple(f"{part.name}." for part in others)
@@ -71,6 +77,31 @@ class SharedPrefix:
         for layer in self.layers:
             self._before.append((layer, layer.__dict__.get("forward")))
             layer.__dict__["forward"] = lambda *args, **kwargs: output
+
+    def compare(self, shared: Callable[[], Tensor], whole: Callable[[], Tensor]) -> None:
+        """Find out, once, whether a model's later layers see of these no more than their output.
+
+        Some read what earlier ones left elsewhere: keys and values, outputs further back.
+
+        Args:
+            shared: runs a pass in which these layers are given; returns what is compared of it.
+            whole: runs the same pass in full.
+        """
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices):
+            try:
+                one = shared()
+            except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+                self.is_trusted = False
+                return
+            finally:
+                self._put_back()
+        with torch.random.fork_rng(devices):
+            other = whole()
+        tolerance = 0.05 if other.dtype in (torch.bfloat16, torch.float16) else 1e-3
+        self.is_trusted = one.shape == other.shape and torch.allclose(
+            one.float(), other.float(), rtol=tolerance, atol=tolerance * other.abs().max().item()
+        )
 
     def release(self) -> bool:
         """Let the layers compute again; return whether they were given."""

@@ -39,7 +39,7 @@ def refuse_replaced(transformer: nn.Module) -> None:
 
 
 class FirstPass:
-    """Watches the first training pass for sites that it went past.
+    """Watches the first training pass that is not compiled for sites that it went past.
 
     Args:
         places: where the configuration acts.
@@ -67,8 +67,6 @@ class FirstPass:
             AttachError: if a layer ran and a site in it did not act.
         """
         self.remove()
-        if torch.compiler.is_compiling():
-            return
         for place in self._places:
             key = place.site.key
             acted = rates[key] == 0 or self._counters[key].has_counted
@@ -82,7 +80,8 @@ class FirstPass:
         self._handles.clear()
 
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._ran.add(module)
+        if not torch.compiler.is_compiling():
+            self._ran.add(module)
 
     def _should_have_acted(self, place: Place) -> bool:
         if place.part.module in self._ran:

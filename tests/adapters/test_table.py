@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from hiddenkey.cli.main import main
-from hiddenkey.lab.sweep.adapters import AdapterRow, section
+from hiddenkey.lab.sweep.adapters import AdapterRow, run_adapters, section
 
+ALONE = ("--jobs", "1")
 BEFORE = "# Models\n\nWords.\n\n<!-- adapters -->\nold\n<!-- /adapters -->\n\nMore words.\n"
 
 
@@ -21,7 +22,10 @@ def cells(text: str) -> list[list[str]]:
 
 def test_the_section_of_the_document_is_replaced(tmp_path: Path, capsys):
     (tmp_path / "MODELS.md").write_text(BEFORE)
-    assert main(["doctor", "--adapters", "--types", "[OSF,CPT]", "--output", str(tmp_path)]) == 0
+    assert (
+        main(["doctor", "--adapters", "--types", "[OSF,CPT]", *ALONE, "--output", str(tmp_path)])
+        == 0
+    )
     assert "OSF on bert: pass" in capsys.readouterr().out
     text = (tmp_path / "MODELS.md").read_text()
     assert text.startswith("# Models\n\nWords.\n")
@@ -41,11 +45,11 @@ def test_an_unknown_type_is_refused(capsys):
 
 @pytest.mark.parametrize("verdict", ["pass", "fails"])
 def test_the_exit_status_tells_a_failure(verdict, monkeypatch):
-    row = AdapterRow("LORA", "", "bert", verdict=verdict)
     monkeypatch.setattr(
-        "hiddenkey.lab.sweep.adapters.sweep.examine_adapter", lambda method, base: row
+        "hiddenkey.lab.sweep.adapters.sweep.examine_adapter",
+        lambda method, base: AdapterRow(method.peft_type, method.variant, base, verdict=verdict),
     )
-    assert main(["doctor", "--adapters", "--types", "[OSF]"]) == (verdict == "fails")
+    assert main(["doctor", "--adapters", "--types", "[OSF]", *ALONE]) == (verdict == "fails")
 
 
 def test_counts_and_cells_of_the_table():
@@ -56,3 +60,15 @@ def test_counts_and_cells_of_the_table():
     assert ["pass", "2", "every check held"] in cells(text)
     assert ["fails", "1", "it attached, and a check did not hold"] in cells(text)
     assert "a \\| b" in text
+
+
+def test_worker_processes_give_the_same_rows_in_the_same_order():
+    alone = run_adapters(["ROAD", "CPT"], jobs=1)
+    seen = []
+    assert run_adapters(["ROAD", "CPT"], seen.append, jobs=2) == alone
+    assert sorted(seen, key=str) == sorted(alone, key=str)
+
+
+def test_there_must_be_a_worker(capsys):
+    assert main(["doctor", "--adapters", "--jobs", "0"]) == 2
+    assert "jobs must be at least 1, got 0" in capsys.readouterr().err

@@ -183,6 +183,12 @@ class PegasusX(Family):
         return module.out_proj(joined(output)) * self.keys_of(visible).unsqueeze(-1)
 
 
+class PegasusXWithoutGlobals(PegasusX):
+    """Its first softmax has no queries."""
+
+    other_keys = 0
+
+
 class Longformer(Family):
     """The second sample has more global tokens than the first, and one of them at its end."""
 
@@ -330,6 +336,7 @@ FAMILIES = (
     LongT5Local,
     LongT5Global,
     PegasusX,
+    PegasusXWithoutGlobals,
     Longformer,
     LongformerWithoutGlobals,
     LongformerOfOneWindow,

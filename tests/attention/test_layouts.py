@@ -9,6 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+    BigBirdPegasusConfig,
+    BigBirdPegasusForConditionalGeneration,
+)
 
 from attention.block_families import (
     BATCH,
@@ -24,6 +30,7 @@ from hiddenkey.attention import intercept, layouts, reference, site
 from hiddenkey.attention.blocks import BlockDraws, spread, visible_keys
 from hiddenkey.attention.layouts import NO_KEY, Call, Layout, Layouts
 from hiddenkey.measure import ShareCounter
+from hiddenkey.testing import examine_model
 
 PADDINGS = ("none", "right", "left")
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # in float32, the only dtype that Longformer trains in
@@ -186,6 +193,48 @@ def test_entries_fall_by_themselves(family, monkeypatch):
     rescued = 0.3**3  # of the queries that see three keys only, all are given back
     assert 0.3 - rescued - chance < fallen < 0.3 + chance
     assert abs(attention.counters["attention_logits"].read() - 0.3) < chance
+
+
+BIG_BIRD = BigBirdConfig(
+    hidden_size=WIDTH,
+    intermediate_size=WIDTH,
+    num_hidden_layers=2,
+    num_attention_heads=HEADS,
+    initializer_range=0.3,
+    vocab_size=40,
+    block_size=1,
+    num_random_blocks=3,
+    max_position_embeddings=32,
+)
+BIG_BIRD_PEGASUS = BigBirdPegasusConfig(
+    d_model=WIDTH,
+    encoder_ffn_dim=WIDTH,
+    decoder_ffn_dim=WIDTH,
+    encoder_layers=2,
+    decoder_layers=1,
+    encoder_attention_heads=HEADS,
+    decoder_attention_heads=HEADS,
+    init_std=0.3,
+    vocab_size=40,
+    block_size=1,
+    num_random_blocks=3,
+    max_position_embeddings=32,
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "labels"),
+    [
+        (BigBirdForSequenceClassification, BIG_BIRD, (3,)),
+        (BigBirdPegasusForConditionalGeneration, BIG_BIRD_PEGASUS, (3, 5)),
+    ],
+)
+def test_whole_models_whose_blocks_are_drawn(model, config, labels):
+    """These need so many blocks that a sweep over all types takes their ordinary attention."""
+    torch.manual_seed(0)
+    batch = {"input_ids": torch.randint(4, 40, (3, 16)), "labels": torch.randint(0, 2, labels)}
+    report = examine_model(model(config), batch, "dropkey")
+    assert report.passed, report
 
 
 def test_a_layout_that_is_not_known_is_refused(monkeypatch):

@@ -122,8 +122,8 @@ def test_evaluation_is_the_trainers_own(way, tmp_path):
 @outside
 def test_a_subclass_that_calls_trainers_method_works_too(way, tmp_path):
     class Doubled(Trainer):
-        def compute_loss(self, *args, **kwargs):
-            return 2 * super().compute_loss(*args, **kwargs)
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            return 2 * super().compute_loss(model, inputs, return_outputs, **kwargs)
 
     model = lora_model("bert")
     made = tiny_trainer(model, tmp_path, kind=Doubled, **OUTSIDE[way])
@@ -149,6 +149,19 @@ def test_a_subclass_that_goes_its_own_way_is_refused(tmp_path):
         watch(made, hiddenkey.attach(model, "hiddenkey"))
         with pytest.raises(ConsistencyError, match=message):
             made.train()
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_a_compiled_model(tmp_path):
+    torch._dynamo.reset()
+    config = DropoutConfig(NOISE, Consistency())
+    settings = {"torch_compile": True, "torch_compile_backend": "eager"}
+    found, _ = train("bert", tmp_path, config, label_smoothing_factor=0.1, **settings)
+    for log in found:
+        assert log["consistency_loss"] > 0.005
+        total = log["task_loss"] + log["consistency_loss"]
+        assert total == pytest.approx(log["loss"], rel=1e-3)
+    torch._dynamo.reset()
 
 
 def test_a_loss_over_both_passes_is_refused(tmp_path):

@@ -114,6 +114,7 @@ CASES = {
     "packed": {"packing": True},
     "packed, completion-only": {"data": "completion", "packing": True},
     "wrapped": {"packing": True, "packing_strategy": "wrapped"},
+    "without padding": {"padding_free": True, "max_length": None},
     "accumulated": {"gradient_accumulation_steps": 3, "data": "completion"},
     "checkpointed": {"activation_checkpointing": True},
 }

@@ -16,7 +16,7 @@ from hiddenkey.integrations.trainer import watch
 from hiddenkey.parallel import is_sharded
 from models import batch, lora_model
 from parallel.launch import on_processes
-from parallel.scenes import configured, part_of_batch, whole
+from parallel.scenes import SEED, Scene, configured, part_of_batch, train_alone, whole
 
 MODELS = {"classification": "bert", "causal": "llama"}
 # accelerate would also take BERT's embeddings, and then shard what is in them twice
@@ -160,6 +160,14 @@ def test_a_run_of_one_process_goes_on_with_two(task, tmp_path):
         torch.testing.assert_close(found["weights"], expected["weights"])
 
 
+def test_a_sharded_run_of_two_processes_resumes_sharded_on_one(tmp_path):
+    config, task = configured(0.0), "classification"
+    expected, _ = on_processes(run, tmp_path, task, config, fsdp2(task))
+    resumed = {**fsdp2(task), **ALONE, "resume": str(tmp_path / "checkpoint-2")}
+    (found,) = on_processes(run, tmp_path / "again", task, config, resumed, count=1)
+    torch.testing.assert_close(found["weights"], expected["weights"])
+
+
 def writers(folder: Path) -> int:
     """Train while counting this process's own writes of the configuration."""
     saved = []
@@ -178,7 +186,7 @@ def test_the_checkpoint_of_two_processes_holds_the_configuration(tmp_path):
     assert DropoutConfig.from_pretrained(tmp_path / "checkpoint-2") == config
 
 
-def accelerated(task: str, config: DropoutConfig, sharded: bool) -> dict[str, Tensor]:
+def accelerated(scene: Scene, sharded: bool, recomputed: bool = False) -> dict[str, Any]:
     """A loop of one's own with accelerate, two steps."""
     from accelerate import Accelerator, FullyShardedDataParallelPlugin
 
@@ -188,41 +196,49 @@ def accelerated(task: str, config: DropoutConfig, sharded: bool) -> dict[str, Te
         settings["fsdp_plugin"] = FullyShardedDataParallelPlugin(
             fsdp_version=2,
             auto_wrap_policy="transformer_based_wrap",
-            transformer_cls_names_to_wrap=[LAYERS[task]],
+            transformer_cls_names_to_wrap=[LAYERS[scene.task]],
             reshard_after_forward=True,
+            activation_checkpointing=recomputed,
         )
     accelerator = Accelerator(**settings)
-    model = lora_model(MODELS[task], task, feed_forward=True)
-    hiddenkey.attach(model, config)
+    model = scene.model()
+    attachment = scene.attached(model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model, optimizer = accelerator.prepare(model, optimizer)
+    torch.manual_seed(SEED)
     for step in range(2):
-        inputs = part_of_batch(task, step, distributed.get_rank())
-        loss = model(**inputs).loss
-        if task == "causal":
+        loss = model(**part_of_batch(scene.task, step, distributed.get_rank())).loss
+        if scene.task == "causal":
             loss = loss * accelerator.num_processes
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
     model = accelerator.unwrap_model(model)
     assert any(is_sharded(module) for module in model.modules()) == sharded
-    return whole({n: p for n, p in model.named_parameters() if p.requires_grad})
+    weights = whole({n: p for n, p in model.named_parameters() if p.requires_grad})
+    return {"weights": weights, "summary": str(attachment)}
 
 
 @pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
 @pytest.mark.parametrize("task", MODELS)
 def test_an_accelerate_loop_trains_as_one_process(task, sharded):
-    from parallel.scenes import Scene, train_alone
-
-    config = configured(0.3)
-    expected = train_alone(Scene(config, MODELS[task], task))[-1].weights
-    torch.manual_seed(7)
-    for found in on_processes(seeded_accelerated, task, config, sharded):
-        torch.testing.assert_close(found, expected)
+    scene = Scene(configured(0.3), MODELS[task], task)
+    expected = train_alone(scene)[-1].weights
+    for found in on_processes(accelerated, scene, sharded):
+        torch.testing.assert_close(found["weights"], expected)
 
 
-def seeded_accelerated(task: str, config: DropoutConfig, sharded: bool) -> dict[str, Tensor]:
-    from parallel.scenes import SEED
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_the_loss_is_chunked_where_accelerate_shards_the_head(lora):
+    scene = Scene(configured(0.3), "llama", "causal", lm_loss="chunked", lora=lora)
+    expected = train_alone(scene)[-1].weights
+    for found in on_processes(accelerated, scene, True):
+        assert "chunked" in found["summary"]
+        torch.testing.assert_close(found["weights"], expected)
 
-    torch.manual_seed(SEED)
-    return accelerated(task, config, sharded)
+
+def test_layers_that_accelerate_recomputes_without_their_numbers_are_refused():
+    scene = Scene(configured(0.3), "llama", "causal")
+    message = r"AttachError: .*preserve_rng_state=False .*\(accelerate's FSDP checkpointing sets it"
+    with pytest.raises(AssertionError, match=message):
+        on_processes(accelerated, scene, True, True)

@@ -70,6 +70,17 @@ def fails_on_padding(model, config):
     return Tampered(model, config, hook, name="embeddings")
 
 
+def shows_hidden_tokens(model, config):
+    """Mixes all tokens of a sequence, padding included, wherever noise is on."""
+
+    def hook(module, args, output):
+        return (
+            output + output.mean(1, keepdim=True) if module.training and is_noisy(config) else None
+        )
+
+    return Tampered(model, config, hook)
+
+
 def draws_elsewhere(model, config):
     """Draws from a generator of its own, which no seed reaches."""
     own = torch.Generator().manual_seed(0)

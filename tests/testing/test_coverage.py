@@ -224,6 +224,11 @@ def test_attention_outside_the_layers_may_be_named():
             "layers.1.mixer computes .*, which the gap denies: a lie",
         ),
         (
+            [*LOGITS, *HIDDEN],
+            [NO_ATTENTION, Gap(None, "layers.1.mixer", "attention_logits", "outside")],
+            "layers.1.mixer is a site and a gap of attention_logits",
+        ),
+        (
             [*LOGITS, *HIDDEN[1:]],
             [NO_ATTENTION],
             "layers.0 has neither a site nor a gap of hidden; layers.0.down is no site of hidden",

@@ -94,6 +94,11 @@ def test_a_broken_model_fails_its_own_checks_alone(kind, checks, detail):
         ),
         (own_attachments.fails_on_padding, {"padding"}, "padded right: loss is not finite"),
         (
+            own_attachments.shows_hidden_tokens,
+            {"visibility"},
+            "padded right: padding changes states",
+        ),
+        (
             own_attachments.draws_elsewhere,
             {"seeds", "checkpointing"},
             "two passes with the same seed are",
@@ -157,3 +162,9 @@ def test_a_refusal_in_the_first_training_pass_is_a_refusal():
 def test_a_batch_that_the_model_cannot_take_is_no_finding():
     with pytest.raises(TypeError, match="pixel_values"):
         examine_model(own_models.own_model(), {"pixel_values": torch.ones(1, 3, 4, 4)})
+
+
+def test_a_decoder_does_not_see_later_tokens():
+    report = examine_model(plain_model("gpt2", "causal"), batch("causal", "none"), "dropkey")
+    (finding,) = (finding for finding in report.findings if finding.check == "visibility")
+    assert finding.detail.startswith("nothing shows of the last token (plain), padding (padded")

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class BlockDraws:
     """Draws for the softmaxes of one call of a module, which all have the same keys.
 
-    Which keys are visible is read from the first softmax: in every served module its queries see,
-    between them, all keys that any query sees. None of the modules has an order, so the first key
-    is as free to fall as others.
+    Which keys are visible is read from the first softmax that has queries: in every served module
+    they see, between them, all keys that any query sees. None of the modules has an order, so the
+    first key is as free to fall as others.
 
     Args:
         site: the drops.
@@ -73,6 +73,8 @@ class BlockDraws:
         layout = layouts.each[number]
 
         def draw(drop: Drop, visible: Tensor) -> Tensor:
+            if not visible.numel():  # a softmax without queries says nothing about the keys
+                return visible
             keep = self._draw(drop, _heads_second(visible, layout, layouts.heads), layout)
             return _heads_back(keep, layout)
 
@@ -88,10 +90,8 @@ class BlockDraws:
                 drawn = self._site.draw(drop, visible, self._visible, False)
                 self._kept[drop.position] = drawn.squeeze(-2)
             return spread(self._kept[drop.position], layout.keys)
-        holds_key = layout.keys.ne(NO_KEY)
-        seen = (visible & holds_key).flatten(2, -2)
-        keep = self._site.draw(drop, seen, self._visible, False)
-        return keep.reshape(visible.shape) | ~holds_key
+        seen = (visible & layout.keys.ne(NO_KEY)).flatten(2, -2)
+        return self._site.draw(drop, seen, self._visible, False).reshape(visible.shape)
 
 
 def spread(keep: Tensor, keys: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import standard_console
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.quiet import quiet
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class AdapterOptions:
 
     types: tuple[str, ...] = ()
     """Names of PEFT's types, such as LORA or PREFIX_TUNING; none: every type."""
+    jobs: int = 2
+    """Worker processes; 1 examines them in this one."""
     output: str | None = None
     """Folder to write MODELS.md to; the rest of the file stays."""
 
@@ -38,8 +41,10 @@ def run(arguments: list[str]) -> int:
     from hiddenkey.lab.sweep.document import replace_section
 
     options = parse(AdapterOptions, "doctor --adapters", arguments)
+    if options.jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {options.jobs}")
     quiet()
-    rows = run_adapters(options.types, lambda row: _print(_line(row)))
+    rows = run_adapters(options.types, lambda row: _print(_line(row)), jobs=options.jobs)
     if options.output is not None:
         text = section(rows, _command(arguments))
         replace_section(Path(options.output) / DOCUMENT, SECTION, text)

@@ -25,7 +25,7 @@ def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
     recomputed = ", activations recomputed" if options.checkpointing else ""
     table = _table(
         f"GB on each device (estimate): {options.model}, {options.precision}, sharding"
-        f" {options.sharding}, {options.batch_size} sequences per device{recomputed}"
+        f" {options.sharding}, batch size {options.batch_size} per device{recomputed}"
     )
     for name in ("weights", "LoRA, Adam", "activations", "own loss", "compared", "in all"):
         table.add_column(name, justify="right")
@@ -42,7 +42,7 @@ def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
 def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
     table = _table(
         f"seconds per step (estimate): {options.teraflops:g} TFLOP/s, of which"
-        f" {options.utilisation:.0%}; each step of every device one forward pass"
+        f" {options.utilisation:.0%} are reached; one forward pass per device and step"
     )
     for name in rows[0].seconds:
         table.add_column(name, justify="right")

@@ -38,24 +38,18 @@ class _ComputeLoss:
         self.plain = plain
         self._trainer, self._attachment = trainer, attachment
 
-    def __call__(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        """Compute the loss as ``Trainer.compute_loss`` does."""
-        arguments = (model, inputs, return_outputs, num_items_in_batch)
+    def __call__(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """Compute the loss as ``Trainer.compute_loss`` does, with a subclass's own arguments."""
         name = self._computes_loss()
-        if name is None or inputs.get("labels") is None:
-            return self.plain(*arguments)
-        labels = inputs["labels"]
+        labels = inputs.get("labels")
+        if name is None or labels is None:
+            return self.plain(model, inputs, *rest, **named)
+        items = named.get("num_items_in_batch", rest[1] if len(rest) > 1 else None)
         with (
-            self._attachment.own_loss(labels, items=num_items_in_batch) as own,
+            self._attachment.own_loss(labels, items=items) as own,
             _adding(self._trainer, name, own),
         ):
-            return self.plain(*arguments)
+            return self.plain(model, inputs, *rest, **named)
 
     def _computes_loss(self) -> str | None:
         """Return the trainer's attribute that computes the loss of the logits, if one does."""

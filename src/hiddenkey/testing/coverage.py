@@ -59,7 +59,9 @@ class Coverage:
         """Find attention that the position neither serves nor names."""
         served = {site.name for site in self.sites if site.position == position}
         gaps = [gap for gap in self.gaps if gap.position == position]
-        faults = []
+        faults = [
+            f"{gap.name} is a site and a gap of {position}" for gap in gaps if gap.name in served
+        ]
         for operation in self.seen.attention:
             if served.intersection(operation.modules):
                 continue

@@ -61,7 +61,7 @@ def _changes(batch: Batch) -> list[tuple[str, Batch, Tensor]]:
     visible = torch.ones_like(ids, dtype=torch.bool)
     if isinstance(mask, Tensor) and mask.shape == ids.shape:
         visible = mask.bool()
-    found = []
+    found: list[tuple[str, Batch, Tensor]] = []
     if not visible.all():
         found.append(
             ("padding", {**batch, "input_ids": _reworded(ids, visible, ~visible)}, visible)
@@ -74,7 +74,7 @@ def _changes(batch: Batch) -> list[tuple[str, Batch, Tensor]]:
 
 def _reworded(ids: Tensor, visible: Tensor, where: Tensor) -> Tensor:
     """Put another word of the batch wherever ``where`` says."""
-    words = ids[visible].unique()
+    words = torch.unique(ids[visible])
     other = words[(torch.searchsorted(words, ids.clamp(words[0], words[-1])) + 1) % len(words)]
     return torch.where(where, other, ids)
 

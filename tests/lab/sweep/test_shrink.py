@@ -11,7 +11,7 @@ from hiddenkey.lab.sweep.shrink import shrink
     [
         ("hidden_size", 4096, {}, 64),
         ("n_embd", 768, {}, 64),
-        ("intermediate_size", 11008, {}, 96),
+        ("intermediate_size", 11008, {}, 88),
         ("num_attention_heads", 32, {}, 4),
         ("num_key_value_heads", 32, {"num_attention_heads": 32}, 4),
         ("num_key_value_heads", 8, {"num_attention_heads": 32}, 2),
@@ -43,8 +43,8 @@ def test_token_ids_stay_in_the_vocabulary_and_apart():
 
 
 def test_feed_forward_width_cannot_be_taken_for_the_hidden_width():
-    assert sizes.FEED_FORWARD % sizes.HIDDEN != 0
-    assert sizes.HIDDEN % sizes.FEED_FORWARD != 0
+    for times in (1, 2):  # gate and projection are often one layer
+        assert times * sizes.FEED_FORWARD % (sizes.HIDDEN // 2) != 0
 
 
 def test_first_layer_of_each_kind_is_kept():

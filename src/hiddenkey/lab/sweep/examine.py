@@ -17,8 +17,9 @@ from hiddenkey.config import DropoutConfig
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.lab.sweep.build import BuildError, Tiny, build
 from hiddenkey.lab.sweep.norms import norm_sides
-from hiddenkey.lab.sweep.record import Row
+from hiddenkey.lab.sweep.record import Row, Verdict
 from hiddenkey.lab.sweep.types import Task
+from hiddenkey.lab.sweep.widths import misfits
 from hiddenkey.lab.sweep.words import first_line, first_sentence
 from hiddenkey.testing import Report, examine_model
 
@@ -60,10 +61,9 @@ def _examine(model_type: str, task: Task) -> Row:
     if report.refusal is not None:
         reason = f"{first_sentence(report.refusal)}{_halves(model)}"
         return Row(model_type, task, "refused", reason, **facts)
-    verdict, reason = _judge(report)
-    return Row(
-        model_type, task, verdict, reason, **facts, **_reach(report), **_rule(base, report, batches)
-    )
+    hidden = _Hidden(base, report, batches)
+    verdict, reason = _judge(report, hidden.misfits())
+    return Row(model_type, task, verdict, reason, **facts, **_reach(report), **hidden.describe())
 
 
 def with_lora(tiny: Tiny) -> Any:
@@ -94,13 +94,15 @@ def _batches(tiny: Tiny) -> dict[str, dict[str, Tensor]]:
     return {"padded right": tiny.batch_right, "padded left": tiny.batch_left}
 
 
-def _judge(report: Report) -> tuple[Any, str]:
+def _judge(report: Report, misfits: list[str]) -> tuple[Verdict, str]:
     """Return the verdict and its reason."""
-    failures = report.failures
-    if not failures:
+    faults = {finding.check: first_line(finding.detail) for finding in report.failures}
+    if misfits:
+        faults["feed-forward"] = "; ".join(misfits)
+    if not faults:
         return "pass", ""
-    reason = "; ".join(f"{finding.check}: {first_line(finding.detail)}" for finding in failures)
-    return "partial" if any(f.check == "coverage" for f in failures) else "fails", reason
+    reason = "; ".join(f"{check}: {detail}" for check, detail in faults.items())
+    return "partial" if "coverage" in faults else "fails", reason
 
 
 def _reach(report: Report) -> dict[str, Any]:
@@ -120,13 +122,23 @@ def _gap(gap: Gap) -> str:
     return f"{gap.position}{where}: {gap.reason}"
 
 
-def _rule(base: Any, report: Report, batches: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
-    names = [site.name for site in report.sites if site.kernel == "hook"]
-    sides = norm_sides(anatomy.transformer_of(base), names, next(iter(batches.values())))
-    return {
-        "feed_forward": tuple(dict.fromkeys(_pattern(name) for name in names)),
-        "norm": tuple(dict.fromkeys(sides.values())),
-    }
+class _Hidden:
+    """The modules behind which hidden states drop."""
+
+    def __init__(self, base: Any, report: Report, batches: dict[str, dict[str, Tensor]]) -> None:
+        self._transformer = anatomy.transformer_of(base)
+        self._batch = next(iter(batches.values()))
+        self._names = [site.name for site in report.sites if site.kernel == "hook"]
+
+    def misfits(self) -> list[str]:
+        return misfits(self._transformer, self._names, self._batch)
+
+    def describe(self) -> dict[str, Any]:
+        sides = norm_sides(self._transformer, self._names, self._batch)
+        return {
+            "feed_forward": tuple(dict.fromkeys(map(_pattern, self._names))),
+            "norm": tuple(dict.fromkeys(sides.values())),
+        }
 
 
 def _halves(model: Any) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Final
 HIDDEN: Final = 64
 HEADS: Final = 4
 HEAD: Final = HIDDEN // HEADS
-FEED_FORWARD: Final = 96
-"""Not the hidden width nor a multiple of it, so that the two cannot be confused."""
+FEED_FORWARD: Final = 88
+"""Neither it nor its double is a multiple of the hidden width, which queries, keys and values have
+together, so that no two layers have one shape by chance."""
 VOCABULARY: Final = 128
 POSITIONS: Final = 64
 WINDOW: Final = 8
@@ -212,7 +213,7 @@ def _smaller_list(name: str, value: Any, fields: dict[str, Any]) -> Any:
         return value
     if re.fullmatch(r"image_size|input_size|intermediate_size", name):
         return type(value)(smaller(name, entry, fields) for entry in value)
-    if re.fullmatch(r"depths?|\w*num_block\w*|num_layers", name):
+    if re.fullmatch(r"depths?|\w*num_block\w*|num_layers|block_sizes", name):
         return type(value)(min(entry, 2) for entry in value)
     if re.fullmatch(r"\w*heads", name):
         return type(value)(min(entry, 2) for entry in value)

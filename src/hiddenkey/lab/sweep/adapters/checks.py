@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import hiddenkey
 from hiddenkey.compensation import CONSISTENCIES
-from hiddenkey.lab.sweep.adapters.bases import LAYERS, seeded
+from hiddenkey.lab.sweep.adapters.bases import PLACES, TASKS, seeded
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
 from hiddenkey.testing import Finding, Report, examine_model
 from hiddenkey.testing.findings import REFUSALS
@@ -28,8 +28,14 @@ from hiddenkey.vocabulary.sums import IGNORED_LABEL
 
 # Which places a tiny model has is known; the suite takes an adapter's own softmax for attention.
 _BESIDE: Final = ("coverage",)
-# What no adapter passes that draws for itself.
-_OF_NOISE: Final = ("own dropout", "rate zero", "seeds")
+_DRAWS: Final = "its own draws stay on"
+_UNSEEDED: Final = "its own draws, which do not follow PyTorch's seed, stay on"
+# What an adapter cannot pass that draws for itself.
+_OF_NOISE: Final = {
+    "": (),
+    _DRAWS: ("own dropout", "rate zero"),
+    _UNSEEDED: ("own dropout", "rate zero", "seeds", "visibility"),
+}
 _TOLERANCE: Final = 1e-4  # float32's rounding, relative to the largest value
 _METHOD: Final = hiddenkey.method("hiddenkey", rate=0.3)
 _NOISE: Final = dataclasses.replace(_METHOD, consistency=None)
@@ -96,12 +102,15 @@ def examine_adapter(method: AdapterMethod, base: str) -> AdapterRow:
         return dataclasses.replace(row, **_of_saving(row, method, model, Path(folder)))
 
 
-def consistency_fault(build: Callable[[], Any], batch: Mapping[str, Tensor]) -> str | None:
+def consistency_fault(
+    build: Callable[[], Any], batch: Mapping[str, Tensor], *, shifts: bool
+) -> str | None:
     """Hold the consistency loss and its gradients against two passes made one after the other.
 
     Args:
         build: makes the adapted model, the same each time; some keep draws for later passes.
         batch: arguments of the model.
+        shifts: whether a token's label is compared at the token before it.
 
     Raises:
         ConfigError, ConsistencyError: if the library refuses the loss on this model.
@@ -111,7 +120,7 @@ def consistency_fault(build: Callable[[], Any], batch: Mapping[str, Tensor]) -> 
         found = _loss_and_gradients(model, lambda: model(**batch).loss)
     by_hand = build()
     with hiddenkey.attach(by_hand, _NOISE):
-        expected = _loss_and_gradients(by_hand, lambda: _loss_by_hand(by_hand, batch))
+        expected = _loss_and_gradients(by_hand, lambda: _loss_by_hand(by_hand, batch, shifts))
     apart = float((found[0] - expected[0]).abs() / expected[0].abs())
     if apart > _TOLERANCE:
         return f"the loss is {apart:.1e} away from that of two passes by hand (relative)"
@@ -123,7 +132,7 @@ def consistency_fault(build: Callable[[], Any], batch: Mapping[str, Tensor]) -> 
     return None
 
 
-def _loss_by_hand(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+def _loss_by_hand(model: Any, batch: Mapping[str, Tensor], shifts: bool) -> Tensor:
     """Return task loss plus bidirectional KL, over sequences or labelled tokens."""
     with torch.no_grad():
         other = model(**batch).logits
@@ -131,8 +140,10 @@ def _loss_by_hand(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     trained, labels = output.logits, batch["labels"]
     if labels.dim() == 2:  # prompts come before the tokens, and have no labels
         labels = F.pad(labels, (trained.shape[1] - labels.shape[1], 0), value=IGNORED_LABEL)
-        rows = labels[:, 1:] != IGNORED_LABEL
-        trained, other = trained[:, :-1][rows], other[:, :-1][rows]
+        if shifts:
+            labels = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
+        rows = labels != IGNORED_LABEL
+        trained, other = trained[rows], other[rows]
     return output.loss + CONSISTENCIES["kl"](trained, other).mean()  # type: ignore[no-any-return]
 
 
@@ -184,8 +195,8 @@ def own_noise(model: Any, batch: Mapping[str, Tensor]) -> str:
                 losses.append(model.train()(**batch).loss)
                 draws = not torch.equal(torch.get_rng_state(), before)
     if not torch.equal(*losses):
-        return "its own draws, which do not follow PyTorch's seed, stay on"
-    return "its own draws stay on" if draws else ""
+        return _UNSEEDED
+    return _DRAWS if draws else ""
 
 
 def _refuse_what_cannot_train(model: Any, batch: Mapping[str, Tensor]) -> None:
@@ -210,13 +221,12 @@ def _reached(model: Any, batch: Mapping[str, Tensor]) -> set[str]:
 
 def _of_report(row: AdapterRow, report: Report, noise: str) -> dict[str, str]:
     details = {finding.check: finding for finding in report.findings}
-    positions = {site.position for site in report.sites}
     checkpointing, gradients = details["checkpointing"], details["gradients"]
-    beside = {*_BESIDE, *(_OF_NOISE if noise else ())}
+    beside = (*_BESIDE, *_OF_NOISE[noise])
     faults = [f"{f.check}: {f.detail}" for f in report.failures if f.check not in beside]
     reached = re.search(r"\d+", gradients.detail)
     return {
-        "sites": f"{len(report.sites)} of {LAYERS * len(positions)}",
+        "sites": f"{len(report.sites)} of {PLACES[row.model]}",
         "gradients": reached.group() if gradients.passed and reached else "no",
         "checkpointing": _of_checkpointing(checkpointing),
         "verdict": "fails" if faults else "pass",
@@ -233,7 +243,11 @@ def _of_checkpointing(finding: Finding) -> str:
 
 def _of_consistency(row: AdapterRow, method: AdapterMethod, folder: Path) -> dict[str, str]:
     try:
-        fault = consistency_fault(lambda: method.build(row.model, folder), method.batch(row.model))
+        fault = consistency_fault(
+            lambda: method.build(row.model, folder),
+            method.batch(row.model),
+            shifts=TASKS[row.model] == "CAUSAL_LM",
+        )
     except REFUSALS as refusal:
         verdict = "noise only" if row.verdict == "pass" else row.verdict
         return {"consistency": "refused", "verdict": verdict, "reason": _joined(row, refusal)}

@@ -18,6 +18,16 @@ from hiddenkey.lab.sweep.adapters.quantised import QUANTISED
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod, Settings
 
 _TASKS = {"task_ids": torch.tensor([0, 1, 0, 1])}
+# Also on an encoder-decoder: what works on projections, and what hands prompts to both halves.
+_ENCODER_DECODER = (
+    "LORA",
+    "ADALORA",
+    "IA3",
+    "PROMPT_TUNING",
+    "MULTITASK_PROMPT_TUNING",
+    "P_TUNING",
+    "PREFIX_TUNING",
+)
 _NORMS = {"llama": r".*layernorm", "bert": r".*LayerNorm", "gpt2": r".*\.ln_[12]"}
 
 
@@ -47,7 +57,7 @@ _RECIPES: dict[str, Settings] = {
     "FOURIERFT": {"n_frequency": 20},
     "FROD": {"progressbar": False},
     "LN_TUNING": lambda base, _: {"target_modules": _NORMS[base]},
-    "MULTITASK_PROMPT_TUNING": {"num_tasks": 2},
+    "MULTITASK_PROMPT_TUNING": {"num_tasks": 2, "num_transformer_submodules": 1},
     "OFT": {"r": 0, "oft_block_size": 8},
     "POLY": {"n_tasks": 2, "n_skills": 2},
     "ROAD": {"group_size": 8},
@@ -81,6 +91,8 @@ def all_methods() -> list[AdapterMethod]:
     found = []
     for kind in PeftType:
         name = str(kind.value)
-        found.append(AdapterMethod(name, settings=_RECIPES.get(name, {}), inputs=_INPUTS.get(name)))
+        bases = ("llama", "bert", "bart") if name in _ENCODER_DECODER else ("llama", "bert")
+        settings, inputs = _RECIPES.get(name, {}), _INPUTS.get(name)
+        found.append(AdapterMethod(name, settings=settings, bases=bases, inputs=inputs))
         found += [m for m in (*LORA_VARIANTS, *QUANTISED, *_VARIANTS) if m.peft_type == name]
     return found

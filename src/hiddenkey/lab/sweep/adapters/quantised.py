@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from hiddenkey.lab.sweep.adapters.bases import is_causal, tiny_model
+from hiddenkey.lab.sweep.adapters.bases import auto_class, tiny_model
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
 
 # What PEFT trains in full must keep its floating-point weights.
@@ -29,17 +30,13 @@ _REPACKING = (
 def _bitsandbytes(settings: dict[str, Any], base: str) -> Any:
     """Load a tiny model's weights as transformers quantises them with bitsandbytes."""
     from peft import prepare_model_for_kbit_training
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoModelForSequenceClassification,
-        BitsAndBytesConfig,
-    )
+    from transformers import BitsAndBytesConfig
 
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs each conversion
     config = BitsAndBytesConfig(llm_int8_skip_modules=list(_HEADS), **settings)
-    auto = AutoModelForCausalLM if is_causal(base) else AutoModelForSequenceClassification
     with tempfile.TemporaryDirectory() as folder:
         tiny_model(base, _WIDTH).save_pretrained(folder)
-        model = auto.from_pretrained(
+        model = auto_class(base).from_pretrained(
             folder, quantization_config=config, device_map="cpu", dtype=torch.float32
         )
     for module in model.modules():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hiddenkey.lab.sweep.adapters.bases import LINEARS, is_causal, seeded, tiny_batch, tiny_model
+from hiddenkey.lab.sweep.adapters.bases import LINEARS, TASKS, seeded, tiny_batch, tiny_model
 
 Settings = Mapping[str, Any] | Callable[[str, Path], Mapping[str, Any]]
 Around = Callable[[Any, Any, Mapping[str, Tensor]], None]
@@ -61,7 +61,7 @@ class AdapterMethod:
         """Put the adapter on a tiny model, with all its weights moved away from the identity.
 
         Args:
-            base: one of :data:`~hiddenkey.lab.sweep.adapters.bases.BASES`.
+            base: one of :data:`~hiddenkey.lab.sweep.adapters.bases.TASKS`.
             folder: for the files that a method reads.
         """
         from peft import get_peft_model
@@ -96,4 +96,4 @@ class AdapterMethod:
             common["fan_in_fan_out"] = True
         own = self.settings(base, folder) if callable(self.settings) else self.settings
         fields = {key: value for key, value in common.items() if key in known}
-        return kind(task_type="CAUSAL_LM" if is_causal(base) else "SEQ_CLS", **{**fields, **own})
+        return kind(task_type=TASKS[base], **{**fields, **own})

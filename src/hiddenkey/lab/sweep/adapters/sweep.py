@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import Final, cast
 
 from hiddenkey.config import not_one_of
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.sweep.adapters.checks import VERDICTS, AdapterRow, examine_adapter
 from hiddenkey.lab.sweep.adapters.methods import all_methods
+from hiddenkey.lab.sweep.examine import prepare
+from hiddenkey.lab.sweep.pool import run_jobs
 
+_LIMIT_SECONDS: Final = 120.0
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
 _COLUMNS = (
     "adapter",
@@ -40,28 +43,58 @@ place, padding, rate zero, measured shares and detaching."""
 
 
 def run_adapters(
-    types: Sequence[str] = (), report: Callable[[AdapterRow], None] = lambda row: None
+    types: Sequence[str] = (),
+    report: Callable[[AdapterRow], None] = lambda row: None,
+    *,
+    jobs: int = 2,
 ) -> list[AdapterRow]:
-    """Examine adapters on each tiny model that they are for, one after the other.
+    """Examine adapters on each tiny model that they are for.
 
     Args:
         types: names of PEFT's types; none: every type.
         report: called with each row as soon as it is there.
+        jobs: worker processes; 1 examines them in this one.
 
     Raises:
         ConfigError: if PEFT has no such type.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs each conversion
     methods = all_methods()
     known = list(dict.fromkeys(method.peft_type for method in methods))
     if faults := [not_one_of("types", name, known) for name in types if name not in known]:
         raise ConfigError(faults)
-    rows = []
-    for method in methods:
-        for base in method.bases if not types or method.peft_type in types else ():
-            rows.append(examine_adapter(method, base))
-            report(rows[-1])
-    return rows
+    wanted = [
+        (method.peft_type, method.variant, base)
+        for method in methods
+        for base in method.bases
+        if not types or method.peft_type in types
+    ]
+    found = {}
+    for row in _in_this_process(wanted) if jobs == 1 else _in_others(wanted, jobs):
+        found[row.peft_type, row.variant, row.model] = row
+        report(row)
+    return [found[job] for job in wanted]
+
+
+def examine_named(peft_type: str, variant: str, base: str) -> AdapterRow:
+    """Examine one adapter on one model, both given by name."""
+    named = {(method.peft_type, method.variant): method for method in all_methods()}
+    return examine_adapter(named[peft_type, variant], base)
+
+
+def _in_this_process(wanted: Iterable[tuple[str, str, str]]) -> Iterator[AdapterRow]:
+    for job in wanted:
+        yield examine_named(*job)
+
+
+def _in_others(wanted: Iterable[tuple[str, str, str]], jobs: int) -> Iterator[AdapterRow]:
+    for outcome in run_jobs(
+        examine_named, wanted, workers=jobs, limit=_LIMIT_SECONDS, prepare=prepare
+    ):
+        if outcome.ending == "returned":
+            yield cast(AdapterRow, outcome.value)
+        else:
+            peft_type, variant, base = outcome.job
+            yield AdapterRow(peft_type, variant, base, verdict="fails", reason=str(outcome.value))
 
 
 def section(rows: Sequence[AdapterRow], command: str) -> str:
