@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.utils import counters
 
 import hiddenkey
-from hiddenkey import ConfigError, Drop, DropoutConfig
+from hiddenkey import AttachError, ConfigError, Drop, DropoutConfig
 from hiddenkey.patterns import draws
 from models import assert_same_gradients, batch, gradients, lora_model, plain_model, seeded, step
 
@@ -96,6 +96,20 @@ def test_a_recomputed_pass_has_the_rates_that_it_had(reentrant):
         found.append(step(model, batch())[1])
     assert_same_gradients(found[0], found[2], rtol=1e-4, atol=1e-6)
     assert_same_gradients(found[1], found[3], rtol=1e-4, atol=1e-6)
+
+
+def test_a_module_that_code_goes_past_is_found_when_the_warm_up_has_begun():
+    model = plain_model("llama")
+    mlp = model.model.layers[0].mlp
+    mlp.forward = lambda states: torch.nn.functional.linear(
+        mlp.act_fn(mlp.gate_proj(states)) * mlp.up_proj(states), mlp.down_proj.weight
+    )
+    attachment = hiddenkey.attach(model, "hiddenkey-minus")
+    attachment.set_rates({"hidden": 0.0, "attention_logits": 0.0})
+    step(model, batch())
+    attachment.set_rates({"hidden": 0.1, "attention_logits": 0.1})
+    with pytest.raises(AttachError, match=r"past model.layers.0.mlp.down_proj"):
+        step(model, batch())
 
 
 def test_evaluation_is_untouched():

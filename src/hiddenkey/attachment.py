@@ -433,8 +433,10 @@ class Attachment:
         if not module.training or not torch.is_grad_enabled():
             return
         if self._first_pass is not None and not torch.compiler.is_compiling():
-            self._first_pass.finish(self._rates.current)
-            self._first_pass = None
+            rates = self._rates.current
+            if all(rates[site.key] for site in self.sites if site.rate):
+                self._first_pass.finish(rates)  # in a warm-up the first pass draws nothing
+                self._first_pass = None
         if self._consistency is None:
             if self._own is not None:
                 self._own.receive(None)

@@ -263,7 +263,7 @@ class ConsistencyPass:
 
     def end(self) -> None:
         """Clear up after the trained pass, however it ended."""
-        self._between_passes = self.is_own_loss = False
+        self._between_passes = False
         if self._chunked is not None:
             self._chunked.end()
 

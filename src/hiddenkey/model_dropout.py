@@ -14,6 +14,8 @@ from torch.nn.modules.dropout import _DropoutNd
 
 _NOISE = re.compile(r"dropout|pdrop$|drop_?(prob|path|rate)|layer_?drop")
 
+_ALSO_IN_EVALUATION = ("moe_token_dropout",)  # NLLB-MoE scales its experts by it
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -68,7 +70,7 @@ def _rates(module: nn.Module) -> dict[str, Any]:
     return {
         key: value
         for key, value in vars(module).items()
-        if isinstance(value, float) and _NOISE.search(key)
+        if isinstance(value, float) and _NOISE.search(key) and key not in _ALSO_IN_EVALUATION
     }
 
 

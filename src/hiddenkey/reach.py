@@ -80,12 +80,14 @@ class FirstPass:
         self._handles.clear()
 
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not torch.compiler.is_compiling():
+        if module.training and not torch.compiler.is_compiling():
             self._ran.add(module)
 
     def _should_have_acted(self, place: Place) -> bool:
         if place.part.module in self._ran:
             return True
+        if not place.part.module.training:
+            return False
         if isinstance(place.part, AttentionPart) and place.part.kind == "cross":
             return False  # nothing to attend to was given
         return self._layers.get(place.site.layer) in self._ran

@@ -23,7 +23,7 @@ PEFT_CANNOT = {
     ("XLORA", "bert"): "Got unexpected keys",
 }
 NEED_PACKAGES = {key for key, method in METHODS.items() if method.needs}
-SUPPORTED = sorted(METHODS.keys() - PEFT_CANNOT.keys() - NEED_PACKAGES - {("SHADOW", "llama")})
+SUPPORTED = sorted(METHODS.keys() - PEFT_CANNOT.keys() - NEED_PACKAGES)
 
 
 def passes(model, batch, seed=0):
@@ -115,13 +115,21 @@ warnings.simplefilter("ignore")
 import torch
 from pathlib import Path
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+)
 torch.set_num_threads(1)
+classes = {
+    "llama": AutoModelForCausalLM,
+    "bert": AutoModelForSequenceClassification,
+    "bart": AutoModelForSeq2SeqLM,
+}
 root = Path(sys.argv[1])
 for folder in sorted(root.glob("*-*")):
     base = folder.name.rpartition("-")[2]
-    auto = AutoModelForCausalLM if base == "llama" else AutoModelForSequenceClassification
-    model = auto.from_pretrained(root / base, attn_implementation="sdpa")
+    model = classes[base].from_pretrained(root / base, attn_implementation="sdpa")
     model = PeftModel.from_pretrained(model, folder).eval()
     with torch.no_grad():
         torch.save(model(**torch.load(folder / "batch.pt")).logits, folder / "logits.pt")
@@ -139,7 +147,7 @@ SAVED = [
 
 def test_saved_adapters_agree_where_the_library_cannot_be_imported(tmp_path: Path):
     expected = {}
-    for base in ("llama", "bert"):
+    for base in ("llama", "bert", "bart"):
         tiny_model(base).save_pretrained(tmp_path / base)
     for name, base in SAVED:
         model, batch = adapted(name, base, tmp_path), batch_for(name, base)

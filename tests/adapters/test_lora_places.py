@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hiddenkey
 from adapters.every import NOISE, peft_may_warn, two_passes
@@ -135,3 +136,36 @@ def test_dropout_inside_what_an_adapter_is_put_around_is_the_models_own():
     assert [setting.module for setting in settings] == [inside]
     model_dropout.restore(settings)
     assert inside.dropout == 0.1
+
+
+def mixture(**fields):
+    """A mixture of three experts; ``target_parameters`` puts LoRA on their stacked weights."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 3}
+    config = MixtralConfig(vocab_size=60, initializer_range=0.2, **sizes, **heads)
+    with seeded(0), peft_may_warn():
+        model = AutoModelForCausalLM.from_config(config)
+        lora = LoraConfig(task_type="CAUSAL_LM", r=4, init_lora_weights=False, **fields)
+        return get_peft_model(model, lora).train()
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["k_proj", "v_proj"]},
+        {"target_modules": [], "target_parameters": ["mlp.experts.down_proj"]},
+        {
+            "target_modules": ["v_proj"],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+        },
+    ],
+    ids=str,
+)
+def test_lora_on_parameters_of_experts_leaves_the_places_where_they_are(fields, lm_loss):
+    found = check(lambda: mixture(**fields), "llama", lm_loss)
+    wrapped = [name for name in found if "experts" in name]
+    assert bool(wrapped) == ("target_parameters" in fields)
+    with hiddenkey.attach(mixture(**fields), NOISE) as attachment:
+        names = [site.name for site in attachment.sites if site.position == "hidden"]
+    assert names == ["model.layers.0.mlp", "model.layers.1.mlp"]

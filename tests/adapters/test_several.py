@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoraConfig, get_peft_model
 
 import hiddenkey
 from adapters.every import NOISE, two_passes
@@ -192,3 +192,18 @@ def test_transformers_own_way_to_add_an_adapter():
     loss, found = step(model, INPUTS)
     assert loss == pytest.approx(expected, rel=1e-5)
     assert len(found) == 8
+
+
+def test_adapters_of_several_types_at_once():
+    """PEFT's mixed model is no PeftModel, and passes every attribute on."""
+    with seeded(1):
+        model = get_peft_model(plain_model("llama", "causal"), lora(), mixed=True)
+        model.add_adapter("loha", LoHaConfig(target_modules=["q_proj", "down_proj"], r=4))
+    model.set_adapter(["default", "loha"])
+    model.train()
+    expected, theirs = by_hand(model)
+    hiddenkey.attach(model, HIDDENKEY)
+    loss, found = step(model, INPUTS)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert_same_gradients(found, theirs, rtol=1e-3, atol=1e-5)
+    assert len(found) == 8 + 16  # A and B of four modules, two pairs of factors of four

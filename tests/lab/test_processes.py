@@ -13,6 +13,7 @@ import pytest
 from transformers import TrainerCallback
 
 from hiddenkey import ConfigError
+from hiddenkey.cli.main import main
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.result import Result
 from hiddenkey.lab.run_folder import RunFolder
@@ -88,6 +89,14 @@ def test_a_launch_that_shards_is_refused(tiny_options, monkeypatch, name):
     with pytest.raises(ConfigError, match="keeps the whole model in each process, got a launch"):
         train(tiny_options)
     assert not tiny_options.folder.exists()
+
+
+@pytest.mark.parametrize("command", ["compare", "demo", "methods"])
+def test_other_commands_run_as_one_process(command, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command]) == 2
+    error = capsys.readouterr().err
+    assert f"hiddenkey {command} runs as one process, got WORLD_SIZE=2; start it without" in error
 
 
 def test_a_folder_that_does_not_write(tiny_options, tmp_path):

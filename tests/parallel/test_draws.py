@@ -1,5 +1,6 @@
 """Which random numbers each process draws, and what others see of it."""
 
+import math
 import tempfile
 import types
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hiddenkey
 from hiddenkey import AttachError
+from hiddenkey.parallel import OwnDraws, means_over_processes
 from models import batch, lora_model, plain_model, transformer_in, with_lora
 from parallel.launch import on_processes
 from parallel.scenes import configured, whole
@@ -250,3 +252,43 @@ def test_parts_of_sequences_are_refused(name):
         assert message.startswith(f"{name} must be 1, got 2: each process sees a part")
     for message in on_processes(with_parts_of_sequences, {"cp_size": 1, "sp_size": 1}):
         assert message == ""
+
+
+class _Layer(nn.Module):
+    """A layer whose weights say that they are on a GPU."""
+
+    def parameters(self, recurse: bool = True) -> Any:
+        return iter([types.SimpleNamespace(device=torch.device("cuda", 1))])
+
+
+def test_the_generators_of_the_models_devices_are_lent_too(monkeypatch):
+    cpu, gpus = torch.default_generator, [torch.Generator(), torch.Generator()]
+    backend = types.SimpleNamespace(default_generators=gpus, current_device=lambda: 0)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: backend)
+    before = [gpu.get_state() for gpu in gpus]
+    seeds = []
+    for rank in (0, 1):
+        draws = OwnDraws(nn.Module(), [_Layer(), _Layer()], rank)
+        torch.manual_seed(3)
+        draws.begin()
+        assert gpus[1].initial_seed() == cpu.initial_seed()
+        assert torch.equal(gpus[0].get_state(), before[0])
+        seeds.append(cpu.initial_seed())
+        draws.end()
+        assert cpu.initial_seed() == 3
+        for gpu, state in zip(gpus, before, strict=True):
+            assert torch.equal(gpu.get_state(), state)
+    assert len({seed % 2**32 for seed in seeds}) == 2  # all that a CPU's generator reads of a seed
+
+
+def averaged() -> dict[str, float]:
+    rank = distributed.get_rank()
+    values = {"both": 1.0 + rank, "one": 4.0 if rank else float("nan"), "none": float("nan")}
+    return means_over_processes(values, torch.device("cpu"))
+
+
+def test_means_pass_over_what_a_process_does_not_know():
+    for means in on_processes(averaged):
+        assert (means["both"], means["one"]) == (1.5, 4.0)
+        assert math.isnan(means["none"])
+    assert means_over_processes({"own": 2.0}, torch.device("cpu")) == {"own": 2.0}

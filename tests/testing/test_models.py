@@ -96,7 +96,7 @@ def test_a_broken_model_fails_its_own_checks_alone(kind, checks, detail):
         (
             own_attachments.shows_hidden_tokens,
             {"visibility"},
-            "padded right: padding changes states",
+            "padded right: padding changes logits",
         ),
         (
             own_attachments.draws_elsewhere,
@@ -167,4 +167,6 @@ def test_a_batch_that_the_model_cannot_take_is_no_finding():
 def test_a_decoder_does_not_see_later_tokens():
     report = examine_model(plain_model("gpt2", "causal"), batch("causal", "none"), "dropkey")
     (finding,) = (finding for finding in report.findings if finding.check == "visibility")
-    assert finding.detail.startswith("nothing shows of the last token (plain), padding (padded")
+    assert finding.detail.startswith(
+        "nothing shows of the last token (plain), the last token (padded"
+    )

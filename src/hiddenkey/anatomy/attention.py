@@ -9,7 +9,7 @@ from typing import Literal
 from torch import nn
 
 from hiddenkey.anatomy.code import calls, constants
-from hiddenkey.anatomy.part import Part, walk
+from hiddenkey.anatomy.part import Part, innermost, walk
 from hiddenkey.anatomy.unsuited import has_tokens_as_keys
 from hiddenkey.errors import AttachError
 
@@ -69,7 +69,8 @@ def find_attention(
 
 def attention_in(layer: Part, pattern: str | None = None) -> list[AttentionPart]:
     """Return the innermost modules below a part that compute attention."""
-    parts = [_attention(part) for part in walk(layer) if _is_wanted(part, pattern)]
+    inside = map(innermost, walk(layer))
+    parts = [_attention(part) for part in inside if _is_wanted(part, pattern)]
     if pattern is None and any(_is_certain(part.module) for part in parts):
         parts = [part for part in parts if _is_certain(part.module)]
     outer = {p.name for p in parts if any(q.name.startswith(f"{p.name}.") for q in parts)}

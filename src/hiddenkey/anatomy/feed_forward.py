@@ -13,7 +13,7 @@ from torch import nn
 
 from hiddenkey.anatomy.attention import attention_in
 from hiddenkey.anatomy.model import text_config
-from hiddenkey.anatomy.part import Gap, Part, is_inside, linear_shape, walk
+from hiddenkey.anatomy.part import Gap, Part, innermost, is_inside, linear_shape, walk
 from hiddenkey.errors import AttachError
 
 _NAMED = re.compile(r"mlp|^ffn?|feed_?forward|moe|expert|dense_?relu|^fc\d?$|output$", re.I)
@@ -69,7 +69,8 @@ def _by_shape(transformer: nn.Module, layer: Part) -> list[Part | Gap]:
     blocks = _expert_blocks(layer, outside)
     inside_blocks = tuple(block.name for block in blocks)
     linears = [part for part in linears if not is_inside(part.name, inside_blocks)]
-    for widths in _widths(transformer, layer, attention, linears):
+    all_widths = _widths(transformer, layer, attention, linears)
+    for widths in all_widths[:2] if blocks else all_widths:  # without a guess
         hits = [_most_likely(layer, linears, width) for width in widths]
         if chosen := {part.name: part for found in hits for part in found}:
             return [*blocks, *chosen.values()]
@@ -95,14 +96,12 @@ def _expert_blocks(layer: Part, parts: list[Part]) -> list[Part]:
 
 
 def _are_experts(part: Part) -> bool:
-    if "expert" not in f"{part.name.rpartition('.')[2]} {type(part.module).__name__}".lower():
-        return False
-    module = part.module
-    while isinstance(inside := getattr(module, "base_layer", None), nn.Module):  # adapters
-        module = inside
-    if any(parameter.dim() == 3 for parameter in module.parameters(recurse=False)):
+    module = innermost(part).module
+    if part.name.rpartition(".")[2] == "experts" or type(module).__name__.endswith("Experts"):
         return True
-    return isinstance(module, nn.ModuleList | nn.ModuleDict) and len(module) > 1
+    if "expert" not in part.name.rpartition(".")[2]:
+        return False
+    return any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
 
 
 def _most_likely(layer: Part, linears: list[Part], width: int) -> list[Part]:
@@ -115,7 +114,8 @@ def _most_likely(layer: Part, linears: list[Part], width: int) -> list[Part]:
 
 def _last_of_named_block(layer: Part, linears: list[Part]) -> Part | None:
     """Return the last linear layer of the one block that is named feed-forward, if there is one."""
-    inside = [part for part in linears if _BLOCK.fullmatch(_path(layer, part)[0])]
+    main = [part for part in linears if not _is_side_path(layer, part)]
+    inside = [part for part in main if _BLOCK.fullmatch(_path(layer, part)[0])]
     return inside[-1] if len({_path(layer, part)[0] for part in inside}) == 1 else None
 
 
@@ -124,15 +124,23 @@ def _widths(
 ) -> list[set[int]]:
     """Return the widths that a layer may have, the surest first.
 
-    What leaves attention and what enters it have one width, but for layers that change it and for
-    those of two streams.
+    What enters attention has the width of what leaves it, and of the layer's norms; of two streams
+    each has its own.
     """
     inside = [p for p in walk(layer) if is_inside(p.name, attention) and linear_shape(p.module)]
     shapes = [shape for part in inside if (shape := linear_shape(part.module))]
-    ends = {shapes[-1][1], shapes[0][0]} if shapes else set()
+    entering, leaving = {shape[0] for shape in shapes}, {shape[1] for shape in shapes}
     configured = [getattr(text_config(transformer), name, None) for name in _WIDTHS]
     first = {shape[0] for part in linears[:1] if (shape := linear_shape(part.module))}
-    return [ends, {width for width in configured if isinstance(width, int)}, first]
+    norms = {
+        parameter.shape[0]
+        for part in walk(layer)
+        if "norm" in type(part.module).__name__.lower() and not is_inside(part.name, attention)
+        for parameter in part.module.parameters(recurse=False)
+        if parameter.dim() == 1
+    }
+    ends = entering & leaving  # q and k may end where the output projection starts
+    return [ends & norms or ends, {width for width in configured if isinstance(width, int)}, first]
 
 
 def _ends_in(module: nn.Module, width: int) -> bool:

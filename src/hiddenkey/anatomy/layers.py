@@ -12,7 +12,14 @@ from torch import nn
 
 from hiddenkey.anatomy.attention import attention_in, computes_attention
 from hiddenkey.anatomy.model import is_encoder_decoder, text_config
-from hiddenkey.anatomy.part import Part, holds_linears, is_inside, linear_shape, walk
+from hiddenkey.anatomy.part import (
+    Part,
+    holds_linears,
+    innermost,
+    is_inside,
+    linear_shape,
+    walk,
+)
 from hiddenkey.errors import AttachError
 
 _OTHER_TOWER = re.compile(r"vision|image|audio|speech", re.IGNORECASE)
@@ -93,10 +100,8 @@ def _stacks(part: Part, owner: Any, attention: str | None) -> Iterator[Stack]:
 
 def _members(name: str, modules: nn.Module) -> tuple[Part, ...]:
     start = f"{name}." if name else ""
-    return tuple(
-        Part(None, f"{start}{i}", layer, is_bare=computes_attention(layer))
-        for i, layer in modules.named_children()
-    )
+    members = (innermost(Part(None, f"{start}{i}", m)) for i, m in modules.named_children())
+    return tuple(replace(part, is_bare=computes_attention(part.module)) for part in members)
 
 
 def _with_siblings(parent: Part, own: str) -> tuple[Part, ...]:

@@ -26,6 +26,10 @@ def transformer_of(model: Any) -> nn.Module:
             inner = inner.get_base_model()
         elif isinstance(inner, DistributedDataParallel | nn.DataParallel):
             inner = inner.module
+        elif type(inner).__module__.startswith("peft.mixed"):  # which hands every attribute on
+            inner = inner.base_model.model
+        elif type(inner).__module__.startswith("peft.tuners") and hasattr(inner, "model"):
+            inner = inner.model
         elif isinstance(compiled := getattr(inner, "_orig_mod", None), nn.Module):
             inner = compiled
         else:

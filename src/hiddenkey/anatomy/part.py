@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -84,6 +84,14 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
 def holds_linears(module: nn.Module) -> bool:
     """Whether there is a linear layer in a module."""
     return any(linear_shape(child) for child in module.modules())
+
+
+def innermost(part: Part) -> Part:
+    """Return the module that an adapter wraps, or the part itself."""
+    name, module = part.name, part.module
+    while isinstance(inside := getattr(module, "base_layer", None), nn.Module):
+        name, module = f"{name}.base_layer", inside
+    return part if module is part.module else replace(part, name=name, module=module)
 
 
 def is_inside(name: str, containers: tuple[str, ...]) -> bool:

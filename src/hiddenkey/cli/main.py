@@ -49,6 +49,7 @@ def _run(command: str, arguments: list[str]) -> int:
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 
     try:
+        _refuse_several_processes(command)
         module = import_module(f"hiddenkey.cli.{command}")
         status: int = module.run(arguments)
         return status
@@ -62,6 +63,18 @@ def _run(command: str, arguments: list[str]) -> int:
         missing = f"package {error.name!r} is missing; run: pip install 'hiddenkey[lab]'"
         _report(command, (missing,))
     return _USER_ERROR
+
+
+def _refuse_several_processes(command: str) -> None:
+    from hiddenkey.errors import ConfigError
+
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1" and command != "train":
+        raise ConfigError(
+            f"hiddenkey {command} runs as one process, got WORLD_SIZE={processes}; start it without"
+            " torchrun or accelerate launch (hiddenkey train runs as several, and hiddenkey compare"
+            " starts workers by itself)"
+        )
 
 
 def _report(command: str, faults: Sequence[str]) -> None:

@@ -34,6 +34,8 @@ EXCEPTIONS: Final[dict[str, dict[str, Any]]] = {
     "lilt": {"hidden_size": 96, "intermediate_size": 160},
     # a stage needs more layers than there are stages before it
     "cvt": {"depth": [1, 2, 3]},
+    # of smaller images the last stage would see one patch, a single key
+    "mobilevit": {"image_size": 128},
     # there is an adapter for each language, and none by default
     "xmod": {"default_language": "en_XX"},
     # the default configuration has no rotary positions for its layers

@@ -52,7 +52,7 @@ class _Watch:
             self._handles += [
                 norm.register_forward_pre_hook(self._look(layer, name))
                 for name, norm in module.named_modules()
-                if _is_norm(norm)
+                if is_norm(norm)
             ]
 
     def remove(self) -> None:
@@ -84,7 +84,8 @@ class _Watch:
         return hook
 
 
-def _is_norm(module: nn.Module) -> bool:
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm, by the name of its class."""
     return "norm" in type(module).__name__.lower() and not list(module.children())
 
 
