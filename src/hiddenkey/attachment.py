@@ -28,7 +28,7 @@ from hiddenkey.entry import adapter_faults, entry_of
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.own_loss import OwnLoss
-from hiddenkey.parallel import OwnDraws
+from hiddenkey.parallel import OwnDraws, refuse_replica
 from hiddenkey.plan import Kernel, Plan, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
@@ -370,6 +370,7 @@ class Attachment:
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not module.training:
             return
+        refuse_replica(module)
         refuse_unpreserved_rng(self._transformer, self._layers)
         self._check_places()
         self._draws.begin()
@@ -489,7 +490,7 @@ class Attachment:
             self._visible = visible
             self._rates.act(rates)
 
-        states.register_hook(restore)
+        states.register_hook(restore)  # type: ignore[no-untyped-call]
 
     def _see(self, arguments: Mapping[str, Any]) -> None:
         given = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))

@@ -121,6 +121,20 @@ def means_over_processes(values: Mapping[str, float], device: torch.device) -> d
     return dict(zip(values, means.tolist(), strict=True))
 
 
+def refuse_replica(module: nn.Module) -> None:
+    """Refuse a copy of a model that ``nn.DataParallel`` made for one pass.
+
+    Raises:
+        AttachError: if the module is such a copy.
+    """
+    if getattr(module, "_is_replica", False):
+        raise AttachError(
+            "nn.DataParallel, which Trainer takes where one process sees several GPUs, runs copies"
+            " of the model in threads, whose noise and losses would mix; start a process for each"
+            " GPU (torchrun --nproc-per-node N script.py), or show it one (CUDA_VISIBLE_DEVICES=0)"
+        )
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 or DeepSpeed ZeRO-3 gathers a module's weights before each of its calls."""
     return _is_fsdp(module) or hasattr(next(module.parameters(), None), "ds_id")

@@ -292,3 +292,11 @@ def test_means_pass_over_what_a_process_does_not_know():
         assert (means["both"], means["one"]) == (1.5, 4.0)
         assert math.isnan(means["none"])
     assert means_over_processes({"own": 2.0}, torch.device("cpu")) == {"own": 2.0}
+
+
+def test_copies_of_data_parallel_are_refused_in_training():
+    model = plain_model("bert")
+    hiddenkey.attach(model, configured(RATE))
+    with pytest.raises(AttachError, match=r"nn\.DataParallel, .* start a process for each GPU"):
+        model._replicate_for_data_parallel()(**batch())
+    model.eval()._replicate_for_data_parallel()(**batch())

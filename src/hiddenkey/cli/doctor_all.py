@@ -33,7 +33,7 @@ class SweepOptions:
     """Kinds of model: causal, seq2seq, classification, image; none: each type's main one."""
     jobs: int = 2
     """Worker processes; each uses one core and about 1 GiB."""
-    limit: float = 120.0
+    limit: float = 240.0
     """Seconds for one type; then its process is ended, and its verdict is 'timed out'."""
     output: str | None = None
     """Folder to write MODELS.md and models.json to; the rest of MODELS.md stays."""

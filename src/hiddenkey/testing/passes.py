@@ -190,11 +190,21 @@ def without_dropout_modules(model: nn.Module) -> Iterator[None]:
 
 
 def _same(one: Tensors, two: Tensors, name: str) -> bool:
-    first, second = one[name], two[name]
+    first, second = _plain(one[name]), _plain(two[name])
     if torch.equal(first, second):
         return True
-    plain = {type(first), type(second)} <= {Tensor, nn.Parameter}  # quantised ones know no NaN
-    if not (plain and first.is_floating_point() and first.shape == second.shape):
+    if not first.is_floating_point() or first.shape != second.shape:
         return False
     same_nan = first.isnan().equal(second.isnan())
     return same_nan and torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor that can be compared: some quantised types know neither ``equal`` nor NaN."""
+    is_plain = type(tensor) in (Tensor, nn.Parameter)
+    return tensor if is_plain or tensor.layout != torch.strided else _dequantised(tensor)
+
+
+def _dequantised(tensor: Any) -> Tensor:
+    plain: Tensor = tensor.dequantize() if hasattr(tensor, "dequantize") else tensor
+    return plain

@@ -17,7 +17,13 @@ from torch import Tensor
 
 from hiddenkey.testing.examination import Examination
 from hiddenkey.testing.findings import fail_if
-from hiddenkey.testing.passes import Batch, Tensors, distance, without_dropout_modules
+from hiddenkey.testing.passes import (
+    Batch,
+    Tensors,
+    differences,
+    distance,
+    without_dropout_modules,
+)
 
 _RATE = 0.7  # queries lose all their keys often
 _SEEDS = 3
@@ -59,14 +65,15 @@ def check_visibility(examination: Examination) -> str:
         looked += [f"{change.what} ({name})" for change in changes if hidden[change.what]]
         with without_dropout_modules(examination.model), examination.attached(noisy):
             for seed in range(_SEEDS):
-                found = _unmoved(
-                    examination, partial(examination.runner.forward, seed=seed), batch, changes
-                )
-                faults += [
-                    f"{name}: {what} changes {', '.join(sorted(moved))}"
-                    for what in hidden
-                    if (moved := hidden[what] - found[what])
-                ]
+                run = partial(examination.runner.forward, seed=seed)
+                found = _unmoved(examination, run, batch, changes)
+                moved = {what: hidden[what] - found[what] for what in hidden}
+                if any(moved.values()) and not differences(run(batch), run(batch)):
+                    faults += [
+                        f"{name}: {what} changes {', '.join(sorted(outputs))}"
+                        for what, outputs in moved.items()
+                        if outputs
+                    ]
     fail_if(list(dict.fromkeys(faults)))
     return f"nothing shows of {', '.join(looked)}" if looked else "the model hides no tokens"
 
@@ -112,6 +119,8 @@ def _unmoved(
 def _is_equal(found: Tensor, expected: Tensor, change: _Change, tolerance: float) -> bool:
     if not expected.is_floating_point() or found.shape != expected.shape:
         return False
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return True  # which the check of padding names
     if expected.shape[:2] == change.seen_by.shape:
         return distance(found[change.seen_by], expected[change.seen_by]) <= tolerance
     return change.pooled and distance(found, expected) <= tolerance

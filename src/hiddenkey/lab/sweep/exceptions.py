@@ -52,6 +52,14 @@ EXCEPTIONS: Final[dict[str, dict[str, Any]]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
+    # two periods, which must not fall together: attention comes with dense layers
+    "jamba": {
+        "num_hidden_layers": 4,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 2,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+    },
     # one block is shared by all hybrid layers, so there must be more than one
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4},
     # the default configuration has no sizes for the index of its sparse attention

@@ -21,20 +21,21 @@ import hiddenkey
 from hiddenkey.compensation import CONSISTENCIES
 from hiddenkey.lab.sweep.adapters.bases import PLACES, TASKS, seeded
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
-from hiddenkey.testing import Finding, Report, examine_model
+from hiddenkey.testing import Finding, Report, examine_model, padded_batches
 from hiddenkey.testing.findings import REFUSALS
 from hiddenkey.testing.passes import buffers_kept, distance, without_dropout_modules
 from hiddenkey.vocabulary.sums import IGNORED_LABEL
 
-# Which places a tiny model has is known; the suite takes an adapter's own softmax for attention.
-_BESIDE: Final = ("coverage",)
 _DRAWS: Final = "its own draws stay on"
 _UNSEEDED: Final = "its own draws, which do not follow PyTorch's seed, stay on"
-# What an adapter cannot pass that draws for itself.
-_OF_NOISE: Final = {
-    "": (),
+_PADDING: Final = "what stands in padding reaches the loss through it"
+_NO_EQUALITY: Final = "its weights cannot be compared, so that detaching was not checked"
+# What an adapter of such a nature does not pass, with or without the library.
+_OF_NATURE: Final = {
     _DRAWS: ("own dropout", "rate zero"),
     _UNSEEDED: ("own dropout", "rate zero", "seeds", "visibility"),
+    _PADDING: ("visibility",),
+    _NO_EQUALITY: ("detach",),
 }
 _TOLERANCE: Final = 1e-4  # float32's rounding, relative to the largest value
 _METHOD: Final = hiddenkey.method("hiddenkey", rate=0.3)
@@ -97,7 +98,7 @@ def examine_adapter(method: AdapterMethod, base: str) -> AdapterRow:
         report = examine_model(model, batch, _NOISE)
         if report.refusal is not None:
             return dataclasses.replace(row, verdict="refused", reason=report.refusal)
-        row = dataclasses.replace(row, **_of_report(row, report, own_noise(model, batch)))
+        row = dataclasses.replace(row, **_of_report(row, report, own_nature(model, batch)))
         row = dataclasses.replace(row, **_of_consistency(row, method, Path(folder)))
         return dataclasses.replace(row, **_of_saving(row, method, model, Path(folder)))
 
@@ -185,8 +186,28 @@ def saving_fault(
     return None if apart <= _TOLERANCE else f"the loaded adapter's outputs are {apart:.1e} away"
 
 
-def own_noise(model: Any, batch: Mapping[str, Tensor]) -> str:
-    """Say how an adapter draws in training beside its dropout modules; empty if it does not."""
+def own_nature(model: Any, batch: Mapping[str, Tensor]) -> list[str]:
+    """Say what an adapter does without the library that no check of the suite allows."""
+    notes = [_own_noise(model, batch)]
+    padded = padded_batches(batch)["padded right"]
+    ids = padded["input_ids"]
+    other = torch.where(padded["attention_mask"] == 0, (ids + 1) % 50 + 3, ids)
+    loss = _evaluated_loss(model, {**padded, "input_ids": ids})
+    if not torch.equal(loss, _evaluated_loss(model, {**padded, "input_ids": other})):
+        notes.append(_PADDING)
+    if not _has_equality(model):
+        notes.append(_NO_EQUALITY)
+    return [note for note in notes if note]
+
+
+def _has_equality(model: Any) -> bool:
+    try:
+        return all(torch.equal(parameter, parameter) for parameter in model.parameters())
+    except NotImplementedError:  # as with torchao's tensors
+        return False
+
+
+def _own_noise(model: Any, batch: Mapping[str, Tensor]) -> str:
     with without_dropout_modules(model), buffers_kept(model):
         losses = []
         for _ in range(2):
@@ -219,10 +240,10 @@ def _reached(model: Any, batch: Mapping[str, Tensor]) -> set[str]:
     return {name for name, gradient in gradients.items() if gradient.any()}
 
 
-def _of_report(row: AdapterRow, report: Report, noise: str) -> dict[str, str]:
+def _of_report(row: AdapterRow, report: Report, nature: list[str]) -> dict[str, str]:
     details = {finding.check: finding for finding in report.findings}
     checkpointing, gradients = details["checkpointing"], details["gradients"]
-    beside = (*_BESIDE, *_OF_NOISE[noise])
+    beside = [check for note in nature for check in _OF_NATURE[note]]
     faults = [f"{f.check}: {f.detail}" for f in report.failures if f.check not in beside]
     reached = re.search(r"\d+", gradients.detail)
     return {
@@ -230,7 +251,7 @@ def _of_report(row: AdapterRow, report: Report, noise: str) -> dict[str, str]:
         "gradients": reached.group() if gradients.passed and reached else "no",
         "checkpointing": _of_checkpointing(checkpointing),
         "verdict": "fails" if faults else "pass",
-        "reason": "; ".join(part for part in (row.reason, *faults, noise) if part),
+        "reason": "; ".join(part for part in (row.reason, *faults, *nature) if part),
     }
 
 
@@ -291,6 +312,13 @@ def _evaluated(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(**inputs).logits
     return logits
+
+
+def _evaluated_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    model.eval()
+    with torch.no_grad():
+        loss: Tensor = model(**batch).loss
+    return loss
 
 
 def _joined(row: AdapterRow, reason: object) -> str:

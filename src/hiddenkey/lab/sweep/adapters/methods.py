@@ -24,7 +24,6 @@ _ENCODER_DECODER = (
     "ADALORA",
     "IA3",
     "PROMPT_TUNING",
-    "MULTITASK_PROMPT_TUNING",
     "P_TUNING",
     "PREFIX_TUNING",
 )
@@ -57,7 +56,7 @@ _RECIPES: dict[str, Settings] = {
     "FOURIERFT": {"n_frequency": 20},
     "FROD": {"progressbar": False},
     "LN_TUNING": lambda base, _: {"target_modules": _NORMS[base]},
-    "MULTITASK_PROMPT_TUNING": {"num_tasks": 2, "num_transformer_submodules": 1},
+    "MULTITASK_PROMPT_TUNING": {"num_tasks": 2},
     "OFT": {"r": 0, "oft_block_size": 8},
     "POLY": {"n_tasks": 2, "n_skills": 2},
     "ROAD": {"group_size": 8},
