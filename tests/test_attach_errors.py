@@ -277,7 +277,7 @@ def test_a_module_replaced_after_attach():
     [
         (dispatch, "install"),
         (hiddenkey.attach.__globals__["model_dropout"], "switch_off"),
-        (hiddenkey.attach.__globals__["ConsistencyPass"], "__init__"),
+        (hiddenkey.attach.__globals__["TrainingPass"].install.__globals__["ConsistencyPass"], "__init__"),
     ],
     ids=["attention", "dropout", "consistency"],
 )

@@ -3,39 +3,32 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hiddenkey import anatomy, model_dropout
 from hiddenkey.anatomy import Gap, Part
 from hiddenkey.attention.installation import AttentionInstallation
 from hiddenkey.catalogue import method
 from hiddenkey.config import DropoutConfig
-from hiddenkey.consistency import (
-    ConsistencyPass,
-    LanguageModelLoss,
-    OtherPass,
-    select,
-    visible_tokens,
-)
+from hiddenkey.consistency import LanguageModelLoss
 from hiddenkey.entry import adapter_faults, entry_of
-from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+from hiddenkey.errors import ConfigError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.own_loss import OwnLoss
-from hiddenkey.parallel import OwnDraws, refuse_replica
+from hiddenkey.parallel import OwnDraws
 from hiddenkey.plan import Kernel, Plan, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
-from hiddenkey.prefix import SharedPrefix
 from hiddenkey.rates import Rates
-from hiddenkey.reach import FirstPass, refuse_replaced
-from hiddenkey.vocabulary.passes import OtherStates
+from hiddenkey.reach import refuse_replaced
+from hiddenkey.recomputing import refuse_unpreserved_rng
+from hiddenkey.training_pass import TrainingPass
 from hiddenkey.vocabulary.sums import Sums
 
 _ATTACHMENT = "_hiddenkey_attachment"
@@ -126,24 +119,19 @@ class Attachment:
         self.gaps = plan.gaps
         self.meter = LossMeter()
         self._transformer = transformer
-        self._entry = transformer if entry is None else entry  # its call is one training pass
         self._layers = layers
-        self._parameters = tuple(inspect.signature(self._entry.forward).parameters)
         self._plan = plan
         self._lm_loss = lm_loss
         self._counters: dict[str, ShareCounter] = {}
         self._rates = Rates(self.sites)
-        self._own: OwnLoss | None = None
-        self._first_pass: FirstPass | None = None
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
         self._attention: AttentionInstallation | None = None
         self._silenced: list[model_dropout.Setting] = []
-        self._consistency: ConsistencyPass | None = None
-        self._prefix: SharedPrefix | None = None
-        self._other: OtherPass | OtherStates | None = None
-        self._visible: dict[bool, Tensor | None] = {}  # by whether it is the decoder's
-        self._inside_forward = False
-        self._draws = OwnDraws(transformer, [part.module for part in layers], data_parallel_rank)
+        draws = OwnDraws(transformer, [part.module for part in layers], data_parallel_rank)
+        self._entry = transformer if entry is None else entry  # its call is one training pass
+        self._pass = TrainingPass(
+            transformer, self._entry, layers, plan, config, self._rates, draws, self.meter
+        )
 
     def __enter__(self) -> Attachment:
         return self
@@ -213,32 +201,32 @@ class Attachment:
                 another ``own_loss`` is open; on leaving, if a pass was seen and ``own.total`` was
                 not called.
         """
-        if self._own is not None:
+        if self._pass.own is not None:
             raise ConsistencyError("own_loss is open already; leave it before the next one")
-        if self._consistency is not None:
-            self._consistency.check_own_loss(labels)
+        if self._pass.consistency is not None:
+            self._pass.consistency.check_own_loss(labels)
 
         def close() -> None:
-            self._own = None
+            self._pass.own = None
 
-        self._own = OwnLoss(
+        self._pass.own = OwnLoss(
             labels,
             items,
             expects_pass=lambda: self._transformer.training and torch.is_grad_enabled(),
             record=self.meter.add,
             close=close,
         )
-        return self._own
+        return self._pass.own
 
     @property
     def consistency_passes(self) -> int:
         """Training passes seen since attaching that count for ``Consistency.every``."""
-        return self._consistency.passes if self._consistency else 0
+        return self._pass.consistency.passes if self._pass.consistency else 0
 
     @consistency_passes.setter
     def consistency_passes(self, passes: int) -> None:
-        if self._consistency:
-            self._consistency.passes = passes
+        if self._pass.consistency:
+            self._pass.consistency.passes = passes
 
     @property
     def lm_sums(self) -> Sums | None:
@@ -246,7 +234,7 @@ class Attachment:
 
         ``None`` where its loss was not a chunked language-model loss.
         """
-        return self._consistency.lm_sums if self._consistency else None
+        return self._pass.consistency.lm_sums if self._pass.consistency else None
 
     def shares(self) -> dict[str, float]:
         """Return the share of visible units that fell at each site since the last call.
@@ -281,8 +269,16 @@ class Attachment:
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
                 + (f", other pass {loss.precision}" if loss.precision != "same" else "")
-                + (", chunked" if self._consistency and self._consistency.is_chunked else "")
-                + (f", lower {len(self._prefix.layers)} layers shared" if self._prefix else "")
+                + (
+                    ", chunked"
+                    if self._pass.consistency and self._pass.consistency.is_chunked
+                    else ""
+                )
+                + (
+                    f", lower {len(self._pass.prefix.layers)} layers shared"
+                    if self._pass.prefix
+                    else ""
+                )
             )
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
@@ -300,12 +296,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        if self._first_pass is not None:
-            self._first_pass.remove()
-        if self._consistency is not None:
-            self._consistency.remove()
-            self._consistency = None
-        self._prefix = None
+        self._pass.remove()
         if self._attention is not None:
             self._attention.remove()
             self._attention = None
@@ -322,8 +313,8 @@ class Attachment:
             key, before = place.site.key, POSITIONS[place.drop.position].acts == "before"
             counter = self._counters[key]
             decoder = anatomy.in_decoder(self._transformer, place.part.name)
-            visible = functools.partial(self._get_visible, decoder)
-            site = SequenceSite(place.drop, visible, self._counts, counter)
+            visible = functools.partial(self._pass.visible.of, decoder)
+            site = SequenceSite(place.drop, visible, self._pass.counts, counter)
             self._rates.connect(key, site.set_rate)
             self._handles.append(site.hook(place.part.module, before=before))
         if self._plan.attention:
@@ -333,231 +324,8 @@ class Attachment:
                 self.config,
                 self._counters,
                 self._rates,
-                self._counts,
+                self._pass.counts,
             )
-        self._first_pass = FirstPass(self._plan.places, self._layers, self._counters)
         if not self.config.keep_model_dropout:
             self._silenced = model_dropout.switch_off(self._transformer)
-        if self.config.consistency is not None:
-            self._consistency = ConsistencyPass(
-                self.config.consistency,
-                self._transformer,
-                self._layers[-1].module,
-                self._lm_loss,
-                self._entry,
-            )
-            self._prefix = self._find_prefix()
-        enter = self._entry.register_forward_pre_hook(self._enter, with_kwargs=True)
-        # the first of all: FSDP2 finds its way back through the outputs that its own hook is shown
-        leave = self._entry.register_forward_hook(self._leave, prepend=True, with_kwargs=True)
-        tidy = self._entry.register_forward_hook(self._tidy, always_call=True)
-        self._handles += [enter, leave, tidy]
-        for part in self._layers:
-            hook = part.module.register_forward_hook(self._restore_view_in_backward)
-            self._handles.append(hook)
-
-    def _find_prefix(self) -> SharedPrefix | None:
-        """Return the layers in which both passes are equal, if there are any."""
-        if self.config.keep_model_dropout or any(s.position == "input" for s in self.sites):
-            return None
-        if self._entry is not self._transformer:  # it may run the layers more than once
-            return None
-        first = min((s.layer for s in self.sites if s.layer is not None), default=0)
-        if first == 0:
-            return None
-        return SharedPrefix(self._transformer, self._layers[:first], self._layers[first:])
-
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not module.training:
-            return
-        refuse_replica(module)
-        refuse_unpreserved_rng(self._transformer, self._layers)
-        self._check_places()
-        self._draws.begin()
-        self._rates.act(self._rates.current)
-        arguments = self._by_name(args, kwargs)
-        if self._own is not None:
-            arguments = self._own.complete(arguments)
-        self._inside_forward = True
-        self._other = None
-        if self._consistency is not None and torch.is_grad_enabled():
-            if arguments.get("fused_lm_head"):
-                raise ConsistencyError(
-                    "a consistency loss is configured, but TRL's trainers do not train on the"
-                    " model's own loss, where it is added; instead of SFTTrainer use"
-                    " hiddenkey.integrations.trl.ConsistencySFTTrainer; DPO, KTO, GRPO and RLOO"
-                    " need deterministic log-probabilities: set consistency=None"
-                )
-            self._consistency.is_own_loss = self._own is not None
-            if self._consistency.due():
-                self._other = self._run_other(self._consistency, arguments)
-            self._consistency.begin(arguments, self._other)
-        self._see(arguments)
-
-    def _run_other(
-        self, consistency: ConsistencyPass, arguments: Mapping[str, Any]
-    ) -> OtherPass | OtherStates:
-        chosen = consistency.choose(arguments)
-
-        def other() -> OtherPass | OtherStates:
-            self._see(select(arguments, chosen))
-            return consistency.before(self._run, arguments, chosen)
-
-        prefix = self._prefix
-        if prefix is None or not prefix.run(self._run, arguments):
-            return other()
-
-        def shared() -> OtherPass | OtherStates:
-            prefix.give(chosen, once_more=True)
-            return other()
-
-        if prefix.is_trusted is None:
-            with torch.no_grad():
-                prefix.compare(lambda: shared().rows, lambda: other().rows)
-            consistency.end()
-        if not prefix.is_trusted:
-            prefix.release()
-            self._prefix = None
-            return other()
-        found = shared()
-        prefix.give(None, once_more=False)
-        return found
-
-    def _leave(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
-        self._inside_forward = False
-        self._draws.end()
-        shared = self._prefix is not None and self._prefix.release()
-        if shared and getattr(output, "past_key_values", None) is not None:
-            output["past_key_values"] = None  # the layers that ran before are not in it
-        if not module.training or not torch.is_grad_enabled():
-            return
-        if self._first_pass is not None and not torch.compiler.is_compiling():
-            rates = self._rates.current
-            if all(rates[site.key] for site in self.sites if site.rate):
-                self._first_pass.finish(rates)  # in a warm-up the first pass draws nothing
-                self._first_pass = None
-        if self._consistency is None:
-            if self._own is not None:
-                self._own.receive(None)
-            else:
-                self.meter.add(getattr(output, "loss", None), None)
-            return
-        other, self._other = self._other, None
-        arguments = self._by_name(args, kwargs)
-        if self._own is not None:
-            arguments = self._own.complete(arguments)
-        loss, extra = self._consistency.after(output, arguments, other)
-        if self._own is not None:
-            self._own.receive(extra)
-            return
-        if loss is not None and loss is not output.loss:
-            output["loss"] = loss
-        task = loss if loss is None or extra is None else loss.detach() - extra.detach()
-        self.meter.add(task, extra)
-
-    def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
-        """Leave nothing armed after a pass that failed."""
-        self._other = None
-        self._draws.end()
-        if self._prefix is not None:
-            self._prefix.release()
-        if self._consistency is not None:
-            self._consistency.end()
-
-    def _run(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the model past its own hooks, where these are installed."""
-        if self._own is not None:
-            arguments = self._own.reduce(arguments)
-        return self._entry.forward(**arguments)
-
-    def _restore_view_in_backward(self, layer: nn.Module, args: Any, output: Any) -> None:
-        """Let a layer that is recomputed in a backward pass see padding and rates of its own pass.
-
-        Gradient reaches a layer's output before the layer is recomputed. Any layer may be: torch's
-        checkpoint wrappers leave no trace in it, which compiled code needs for not doing this.
-        """
-        states = output[0] if isinstance(output, tuple) else output
-        marked = getattr(layer, "gradient_checkpointing", False)
-        if not isinstance(states, Tensor) or not states.requires_grad:
-            return
-        if torch.compiler.is_compiling() and not marked:
-            return
-        visible, rates = dict(self._visible), self._rates.current
-
-        def restore(gradient: Tensor) -> None:
-            self._visible = visible
-            self._rates.act(rates)
-
-        states.register_hook(restore)  # type: ignore[no-untyped-call]
-
-    def _see(self, arguments: Mapping[str, Any]) -> None:
-        given = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
-        tokens = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
-        self._visible.clear()
-        if tokens is not None and tokens.dim() > 1:
-            self._visible[False] = visible_tokens(arguments, tokens.shape[:2])
-        mask = arguments.get("decoder_attention_mask")
-        if isinstance(mask, Tensor) and mask.dim() == 2:
-            self._visible[True] = mask.bool()
-
-    def _by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-
-    def _get_visible(self, decoder: bool) -> Tensor | None:
-        return self._visible.get(decoder)
-
-    def _counts(self) -> bool:
-        """Whether a draw counts: it does not while a backward pass recomputes a layer."""
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            return False
-        if self._consistency is not None and not self._inside_forward and torch.is_grad_enabled():
-            raise ConsistencyError(
-                "a consistency loss is configured, but this training pass goes around the model's"
-                " own call, where the loss is added; call the model that was attached, or set"
-                " consistency=None"
-            )
-        return True
-
-    def _check_places(self) -> None:
-        for part in (place.part for place in self._plan.places):
-            if _submodule(self._transformer, part.name) is not part.module:
-                raise AttachError(
-                    f"module {part.name} was replaced after attach, so its noise would be lost;"
-                    " attach after get_peft_model and after every other change of the model"
-                )
-
-
-def _submodule(module: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return module.get_submodule(name)
-    except AttributeError:  # a module on the way to it was replaced
-        return None
-
-
-def refuse_unpreserved_rng(transformer: nn.Module, layers: list[Part]) -> None:
-    """Refuse activation checkpointing that would recompute a layer with other masks.
-
-    Raises:
-        AttachError: if ``preserve_rng_state=False`` is set, by the model or by a wrapper that was
-            put around a layer, or if a re-entrant wrapper was put around it after attach.
-    """
-    for part in layers:
-        layer = _submodule(transformer, part.name) or part.module
-        implementation = getattr(getattr(layer, "checkpoint_impl", None), "name", None)
-        if layer is not part.module and implementation == "REENTRANT":
-            raise AttachError(
-                f"torch's re-entrant checkpoint wrapper was put around {part.name} after attach, so"
-                " that a recomputed layer may see the padding of another batch; wrap before"
-                " attach, or take CheckpointImpl.NO_REENTRANT"
-            )
-        for name in ("_gradient_checkpointing_func", "checkpoint_fn"):
-            settings = getattr(getattr(layer, name, None), "keywords", {})
-            if settings.get("preserve_rng_state") is False:
-                raise AttachError(
-                    "activation checkpointing with preserve_rng_state=False recomputes a layer with"
-                    " other dropout masks and gives wrong gradients; remove it or set it to True"
-                    " (accelerate's FSDP checkpointing sets it: use the model's own,"
-                    " activation_checkpointing_enable() or Trainer's activation_checkpointing)"
-                )
+        self._pass.install(self._counters, self._lm_loss)

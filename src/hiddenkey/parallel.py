@@ -80,6 +80,9 @@ class OwnDraws:
     def _accelerators(self) -> list[torch.device]:
         first = (next(layer.parameters(), None) for layer in self._layers)
         devices = {parameter.device for parameter in first if parameter is not None}
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # offloaded weights lie on the CPU and are used here
+            devices.add(torch.device("cuda", torch.cuda.current_device()))
         return [device for device in devices if device.type not in ("cpu", "meta")]
 
     def _rank(self, number: int) -> int:

@@ -87,7 +87,7 @@ class SharedPrefix:
             shared: runs a pass in which these layers are given; returns what is compared of it.
             whole: runs the same pass in full.
         """
-        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(devices):
             try:
                 one = shared()

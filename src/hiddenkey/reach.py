@@ -38,6 +38,28 @@ def refuse_replaced(transformer: nn.Module) -> None:
             )
 
 
+def refuse_moved(transformer: nn.Module, places: Sequence[Place]) -> None:
+    """Refuse a model in which a module with noise was replaced after :func:`hiddenkey.attach`.
+
+    Raises:
+        AttachError: naming the module.
+    """
+    for part in (place.part for place in places):
+        if submodule(transformer, part.name) is not part.module:
+            raise AttachError(
+                f"module {part.name} was replaced after attach, so its noise would be lost;"
+                " attach after get_peft_model and after every other change of the model"
+            )
+
+
+def submodule(module: nn.Module, name: str) -> nn.Module | None:
+    """Return what a module now has under a name; ``None`` if that is gone."""
+    try:
+        return module.get_submodule(name)
+    except AttributeError:  # a module on the way to it was replaced
+        return None
+
+
 class FirstPass:
     """Watches the first training pass that is not compiled for sites that it went past.
 

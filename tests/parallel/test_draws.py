@@ -281,6 +281,20 @@ def test_the_generators_of_the_models_devices_are_lent_too(monkeypatch):
     assert len({seed % 2**32 for seed in seeds}) == 2  # all that a CPU's generator reads of a seed
 
 
+def test_the_generator_is_lent_where_offloaded_weights_are_used(monkeypatch):
+    gpu = torch.Generator()
+    backend = types.SimpleNamespace(default_generators=[gpu])
+    monkeypatch.setattr(torch, "get_device_module", lambda device: backend)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    before = gpu.get_state()
+    draws = OwnDraws(nn.Module(), [nn.Linear(2, 2)], 1)
+    draws.begin()
+    assert gpu.initial_seed() == torch.initial_seed()
+    draws.end()
+    assert torch.equal(gpu.get_state(), before)
+
+
 def averaged() -> dict[str, float]:
     rank = distributed.get_rank()
     values = {"both": 1.0 + rank, "one": 4.0 if rank else float("nan"), "none": float("nan")}

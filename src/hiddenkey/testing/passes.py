@@ -199,12 +199,8 @@ def _same(one: Tensors, two: Tensors, name: str) -> bool:
     return same_nan and torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """Return a tensor that can be compared: some quantised types know neither ``equal`` nor NaN."""
-    is_plain = type(tensor) in (Tensor, nn.Parameter)
-    return tensor if is_plain or tensor.layout != torch.strided else _dequantised(tensor)
-
-
-def _dequantised(tensor: Any) -> Tensor:
-    plain: Tensor = tensor.dequantize() if hasattr(tensor, "dequantize") else tensor
+def _plain(tensor: Any) -> Tensor:
+    """Return a tensor that can be compared: quantised types know neither ``equal`` nor NaN."""
+    has_own = type(tensor).dequantize is not Tensor.dequantize
+    plain: Tensor = tensor.dequantize() if has_own else tensor
     return plain

@@ -20,27 +20,16 @@ from torch.nn import functional as F
 import hiddenkey
 from hiddenkey.compensation import CONSISTENCIES
 from hiddenkey.lab.sweep.adapters.bases import PLACES, TASKS, seeded
+from hiddenkey.lab.sweep.adapters.nature import BESIDE, own_nature
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
-from hiddenkey.testing import Finding, Report, examine_model, padded_batches
+from hiddenkey.testing import Finding, Report, examine_model
 from hiddenkey.testing.findings import REFUSALS
-from hiddenkey.testing.passes import buffers_kept, distance, without_dropout_modules
+from hiddenkey.testing.passes import buffers_kept, distance
 from hiddenkey.vocabulary.sums import IGNORED_LABEL
 
-_DRAWS: Final = "its own draws stay on"
-_UNSEEDED: Final = "its own draws, which do not follow PyTorch's seed, stay on"
-_PADDING: Final = "what stands in padding reaches the loss through it"
-_NO_EQUALITY: Final = "its weights cannot be compared, so that detaching was not checked"
-# What an adapter of such a nature does not pass, with or without the library.
-_OF_NATURE: Final = {
-    _DRAWS: ("own dropout", "rate zero"),
-    _UNSEEDED: ("own dropout", "rate zero", "seeds", "visibility"),
-    _PADDING: ("visibility",),
-    _NO_EQUALITY: ("detach",),
-}
 _TOLERANCE: Final = 1e-4  # float32's rounding, relative to the largest value
 _METHOD: Final = hiddenkey.method("hiddenkey", rate=0.3)
 _NOISE: Final = dataclasses.replace(_METHOD, consistency=None)
-
 
 VERDICTS: Final = {
     "pass": "every check held",
@@ -186,40 +175,6 @@ def saving_fault(
     return None if apart <= _TOLERANCE else f"the loaded adapter's outputs are {apart:.1e} away"
 
 
-def own_nature(model: Any, batch: Mapping[str, Tensor]) -> list[str]:
-    """Say what an adapter does without the library that no check of the suite allows."""
-    notes = [_own_noise(model, batch)]
-    padded = padded_batches(batch)["padded right"]
-    ids = padded["input_ids"]
-    other = torch.where(padded["attention_mask"] == 0, (ids + 1) % 50 + 3, ids)
-    loss = _evaluated_loss(model, {**padded, "input_ids": ids})
-    if not torch.equal(loss, _evaluated_loss(model, {**padded, "input_ids": other})):
-        notes.append(_PADDING)
-    if not _has_equality(model):
-        notes.append(_NO_EQUALITY)
-    return [note for note in notes if note]
-
-
-def _has_equality(model: Any) -> bool:
-    try:
-        return all(torch.equal(parameter, parameter) for parameter in model.parameters())
-    except NotImplementedError:  # as with torchao's tensors
-        return False
-
-
-def _own_noise(model: Any, batch: Mapping[str, Tensor]) -> str:
-    with without_dropout_modules(model), buffers_kept(model):
-        losses = []
-        for _ in range(2):
-            with seeded(0):
-                before = torch.get_rng_state()
-                losses.append(model.train()(**batch).loss)
-                draws = not torch.equal(torch.get_rng_state(), before)
-    if not torch.equal(*losses):
-        return _UNSEEDED
-    return _DRAWS if draws else ""
-
-
 def _refuse_what_cannot_train(model: Any, batch: Mapping[str, Tensor]) -> None:
     """Raise what an adapter raises without the library, or if an evaluation ends its training."""
     before = _reached(model, batch)
@@ -243,7 +198,7 @@ def _reached(model: Any, batch: Mapping[str, Tensor]) -> set[str]:
 def _of_report(row: AdapterRow, report: Report, nature: list[str]) -> dict[str, str]:
     details = {finding.check: finding for finding in report.findings}
     checkpointing, gradients = details["checkpointing"], details["gradients"]
-    beside = [check for note in nature for check in _OF_NATURE[note]]
+    beside = [check for note in nature for check in BESIDE[note]]
     faults = [f"{f.check}: {f.detail}" for f in report.failures if f.check not in beside]
     reached = re.search(r"\d+", gradients.detail)
     return {
@@ -312,13 +267,6 @@ def _evaluated(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model(**inputs).logits
     return logits
-
-
-def _evaluated_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    model.eval()
-    with torch.no_grad():
-        loss: Tensor = model(**batch).loss
-    return loss
 
 
 def _joined(row: AdapterRow, reason: object) -> str:
