@@ -13,7 +13,7 @@ from transformers import (
 )
 
 import hiddenkey
-from hiddenkey import AttachError, ConfigError, Consistency, Drop, DropoutConfig
+from hiddenkey import AttachError, ConfigError, Consistency, Drop, DropoutConfig, training_pass
 from hiddenkey.attention import dispatch
 from models import (
     FAMILIES,
@@ -62,7 +62,7 @@ def test_something_that_is_no_model(thing):
 
 def test_a_module_without_layers():
     with pytest.raises(
-        AttachError, match=r"^Linear has no list of layers with attention in it; this architecture"
+        AttachError, match=r"^Linear has no list of layers with attention in it; if modules"
     ):
         hiddenkey.attach(nn.Linear(2, 2), "hiddencut")
 
@@ -277,7 +277,7 @@ def test_a_module_replaced_after_attach():
     [
         (dispatch, "install"),
         (hiddenkey.attach.__globals__["model_dropout"], "switch_off"),
-        (hiddenkey.attach.__globals__["TrainingPass"].install.__globals__["ConsistencyPass"], "__init__"),
+        (training_pass.ConsistencyPass, "__init__"),
     ],
     ids=["attention", "dropout", "consistency"],
 )

@@ -161,7 +161,7 @@ class Stackless(nn.Module):
 def test_a_model_without_a_stack_of_layers():
     with pytest.raises(
         AttachError,
-        match=r"^Stackless has no list of layers with attention in it; this architecture is not",
+        match=r"^Stackless has no list of layers with attention in it; if modules",
     ):
         hiddenkey.attach(Stackless(configuration("bert")), "hiddencut")
 

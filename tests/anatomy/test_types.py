@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from transformers.models.bert.modeling_bert import BertSelfAttention
 
 import hiddenkey
 from hiddenkey import AttachError, anatomy
@@ -181,3 +182,33 @@ def test_a_pattern_that_matches_nothing():
         AttachError, match=r"^attention_modules='nothing' fully matches no module's name inside"
     ):
         hiddenkey.attach(model, hiddenkey.DropoutConfig(drops, attention_modules="nothing"))
+
+
+class Subclass(BertSelfAttention):
+    """Attends through the class that it extends."""
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)
+
+
+def test_attention_of_a_subclass_is_found():
+    model = build("bert", "classification").model.train()
+    attention = model.bert.encoder.layer[1].attention
+    attention.self = Subclass(model.config)
+    attachment = hiddenkey.attach(model, "dropkey")
+    assert len(attachment.sites) == 2
+    assert not attachment.gaps
+    model(**build("bert", "classification").batch_right)
+
+
+def test_a_softmax_without_a_name_is_no_silent_gap():
+    blocks = [Block(8, Mixer(8)), Block(8, NamedAttention(8))]
+    attachment = hiddenkey.attach(nn.Sequential(*blocks), "dropkey")
+    (gap,) = attachment.gaps
+    assert gap.layer == 0
+    assert gap.reason.startswith("a softmax in 0.mixer (Mixer), of which neither name nor class")
+    assert "attention_modules" in gap.reason
+
+
+class NamedAttention(Mixer):
+    """The same under a name that says what it is."""

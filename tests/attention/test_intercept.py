@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import hiddenkey
 from hiddenkey import AttachError, Drop, DropoutConfig
 from hiddenkey.attention import dispatch, reference
-from hiddenkey.attention.intercept import Interception, intercept
+from hiddenkey.attention.intercept import Interception, intercept, remove_interrupted
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.measure import ShareCounter
 from models import FAMILIES, assert_same_gradients, batch, plain_model, seeded, step
@@ -300,6 +300,50 @@ def test_nothing_stays_on_after_an_exception():
     with pytest.raises(ValueError, match="as it happens"):
         module(*tensors(), allowed_keys(False, "none"), -1e30)
     assert _get_current_function_mode_stack() == []
+
+
+def test_an_interrupt_leaves_nothing_at_work():
+    """A notebook's stop button: no hook runs, and the mode must not act on anything else."""
+
+    class Stopped(BySoftmax):
+        def forward(self, query, key, value, allowed, masked):
+            super().forward(query, key, value, allowed, masked)
+            raise KeyboardInterrupt
+
+    module, logits = Stopped(SOFTMAXES["method"]).train(), torch.randn(2, 3, 9, 9)
+    plain = logits.softmax(-1)
+    intercept(module, make_site(Drop("attention_logits", "column", 0.9)))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            module(*tensors(), allowed_keys(False, "none"), -1e30)
+        assert torch.equal(logits.softmax(-1), plain)
+        assert len(_get_current_function_mode_stack()) == 1
+    remove_interrupted()
+    assert _get_current_function_mode_stack() == []
+
+
+@pytest.mark.parametrize("masked", [-1e9, -1e4])
+def test_a_float_mask_of_ones_own_hides_in_every_pattern(masked):
+    """No query may live on padding or later tokens when all it sees would fall."""
+    allowed, (query, key, value) = allowed_keys(True, "left"), tensors()
+    bias = torch.zeros(allowed.shape, dtype=torch.float64).masked_fill(~allowed, masked)
+    site = make_site(Drop("attention_logits", "element", 0.9), keep_first=False)
+    later = value.detach().clone()
+    later[:, :, -1] += 100.0
+    with Interception(site, nn.Identity()):
+        torch.manual_seed(1)
+        output = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        torch.manual_seed(1)
+        other = F.scaled_dot_product_attention(query, key, later, attn_mask=bias)
+    torch.testing.assert_close(output[:, :, :-1], other[:, :, :-1])
+
+
+def test_one_query_with_an_order_sees_the_first_key():
+    query, key, value = tensors()
+    plain = F.scaled_dot_product_attention(query[:, :, :1], key, value, is_causal=True)
+    with Interception(make_site(Drop("attention_logits", "column", 1e-12)), nn.Identity()):
+        found = F.scaled_dot_product_attention(query[:, :, :1], key, value, is_causal=True)
+    torch.testing.assert_close(found, plain)
 
 
 def test_attention_that_cannot_be_seen_is_refused():

@@ -21,7 +21,7 @@ def keys(pattern, rate, visible, seed, **switches):
 def entries(rate, allowed, seed, **switches):
     torch.manual_seed(seed)
     switches = {"protect_first": False, "share_heads": False, **switches}
-    return draw_entries(rate, allowed, HEADS, **switches)
+    return draw_entries("element", rate, allowed, HEADS, **switches)
 
 
 def causal(visible):

@@ -45,7 +45,7 @@ def find_attention(
 
     A module counts if its code calls transformers' attention interface or
     ``scaled_dot_product_attention``, or if it calls softmax and its name or class says attention
-    (a router's softmax over experts does not) in a layer that has no attention of the first kind.
+    (a router's softmax over experts does not).
 
     Args:
         layers: the layers to search.
@@ -71,8 +71,6 @@ def attention_in(layer: Part, pattern: str | None = None) -> list[AttentionPart]
     """Return the innermost modules below a part that compute attention."""
     inside = map(innermost, walk(layer))
     parts = [_attention(part) for part in inside if _is_wanted(part, pattern)]
-    if pattern is None and any(_is_certain(part.module) for part in parts):
-        parts = [part for part in parts if _is_certain(part.module)]
     outer = {p.name for p in parts if any(q.name.startswith(f"{p.name}.") for q in parts)}
     return [part for part in parts if part.name not in outer]
 
@@ -109,10 +107,14 @@ def computes_attention(module: nn.Module, name: str = "") -> bool:
         return True
     if _is_of_torch(module):
         return False
-    softmax = bool(_SOFTMAX & calls(module)) or any(
-        isinstance(child, nn.Softmax) for child in module.children()
-    )
-    return softmax and _NAMED_ATTENTION.search(f"{name} {type(module).__name__}") is not None
+    named = _NAMED_ATTENTION.search(f"{name} {type(module).__name__}") is not None
+    return named and calls_softmax(module)
+
+
+def calls_softmax(module: nn.Module) -> bool:
+    """Whether a module's code, or a ``Softmax`` among its children, takes a softmax."""
+    by_child = any(isinstance(child, nn.Softmax) for child in module.children())
+    return not _is_of_torch(module) and (by_child or bool(_SOFTMAX & calls(module)))
 
 
 def _is_wanted(part: Part, pattern: str | None) -> bool:

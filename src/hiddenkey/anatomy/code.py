@@ -38,7 +38,6 @@ def _calls(kind: type[nn.Module]) -> frozenset[str]:
     forward = _function(getattr(kind, "forward", None))
     if forward is None:
         return frozenset()
-    package = forward.__module__.partition(".")[0]
     names: set[str] = set()
     seen: set[CodeType] = set()
     todo = [(forward, 0)]
@@ -50,21 +49,25 @@ def _calls(kind: type[nn.Module]) -> frozenset[str]:
         found = {name for code in _nested(function.__code__) for name in code.co_names}
         names |= found
         if depth < _DEPTH:
-            helpers = (_helper(kind, function, name, package) for name in found)
-            todo += [(helper, depth + 1) for helper in helpers if helper is not None]
+            helpers = (h for name in found for h in _helpers(kind, function, name, found))
+            todo += [(helper, depth + 1) for helper in helpers]
     return frozenset(names)
 
 
-def _helper(
-    kind: type[nn.Module], caller: FunctionType, name: str, package: str
-) -> FunctionType | None:
-    method = (
-        None if hasattr(nn.Module, name) else _function(inspect.getattr_static(kind, name, None))
-    )
-    helper = method or _function(caller.__globals__.get(name))
-    if helper is None or helper.__module__.partition(".")[0] != package:
-        return None
-    return helper
+def _helpers(
+    kind: type[nn.Module], caller: FunctionType, name: str, names: set[str]
+) -> Iterator[FunctionType]:
+    """Return what a name in a method's code may stand for: methods, functions of its package."""
+    own = [c for c in kind.__mro__ if c not in nn.Module.__mro__ and name in vars(c)]
+    methods = [_function(vars(c)[name]) for c in own]
+    if "super" in names:
+        yield from filter(None, methods)
+    elif not hasattr(nn.Module, name):
+        yield from filter(None, methods[:1])
+    package = caller.__module__.partition(".")[0]
+    function = _function(caller.__globals__.get(name))
+    if function is not None and function.__module__.partition(".")[0] == package:
+        yield function
 
 
 def _function(value: Any) -> FunctionType | None:

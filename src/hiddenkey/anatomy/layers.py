@@ -72,8 +72,9 @@ def find_stacks(
         found = _plain_stacks(transformer)
     if not found:
         raise AttachError(
-            f"{type(transformer).__name__} has no list of layers with attention in it; this"
-            " architecture is not supported"
+            f"{type(transformer).__name__} has no list of layers with attention in it; if modules"
+            " of other names attend, name them with DropoutConfig(attention_modules=<regular"
+            " expression>)"
         )
     if is_encoder_decoder(transformer):
         text = [s for s in found if not _OTHER_TOWER.search(type(s.owner).__name__)]

@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import AttentionPart
 from hiddenkey.attention import dispatch
-from hiddenkey.attention.intercept import intercept
+from hiddenkey.attention.intercept import intercept, remove_interrupted
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.config import DropoutConfig
 from hiddenkey.measure import ShareCounter
@@ -65,6 +65,7 @@ class AttentionInstallation:
             handle.remove()
         for module in self._modules:
             dispatch.set_site(module, None)
+        remove_interrupted()
         dispatch.uninstall(self._before)
 
     def _site(self, places: Sequence[Place]) -> AttentionSite:

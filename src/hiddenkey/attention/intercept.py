@@ -9,22 +9,23 @@ that of ``reference.py``; masks are read from the logits, since nobody hands the
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy.unsuited import has_shared_keys
 from hiddenkey.attention import reference
 from hiddenkey.attention.blocks import BlockDraws
 from hiddenkey.attention.layouts import Call, layouts_of
-from hiddenkey.attention.view import is_ordered
+from hiddenkey.attention.view import HIDDEN_BELOW, is_ordered
 from hiddenkey.errors import AttachError
 from hiddenkey.positions.attention import VisibleKeys
 
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite
     from hiddenkey.config import Drop
 
-HIDDEN_BELOW = -5e3
-"""A logit below this is that of a hidden key: models add −10,000 or the smallest number to it."""
 UNSEEN_BELOW_MAXIMUM = 80.0
 """So far below a query's largest logit a weight is under 1e-34, and its key as good as hidden."""
 
 _SOFTMAX = (torch.softmax, torch.Tensor.softmax, F.softmax, torch.special.softmax)
+_CHANGED = (*_SOFTMAX, F.scaled_dot_product_attention, F.multi_head_attention_forward)
 
 
 class Interception(TorchFunctionMode):
@@ -49,6 +49,8 @@ class Interception(TorchFunctionMode):
         keys: how many keys there are, where that is known; further columns of the logits are sinks,
             which no drop touches.
         blocks: what draws for a module that lays its logits out in blocks.
+        caller: the frame that calls the module; the mode acts only while it runs. An interrupt
+            ends that call without the hook that would take the mode off.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Interception(TorchFunctionMode):
         module: nn.Module,
         keys: int | None = None,
         blocks: BlockDraws | None = None,
+        caller: FrameType | None = None,
     ) -> None:
         super().__init__()
         self.served = 0
@@ -64,6 +67,14 @@ class Interception(TorchFunctionMode):
         self._module = module
         self._keys = keys
         self._blocks = blocks
+        self._caller = caller
+
+    def is_running(self) -> bool:
+        """Whether the call that the mode was entered for is on its way."""
+        frame: FrameType | None = self._caller and sys._getframe(1)
+        while frame is not self._caller and frame is not None:
+            frame = frame.f_back
+        return frame is self._caller
 
     def __torch_function__(
         self,
@@ -73,6 +84,8 @@ class Interception(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _CHANGED and not self.is_running():
+            return func(*args, **kwargs)
         if func is torch.gather and self._blocks is not None:
             self._blocks.see_gather(*args, **kwargs)
         if func in _SOFTMAX:
@@ -128,6 +141,8 @@ class Interception(TorchFunctionMode):
     ) -> Tensor:
         self.served += 1
         self._refuse_folded_heads(query)
+        if is_causal and query.shape[-2] == 1:  # which sees the first key alone
+            key, value, is_causal = key[..., :1, :], value[..., :1, :], False
         lead = query.shape[:-2]
         if attn_mask is not None:
             attn_mask = attn_mask.expand(*lead, *attn_mask.shape[-2:])
@@ -170,7 +185,10 @@ def intercept(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
             if layouts is not None:
                 arguments = {**dict(zip(names, args, strict=False)), **kwargs}
                 blocks = BlockDraws(site, Call(module, arguments), layouts)
-            entered.append(Interception(site, module, blocks=blocks))
+            remove_interrupted()
+            entered[:] = [mode for mode in entered if mode.is_running()]
+            caller = None if torch.compiler.is_compiling() else sys._getframe(1)
+            entered.append(Interception(site, module, blocks=blocks, caller=caller))
             entered[-1].__enter__()  # type: ignore[no-untyped-call]
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
@@ -189,6 +207,13 @@ def intercept(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
         module.register_forward_pre_hook(enter, with_kwargs=True),
         module.register_forward_hook(leave, always_call=True),  # also after an exception
     ]
+
+
+def remove_interrupted() -> None:
+    """Take off the modes of calls that an interrupt has ended."""
+    stack = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    while stack and isinstance(mode := stack.pop(), Interception) and not mode.is_running():
+        mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
 
 def drop_from_softmax(

@@ -179,6 +179,7 @@ class AttentionSite:
             return self._draw_keys(drop, keys, heads, protect_first).unsqueeze(-2)
         seen = allowed[:, :1] if allowed.stride(1) == 0 else allowed.any(1, keepdim=True)
         keep = draw_entries(
+            drop.pattern,
             drop.rate,
             seen,
             heads,

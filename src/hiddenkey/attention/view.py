@@ -11,6 +11,9 @@ from torch import Tensor
 from hiddenkey.attention.masks import structure_of
 from hiddenkey.positions.attention import VisibleKeys
 
+HIDDEN_BELOW = -5e3
+"""A logit below this is that of a hidden key: models add −10,000 or the smallest number to it."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -56,7 +59,8 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
 
     Args:
         mask: boolean (True = visible) or float (added to the logits, the smallest float = hidden),
-            ``[batch or 1, heads or 1, queries, keys]``; or ``None``.
+            ``[batch or 1, heads or 1, queries, keys]``; or ``None``. Code of one's own also hides
+            by −10⁹ or −10⁴.
         causal: with ``mask=None``, whether a query sees only its own and earlier keys.
     """
     if mask is None:
@@ -69,7 +73,7 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
         mask = mask[..., :1, :]
     if mask.dtype == torch.bool:
         return View(mask, None, False)
-    allowed = mask > torch.finfo(mask.dtype).min / 2
+    allowed = mask > HIDDEN_BELOW
     return View(allowed, mask.masked_fill(~allowed, 0.0), False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from hiddenkey.patterns import PATTERNS
 if TYPE_CHECKING:
     from hiddenkey.config import DropoutConfig
 
+_ROUTING = re.compile(r"router|gate|expert|moe|mlp", re.IGNORECASE)
 KEY_PATTERNS = ("column", "span")
 """Patterns whose masks are constant over the queries."""
 
@@ -71,7 +73,9 @@ def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> S
     missing = [_gap(layer) for layer in layers if layer.layer not in reached]
     if config.attention_modules is not None:  # the user has said which
         return [*found, *missing]
-    return [*found, *missing, *_outside(transformer, anatomy.find_layers(transformer))]
+    outside = _outside(transformer, anatomy.find_layers(transformer))
+    names = {part.name for part in found}
+    return [*found, *missing, *(gap for gap in outside if gap.name not in names)]
 
 
 def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:
@@ -87,8 +91,19 @@ def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:
 
 
 def _gap(layer: Part) -> Gap:
-    children = (type(child).__name__ for child in layer.module.children())
-    reason = f"no softmax attention, only {', '.join(dict.fromkeys(children))}"
+    unnamed = [
+        f"{part.name} ({type(part.module).__name__})"
+        for part in anatomy.walk(layer)
+        if anatomy.calls_softmax(part.module) and not _ROUTING.search(part.name)
+    ]
+    if unnamed:
+        reason = (
+            f"a softmax in {', '.join(unnamed)}, of which neither name nor class says attention; if"
+            " it is, name it with DropoutConfig(attention_modules=<regular expression>)"
+        )
+    else:
+        children = (type(child).__name__ for child in layer.module.children())
+        reason = f"no softmax attention, only {', '.join(dict.fromkeys(children))}"
     return Gap(layer.layer, layer.name, "attention", reason)
 
 
@@ -126,6 +141,7 @@ def draw_keys(
 
 
 def draw_entries(
+    pattern: str,
     rate: float,
     allowed: Tensor,
     heads: int,
@@ -136,6 +152,7 @@ def draw_entries(
     """Draw a keep mask entry by entry.
 
     Args:
+        pattern: key of ``PATTERNS``.
         rate: dropout rate.
         allowed: boolean ``[batch, 1, queries, keys]``, which keys a query may see.
         heads: number of query heads.
@@ -148,7 +165,7 @@ def draw_entries(
     """
     batch, _, queries, keys = allowed.shape
     shape = (batch, 1 if share_heads else heads, keys, queries)
-    keep = PATTERNS["element"](shape, rate, allowed.transpose(-1, -2)).transpose(-1, -2)
+    keep = PATTERNS[pattern](shape, rate, allowed.transpose(-1, -2)).transpose(-1, -2)
     if protect_first is not False:
         first = VisibleKeys(allowed.any(-2).squeeze(1)).first
         keep = keep | (first[:, None, None, :] & protect_first)

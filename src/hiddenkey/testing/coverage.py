@@ -65,7 +65,8 @@ class Coverage:
         for operation in self.seen.attention:
             if served.intersection(operation.modules):
                 continue
-            gap = next((gap for gap in gaps if gap.name in operation.modules), None)
+            around = (g for g in gaps if any(_is_below(m, g.name) for m in operation.modules))
+            gap = next(around, None)
             if gap is None:
                 faults.append(f"{_describe(operation)} outside every site of {position}")
             elif gap.layer is not None:  # elsewhere, a gap says that there is attention unserved
@@ -74,6 +75,7 @@ class Coverage:
 
     def _layer_faults(self, position: str, layers: Sequence[Layer]) -> list[str]:
         named = [place.name for place in (*self.sites, *self.gaps) if place.position == position]
+        named += [gap.name for gap in self.gaps if gap.layer is None]  # other towers, for all
         return [
             f"{layer[0]} has neither a site nor a gap of {position}"
             for layer in layers

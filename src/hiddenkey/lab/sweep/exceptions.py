@@ -32,6 +32,9 @@ EXCEPTIONS: Final[dict[str, dict[str, Any]]] = {
     "layoutlmv3": {"coordinate_size": 8, "shape_size": 16},
     # the hidden width must be a multiple of six, and of four times the heads
     "lilt": {"hidden_size": 96, "intermediate_size": 160},
+    # shorter sequences turn the block-sparse attention into an ordinary one
+    "big_bird": {"block_size": 1},
+    "bigbird_pegasus": {"block_size": 1},
     # a stage needs more layers than there are stages before it
     "cvt": {"depth": [1, 2, 3]},
     # of smaller images the last stage would see one patch, a single key

@@ -16,11 +16,13 @@ _DRAWS: Final = "its own draws stay on"
 _UNSEEDED: Final = "its own draws, which do not follow PyTorch's seed, stay on"
 _PADDING: Final = "what stands in padding reaches the loss through it"
 _NO_EQUALITY: Final = "its weights cannot be compared, so that detaching was not checked"
+_OWN_NETWORK: Final = "the attention of its own network, outside the model, does not drop"
 BESIDE: Final = {
     _DRAWS: ("own dropout", "rate zero"),
     _UNSEEDED: ("own dropout", "rate zero", "seeds", "visibility"),
     _PADDING: ("visibility",),
     _NO_EQUALITY: ("detach",),
+    _OWN_NETWORK: ("coverage",),
 }
 """Checks that an adapter of such a nature does not pass, with or without the library."""
 
@@ -34,6 +36,8 @@ def own_nature(model: Any, batch: Mapping[str, Tensor]) -> list[str]:
     loss = _evaluated_loss(model, {**padded, "input_ids": ids})
     if not torch.equal(loss, _evaluated_loss(model, {**padded, "input_ids": other})):
         notes.append(_PADDING)
+    if hasattr(model, "shadow_backbone"):
+        notes.append(_OWN_NETWORK)
     if not _has_equality(model):
         notes.append(_NO_EQUALITY)
     return [note for note in notes if note]
