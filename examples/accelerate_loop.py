@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from tiny import classifier, collate, rows
 from torch.utils.data import DataLoader
 
 import hiddenkey
+from tiny import classifier, collate, rows
 
 
 def main() -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from typing import Any
 
 import lightning
 import torch
-from tiny import classifier, collate, rows
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 import hiddenkey
+from tiny import classifier, collate, rows
 
 
 class Classifier(lightning.LightningModule):

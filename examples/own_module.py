@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from tiny import collate, rows
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import hiddenkey
+from tiny import collate, rows
 
 WIDTH, HEADS = 32, 4
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import torch
-from tiny import classifier, collate, rows
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import hiddenkey
+from tiny import classifier, collate, rows
 
 
 def focal_loss(logits: Tensor, labels: Tensor) -> Tensor:

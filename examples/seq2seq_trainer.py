@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tiny import collate, encoder_decoder, sequence_rows
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
+from tiny import collate, encoder_decoder, sequence_rows
 
 
 def main() -> list[dict[str, Any]]:

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from tiny import classifier, collate, rows
 from transformers import Trainer, TrainingArguments
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
+from tiny import classifier, collate, rows
 
 
 def main() -> list[dict[str, Any]]:

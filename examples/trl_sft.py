@@ -4,7 +4,6 @@ from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from tiny import language_model, sequence_rows
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 from trl import SFTConfig
@@ -12,6 +11,7 @@ from trl import SFTConfig
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
 from hiddenkey.integrations.trl import ConsistencySFTTrainer
+from tiny import language_model, sequence_rows
 
 
 def main() -> list[dict[str, Any]]:

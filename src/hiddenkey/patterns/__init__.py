@@ -8,7 +8,7 @@ keep) that broadcasts to ``shape``; entries that are not ``visible`` are kept, s
 reaches the output. All draws come from PyTorch's global generator.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from hiddenkey.patterns import column, element, feature, span
 
 KeepMask = Callable[[tuple[int, ...], float, Tensor], Tensor]
 
-PATTERNS: Mapping[str, KeepMask] = {
+PATTERNS: MutableMapping[str, KeepMask] = {
     "element": element.keep_mask,
     "column": column.keep_mask,
     "span": span.keep_mask,

@@ -6,7 +6,7 @@ default), how its modules are found in a transformer, and where in them it acts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -43,7 +43,7 @@ class Position:
 _NO_FEATURE = {"feature": "an attention map has keys and queries, but no features"}
 _ONE_VECTOR = "what enters the classifier is one vector per prediction, not a sequence"
 
-POSITIONS: Mapping[str, Position] = {
+POSITIONS: MutableMapping[str, Position] = {
     "input": Position(
         where="embedding sequence that enters the first layer",
         acts="before",
