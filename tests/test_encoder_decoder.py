@@ -68,6 +68,8 @@ def test_self_and_cross_attention_can_be_chosen(family, kinds, count):
     config = DropoutConfig(hiddenkey.method("dropkey", rate=0.4).drops, attention=kinds)
     attachment = hiddenkey.attach(model, config)
     assert len(attachment.sites) == count
+    assert {gap.reason for gap in attachment.gaps} <= {"no cross-attention"}
+    assert len({gap.layer for gap in attachment.gaps} | {s.layer for s in attachment.sites}) == 4
     losses = {step(model, inputs, seed)[0] for seed in range(3)}
     assert len(losses) == 3
     assert all(0.1 < share < 0.6 for share in attachment.shares().values())

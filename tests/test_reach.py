@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import hiddenkey
 from hiddenkey import AttachError
+from hiddenkey.lab.sweep.build import build
 from models import batch, plain_model, snapshot, step
 
 
@@ -91,3 +92,17 @@ def test_an_evaluation_pass_does_not_end_the_watch():
     mlp.forward = types.MethodType(fused_mlp, mlp)
     with pytest.raises(AttachError, match="went past"):
         step(model.train(), batch())
+
+
+def test_a_model_that_replaces_its_attention_in_a_pass_is_refused_in_that_pass():
+    """BigBird takes ordinary attention, for good, when a batch is too short for blocks."""
+    tiny = build("big_bird", "classification")
+    model = tiny.model.train()
+    hiddenkey.attach(model, "dropkey")
+    model(**tiny.batch_right)
+    short = {
+        name: value[:, :5] if value.dim() == 2 else value
+        for name, value in tiny.batch_right.items()
+    }
+    with pytest.raises(AttachError, match=r"attention.self was replaced after attach"):
+        model(**short)

@@ -187,6 +187,7 @@ class TrainingPass:
             output["past_key_values"] = None  # the layers that ran before are not in it
         if not module.training or not torch.is_grad_enabled():
             return
+        refuse_moved(self._transformer, self._plan.places)  # BigBird changes itself in a pass
         self._end_first_pass()
         if self.consistency is None:
             if self.own is not None:

@@ -70,7 +70,7 @@ def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> S
                 " dropped; use a method without attention drops, such as 'hiddencut'"
             )
     reached = {part.layer for part in found}
-    missing = [_gap(layer) for layer in layers if layer.layer not in reached]
+    missing = [_gap(layer, config.attention) for layer in layers if layer.layer not in reached]
     if config.attention_modules is not None:  # the user has said which
         return [*found, *missing]
     outside = _outside(transformer, anatomy.find_layers(transformer))
@@ -90,7 +90,9 @@ def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:
     ]
 
 
-def _gap(layer: Part) -> Gap:
+def _gap(layer: Part, kinds: Sequence[str]) -> Gap:
+    if anatomy.find_attention([layer]):
+        return Gap(layer.layer, layer.name, "attention", f"no {' or '.join(kinds)}-attention")
     unnamed = [
         f"{part.name} ({type(part.module).__name__})"
         for part in anatomy.walk(layer)
