@@ -16,7 +16,7 @@ from transformers import (
     BigBirdPegasusForConditionalGeneration,
 )
 
-from attention.block_families import (
+from block_families import (
     BATCH,
     FAMILIES,
     HEADS,

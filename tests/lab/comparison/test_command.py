@@ -109,7 +109,7 @@ def end_all(command):
 
 
 def test_killed_or_stopped_it_leaves_no_process_and_goes_on(plan, plan_file, wait_for):
-    common = {**plan.common, "max_steps": 100, "evaluations": 20}
+    common = {**plan.common, "max_steps": 200, "evaluations": 40}
     file = plan_file(common=common)
 
     def checkpoints():
@@ -140,7 +140,7 @@ def test_killed_or_stopped_it_leaves_no_process_and_goes_on(plan, plan_file, wai
         end_all(command)
     found = run_here(dataclasses.replace(plan, seeds=(0,), common=common)).records()
     assert [record.status for record in found] == ["finished", "finished"]
-    assert [record.result.steps for record in found] == [100, 100]
+    assert [record.result.steps for record in found] == [200, 200]
     assert sum(record.attempts for record in found) >= 4
 
 

@@ -12,11 +12,14 @@ METHODS = (
     "hiddencut-element", "cutoff", "hiddenkey-minus", "hiddenkey",
 )  # fmt: skip
 PROGRAM = """
-import json, resource, sys
+import json, re, resource, sys
+from pathlib import Path
 from hiddenkey.cli import report
 report.run([sys.argv[1]])
 used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))
+# ru_maxrss would be that of the process that started this one, where that is larger
+peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps([used.ru_utime + used.ru_stime, peak / 1024]))
 """
 
 
