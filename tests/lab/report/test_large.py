@@ -11,7 +11,7 @@ METHODS = (
     "lora", "dropkey", "dropkey-span", "dropkey-element", "dropattention", "hiddencut",
     "hiddencut-element", "cutoff", "hiddenkey-minus", "hiddenkey",
 )  # fmt: skip
-PROGRAM = """
+PROGRAM = r"""
 import json, re, resource, sys
 from pathlib import Path
 from hiddenkey.cli import report
