@@ -60,6 +60,33 @@ def test_something_that_is_no_model(thing):
         hiddenkey.attach(thing, "hiddenkey")
 
 
+@pytest.mark.parametrize("rank", [-1, 1.0, True, "0"])
+def test_a_data_parallel_rank_that_is_none(rank):
+    model = plain_model("bert")
+    before = snapshot(model)
+    with pytest.raises(
+        ConfigError,
+        match=exactly(
+            f"data_parallel_rank must be a whole number ≥ 0 or None, got {rank!r}; None finds it"
+        ),
+    ):
+        hiddenkey.attach(model, "hiddenkey", data_parallel_rank=rank)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    ("kinds", "fault"),
+    [
+        ("self", "attention must be a list of self, cross, or of one of them, got 'self'"),
+        ((), "attention must be a list of self, cross, or of one of them, got ()"),
+        (("slef",), "attention must be one of self, cross, got 'slef'; did you mean 'self'?"),
+    ],
+)
+def test_kinds_of_attention_that_do_not_exist(kinds, fault):
+    with pytest.raises(ConfigError, match=exactly(fault)):
+        DropoutConfig(hiddenkey.method("dropkey").drops, attention=kinds)
+
+
 def test_a_module_without_layers():
     with pytest.raises(
         AttachError, match=r"^Linear has no list of layers with attention in it; if modules"

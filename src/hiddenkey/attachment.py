@@ -21,7 +21,7 @@ from hiddenkey.entry import adapter_faults, entry_of
 from hiddenkey.errors import ConfigError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.own_loss import OwnLoss
-from hiddenkey.parallel import OwnDraws
+from hiddenkey.parallel import OwnDraws, rank_faults
 from hiddenkey.plan import Kernel, Plan, Site, make_plan
 from hiddenkey.positions import POSITIONS
 from hiddenkey.positions.site import SequenceSite
@@ -45,10 +45,12 @@ def attach(
     """Put a method on a model.
 
     Noise acts in training mode only; in evaluation mode the model's outputs are bit-equal to those
-    without it. Attach after ``get_peft_model``. A model that has a configuration loses it first.
+    without it (those of PyTorch's own ``nn.TransformerEncoder`` to about 1e-7). Attach after
+    ``get_peft_model``. A model that has a configuration loses it first.
 
     Args:
-        model: ``PreTrainedModel`` or ``PeftModel``.
+        model: a transformers ``PreTrainedModel``, a ``PeftModel`` around one, or any module with
+            layers that attend, also inside DistributedDataParallel or torch.compile.
         config: name of a method or a configuration.
         kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
             possible for column and span patterns; ``reference`` computes the attention map;
@@ -70,7 +72,7 @@ def attach(
     transformer = anatomy.transformer_of(model)
     refuse_replaced(transformer)
     entry = entry_of(model, transformer)
-    if faults := adapter_faults(model, config):
+    if faults := rank_faults(data_parallel_rank) + adapter_faults(model, config):
         raise ConfigError(faults)
     layers = anatomy.find_layers(transformer, config.attention_modules)
     plan = make_plan(config, transformer, layers, kernel, lm_loss)

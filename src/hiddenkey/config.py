@@ -316,7 +316,7 @@ def _layer_faults(layers: object) -> list[str]:
 
 def _kinds_faults(kinds: object) -> list[str]:
     if not isinstance(kinds, tuple) or not kinds:
-        return [f"attention must name at least one of {', '.join(KINDS)}, got {kinds!r}"]
+        return [f"attention must be a list of {', '.join(KINDS)}, or of one of them, got {kinds!r}"]
     return [not_one_of("attention", kind, KINDS) for kind in kinds if kind not in KINDS]
 
 

@@ -27,6 +27,14 @@ _ODD = 0x9E3779B97F4A7C15  # an odd factor: seeds differ in the 32 bits that a C
 _SEEDS = 2**64
 
 
+def rank_faults(rank: object) -> list[str]:
+    """Return what is wrong with a data-parallel rank, in a list of one sentence or none."""
+    is_rank = isinstance(rank, int) and not isinstance(rank, bool) and rank >= 0
+    if rank is None or is_rank:
+        return []
+    return [f"data_parallel_rank must be a whole number ≥ 0 or None, got {rank!r}; None finds it"]
+
+
 class OwnDraws:
     """The random numbers of one attached model in its training passes.
 
