@@ -24,6 +24,9 @@ from torch import distributed
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["transformers.trainer", "peft", "torch.distributed.fsdp"])
 
+_LAST_WORDS = 2.0
+"""Seconds for the others to say what went wrong once one has failed."""
+
 
 def on_processes(
     function: Callable[..., Any], *arguments: Any, count: int = 2, limit: float = 90.0
@@ -59,17 +62,22 @@ def on_processes(
 def _collect(receivers: list[Connection], deadline: float) -> list[Any]:
     """Wait for all answers; what failed first is what is raised, not the others' broken pipes."""
     found: dict[int, Any] = {}
+    failed: list[tuple[float, int, str]] = []
     while len(found) < len(receivers):
         for rank, receiver in enumerate(receivers):
             if rank not in found and receiver.poll(0.05):
-                answer = torch.load(io.BytesIO(receiver.recv_bytes()), weights_only=False)
-                if answer[0] == "error":
-                    raise AssertionError(f"process {rank} failed:\n{answer[1]}")
-                found[rank] = answer[1]
+                found[rank] = torch.load(io.BytesIO(receiver.recv_bytes()), weights_only=False)
+                if found[rank][0] == "error":
+                    failed.append((found[rank][2], rank, found[rank][1]))
+                    deadline = min(deadline, time.monotonic() + _LAST_WORDS)
         if time.monotonic() > deadline:
-            waiting = sorted(set(range(len(receivers))) - set(found))
-            raise AssertionError(f"processes {waiting} did not end in time")
-    return [found[rank] for rank in range(len(receivers))]
+            break
+    if failed:
+        _, rank, error = min(failed)
+        raise AssertionError(f"process {rank} failed:\n{error}")
+    if waiting := sorted(set(range(len(receivers))) - set(found)):
+        raise AssertionError(f"processes {waiting} did not end in time")
+    return [found[rank][1] for rank in range(len(receivers))]
 
 
 def _work(
@@ -87,9 +95,9 @@ def _work(
     wait = timedelta(seconds=30)
     distributed.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=wait)
     try:
-        answer = ("result", function(*arguments))
+        answer = ("result", function(*arguments), time.monotonic())
     except BaseException:
-        answer = ("error", traceback.format_exc())
+        answer = ("error", traceback.format_exc(), time.monotonic())
     buffer = io.BytesIO()
     torch.save(answer, buffer)
     sender.send_bytes(buffer.getvalue())
