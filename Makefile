@@ -18,12 +18,13 @@ export HF_HUB_OFFLINE ?= 1
 # cannot be installed those tests are skipped and say so.
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
-.PHONY: help install tools test check demo bench models clean
+.PHONY: help install tools test check demo bench models claims clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
 	@echo "make models   what HiddenKey does on every architecture and every adapter (7 minutes)"
+	@echo "make claims   which of the paper's claims hold, on small models (2 hours; DATA=folder of GLUE)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
@@ -63,7 +64,7 @@ tools:
 	    || echo "could not install $(TOOLS): their tests are skipped"
 
 test: check tools
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
@@ -77,6 +78,9 @@ bench: $(VENV)/.lab
 models: $(VENV)/.lab
 	$(BIN)/hiddenkey doctor --all --output docs
 	$(BIN)/hiddenkey doctor --adapters --output docs
+
+claims: $(VENV)/.dev
+	$(BIN)/hiddenkey claims --scale small --data $(or $(DATA),$(error give DATA=folder of GLUE))
 
 clean:
 	rm -rf $(VENV) runs/demo runs/bench

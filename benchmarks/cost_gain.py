@@ -47,8 +47,9 @@ from cost_gain_report import (
 )
 from harness import by_turns, compare, environment, write_record
 from hiddenkey.lab import demo
+from hiddenkey.lab.adapters import add_adapter
 from hiddenkey.lab.encoding import collator, encode
-from hiddenkey.lab.models import add_lora, load_model
+from hiddenkey.lab.models import load_model
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.preparation import prepare
 from hiddenkey.lab.quiet import quiet
@@ -173,7 +174,7 @@ def training_step(setting: Setting) -> Callable[[], None]:
     torch.manual_seed(0)
     names = prepared.splits.label_names
     loaded, tokenizer = load_model(options.model, kind, names, options.precision)
-    model = add_lora(loaded, options, kind).train()
+    model = add_adapter(loaded, options, kind).train()
     hiddenkey.attach(model, prepared.config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=options.learning_rate)

@@ -105,7 +105,7 @@ def test_help_shows_flags_types_and_units(capsys):
         options("--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert ended.value.code == 0
-    assert "--rank RANK Rank of the LoRA matrices." in shown
+    assert "--rank RANK Rank of the matrices of LoRA and DoRA." in shown
     assert (
         "--seed SEED Seed of new weights, data order and dropout. (type: int, default: 0)" in shown
     )

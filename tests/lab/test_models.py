@@ -3,27 +3,22 @@ from pathlib import Path
 import pytest
 import torch
 from peft import get_peft_model
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    BertConfig,
-    DistilBertConfig,
     GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
     RobertaConfig,
 )
 
 from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
-from hiddenkey.lab.models import (
-    add_lora,
+from hiddenkey.lab.adapters import (
     key_value_modules,
-    load_model,
     lora_config,
     trainable_counts,
 )
+from hiddenkey.lab.models import load_model
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
@@ -81,54 +76,9 @@ def test_recipes_have_the_papers_trainable_parameters(recipe):
     kind = TASKS[options.task].kind
     model = on_meta(config, kind)
     counts = trainable_counts(get_peft_model(model, lora_config(model, options, kind)))
-    assert counts["lora"] == parameters
+    assert counts["adapter"] == parameters
     # what the default rule finds is what the recipe names
     assert key_value_modules(on_meta(config, kind)) == list(options.target_modules)
-
-
-@pytest.mark.parametrize(
-    ("config", "modules"),
-    [
-        (BertConfig(num_hidden_layers=1), ["key", "value"]),
-        (DistilBertConfig(n_layers=1), ["k_lin", "v_lin"]),
-        (LlamaConfig(num_hidden_layers=1), ["k_proj", "v_proj"]),
-        (GPT2Config(n_layer=1), ["c_attn"]),
-        (GPTNeoXConfig(num_hidden_layers=1), ["query_key_value"]),
-    ],
-)
-def test_default_targets_are_key_and_value(config, modules):
-    assert key_value_modules(on_meta(config)) == modules
-
-
-def test_unknown_projections_list_the_linear_layers():
-    model = nn.ModuleDict({"mixer": nn.Linear(2, 2), "out": nn.Linear(2, 2)})
-    with pytest.raises(ConfigError, match=r"target_modules must be given .* layers: mixer, out$"):
-        key_value_modules(model)
-
-
-def test_unknown_target_module_is_refused(tiny_model):
-    model, _ = load_model(str(tiny_model), "classification", ("a", "b"), "float32")
-    with pytest.raises(
-        ConfigError, match=r"got \['k_proj'\]; it has classifier, dense, key, query"
-    ):
-        add_lora(model, TrainOptions(target_modules=("k_proj", "value")))
-
-
-def test_head_is_trained_and_everything_else_but_lora_is_frozen(tiny_model):
-    model, _ = load_model(str(tiny_model), "classification", ("a", "b", "c"), "float32")
-    wrapped = add_lora(model, TrainOptions(rank=4))
-    trained = {name for name, p in wrapped.named_parameters() if p.requires_grad}
-    assert all("lora_" in name or "classifier" in name for name in trained)
-    counts = trainable_counts(wrapped)
-    assert counts["lora"] == 2 * 2 * (16 * 4 * 2)
-    assert counts["trainable"] == counts["lora"] + 16 * 3 + 3
-
-
-def test_bfloat16_keeps_trained_weights_in_float32(tiny_model):
-    model, _ = load_model(str(tiny_model), "classification", ("a", "b"), "bfloat16")
-    wrapped = add_lora(model, TrainOptions(rank=2))
-    kinds = {p.requires_grad: p.dtype for p in wrapped.parameters()}
-    assert kinds == {True: torch.float32, False: torch.bfloat16}
 
 
 def test_labels_and_task_reach_the_model(tiny_model):

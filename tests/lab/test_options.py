@@ -64,6 +64,26 @@ def test_paper_defaults():
             {"resume": True, "overwrite": True},
             "resume and overwrite exclude each other, got both; leave one out",
         ),
+        ({"prefix_tokens": 0, "adapter": "prefix"},
+         "prefix_tokens must be at least 1, got 0; give a larger number"),
+        (
+            {"adapter": "ia3", "rank": 4},
+            "rank is for the adapters lora and dora, got 4 with adapter 'ia3'; leave it out",
+        ),
+        (
+            {"adapter": "full", "target_modules": ("key",)},
+            "target_modules is for the adapters lora and dora and ia3, got ('key',) with adapter"
+            " 'full'; leave it out",
+        ),
+        (
+            {"prefix_tokens": 4},
+            "prefix_tokens is for the adapters prefix, got 4 with adapter 'lora'; leave it out",
+        ),
+        (
+            {"adapter": "prefix", "gradient_checkpointing": True},
+            "gradient_checkpointing must be off with adapter 'prefix', whose keys and values come"
+            " from a cache; leave one of them out",
+        ),
         (
             {"target_modules": ()},
             "target_modules must name a linear layer, got none; leave it out for key and value",
@@ -121,3 +141,4 @@ def test_default_folder_tells_runs_apart():
     }
     assert len(names) == 4
     assert "runs/headlines-minilm-lora-seed0" in names
+    assert str(TrainOptions(adapter="dora").folder) == "runs/headlines-minilm-dora-hiddenkey-seed0"

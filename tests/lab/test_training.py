@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 import hiddenkey
 from hiddenkey import ConfigError
 from hiddenkey.lab import training
+from hiddenkey.lab.analysis.calibration import CALIBRATION
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.recorder import Observer
 from hiddenkey.lab.result import Result
@@ -105,9 +106,11 @@ def test_each_evaluation_is_a_line_with_losses_shares_and_times(tiny_options):
             "attention_logits/0", "attention_logits/1", "hidden/0", "hidden/1",
         }  # fmt: skip
         assert line["dropped"]["hidden/0"] == pytest.approx(0.5, abs=0.05)
-        for name in ("loss", "accuracy", "f1_macro", "matthews"):
+        for name in ("loss", "accuracy", "f1_macro", "matthews", *CALIBRATION):
             assert line[f"eval_{name}"] is not None
             assert line[f"train_sample_{name}"] is not None
+        assert 1 / 3 <= line["eval_confidence"] <= 1
+        assert line["eval_ece"] >= abs(line["eval_confidence"] - line["eval_accuracy"]) - 1e-9
         assert line["seconds_per_step"] > 0
     assert found[0]["seconds"] < found[1]["seconds"]
 
@@ -115,6 +118,7 @@ def test_each_evaluation_is_a_line_with_losses_shares_and_times(tiny_options):
 def test_result_sums_up_the_lines(tiny_options):
     result = train(tiny_options)
     first, last = lines(tiny_options.output)
+    assert set(result.metrics) == {"accuracy", "f1_macro", "matthews"}
     accuracy = result.metrics["accuracy"]
     assert accuracy.best == max(first["eval_accuracy"], last["eval_accuracy"])
     assert accuracy.last == last["eval_accuracy"]
@@ -290,7 +294,16 @@ def test_regression(tiny_options, tmp_path):
     )
     result = train(options)
     assert set(result.metrics) == {"pearson", "spearman"}
-    assert lines(options.output)[-1]["consistency_loss"] > 0
+    last = lines(options.output)[-1]
+    assert last["consistency_loss"] > 0
+    assert not any(name.endswith(CALIBRATION) for name in last), "a score has no confidence"
+
+
+def test_a_diverged_run_has_lines_without_calibration(tiny_options):
+    result = train(replace(tiny_options, learning_rate=1e30, evaluations=1))
+    (last,) = lines(tiny_options.output)
+    assert [last[f"eval_{name}"] for name in CALIBRATION] == [None] * 3
+    assert last["eval_accuracy"] == result.metrics["accuracy"].last
 
 
 @pytest.mark.parametrize(

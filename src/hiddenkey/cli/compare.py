@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hiddenkey.cli import report
 from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, say, work_off
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.comparison.check import check
 from hiddenkey.lab.comparison.coordinator import Coordinator
@@ -25,12 +22,9 @@ from hiddenkey.lab.comparison.data import Data
 from hiddenkey.lab.comparison.identity import PATHS, label, options_from
 from hiddenkey.lab.comparison.outline import Outline
 from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.pool import Assignment, Pool
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.comparison.study import storage_errors
 
-_POLL_SECONDS = 0.5
-_POLL_SHARE = 0.1
 _FAILED = 1
 
 
@@ -45,10 +39,10 @@ def run(arguments: list[str]) -> int:
         return 0
     with (
         storage_errors(plan),
-        _terminated_is_interrupted(),
+        interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):
-        _train(console, plan, coordinator)
+        work_off(console, plan, coordinator, _local_settings(plan), _told(plan))
         return _conclude(console, plan, coordinator)
 
 
@@ -69,35 +63,6 @@ def _told(plan: Plan) -> list[str]:
     return [name for name, axis in (("rank", plan.ranks), ("model", plan.models)) if len(axis) > 1]
 
 
-def _train(console: Console, plan: Plan, coordinator: Coordinator) -> None:
-    progress = coordinator.advance()
-    _say(console, f"{progress.total} jobs, {progress.done} of them done; folder {plan.output}")
-    if progress.finished:
-        return
-    threads = max(1, (os.cpu_count() or 1) // plan.workers)
-    assignment = Assignment(plan, tuple(coordinator.studies), _local_settings(plan), threads)
-    bar = Progress(
-        TextColumn("jobs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar, Pool(assignment, plan.workers) as pool:
-        task = bar.add_task("jobs", total=progress.total, completed=progress.done)
-        while not progress.finished:
-            pool.check()
-            started = time.perf_counter()
-            progress = coordinator.advance()
-            for record in progress.new:
-                _say(bar.console, _line(record, _told(plan)))
-            bar.update(task, total=progress.total, completed=progress.done)
-            if not progress.finished:
-                # a large study takes a moment to read: leave the database to the workers
-                time.sleep(max(_POLL_SECONDS, (time.perf_counter() - started) / _POLL_SHARE))
-
-
 def _local_settings(plan: Plan) -> dict[str, dict[str, Any]]:
     """Where this machine has the data, by task."""
     found: dict[str, dict[str, Any]] = {}
@@ -107,20 +72,6 @@ def _local_settings(plan: Plan) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _line(record: Record, also: Sequence[str]) -> str:
-    options = options_from(record.options)
-    what = label(options, also) + (", equal time" if record.budget == "time" else "")
-    if record.stage == "search":
-        what += f", search at learning rate {options.learning_rate:.2g}"
-    if record.result is None:
-        return f"failed: {what}: {_reason(record)}"
-    summary = record.result.metrics[record.result.main_metric]
-    return (
-        f"{what}: {record.result.main_metric} best {_number(summary.best)}, last"
-        f" {_number(summary.last)}, {record.result.seconds_per_step:.3f} s/step"
-    )
-
-
 def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
     records = coordinator.records()
     finished = [record for record in records if record.result is not None]
@@ -128,18 +79,18 @@ def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
     if finished:
         console.print(_table(finished, _told(plan)))
     if other := coordinator.other_runs():
-        _say(console, f"{other} more finished runs of earlier plans are in the folder")
+        say(console, f"{other} more finished runs of earlier plans are in the folder")
     problems = coordinator.problems()
     for record in failed:
-        _say(console, _line(record, _told(plan)))
+        say(console, line(record, _told(plan)))
     for problem in problems:
-        _say(console, problem)
+        say(console, problem)
     if failed or problems:
-        _say(console, "run what failed again with the same command and --retry-failed")
+        say(console, "run what failed again with the same command and --retry-failed")
     if plan.report and finished:
         report.write(console, Path(plan.output), plan.baseline)
     else:
-        _say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
+        say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
     return _FAILED if failed or problems else 0
 
 
@@ -193,47 +144,15 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
         table.add_row(name, what, *map(str, count.values()), str(len(left)), seconds, seeds)
     console.print(table)
     whole = sum(row.seconds for row in rows)
-    _say(
+    say(
         console,
-        f"about {_duration(whole / plan.workers)} with {plan.workers}"
+        f"about {duration(whole / plan.workers)} with {plan.workers}"
         f" worker{'s' if plan.workers > 1 else ''}, from a few timed steps of each method",
     )
-
-
-@contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """Let SIGTERM end the command as Ctrl-C does: workers give back their runs."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _reason(record: Record) -> str:
-    return (record.error or "").strip().rpartition("\n")[2]
 
 
 def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return _number(mean(known)) + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return number(mean(known)) + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")

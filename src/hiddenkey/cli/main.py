@@ -18,6 +18,8 @@ COMMANDS: Final = {
     "train": "fine-tune a model with LoRA and a dropout method on a task",
     "compare": "run a plan of methods, rates, tasks and seeds, by several workers if wished",
     "report": "turn a comparison into a page, figures and tables",
+    "analyze": "look into what noise does: list of the analyses by 'hiddenkey analyze'",
+    "claims": "test the paper's claims, and write a page of verdicts",
     "score": "score outputs against references: E2E, WebNLG, GLUE",
     "estimate": "estimate memory and time of training a model, before renting a machine",
     "methods": "list the dropout methods, their axes and their papers",

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hiddenkey.lab.analysis.calibration import CALIBRATION
 from hiddenkey.lab.recorder import Observer
 from hiddenkey.lab.tasks import Example
 
@@ -45,7 +46,7 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         shown = [f"step {line['step']}", f"epoch {line['epoch']:.4g}"]
         for name, value in line.items():
             measured = name.startswith(("eval_", "train_loss", "consistency_loss"))
-            if measured and isinstance(value, float):
+            if measured and isinstance(value, float) and not name.endswith(CALIBRATION):
                 shown.append(f"{name} {value:.4f}")
         shown.append(f"{line['seconds_per_step']:.3f} s/step")
         self._print(", ".join(shown))

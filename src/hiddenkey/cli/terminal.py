@@ -22,3 +22,8 @@ def plain_table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
+
+
+def say(console: Console, text: str) -> None:
+    """Print one line as it is, however long."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

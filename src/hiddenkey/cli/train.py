@@ -56,7 +56,8 @@ def _footer(result: Result, options: TrainOptions) -> str:
     return (
         f"{result.steps} steps, {result.seconds_per_step:.3f} s/step,"
         f" {result.trainable_parameters:,} trainable parameters"
-        f" ({result.lora_parameters:,} of LoRA), peak {result.peak_memory_mib:,.0f} MiB\n"
+        f" ({result.lora_parameters:,} of adapter {options.adapter!r}),"
+        f" peak {result.peak_memory_mib:,.0f} MiB\n"
         f"run folder: {options.folder}"
     )
 

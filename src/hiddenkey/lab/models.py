@@ -1,25 +1,17 @@
-"""Loading a model from safetensors or GGUF and putting PEFT's LoRA on it."""
+"""Loading a model and its tokenizer from safetensors or GGUF."""
 
 from __future__ import annotations
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
-from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
-    from peft import LoraConfig, PeftModel
-    from torch import nn
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-_KEY: Final = re.compile(r"k|key|k_proj|key_proj|k_lin|to_k")
-_VALUE: Final = re.compile(r"v|value|v_proj|value_proj|v_lin|to_v")
-_FUSED: Final = re.compile(r"c_attn|query_key_value|qkv|qkv_proj|Wqkv|in_proj")
 
 
 def model_source(model: str) -> tuple[str, dict[str, Any]]:
@@ -162,111 +154,6 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
     ):
         if name in vars(holder):
             delattr(holder, name)
-
-
-def add_lora(
-    model: PreTrainedModel, options: TrainOptions, kind: Kind = "classification"
-) -> PeftModel:
-    """Freeze the model, put LoRA on it and keep all trained weights in float32.
-
-    A classification head is trained too (PEFT's ``modules_to_save``), a language model's is not.
-
-    Raises:
-        ConfigError: if a target module does not exist, or the default ones cannot be found.
-    """
-    import torch
-    from peft import get_peft_model
-
-    wrapped = get_peft_model(model, lora_config(model, options, kind))
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad and parameter.dtype != torch.float32:
-            parameter.data = parameter.data.float()
-    return wrapped
-
-
-def lora_config(
-    model: PreTrainedModel, options: TrainOptions, kind: Kind = "classification"
-) -> LoraConfig:
-    """Return PEFT's configuration for these options.
-
-    Raises:
-        ConfigError: if a target module does not exist, or the default ones cannot be found.
-    """
-    from peft import LoraConfig, TaskType
-    from transformers.pytorch_utils import Conv1D
-
-    linears = linear_names(model)
-    if options.target_modules is None:
-        targets = key_value_modules(model)
-    else:
-        targets = list(options.target_modules)
-        missing = [name for name in targets if name not in set(linears.values()) | set(linears)]
-        if missing:
-            raise ConfigError(
-                f"target_modules must name linear layers of the model, got {missing!r};"
-                f" it has {_listed(linears)}"
-            )
-    transposed = any(
-        isinstance(model.get_submodule(path), Conv1D)
-        for path, leaf in linears.items()
-        if leaf in targets or path in targets
-    )
-    return LoraConfig(
-        task_type=TaskType.CAUSAL_LM if kind == "generation" else TaskType.SEQ_CLS,
-        r=options.rank,
-        lora_alpha=options.lora_alpha,
-        lora_dropout=options.lora_dropout,
-        target_modules=targets,
-        fan_in_fan_out=transposed,
-    )
-
-
-def key_value_modules(model: nn.Module) -> list[str]:
-    """Return the names of the key and value projections, or of the fused projection.
-
-    Raises:
-        ConfigError: if the model has neither, with the names of its linear layers.
-    """
-    linears = linear_names(model)
-    leaves = sorted(set(linears.values()))
-    keys = [name for name in leaves if _KEY.fullmatch(name)]
-    values = [name for name in leaves if _VALUE.fullmatch(name)]
-    if keys and values:
-        return keys + values
-    fused = [name for name in leaves if _FUSED.fullmatch(name)]
-    if fused:
-        return fused
-    raise ConfigError(
-        "target_modules must be given for this model, its key and value projections were not"
-        f" found; choose from its linear layers: {_listed(linears)}"
-    )
-
-
-def linear_names(model: nn.Module) -> dict[str, str]:
-    """Return the last part of the name of each linear layer, by its full name."""
-    from torch import nn
-    from transformers.pytorch_utils import Conv1D
-
-    return {
-        path: path.rpartition(".")[2]
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D)
-    }
-
-
-def trainable_counts(model: nn.Module) -> dict[str, int]:
-    """Count the trainable parameters, those of LoRA among them, and all parameters."""
-    counts = {"trainable": 0, "lora": 0, "total": 0}
-    for name, parameter in model.named_parameters():
-        counts["total"] += parameter.numel()
-        if parameter.requires_grad:
-            counts["trainable"] += parameter.numel()
-            counts["lora"] += parameter.numel() if "lora_" in name else 0
-    return counts
-
-
-def _listed(linears: dict[str, str]) -> str:
-    return ", ".join(sorted(set(linears.values()))) or "none"
 
 
 def could_not_load(model: str, error: Exception) -> str:

@@ -19,7 +19,7 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
     faults: list[str] = []
     config = base
     try:
-        config = hiddenkey.method(options.method, rate=options.rate, rates=options.rates)
+        config = _with_others(options, base)
     except ConfigError as error:
         faults += error.faults
     try:
@@ -36,6 +36,44 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def _with_others(options: TrainOptions, base: DropoutConfig) -> DropoutConfig:
+    """The method at its rates, and the drops of the methods that are added to it."""
+    own = tuple(drop.position for drop in base.drops)
+    others = [hiddenkey.method(name) for name in options.also]
+    added = {drop.position for other in others for drop in other.drops}
+    faults = [
+        f"also must name methods that drop elsewhere than {options.method!r}, got {name!r}, which"
+        f" {_what_is_wrong(other, own)}; choose another"
+        for name, other in zip(options.also, others, strict=True)
+        if _what_is_wrong(other, own)
+    ]
+    mine = {name: rate for name, rate in options.rates.items() if name not in added}
+    config = hiddenkey.method(options.method, rate=options.rate, rates=mine)
+    if faults:
+        raise ConfigError(faults)
+    drops = tuple(
+        drop
+        for name in options.also
+        for drop in hiddenkey.method(name, rate=options.rate, rates=_of(options, name)).drops
+    )
+    return dataclasses.replace(config, drops=config.drops + drops)
+
+
+def _what_is_wrong(other: DropoutConfig, positions: tuple[str, ...]) -> str:
+    if other.consistency is not None:
+        return "brings a consistency loss"
+    if not other.drops:
+        return "drops nothing"
+    shared = [drop.position for drop in other.drops if drop.position in positions]
+    return f"drops at {shared[0]} as well" if shared else ""
+
+
+def _of(options: TrainOptions, name: str) -> dict[str, float]:
+    """The rates by position that concern one added method."""
+    positions = {drop.position for drop in hiddenkey.method(name).drops}
+    return {place: rate for place, rate in options.rates.items() if place in positions}
 
 
 def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:

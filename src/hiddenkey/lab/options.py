@@ -55,6 +55,8 @@ class TrainOptions:
 
     method: str = "hiddenkey"
     """Dropout method; 'hiddenkey methods' lists them."""
+    also: tuple[str, ...] = ()
+    """Further methods whose drops are added to it, for example cutoff output-dropout."""
     rate: float | None = None
     """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
     rates: dict[str, float] = field(default_factory=dict)
@@ -87,14 +89,20 @@ class TrainOptions:
     kernel: Literal["auto", "reference", "fused"] = "auto"
     """Attention path: auto takes the fused one where it is possible."""
 
+    adapter: Literal["lora", "dora", "ia3", "prefix", "full"] = "lora"
+    """What is trained beside a classifier's head: an adapter of PEFT, or all weights of the model
+    (full)."""
     rank: int = 8
-    """Rank of the LoRA matrices."""
+    """Rank of the matrices of LoRA and DoRA."""
     lora_alpha: int = 16
-    """LoRA's alpha: the update is scaled by alpha / rank."""
+    """LoRA's alpha, and DoRA's: the update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] | None = None
-    """Names of the linear layers that get LoRA; none: the key and value projections."""
+    """Names of the linear layers that get LoRA, DoRA or IA3; none: the key and value projections,
+    for IA3 the feed-forward outputs too."""
+    prefix_tokens: int = 16
+    """Virtual tokens of prefix tuning."""
     lora_dropout: float = 0.0
-    """PEFT's own dropout on the input of LoRA, in [0, 1)."""
+    """PEFT's own dropout on the input of LoRA or DoRA, in [0, 1)."""
 
     learning_rate: float = 1e-3
     """Largest learning rate (AdamW)."""
@@ -139,7 +147,7 @@ class TrainOptions:
     seed: int = 0
     """Seed of new weights, data order and dropout."""
     output: str | None = None
-    """Run folder; none: runs/TASK-MODEL-METHOD-seedN."""
+    """Run folder; none: runs/TASK-MODEL-METHOD-seedN, another adapter than LoRA before METHOD."""
     resume: bool = False
     """Go on from the last checkpoint in the run folder."""
     overwrite: bool = False
@@ -151,7 +159,8 @@ class TrainOptions:
         if self.output is not None:
             return Path(self.output)
         model = Path(self.model).name
-        return Path("runs") / f"{self.task}-{model}-{self.method}-seed{self.seed}"
+        method = self.method if self.adapter == "lora" else f"{self.adapter}-{self.method}"
+        return Path("runs") / f"{self.task}-{model}-{method}-seed{self.seed}"
 
     @property
     def source(self) -> Source:

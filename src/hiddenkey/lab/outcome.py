@@ -8,7 +8,7 @@ import sys
 import torch
 from transformers import Trainer
 
-from hiddenkey.lab.models import trainable_counts
+from hiddenkey.lab.adapters import trainable_counts
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.preparation import Prepared
 from hiddenkey.lab.recorder import Recorder
@@ -43,7 +43,7 @@ def outcome(
         seconds_per_step=recorder.seconds / max(1, steps),
         seconds=recorder.seconds,
         trainable_parameters=counts["trainable"],
-        lora_parameters=counts["lora"],
+        lora_parameters=counts["adapter"],
         total_parameters=counts["total"],
         peak_memory_mib=_peak_memory_mib(),
         peak_device_memory_mib=(

@@ -45,8 +45,8 @@ class Result:
         steps: optimiser steps.
         seconds_per_step: wall time per step; evaluation and saving are not counted.
         seconds: wall time of all steps.
-        trainable_parameters: LoRA's and the head's.
-        lora_parameters: LoRA's alone.
+        trainable_parameters: the adapter's and the head's, or all in full fine-tuning.
+        lora_parameters: the adapter's alone, whichever it is; 0 in full fine-tuning.
         total_parameters: all, frozen ones included.
         peak_memory_mib: largest resident memory of the process so far, in MiB.
         peak_device_memory_mib: largest memory allocated on the accelerator, in MiB, or ``None``.

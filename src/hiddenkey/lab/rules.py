@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import re
@@ -24,6 +25,7 @@ def validate(options: TrainOptions) -> list[str]:
     return [
         *_number_faults(options),
         *_task_faults(options),
+        *_adapter_faults(options),
         *model_faults(options.model),
         *_name_faults(options),
     ]
@@ -32,6 +34,7 @@ def validate(options: TrainOptions) -> list[str]:
 _AT_LEAST_ONE: Final = (
     "rank",
     "lora_alpha",
+    "prefix_tokens",
     "batch_size",
     "eval_batch_size",
     "gradient_accumulation",
@@ -70,6 +73,32 @@ def _number_faults(options: TrainOptions) -> list[str]:
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and holds(value)):
             faults.append(f"{name} must be {rule}, got {value!r}; {hint}")
+    return faults
+
+
+_ADAPTERS_WITH: Final = {
+    "rank": ("lora", "dora"),
+    "lora_alpha": ("lora", "dora"),
+    "lora_dropout": ("lora", "dora"),
+    "target_modules": ("lora", "dora", "ia3"),
+    "prefix_tokens": ("prefix",),
+}
+"""The adapters for which a setting means something."""
+
+
+def _adapter_faults(options: TrainOptions) -> list[str]:
+    faults = [
+        f"{field.name} is for the adapters {' and '.join(_ADAPTERS_WITH[field.name])}, got"
+        f" {getattr(options, field.name)!r} with adapter {options.adapter!r}; leave it out"
+        for field in dataclasses.fields(options)
+        if options.adapter not in _ADAPTERS_WITH.get(field.name, (options.adapter,))
+        and getattr(options, field.name) != field.default
+    ]
+    if options.adapter == "prefix" and options.gradient_checkpointing:
+        faults.append(
+            "gradient_checkpointing must be off with adapter 'prefix', whose keys and values come"
+            " from a cache; leave one of them out"
+        )
     return faults
 
 

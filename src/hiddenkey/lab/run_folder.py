@@ -3,8 +3,9 @@
 ``config.yaml`` (all settings), ``data.json`` (fingerprint of the examples), ``environment.json``
 (versions), ``sites.json`` (where the noise acts), ``metrics.jsonl`` (one line per evaluation), for
 generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
-files, the tokenizer and ``hiddenkey_config.json``), ``checkpoints/`` and, last of all,
-``result.json``. Each file is written under another name and renamed when it is whole.
+files, or the whole model where all of it was trained, the tokenizer and ``hiddenkey_config.json``),
+``checkpoints/`` and, last of all, ``result.json``. Each file is written under another name and
+renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -175,6 +176,7 @@ class RunFolder:
             return [f"{self.path}: the earlier run cannot be read ({reason}); use --overwrite"]
         if not isinstance(old, dict) or not isinstance(old_data, dict):
             return [f"{self.path}: the earlier run cannot be read (no settings); use --overwrite"]
+        old = {**TrainOptions().recorded(), **old}  # settings that came after this run
         faults = _changes(old, options.recorded(), str(self.path), advice)
         if not faults and old_data != dict(data):
             faults = _changes(old_data, data, f"{self.path}, data", "restore the data files")

@@ -1,4 +1,4 @@
-"""One training run: transformers' Trainer, PEFT's LoRA and the attached noise, no loop of its own.
+"""One training run: transformers' Trainer, an adapter of PEFT and the attached noise.
 
 Two runs with the same seed and different methods start from the same weights and see the same
 batches in the same order: the seed is set just before the model is built, and Trainer draws the
@@ -19,6 +19,7 @@ import torch
 from peft import PeftModel
 from transformers import (
     EvalPrediction,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     Trainer,
@@ -31,9 +32,11 @@ from transformers.integrations import get_available_reporting_integrations
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
 from hiddenkey.lab import processes
+from hiddenkey.lab.adapters import add_adapter, load_precision
+from hiddenkey.lab.analysis.calibration import calibration
 from hiddenkey.lab.encoding import collator, encode
 from hiddenkey.lab.metrics import score
-from hiddenkey.lab.models import add_lora, load_model
+from hiddenkey.lab.models import load_model
 from hiddenkey.lab.noise import rate_schedules
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.outcome import outcome
@@ -83,9 +86,9 @@ def train(
     set_seed(options.seed)
     kind = prepared.task.kind
     loaded, tokenizer = load_model(
-        options.model, kind, prepared.splits.label_names, options.precision
+        options.model, kind, prepared.splits.label_names, load_precision(options)
     )
-    model = add_lora(loaded, options, kind)
+    model = add_adapter(loaded, options, kind)
     with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
         checkpoint = folder.last_checkpoint() if state == "interrupted" else None
         if checkpoint is None:
@@ -116,7 +119,7 @@ def train(
 def build_trainer(
     options: TrainOptions,
     prepared: Prepared,
-    model: PeftModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     checkpoints: Path,
 ) -> Trainer:
@@ -204,16 +207,22 @@ def _arguments(options: TrainOptions, checkpoints: Path) -> TrainingArguments:
 
 def _metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
     def compute(outcome: EvalPrediction) -> dict[str, float]:
-        found = outcome.predictions
-        outputs = found[0] if isinstance(found, tuple) else found
-        predictions = outputs.argmax(-1) if task.kind == "classification" else outputs.reshape(-1)
-        return score(task.metrics, predictions, outcome.label_ids)
+        given = outcome.predictions
+        outputs = given[0] if isinstance(given, tuple) else given
+        if task.kind == "regression":
+            return score(task.metrics, outputs.reshape(-1), outcome.label_ids)
+        # beside the task's metrics, not among them: they are no better when larger
+        found = score(task.metrics, outputs.argmax(-1), outcome.label_ids)
+        return {**found, **calibration(outputs, outcome.label_ids)}
 
     return compute
 
 
 def _save(
-    path: Path, model: PeftModel, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+    path: Path,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
 ) -> None:
     model.save_pretrained(str(path))
     tokenizer.save_pretrained(str(path))

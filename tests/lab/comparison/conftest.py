@@ -1,4 +1,3 @@
-import gc
 import os
 import shutil
 import subprocess
@@ -11,14 +10,6 @@ import pytest
 
 from hiddenkey.lab.comparison.plan import Plan
 from lab.comparison.driver import OPEN, work_in_process
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _collect_only_what_is_new():
-    """Each run collects garbage; the objects of all imported libraries would slow that down."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

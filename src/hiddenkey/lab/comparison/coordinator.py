@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
@@ -25,7 +25,7 @@ from hiddenkey.lab.comparison.agreement import agree
 from hiddenkey.lab.comparison.archive import Archive, buried, revived
 from hiddenkey.lab.comparison.folder import ComparisonFolder
 from hiddenkey.lab.comparison.jobs import Job, State
-from hiddenkey.lab.comparison.outline import Outline
+from hiddenkey.lab.comparison.outline import States
 from hiddenkey.lab.comparison.plan import Plan
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.comparison.study import open_storage, open_study
@@ -35,6 +35,24 @@ _AHEAD: Final = 64
 
 _UNSIGNED: Final = "clock started"
 Look = dict[str, dict[str, State]]
+
+
+class Jobs(Protocol):
+    """What there is to do; :class:`hiddenkey.lab.comparison.outline.Outline` is a comparison's."""
+
+    @property
+    def studies(self) -> list[str]:
+        """Names of the studies; the last one holds the runs that are compared."""
+
+    @property
+    def total(self) -> int:
+        """How many jobs there will be if none of them fails."""
+
+    def jobs(self, look: States) -> dict[str, list[Job]]:
+        """The jobs that can be named by now, by study, in the order to do them."""
+
+    def blocked(self, look: States) -> list[str]:
+        """Which runs cannot be, because what they wait for failed."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +86,7 @@ class Coordinator:
             was begun with a plan that this one contradicts.
     """
 
-    def __init__(self, plan: Plan, outline: Outline) -> None:
+    def __init__(self, plan: Plan, outline: Jobs) -> None:
         self._outline = outline
         self.folder = ComparisonFolder(Path(plan.output))
         self.folder.prepare()

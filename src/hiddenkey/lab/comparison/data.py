@@ -19,6 +19,7 @@ _NO_CHOICE: Final = frozenset(
     {
         "model",
         "method",
+        "also",
         "rate",
         "rates",
         "consistency_weight",

@@ -110,7 +110,7 @@ def label(options: TrainOptions, also: Collection[str] = (), *, seed: bool = Tru
         also: names of further settings to tell, ``rank`` or ``model``.
         seed: whether to tell the seed.
     """
-    words = [options.method]
+    words = [" + ".join((options.method, *options.also))]
     if options.rate is not None:
         words.append(f"rate {options.rate:g}")
     words += [f"{name} {rate:g}" for name, rate in options.rates.items()]

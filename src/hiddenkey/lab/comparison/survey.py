@@ -12,6 +12,7 @@ import optuna
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.comparison import jobs
 from hiddenkey.lab.comparison.agreement import differences, terms, terms_of
+from hiddenkey.lab.comparison.coordinator import Jobs
 from hiddenkey.lab.comparison.data import Data
 from hiddenkey.lab.comparison.identity import Run, options_from
 from hiddenkey.lab.comparison.jobs import Job, State
@@ -40,7 +41,7 @@ class Row:
     seconds: float
 
 
-def look(plan: Plan, outline: Outline) -> States:
+def look(plan: Plan, outline: Jobs) -> States:
     """Read where the studies of a plan stand, without creating any.
 
     Raises:

@@ -14,16 +14,21 @@ from hiddenkey.lab.report.findings import Curve, CurvePoint, Gap, Spread
 
 _EVALUATION: Final = "eval_"
 _TRAINING: Final = "train_sample_"
-_Part = Literal["evaluation", "training", "gap"]
+Part = Literal["evaluation", "training", "gap"]
 
 
-def tabulate_curves(runs: Sequence[Run]) -> tuple[Curve, ...]:
-    """Average each arm's evaluations step by step over its finished runs."""
+def tabulate_curves(runs: Sequence[Run], also: Sequence[str] = ()) -> tuple[Curve, ...]:
+    """Average each arm's evaluations step by step over its finished runs.
+
+    Args:
+        runs: of one task.
+        also: what to follow beside the main metric and the loss.
+    """
     return tuple(
         curve
         for arm, group in _by_arm(runs).items()
-        for name in (_main_metric(group), LOSS)
-        for part, read in _readers(name).items()
+        for name in dict.fromkeys((_main_metric(group), LOSS, *also))
+        for part, read in readers(name).items()
         if (curve := Curve(arm, name, part, _points(group, read))).points
     )
 
@@ -52,7 +57,12 @@ def _main_metric(runs: Sequence[Run]) -> str:
     return next(run.record.result.main_metric for run in runs if run.record.result is not None)
 
 
-def _readers(name: str) -> dict[_Part, Callable[[Mapping[str, Any]], float | None]]:
+def readers(name: str) -> dict[Part, Callable[[Mapping[str, Any]], float | None]]:
+    """Return what reads a metric off a line of ``metrics.jsonl``, by part.
+
+    A reader returns ``None`` where the line has no finite number.
+    """
+
     def evaluation(line: Mapping[str, Any]) -> float | None:
         return finite(line.get(_EVALUATION + name))
 

@@ -56,13 +56,22 @@ def to_csv(grid: Grid) -> str:
 
 def to_markdown(grid: Grid) -> str:
     """Return a Markdown table with its title and notes."""
-    lines = [f"### {_markdown(grid.title)}", ""]
-    lines.append(_row(map(_markdown, grid.columns)))
+    return f"### {escape_markdown(grid.title)}\n\n{markdown_table(grid)}"
+
+
+def markdown_table(grid: Grid) -> str:
+    """Return a Markdown table with its notes, without its title."""
+    lines = [_row(map(escape_markdown, grid.columns))]
     lines.append(_row("---:" if number else "---" for number in grid.numeric))
     lines += [_row(map(_markdown_entry, row)) for row in grid.rows]
     for note in grid.notes:
-        lines += ["", _markdown(note)]
+        lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
+
+
+def escape_markdown(text: str) -> str:
+    """Return words on one line that Markdown shows as they are."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
 def to_latex(grid: Grid) -> str:
@@ -91,15 +100,11 @@ def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _markdown(text: str) -> str:
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-
-
 def _markdown_entry(entry: Entry) -> str:
-    shown = _markdown(entry.text)
+    shown = escape_markdown(entry.text)
     if entry.strong and shown:
         shown = f"**{shown}**"
-    return "<br>".join((shown, *map(_markdown, entry.details)))
+    return "<br>".join((shown, *map(escape_markdown, entry.details)))
 
 
 def _latex(text: str) -> str:

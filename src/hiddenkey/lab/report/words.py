@@ -19,12 +19,14 @@ def signed(value: float | None, digits: int = _DIGITS) -> str:
     return MISSING if value is None else f"{_rounded(value, digits):+.{digits}f}".replace("-", "−")
 
 
-def interval(low: float | None, high: float | None, *, sign: bool = False) -> str:
+def interval(
+    low: float | None, high: float | None, *, sign: bool = False, digits: int = _DIGITS
+) -> str:
     """Return ``[low, high]``, or nothing where there is no interval."""
     if low is None or high is None:
         return ""
     show = signed if sign else number
-    return f"[{show(low)}, {show(high)}]"
+    return f"[{show(low, digits)}, {show(high, digits)}]"
 
 
 def probability(value: float | None) -> str:

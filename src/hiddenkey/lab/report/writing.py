@@ -70,16 +70,16 @@ def _write_all(tables: Tables, folder: Path, title: str) -> Written:
     for plot in list_plots(tables):
         svg, png = render(plot)
         names += [f"{FIGURES}/{plot.name}.svg", f"{FIGURES}/{plot.name}.png"]
-        _write(folder / names[-2], standalone(svg).encode())
-        _write(folder / names[-1], png)
+        write_file(folder / names[-2], standalone(svg).encode())
+        write_file(folder / names[-1], png)
         pictures.append(Picture(plot, svg))
     grids = 0
     for name, text in _table_files(tables):
         names.append(f"{TABLES}/{name}")
-        _write(folder / names[-1], text.encode())
+        write_file(folder / names[-1], text.encode())
         grids += name.endswith(".csv")
-    _write(folder / PAGE, render_page(tables, pictures, title).encode())
-    _write(folder / _CONTENTS, (json.dumps(sorted(names), indent=1) + "\n").encode())
+    write_file(folder / PAGE, render_page(tables, pictures, title).encode())
+    write_file(folder / _CONTENTS, (json.dumps(sorted(names), indent=1) + "\n").encode())
     for name in before - set(names):
         (folder / name).unlink(missing_ok=True)
     return Written(folder / PAGE, len(pictures), grids)
@@ -113,7 +113,8 @@ def _is_own(name: str) -> bool:
     return len(parts) == 2 and parts[0] in (FIGURES, TABLES) and parts[1] not in (".", "..")
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file so that nobody reads half of it; its folder is made."""
     path.parent.mkdir(exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:

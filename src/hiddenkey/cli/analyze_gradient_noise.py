@@ -1,0 +1,80 @@
+"""``hiddenkey analyze gradient-noise``: two methods' gradients under equal masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.lab.analysis.gradient_noise_options import NAME, GradientNoiseOptions
+from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.quiet import quiet
+from hiddenkey.lab.report.formats import to_markdown
+
+if TYPE_CHECKING:
+    from hiddenkey.lab.analysis.gradient_noise import Setting
+    from hiddenkey.lab.preparation import Prepared
+    from hiddenkey.lab.report.entries import Grid
+
+
+def run(arguments: list[str]) -> int:
+    """Run the analysis, write its files and return the exit status."""
+    options = parse(GradientNoiseOptions, f"analyze {NAME}", arguments)
+    quiet()
+    from hiddenkey.lab.analysis.gradient_noise import analyse, prepare_analysis
+
+    prepared = prepare_analysis(options)
+    console = standard_console()
+    say(console, _plan(options))
+
+    def measured(found: Setting) -> None:
+        place = f"step {found.point.step}, {found.pattern}, rate {found.rate:g}"
+        say(console, f"{place}: outputs differ by {found.difference / found.largest:.1e}")
+
+    settings = analyse(options, prepared, measured)
+    say(console, f"table, values and pictures: {_write(console, options, prepared, settings)}")
+    return 0
+
+
+def _plan(options: GradientNoiseOptions) -> str:
+    return (
+        f"{options.train_steps} steps of LoRA; at {len(options.points)} points, for"
+        f" {len(options.patterns) * len(options.rates)} patterns and rates, 2 methods x"
+        f" {options.batches} batches x {options.masks} masks"
+    )
+
+
+def _write(
+    console: Console,
+    options: GradientNoiseOptions,
+    prepared: Prepared,
+    settings: Sequence[Setting],
+) -> Path:
+    from hiddenkey.lab.analysis.gradient_noise_figures import list_noise_plots
+    from hiddenkey.lab.analysis.gradient_noise_record import READING, to_grid, to_record, to_row
+    from hiddenkey.lab.training import environment
+
+    rows = [to_row(setting) for setting in settings]
+    grid = to_grid(rows)
+    console.print(_table(grid))
+    sections = [
+        Section((*paragraphs([READING]), to_markdown(grid))),
+        Section((), tuple(list_noise_plots(rows, prepared.task.name))),
+    ]
+    record = to_record(options, settings, prepared.data_record(), environment())
+    title = f"Gradient noise under DropKey and DropAttention: {prepared.task.name}, {options.model}"
+    return write_analysis(Path(options.output), NAME, record, title, sections)
+
+
+def _table(grid: Grid) -> Table:
+    table = plain_table(grid.title)
+    for name, is_number in zip(grid.columns, grid.numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left")
+    for row in grid.rows:
+        table.add_row(*(entry.text for entry in row))
+    return table

@@ -1,0 +1,90 @@
+"""``hiddenkey analyze overfitting``: gap, calibration and confidence with and without a method."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.folders import output_folder, with_folders
+from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.lab.analysis.overfitting import TaskWatch, watch_overfitting
+from hiddenkey.lab.analysis.overfitting_figures import overfitting_plots
+from hiddenkey.lab.analysis.overfitting_tables import READING, headline, short_cell, watch_grid
+from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.analysis.sources import read_finished, require_method
+from hiddenkey.lab.report.formats import to_markdown
+
+NAME = "overfitting"
+
+
+@dataclass(frozen=True)
+class OverfittingOptions:
+    """How far the runs of comparisons overfit, and how far their probabilities can be believed."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
+    baseline: str = "lora"
+    """Method that the others are compared with."""
+    methods: tuple[str, ...] = ()
+    """Methods to look at beside the baseline; none: all."""
+    output: str | None = None
+    """Folder of overfitting.json, .md and the pictures; none: 'analysis' in the first folder."""
+
+
+def run(arguments: list[str]) -> int:
+    """Read the records, print a table for each task, write the files; return the exit status."""
+    options = parse(OverfittingOptions, "analyze overfitting", with_folders(arguments))
+    records = read_finished(options.folders)
+    for method in options.methods:
+        require_method("methods", method, records)
+    watches = watch_overfitting(records, options.baseline, options.methods)
+    console = standard_console()
+    for watch in watches:
+        _show(console, watch)
+    say(
+        console,
+        f"{options.baseline}: means; others: differences to it, paired by seed. *: p ≤ 0.05 after"
+        " Holm's correction; °: the 95 % interval alone leaves out 0.",
+    )
+    page = _write(options, watches)
+    say(console, f"table, values and pictures: {page}")
+    return 0
+
+
+def _show(console: Console, watch: TaskWatch) -> None:
+    table: Table = plain_table(f"{watch.task.label}: overfitting after the last step")
+    table.add_column("setting", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for quantity in watch.quantities:
+        table.add_column(quantity.label, justify="right")
+    for row in watch.rows:
+        cells = [short_cell(row, ending) for ending in row.endings]
+        table.add_row(row.arm.label, str(row.seeds), *cells)
+    console.print(table)
+    for sentence in (headline(watch), *watch.notes):
+        say(console, sentence)
+    console.print()
+
+
+def _write(options: OverfittingOptions, watches: tuple[TaskWatch, ...]) -> Path:
+    plots = list(overfitting_plots(watches, options.baseline))
+    sections = [Section(paragraphs([READING]))]
+    sections += [
+        Section(
+            (*paragraphs([headline(watch)]), to_markdown(watch_grid(watch))),
+            tuple(plot for plot in plots if plot.task == watch.task.label),
+        )
+        for watch in watches
+    ]
+    values = {
+        "baseline": options.baseline,
+        "folders": list(options.folders),
+        "tasks": [dataclasses.asdict(watch) for watch in watches],
+    }
+    folder = output_folder(options.folders, options.output)
+    return write_analysis(folder, NAME, values, "Overfitting monitor", sections)

@@ -1,0 +1,87 @@
+"""``hiddenkey analyze transfer``: what one dropout rate for all tasks loses."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.folders import output_folder, with_folders
+from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.analysis.rate_tables import tabulate_rates
+from hiddenkey.lab.analysis.sources import read_finished
+from hiddenkey.lab.analysis.transfer import Transfer, study_transfer
+from hiddenkey.lab.analysis.transfer_figures import transfer_plots
+from hiddenkey.lab.analysis.transfer_tables import (
+    READING,
+    rates_grid,
+    recommendation,
+    rules_grid,
+    tasks_grid,
+)
+from hiddenkey.lab.report.entries import Grid
+from hiddenkey.lab.report.formats import to_markdown
+
+NAME = "transfer"
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """What one dropout rate for all tasks loses against the best rate of each."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
+    method: str = "hiddenkey-minus"
+    """Method whose rate is asked for; its runs must be at several rates on several tasks."""
+    baseline: str = "lora"
+    """Method that gains are above."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to look at; none: all that have runs at two rates or more."""
+    stage: Literal["compare", "search"] = "compare"
+    """compare: the runs that are compared; search: those on held-out training examples that chose
+    settings."""
+    output: str | None = None
+    """Folder of transfer.json, .md and the picture; none: 'analysis' in the first folder."""
+
+
+def run(arguments: list[str]) -> int:
+    """Read the records, print the tables and write the files; return the exit status."""
+    options = parse(TransferOptions, "analyze transfer", with_folders(arguments))
+    records = read_finished(options.folders, options.stage)
+    table = tabulate_rates(records, options.method, options.baseline, options.tasks)
+    found = study_transfer(table)
+    grids = (rules_grid(found), tasks_grid(found), rates_grid(found))
+    console = standard_console()
+    for grid in grids:
+        _show(console, grid)
+    for sentence in recommendation(found):
+        say(console, sentence)
+    page = _write(options, found, grids)
+    say(console, f"tables, values and picture: {page}")
+    return 0
+
+
+def _show(console: Console, grid: Grid) -> None:
+    table: Table = plain_table(grid.title)
+    for name, is_number in zip(grid.columns, grid.numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left")
+    for row in grid.rows:
+        table.add_row(*("\n".join((entry.text, *entry.details)) for entry in row))
+    console.print(table)
+    for note in grid.notes:
+        say(console, note)
+    console.print()
+
+
+def _write(options: TransferOptions, found: Transfer, grids: tuple[Grid, ...]) -> Path:
+    head = Section(paragraphs([*recommendation(found), READING]), tuple(transfer_plots(found)))
+    sections = [head, *(Section((to_markdown(grid),)) for grid in grids)]
+    values = {"folders": list(options.folders), "stage": options.stage, **dataclasses.asdict(found)}
+    folder = output_folder(options.folders, options.output)
+    return write_analysis(folder, NAME, values, f"Does {found.method}'s rate transfer?", sections)

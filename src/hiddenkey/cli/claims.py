@@ -1,0 +1,206 @@
+"""``hiddenkey claims``: evidence for the paper's claims, and one page of verdicts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, say, work_off
+from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims.estimate import estimate
+from hiddenkey.lab.claims.evidence import gather
+from hiddenkey.lab.claims.findings import Evidence
+from hiddenkey.lab.claims.outline import EvidenceOutline
+from hiddenkey.lab.claims.plan import Claim, Scale
+from hiddenkey.lab.claims.writing import write
+from hiddenkey.lab.comparison import survey
+from hiddenkey.lab.comparison.coordinator import Coordinator
+from hiddenkey.lab.comparison.data import Data
+from hiddenkey.lab.comparison.jobs import State
+from hiddenkey.lab.comparison.plan import Plan
+from hiddenkey.lab.comparison.study import storage_errors
+from hiddenkey.lab.tasks import TASKS
+
+_FAILED = 1
+_MOST_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class ClaimsOptions:
+    """Which claims to test, and how large the evidence is."""
+
+    claims: tuple[str, ...] = ()
+    """Names of claims, such as C1 C4; also without the flag; none: all of them."""
+    scale: str = "small"
+    """tiny (minutes, only to try the path), small (about two hours on two cores), medium (one GPU),
+    paper (the paper's models), or a YAML file of your own."""
+    data: str | None = None
+    """Folder of the tasks in GLUE's layout, E2E and WebNLG, for those tasks that need it."""
+    output: str | None = None
+    """Folder of the evidence; the same command goes on there; none: runs/claims/SCALE."""
+    plans: str | None = None
+    """Folder of the claims' plans; none: those that come with the package."""
+    workers: int | None = None
+    """Runs at the same time, each with its share of the processor's cores; none: one for each core
+    up to four, and one with an accelerator."""
+    storage: str | None = None
+    """URL of the database that shares out the runs; none: a file in the output folder."""
+    page_only: bool = False
+    """Run nothing: write the page from what is there."""
+    retry_failed: bool = False
+    """Run again what failed before."""
+    dry_run: bool = False
+    """List the runs and estimate the time from a few timed steps; nothing is written."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run what is missing, write the page and return the exit status: 1 if a run failed."""
+    options = parse(ClaimsOptions, "claims", _words(arguments))
+    folder = reading.default_folder() if options.plans is None else Path(options.plans)
+    claims = reading.read_claims(folder, options.claims)
+    scale = reading.read_scale(folder, options.scale)
+    claims = _of_scale(claims, scale, options)
+    store = _store(options, scale)
+    data, local = Data(), _local(options, scale)
+    outline = EvidenceOutline(store.name, claims, scale, data, local)
+    if faults := data.faults(outline.settings()):
+        raise ConfigError(faults)
+    console = standard_console()
+    if options.dry_run:
+        _show(console, claims, scale, outline, data, store)
+        return 0
+    command = _command(options)
+    if options.page_only:
+        states = survey.look(store, outline).get(store.name, {})
+        _tell(console, gather(claims, scale, outline, states, command), store)
+        return 0
+    with storage_errors(store), interrupted_by_sigterm(), Coordinator(store, outline) as work:
+        work_off(console, store, work, local)
+        problems = work.problems()
+    states = survey.look(store, outline).get(store.name, {})
+    _tell(console, gather(claims, scale, outline, states, command), store)
+    for problem in problems:
+        say(console, problem)
+    return _FAILED if problems else 0
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    """Take the words before the first flag as the names of claims."""
+    words = list(arguments)
+    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    return ["--claims", *words[:first], *words[first:]] if first else words
+
+
+def _of_scale(claims: Sequence[Claim], scale: Scale, options: ClaimsOptions) -> tuple[Claim, ...]:
+    """The claims that the scale has tasks for; one that was named must be among them."""
+    faults = reading.fit(claims, scale)
+    without = [claim.name for claim in claims if not claim.tasks.get(scale.name)]
+    if options.claims and without:
+        faults.append(
+            f"claims must have tasks at scale {scale.name!r}, {', '.join(without)} have none; name"
+            " others or another scale"
+        )
+    if faults:
+        raise ConfigError(faults)
+    return tuple(claim for claim in claims if claim.name not in without)
+
+
+def _store(options: ClaimsOptions, scale: Scale) -> Plan:
+    """Where the jobs are kept and shared out; the runs themselves are the outline's."""
+    output = options.output or str(Path("runs") / "claims" / scale.name)
+    return Plan(
+        tasks=(),
+        output=output,
+        storage=options.storage,
+        study=f"claims {Path(output).resolve().name}",
+        workers=_workers(options),
+        retry_failed=options.retry_failed,
+    )
+
+
+def _workers(options: ClaimsOptions) -> int:
+    import torch
+
+    if options.workers is not None:
+        return options.workers
+    return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, _MOST_WORKERS)
+
+
+def _local(options: ClaimsOptions, scale: Scale) -> dict[str, dict[str, Any]]:
+    """Where this machine has the data, by task."""
+    names = {str(setup.options["task"]) for setup in scale.tasks.values()}
+    if options.data is None:
+        return {}
+    return {name: {"data": options.data} for name in names if _is_in_folder(name)}
+
+
+def _is_in_folder(task: str) -> bool:
+    return task in TASKS and TASKS[task].needs == "folder"
+
+
+def _command(options: ClaimsOptions) -> str:
+    words = ["hiddenkey", "claims", *options.claims, "--scale", options.scale]
+    words += ["--data", "DATA_FOLDER"] if options.data is not None else []
+    words += ["--plans", options.plans] if options.plans is not None else []
+    return shlex.join(words)
+
+
+def _tell(console: Console, evidence: Evidence, store: Plan) -> None:
+    table = plain_table(f"claims at scale {evidence.scale.name}, {evidence.runs} runs")
+    for column in ("claim", "what it says", "verdict"):
+        table.add_column(column)
+    for finding in evidence.findings:
+        missing = f" ({finding.missing} runs missing)" if finding.missing else ""
+        table.add_row(finding.claim.name, finding.claim.title, finding.verdict + missing)
+    console.print(table)
+    page = write(evidence, Path(store.output) / "page")
+    say(console, f"page: {page}")
+
+
+def _show(
+    console: Console,
+    claims: Sequence[Claim],
+    scale: Scale,
+    outline: EvidenceOutline,
+    data: Data,
+    store: Plan,
+) -> None:
+    states: Mapping[str, State] = survey.look(store, outline).get(store.name, {})
+    table = plain_table(f"claims at scale {scale.name}: {scale.summary}")
+    for column in ("claim", "what it says", "tasks"):
+        table.add_column(column)
+    for column in ("arms", "runs"):
+        table.add_column(column, justify="right")
+    for claim in claims:
+        tasks = claim.tasks[scale.name]
+        runs = len(tasks) * len(claim.arms) * len(scale.seeds)
+        table.add_row(claim.name, claim.title, ", ".join(tasks), str(len(claim.arms)), str(runs))
+    console.print(table)
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
+    rows = estimate(outline, data, states, store)
+    for row in rows:
+        groups[row.task, row.what].append(row.seconds)
+    times = plain_table("what is left to do; claims share the runs of an arm")
+    for column in ("task", "what"):
+        times.add_column(column)
+    for column in ("jobs", "s each"):
+        times.add_column(column, justify="right")
+    for (task, what), seconds in groups.items():
+        times.add_row(task, what, str(len(seconds)), f"{sum(seconds) / len(seconds):.1f}")
+    console.print(times)
+    whole = sum(row.seconds for row in rows) / store.workers
+    say(
+        console,
+        f"{len(rows)} of {outline.total} jobs are left: about {duration(whole)} with"
+        f" {store.workers} worker{'s' if store.workers > 1 else ''}, from a few timed steps",
+    )

@@ -1,0 +1,116 @@
+"""What the commands that train many runs share: the workers, a line per run, a tidy end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hiddenkey.lab.comparison.coordinator import Coordinator
+from hiddenkey.lab.comparison.identity import label, options_from
+from hiddenkey.lab.comparison.plan import Plan
+from hiddenkey.lab.comparison.pool import Assignment, Pool
+from hiddenkey.lab.comparison.record import Record
+
+_POLL_SECONDS = 0.5
+_POLL_SHARE = 0.1
+
+
+def work_off(
+    console: Console,
+    plan: Plan,
+    coordinator: Coordinator,
+    local: Mapping[str, Mapping[str, Any]],
+    told: Sequence[str] = (),
+) -> None:
+    """Let workers do all jobs, and say what came out of each run.
+
+    Args:
+        console: where to say it.
+        plan: names the storage, the folder and the number of workers.
+        coordinator: queues the jobs.
+        local: settings of this machine, by task.
+        told: settings that a line tells beside task, method and seed.
+    """
+    progress = coordinator.advance()
+    say(console, f"{progress.total} jobs, {progress.done} of them done; folder {plan.output}")
+    if progress.finished:
+        return
+    threads = max(1, (os.cpu_count() or 1) // plan.workers)
+    assignment = Assignment(plan, tuple(coordinator.studies), local, threads)
+    bar = Progress(
+        TextColumn("jobs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar, Pool(assignment, plan.workers) as pool:
+        task = bar.add_task("jobs", total=progress.total, completed=progress.done)
+        while not progress.finished:
+            pool.check()
+            started = time.perf_counter()
+            progress = coordinator.advance()
+            for record in progress.new:
+                say(bar.console, line(record, told))
+            bar.update(task, total=progress.total, completed=progress.done)
+            if not progress.finished:
+                # a large study takes a moment to read: leave the database to the workers
+                time.sleep(max(_POLL_SECONDS, (time.perf_counter() - started) / _POLL_SHARE))
+
+
+def line(record: Record, also: Sequence[str]) -> str:
+    """Say in one line what came out of a run."""
+    options = options_from(record.options)
+    what = label(options, also) + (", equal time" if record.budget == "time" else "")
+    if record.stage == "search":
+        what += f", search at learning rate {options.learning_rate:.2g}"
+    if record.result is None:
+        return f"failed: {what}: {_reason(record)}"
+    summary = record.result.metrics[record.result.main_metric]
+    return (
+        f"{what}: {record.result.main_metric} best {number(summary.best)}, last"
+        f" {number(summary.last)}, {record.result.seconds_per_step:.3f} s/step"
+    )
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the command as Ctrl-C does: workers give back their runs."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def number(value: float | None) -> str:
+    """Write a metric, or a hyphen where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in a unit of its size."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say(console: Console, text: str) -> None:
+    """Print plain words."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _reason(record: Record) -> str:
+    return (record.error or "").strip().rpartition("\n")[2]

@@ -1,0 +1,155 @@
+"""The pictures of an analysis of gradient noise: gradients to LoRA, and gradients to the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from hiddenkey.lab.analysis.gradient_noise_record import Row
+from hiddenkey.lab.analysis.gradient_statistics import Estimate
+from hiddenkey.lab.report.figures.canvas import COLOURS, INK, Plot, add_legend, legend_height
+from hiddenkey.lab.report.words import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+else:
+    Axes = Figure = Any
+
+_STYLES: Final = {"dropkey": ("DropKey", "-", "o"), "dropattention": ("DropAttention", "--", "^")}
+_DROPPED: Final = "share of keys dropped"
+_PANEL: Final = 1.9
+"""Inches of a panel."""
+
+
+def list_noise_plots(rows: Sequence[Row], task: str) -> Iterator[Plot]:
+    """Yield two plots for each pattern.
+
+    Args:
+        rows: of the record.
+        task: the task's name.
+    """
+    for pattern in dict.fromkeys(row.pattern for row in rows):
+        own = [row for row in rows if row.pattern == pattern]
+        yield _noise_plot(own, task, pattern)
+        if own[0].maps.shares:
+            yield _maps_plot(own, task, pattern)
+
+
+def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
+    lines = _by_point(rows)
+
+    def draw(figure: Figure) -> None:
+        snr, ratio, cosine = figure.subplots(3, 1, sharex=True)
+        for colour, (label, own) in zip(_colours(lines), lines.items(), strict=True):
+            snr.plot([], [], color=colour, label=label)
+            for method, (_, dash, marker) in _STYLES.items():
+                estimates = [row.compared.methods[method].snr for row in own]
+                _draw_estimates(snr, own, estimates, colour, dash, marker)
+            _draw_estimates(ratio, own, [row.compared.noise_ratio for row in own], colour)
+            _draw_estimates(cosine, own, [row.compared.cosine for row in own], colour)
+        for name, dash, marker in _STYLES.values():
+            snr.plot([], [], color=INK, linestyle=dash, marker=marker, label=name)
+        snr.set(yscale="log", ylabel="SNR")
+        ratio.set(yscale="log", ylabel="noise, relative\nto DropKey")
+        cosine.set(ylabel="cosine of the\nmean gradients", xlabel="dropout rate")
+        for axes in (ratio, cosine):
+            axes.axhline(1, color=INK, linewidth=0.8)
+        add_legend(figure, snr)
+
+    return Plot(
+        name=f"gradient_noise_{pattern}",
+        kind="analysis",
+        budget="steps",
+        task=task,
+        title=f"{task}, {pattern}: noise and bias of LoRA's gradients",
+        caption=(
+            "All LoRA matrices together, equal masks. Top: signal-to-noise ratio of the gradient"
+            " over the masks. Middle: trace of its covariance under DropAttention relative to"
+            " DropKey. Bottom: cosine between the mean gradients of the two; below 1, DropAttention"
+            " is biased. Bars: 95 % intervals over the masks. At step 0 only the B matrices have a"
+            " gradient."
+        ),
+        alt=_alt(rows),
+        height=3 * _PANEL + legend_height([*lines, "DropKey", "DropAttention"]),
+        draw=draw,
+    )
+
+
+def _maps_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
+    lines = _by_point(rows)
+
+    def draw(figure: Figure) -> None:
+        share, ratio = figure.subplots(2, 1, sharex=True)
+        for colour, (label, own) in zip(_colours(lines), lines.items(), strict=True):
+            rates = [row.rate for row in own]
+            found = [row.maps.shares["dropattention"].absolute for row in own]
+            share.plot(rates, found, color=colour, marker="o", label=label)
+            for quantile, dash in (("0.5", "-"), ("0.05", ":")):
+                values = [(row.maps.k_attended or {}).get(quantile) for row in own]
+                ratio.plot(rates, values, color=colour, linestyle=dash, marker="o")
+        last = list(lines.values())[-1]
+        dropped = [row.maps.dropped for row in last]
+        share.plot([row.rate for row in last], dropped, color=INK, linestyle="--", label=_DROPPED)
+        share.set(ylabel="gradient on\ndropped keys", ylim=(0, None))
+        ratio.set(ylabel="k", ylim=(0, 1), xlabel="dropout rate")
+        add_legend(figure, share)
+
+    return Plot(
+        name=f"gradient_maps_{pattern}",
+        kind="analysis",
+        budget="steps",
+        task=task,
+        title=f"{task}, {pattern}: gradients to attention's logits",
+        caption=(
+            "Top: DropAttention's share of the absolute gradient to the logits that lies on dropped"
+            " keys; DropKey's is 0. Bottom: k of equation 10, DropKey's derivative over"
+            " DropAttention's, each kept key weighing as much as the attention that it gets: median"
+            " (full) and 5 % quantile (dotted)."
+        ),
+        alt=_alt(rows),
+        height=2 * _PANEL + legend_height([*lines, _DROPPED]),
+        draw=draw,
+    )
+
+
+def _by_point(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    lines: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.point.step, row.rate)):
+        lines.setdefault(f"step {row.point.step}", []).append(row)
+    return lines
+
+
+def _colours(lines: Mapping[str, Any]) -> list[str]:
+    return [COLOURS[index % len(COLOURS)] for index in range(len(lines))]
+
+
+def _draw_estimates(
+    axes: Axes,
+    rows: Sequence[Row],
+    estimates: Sequence[Estimate],
+    colour: str,
+    dash: str = "-",
+    marker: str = "o",
+) -> None:
+    known = [
+        (row.rate, found.value, found.value - found.low, found.high - found.value)
+        for row, found in zip(rows, estimates, strict=True)
+        if found.value is not None and found.low is not None and found.high is not None
+    ]
+    if known:
+        rates, values, below, above = zip(*known, strict=True)
+        axes.errorbar(
+            rates, values, (below, above), color=colour, linestyle=dash, marker=marker,
+            elinewidth=0.8,
+        )  # fmt: skip
+
+
+def _alt(rows: Sequence[Row]) -> str:
+    parts = [
+        f"step {row.point.step}, rate {row.rate:g}:"
+        f" SNR {number(row.compared.methods['dropkey'].snr.value)} under DropKey and"
+        f" {number(row.compared.methods['dropattention'].snr.value)} under DropAttention"
+        for row in rows
+    ]
+    return f"Lines over the dropout rate. {'; '.join(parts)}."

@@ -1,0 +1,108 @@
+"""Runs that analyses read: the finished ones of one or more comparisons, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hiddenkey.catalogue import methods
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.comparison.identity import Stage
+from hiddenkey.lab.comparison.record import Record, read_records
+from hiddenkey.lab.report.arms import DATA_OPTIONS, Run, explicit, find_runs, newest
+from hiddenkey.lab.report.words import listing
+from hiddenkey.lab.rules import suggestion
+
+_NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
+_OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
+
+
+def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Record]:
+    """Read the finished runs of folders that 'hiddenkey compare' or 'hiddenkey claims' wrote.
+
+    A run that several folders have counts once. Runs of equal time instead of equal steps are left
+    out: they end at other steps than their baseline.
+
+    Args:
+        folders: the folders.
+        stage: ``compare`` for the runs that are compared, ``search`` for those that chose settings.
+
+    Raises:
+        ConfigError: without folders, without such a run, or with every broken record.
+    """
+    if not folders:
+        raise ConfigError(
+            "folders must name at least one comparison, got none; give the folder that 'hiddenkey"
+            " compare' or 'hiddenkey claims' wrote"
+        )
+    found = {record.id: record for folder in folders for record in read_records(Path(folder))}
+    kept = [
+        record
+        for record in found.values()
+        if record.result is not None and record.stage == stage and record.budget == "steps"
+    ]
+    if not kept:
+        raise ConfigError(
+            f"{listing(folders)} must hold finished runs of stage {stage!r} and equal steps, got"
+            f" {len(found)} runs and none of these; let the comparison go on first"
+        )
+    return kept
+
+
+def arrange(records: Sequence[Record], baseline: str) -> list[Run]:
+    """Give each record its arm and task; of runs that differ in versions alone the newest stays.
+
+    Raises:
+        ConfigError: if no run uses the baseline's method and the library does not know it either.
+    """
+    require_method("baseline", baseline, records)
+    return newest(find_runs(records, "steps", baseline))[0]
+
+
+def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
+    """Refuse a method that neither the records nor the library know.
+
+    Args:
+        setting: what names the method.
+        name: the method.
+        records: the runs.
+
+    Raises:
+        ConfigError: if it is unknown.
+    """
+    used = sorted({str(record.options.get("method")) for record in records})
+    known = [*used, *methods()]
+    if name not in known:
+        hint = suggestion(name, known) or "; choose one"
+        raise ConfigError(
+            f"{setting} must be a method of the runs ({', '.join(used)}), got {name!r}{hint}"
+        )
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """Return all of a run's settings but those of its task, its seed and its dropout method."""
+    left_out = {*_NO_SETTINGS, *_OF_METHOD}
+    options = explicit(run.record.options)
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the settings that are not the same, in order."""
+    return tuple(sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))
+
+
+def nearest(run: Run, others: Sequence[Run]) -> Run | None:
+    """Return the run of the same task, model and rank whose other settings differ least."""
+    alike = [
+        other
+        for other in others
+        if other.task == run.task
+        and (other.arm.model, other.arm.rank) == (run.arm.model, run.arm.rank)
+    ]
+    own = settings_of(run)
+    return min(
+        alike,
+        key=lambda other: (len(differing(own, settings_of(other))), other.arm.label),
+        default=None,
+    )

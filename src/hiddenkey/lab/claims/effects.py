@@ -1,0 +1,113 @@
+"""A contrast's effect: from values by seed to a mean, an interval, p-values and a verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hiddenkey.lab.claims.findings import Effect, Values
+from hiddenkey.lab.claims.plan import COST, Contrast
+from hiddenkey.lab.claims.rule import decide
+from hiddenkey.lab.claims.student import Sample
+
+_DECIMALS: Final = 9
+"""Decimals of a seed's effect that are kept: more than a metric, a loss or a time has, and what
+float64 loses is far below. So equal differences are equal, and a difference of nothing is 0."""
+
+
+def effect(
+    contrast: Contrast, values: Values, tasks: Sequence[str], task: str | None = None
+) -> Effect:
+    """Estimate a contrast over tasks, or on one of them.
+
+    A seed's effect is the weighted sum of the arms' values, averaged over the tasks; a seed counts
+    if all arms have a value for it on all tasks. The weights carry the sign: for a gap or a loss,
+    where less is better, the claim gives the better arm a negative weight.
+
+    Step times are ratios, so they are summed and averaged as logarithms and returned as ratios: no
+    effect is a ratio of 1, and the margin is what the ratio may be above or below 1.
+
+    The interval is Student's t, as that of
+    :func:`~hiddenkey.lab.statistics.compare_paired`, and so are the p-values (seeds that all give
+    the same effect: see :class:`~hiddenkey.lab.claims.student.Sample`).
+
+    ================ =========================== ==========================================
+    expected         holds                       does not hold
+    ================ =========================== ==========================================
+    ``better``       above 0                     below the margin
+    ``no better``    below the margin            above 0
+    ``equal``        within the margin of 0      other than 0 (two-sided)
+    ``between``      from ``low`` to ``high``    below ``low`` or above ``high`` (two-sided)
+    ================ =========================== ==========================================
+
+    The middle column's two-sided cases are two one-sided tests, of which the larger p counts
+    (Schuirmann's TOST, 1987).
+
+    Args:
+        contrast: the question.
+        values: value by seed, by task setup, arm and measure.
+        tasks: the task setups of the mean.
+        task: the only one to look at, instead of the mean.
+    """
+    relative = contrast.measure == COST
+    by_seed = _by_seed(contrast, values, tasks if task is None else (task,))
+    sample = Sample.of(by_seed)
+    p_holds, p_fails = _p_values(contrast, sample)
+    shown = math.exp if relative else float
+    reach = sample.reach()
+    return Effect(
+        contrast=contrast,
+        task=task,
+        values=tuple(shown(value) for value in by_seed),
+        mean=shown(sample.mean) if by_seed else None,
+        low=None if reach is None else shown(sample.mean - reach),
+        high=None if reach is None else shown(sample.mean + reach),
+        p_holds=p_holds,
+        p_fails=p_fails,
+        verdict=decide(p_holds, p_fails),
+        tasks=tuple(tasks) if task is None else (),
+    )
+
+
+def no_effect(contrast: Contrast) -> int:
+    """Return an effect of nothing: 0, but 1 of ratios."""
+    return 1 if contrast.measure == COST else 0
+
+
+def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[float]:
+    """Return the effect of each seed, in the order of the seeds; of step times its logarithm."""
+    scaled = math.log if contrast.measure == COST else float
+    parts: list[tuple[float, Mapping[int, float]]] = [
+        (weight / len(tasks), values.get((task, arm, contrast.measure), {}))
+        for task in tasks
+        for arm, weight in contrast.weights.items()
+    ]
+    if not parts:
+        return []
+    seeds = set.intersection(*(set(known) for _, known in parts))
+    return [
+        round(math.fsum(weight * scaled(known[seed]) for weight, known in parts), _DECIMALS) + 0.0
+        for seed in sorted(seeds)
+    ]
+
+
+def _p_values(contrast: Contrast, sample: Sample) -> tuple[float, float]:
+    """Return the p-values of "not what is expected" and of "what is expected"."""
+    place = _log if contrast.measure == COST else float  # as _by_seed has its effects
+    none = no_effect(contrast)
+    less, zero, more = (place(none + step * contrast.margin) for step in (-1, 0, 1))
+    match contrast.expect:
+        case "better":
+            return sample.above(zero), sample.below(more)
+        case "no better":
+            return sample.below(more), sample.above(zero)
+        case "equal":
+            return sample.within(less, more), sample.outside(zero, zero)
+        case "between":
+            low, high = place(contrast.low), place(contrast.high)
+            return sample.within(low, high), sample.outside(low, high)
+
+
+def _log(ratio: float) -> float:
+    return math.log(ratio) if ratio > 0 else -math.inf

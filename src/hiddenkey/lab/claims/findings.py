@@ -1,0 +1,144 @@
+"""What was found about a claim: values, effects and verdicts; all that the page reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hiddenkey.lab.claims.plan import Claim, Contrast, Scale
+
+Verdict = Literal["holds", "does not hold", "cannot tell"]
+
+Values = Mapping[tuple[str, str, str], Mapping[int, float]]
+"""Value by seed, by task setup, arm and measure; seeds without a finite value are left out."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What held-out training examples chose on one task.
+
+    Attributes:
+        task: name of the task setup.
+        choice: name of the choice.
+        learning_rate: the chosen one.
+        rate: the chosen dropout rate; ``None`` for a method without.
+        runs: training runs that the choice rests on.
+        scores: mean main metric on the held-out examples by setting (learning rate, dropout rate).
+    """
+
+    task: str
+    choice: str
+    learning_rate: float
+    rate: float | None
+    runs: int
+    scores: Mapping[tuple[float, float | None], float]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A contrast's effect, on one task or as the mean over the tasks that count.
+
+    Attributes:
+        contrast: the question.
+        task: name of the task setup; ``None`` for the mean over tasks.
+        values: effect by seed, in the order of the seeds; for means over tasks the seeds that all
+            of them have.
+        mean: mean effect; a step time's is the geometric mean. ``None`` without a value.
+        low: lower end of the 95 % interval; ``None`` below two values.
+        high: its upper end.
+        p_holds: p-value of "the effect is not what the claim expects".
+        p_fails: p-value of "the effect could be what the claim expects".
+        verdict: of this contrast alone.
+        tasks: the task setups that it is a mean over; empty for a single task.
+    """
+
+    contrast: Contrast
+    task: str | None
+    values: tuple[float, ...]
+    mean: float | None
+    low: float | None
+    high: float | None
+    p_holds: float
+    p_fails: float
+    verdict: Verdict
+    tasks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the plan could show of one contrast, reckoned before the runs.
+
+    Attributes:
+        contrast: its name.
+        seeds: number of seeds.
+        tasks: number of tasks that the effect is a mean over.
+        half_width: expected half width of the 95 % interval, in points; infinite for one seed.
+        detects: chance that an effect as large as the margin is told from 0.
+        excludes: chance that an effect of 0 is shown to be smaller than the margin.
+    """
+
+    contrast: str
+    seeds: int
+    tasks: int
+    half_width: float
+    detects: float
+    excludes: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what came out.
+
+    Attributes:
+        claim: the claim.
+        questions: the effects that the verdict rests on.
+        by_task: the same contrasts on each task, for the reader.
+        needed: how many questions must hold.
+        verdict: by the rule.
+        p_holds: p-value of "fewer than ``needed`` hold".
+        p_fails: p-value of "``needed`` or more hold".
+        sentences: what it rests on, in plain words.
+        left_out: task setups that do not count, with the reason.
+        missing: runs of the plan that are not there (yet, or failed).
+        power: what the plan could show.
+    """
+
+    claim: Claim
+    questions: tuple[Effect, ...]
+    by_task: tuple[Effect, ...]
+    needed: int
+    verdict: Verdict
+    p_holds: float
+    p_fails: float
+    sentences: tuple[str, ...]
+    left_out: Mapping[str, str]
+    missing: int
+    power: tuple[Power, ...]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a page is made of.
+
+    Attributes:
+        scale: the scale.
+        findings: one for each claim.
+        values: every value that was measured.
+        chosen: what was chosen on held-out training examples.
+        command: the command that makes this page again.
+        environments: distinct versions and machines of the runs, each with its number of runs.
+        started: UTC time of the first run's start, ISO 8601; empty without runs.
+        ended: of the last run's end.
+        runs: finished runs that were used, those that chose settings included.
+    """
+
+    scale: Scale
+    findings: tuple[Finding, ...]
+    values: Values
+    chosen: tuple[Chosen, ...]
+    command: str
+    environments: tuple[tuple[Mapping[str, str], int], ...]
+    started: str
+    ended: str
+    runs: int

@@ -1,0 +1,126 @@
+"""The page of the claims: one HTML file with its style and figures inside, without a script."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final, get_args
+
+from hiddenkey.lab.claims.findings import Evidence, Finding, Verdict
+from hiddenkey.lab.claims.overview import cautions, environment_grids, plan_words, when
+from hiddenkey.lab.claims.plan import COST, Claim
+from hiddenkey.lab.claims.plan_tables import chosen_grid, power_grid, scores_grid, tasks_grid
+from hiddenkey.lab.claims.rule import RULE
+from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
+from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
+from hiddenkey.lab.report.entries import Grid
+from hiddenkey.lab.report.figures import inline
+from hiddenkey.lab.report.page import Figure, Picture
+
+_VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A claim on the page.
+
+    Attributes:
+        id: of the section.
+        claim: the claim.
+        summary: its line in the summary.
+        sentences: what the verdict rests on.
+        grids: tables that stand open.
+        folded: tables that open on a press.
+        figures: its figures.
+    """
+
+    id: str
+    claim: Claim
+    summary: SummaryRow
+    sentences: tuple[str, ...]
+    grids: tuple[Grid, ...]
+    folded: tuple[Grid, ...]
+    figures: tuple[Figure, ...]
+
+
+def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
+    """Return the page as HTML text.
+
+    Args:
+        evidence: what to say.
+        pictures: the figures of :func:`~hiddenkey.lab.claims.figures.list_plots`, drawn.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("hiddenkey.lab.claims"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    drawn = list(pictures)
+    rows = zip(evidence.findings, summary_rows(evidence), strict=True)
+    return (
+        environment.get_template("claims.html").render(
+            scale=evidence.scale,
+            when=when(evidence),
+            cautions=cautions(evidence),
+            sections=[
+                _section(index, finding, row, evidence, drawn)
+                for index, (finding, row) in enumerate(rows, 1)
+            ],
+            rule=RULE.split("\n\n"),
+            plan=plan_words(evidence),
+            power=power_grid(evidence),
+            chosen=chosen_grid(evidence),
+            scores=scores_grid(evidence),
+            command=evidence.command,
+            environments=environment_grids(evidence),
+            style=_style(),
+            verdicts=_VERDICTS,
+        )
+        + "\n"
+    )
+
+
+def _section(
+    index: int, finding: Finding, row: SummaryRow, evidence: Evidence, pictures: Sequence[Picture]
+) -> Section:
+    claim = finding.claim
+    tables = [picture for picture in claim.pictures if picture.kind == "grid"]
+    values = {measure: values_grid(finding, evidence, measure) for measure in measures_of(claim)}
+    cost = (values.pop(COST),) if COST in values else ()
+    return Section(
+        id=f"claim-{index}",
+        claim=claim,
+        summary=row,
+        sentences=finding.sentences,
+        grids=_with_rows(
+            effects_grid(finding),
+            *(picture_grid(finding, picture, evidence) for picture in tables),
+            *cost,
+        ),
+        folded=_with_rows(tasks_grid(finding, evidence), *values.values()),
+        figures=tuple(_figure(picture) for picture in pictures if picture.plot.kind == claim.name),
+    )
+
+
+def _with_rows(*grids: Grid) -> tuple[Grid, ...]:
+    return tuple(grid for grid in grids if grid.rows)
+
+
+def _figure(picture: Picture) -> Figure:
+    plot = picture.plot
+    label = html.escape(f"{plot.title}. {plot.alt}", quote=True)
+    return Figure(plot.name, plot.title, plot.caption, inline(picture.svg, plot.name, label))
+
+
+def _style() -> str:
+    parts = (("hiddenkey.lab.report", "report.css"), ("hiddenkey.lab.claims", "claims.css"))
+    return "\n".join(
+        (resources.files(package) / "templates" / name).read_text("utf-8")
+        for package, name in parts
+    )

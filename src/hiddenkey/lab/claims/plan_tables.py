@@ -1,0 +1,118 @@
+"""The tables of what was planned: tasks, power, and the settings that were chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from hiddenkey.lab.claims.findings import Evidence, Finding
+from hiddenkey.lab.claims.judge import BASELINE
+from hiddenkey.lab.claims.summaries import level
+from hiddenkey.lab.claims.wording import margin, value
+from hiddenkey.lab.report.entries import Grid, make_grid, numeric, text
+from hiddenkey.lab.report.words import MISSING
+
+
+def tasks_grid(finding: Finding, evidence: Evidence) -> Grid:
+    """The task setups of a claim: what they are, and whether they count."""
+    scale = evidence.scale
+    rows = []
+    for name in finding.claim.tasks.get(scale.name, ()):
+        setup = scale.tasks[name]
+        options = {**scale.common, **setup.options}
+        plain = level(evidence.values, [name], BASELINE, "metric")
+        rows.append(
+            [
+                text(name),
+                text(", ".join(f"{key} {shown}" for key, shown in options.items())),
+                numeric(setup.floor, f"{setup.floor:g}"),
+                numeric(plain.mean, value(plain.mean, "metric")),
+                text(finding.left_out.get(name, "yes")),
+            ]
+        )
+    columns = ("task", "its runs", "floor, points", "plain LoRA, points", "counts")
+    return make_grid(f"tasks-{finding.claim.name}", "Tasks", columns, rows)
+
+
+def power_grid(evidence: Evidence) -> Grid:
+    """What the plan could show of each contrast, reckoned before the runs."""
+    rows = []
+    for finding in evidence.findings:
+        contrasts = {contrast.name: contrast for contrast in finding.claim.contrasts}
+        for power in finding.power:
+            contrast = contrasts[power.contrast]
+            measure = contrast.measure
+            rows.append(
+                [
+                    text(finding.claim.name),
+                    text(power.contrast),
+                    numeric(power.seeds, f"{power.seeds}"),
+                    numeric(power.tasks, f"{power.tasks}"),
+                    text(margin(contrast)),
+                    numeric(power.half_width, _half_width(power.half_width, measure)),
+                    numeric(power.detects, _percent(power.detects)),
+                    numeric(power.excludes, _percent(power.excludes)),
+                ]
+            )
+    columns = (
+        "claim", "question", "seeds", "tasks", "margin", "expected 95 % interval",
+        "sees an effect of the margin", "rules the margin out if there is no effect",
+    )  # fmt: skip
+    return make_grid("power", "What the plan could show", columns, rows)
+
+
+def chosen_grid(evidence: Evidence) -> Grid:
+    """The chosen settings."""
+    rows = [
+        [
+            text(found.task),
+            text(found.choice),
+            numeric(found.learning_rate, f"{found.learning_rate:g}"),
+            numeric(found.rate, MISSING if found.rate is None else f"{found.rate:g}"),
+            numeric(found.scores.get((found.learning_rate, found.rate))),
+            numeric(found.runs, f"{found.runs}"),
+        ]
+        for found in evidence.chosen
+    ]
+    columns = ("task", "choice", "learning rate", "dropout rate", "held-out metric", "runs")
+    return make_grid("chosen", "Chosen settings", columns, rows)
+
+
+def scores_grid(evidence: Evidence) -> Grid:
+    """The held-out metric of every setting that was tried."""
+    tried = {rate for found in evidence.chosen for _, rate in found.scores}
+    rates = sorted(tried, key=lambda rate: -1.0 if rate is None else rate)
+    rows = []
+    for found in evidence.chosen:
+        for learning_rate in sorted({rate for rate, _ in found.scores}):
+            cells = [
+                dataclasses.replace(
+                    numeric(found.scores.get((learning_rate, rate))),
+                    strong=(learning_rate, rate) == (found.learning_rate, found.rate),
+                )
+                for rate in rates
+            ]
+            rows.append(
+                [
+                    text(found.task),
+                    text(found.choice),
+                    numeric(learning_rate, f"{learning_rate:g}"),
+                    *cells,
+                ]
+            )
+    heads = ("without a rate" if rate is None else f"rate {rate:g}" for rate in rates)
+    notes = (
+        "Mean main metric on held-out training examples; the chosen setting is bold. Learning rate"
+        " and dropout rate are chosen by their means over the table's other axis, so it need not"
+        " hold the largest number.",
+    )
+    columns = ("task", "choice", "learning rate", *heads)
+    return make_grid("scores", "All settings that were tried", columns, rows, notes)
+
+
+def _half_width(width: float, measure: str) -> str:
+    return f"± {value(width, measure)}" if math.isfinite(width) else MISSING
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,118 @@
+"""The table on top: a line for each claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Verdict
+from hiddenkey.lab.claims.plan import COST, Scale
+from hiddenkey.lab.claims.wording import effect_text
+from hiddenkey.lab.report.entries import Entry, Grid, make_grid, text
+from hiddenkey.lab.report.words import MISSING, count
+
+_SHOWN: Final = 4
+"""Effects of a claim in the summary; its section has all of them."""
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """A claim in the table on top.
+
+    Attributes:
+        name: of the claim.
+        title: of the claim.
+        verdict: its verdict.
+        headline: its effect, or how many of several questions hold.
+        details: the effects of several questions.
+        run: what was run, in one line.
+    """
+
+    name: str
+    title: str
+    verdict: Verdict
+    headline: str
+    details: tuple[str, ...]
+    run: str
+
+
+def summary_rows(evidence: Evidence) -> tuple[SummaryRow, ...]:
+    """Return a row for each claim."""
+    return tuple(_summary_row(finding, evidence.scale) for finding in evidence.findings)
+
+
+def summary_grid(evidence: Evidence) -> Grid:
+    """The table on top: claim, verdict, effect, what was run."""
+    rows = [
+        [
+            Entry(row.name, row.name, strong=True),
+            text(row.title),
+            Entry(row.verdict, row.verdict, strong=True),
+            Entry(row.headline, row.headline, details=row.details),
+            text(row.run),
+        ]
+        for row in summary_rows(evidence)
+    ]  # fmt: skip
+    columns = ("claim", "in one line", "verdict", "effect [95 % interval]", "what was run")
+    return make_grid("summary", "Summary", columns, rows)
+
+
+def run_text(finding: Finding, scale: Scale) -> str:
+    """Say in one line what a claim's plan runs, and how much of it is missing."""
+    claim = finding.claim
+    planned = claim.tasks.get(scale.name, ())
+    if not planned:
+        return f"nothing at scale {scale.name}"
+    trained = _trained(finding)
+    parts = []
+    if trained:
+        parts.append(
+            f"{count(len(trained), 'way')} to train × {count(len(planned), 'task')} ×"
+            f" {count(len(scale.seeds), 'seed')}"
+        )
+    timed = {arm for c in claim.contrasts if c.measure == COST for arm in c.weights}
+    if timed:
+        parts.append(f"step time of {len(timed)} × {count(scale.repeats, 'repeat')}")
+    if finding.left_out:
+        parts.append(f"{count(len(finding.left_out), 'task')} left out")
+    if finding.missing:
+        parts.append(f"{finding.missing} missing")
+    return ", ".join(parts)
+
+
+def _summary_row(finding: Finding, scale: Scale) -> SummaryRow:
+    headline, details = _headline(finding)
+    return SummaryRow(
+        name=finding.claim.name,
+        title=finding.claim.title,
+        verdict=finding.verdict,
+        headline=headline,
+        details=details,
+        run=run_text(finding, scale),
+    )
+
+
+def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
+    asked = finding.questions
+    shown = tuple(f"{_label(effect)}: {effect_text(effect)}" for effect in asked[:_SHOWN])
+    if len(asked) < 2:
+        return (shown or (MISSING,))[0], ()
+    verdicts = [effect.verdict for effect in asked]
+    tally = (
+        f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
+        f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} cannot be told"
+    )
+    more = len(asked) - _SHOWN
+    return tally, (*shown, f"and {more} more below") if more > 0 else shown
+
+
+def _label(effect: Effect) -> str:
+    return effect.contrast.name + (f", {effect.task}" if effect.task else "")
+
+
+def _trained(finding: Finding) -> set[str]:
+    """Names of the arms that are trained to the end."""
+    claim = finding.claim
+    weighed = {arm for c in claim.contrasts if c.measure != COST for arm in c.weights}
+    drawn = {arm for p in claim.pictures for points in p.series.values() for arm in points.values()}
+    return weighed | drawn | {arm for p in claim.pictures for arm in p.cells.values()}

@@ -1,0 +1,142 @@
+"""The tables of what came out; the page and Markdown print the same."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Sequence
+from typing import Final
+
+from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
+from hiddenkey.lab.claims.judge import BASELINE
+from hiddenkey.lab.claims.plan import COST, MEASURES, Claim, Picture
+from hiddenkey.lab.claims.summaries import deviation, gain, level, tasks_of
+from hiddenkey.lab.claims.wording import (
+    bounds,
+    difference,
+    expectation,
+    margin,
+    p_value,
+    value,
+)
+from hiddenkey.lab.report.entries import Entry, Grid, make_grid, numeric, text
+from hiddenkey.lab.report.words import MISSING, listing
+
+_MEAN: Final = "mean over tasks"
+
+
+def effects_grid(finding: Finding) -> Grid:
+    """Every contrast of a claim, over the tasks and on each."""
+    rows = [
+        _effect_row(effect, () if effect.contrast.measure == COST else finding.left_out)
+        for effect in all_effects(finding)
+    ]
+    columns = (
+        "question", "on", "effect", "95 % interval", "verdict", "seeds", "the claim expects",
+        "margin", "p if not as claimed", "p if as claimed",
+    )  # fmt: skip
+    return make_grid(f"effects-{finding.claim.name}", "Effects", columns, rows)
+
+
+def all_effects(finding: Finding) -> tuple[Effect, ...]:
+    """The questions of a claim, each followed by the same contrast on each task."""
+    asked = {(effect.contrast.name, effect.task) for effect in finding.questions}
+    more = [e for e in finding.by_task if (e.contrast.name, e.task) not in asked]
+    names = dict.fromkeys(e.contrast.name for e in (*finding.questions, *more))
+    return tuple(
+        effect
+        for name in names
+        for effect in (*finding.questions, *more)
+        if effect.contrast.name == name
+    )
+
+
+def picture_grid(finding: Finding, picture: Picture, evidence: Evidence) -> Grid:
+    """A table of arms by two axes, each with its difference to plain LoRA."""
+    values, measure = evidence.values, picture.measure
+    tasks = tasks_of(finding, evidence.scale, measure)
+    rows = [
+        [
+            text(row),
+            *(
+                _placed(values, tasks, picture.cells.get((row, column)), measure)
+                for column in picture.columns
+            ),
+        ]
+        for row in picture.rows
+    ]
+    plain = level(values, tasks, BASELINE, measure)
+    notes = (
+        f"{_capital(MEASURES[measure])}; {_mean_of(tasks)}; mean ± standard deviation over the"
+        f" seeds. Below it the difference to plain LoRA, which has {_spread(plain).text}, seed by"
+        " seed, with its 95 % interval.",
+    )
+    name = f"grid-{finding.claim.name}-{finding.claim.pictures.index(picture) + 1}"
+    return make_grid(name, picture.title, ("", *picture.columns), rows, notes)
+
+
+def measures_of(claim: Claim) -> tuple[str, ...]:
+    """Return the measures that a claim compares or shows."""
+    used = {contrast.measure for contrast in claim.contrasts}
+    used |= {picture.measure for picture in claim.pictures if picture.kind != "effects"}
+    return tuple(measure for measure in MEASURES if measure in used)
+
+
+def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
+    """Mean ± standard deviation of every arm of a claim on every task."""
+    tasks = finding.claim.tasks.get(evidence.scale.name, ())
+    rows = []
+    for arm in dict.fromkeys((BASELINE, *finding.claim.arms)):
+        found = [level(evidence.values, [task], arm, measure) for task in tasks]
+        if any(effect.values for effect in found):
+            rows.append([text(arm), *(_spread(effect, seeds=True) for effect in found)])
+    name = f"values-{finding.claim.name}-{measure.replace(' ', '-')}"
+    title = _capital(MEASURES[measure])
+    repeated = "repeats" if measure == COST else "seeds"
+    notes = (f"Mean ± standard deviation (number of {repeated}).",)
+    return make_grid(name, title, ("way to train", *tasks), rows, notes)
+
+
+def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
+    contrast, measure = effect.contrast, effect.contrast.measure
+    return [
+        Entry(contrast.name, contrast.name, strong=effect.task is None),
+        text(effect.task or _MEAN),
+        numeric(effect.mean, difference(effect.mean, measure)),
+        text(bounds(effect.low, effect.high, measure)),
+        text("left out" if effect.task in left_out else effect.verdict),
+        numeric(len(effect.values), f"{len(effect.values)}"),
+        text(expectation(contrast)),
+        text(MISSING if contrast.expect == "between" else margin(contrast)),
+        numeric(effect.p_holds, p_value(effect.p_holds)),
+        numeric(effect.p_fails, p_value(effect.p_fails)),
+    ]
+
+
+def _placed(values: Values, tasks: Sequence[str], arm: str | None, measure: str) -> Entry:
+    """A cell of a table of arms."""
+    if arm is None:
+        return Entry(MISSING, None)
+    entry = _spread(level(values, tasks, arm, measure))
+    found = gain(values, tasks, arm, measure)
+    if arm == BASELINE or found.mean is None:
+        return entry
+    parts = [difference(found.mean, measure)]
+    parts += [] if found.low is None else [bounds(found.low, found.high, measure)]
+    return Entry(entry.text, entry.value, details=(" ".join(parts),))
+
+
+def _spread(found: Effect, *, seeds: bool = False) -> Entry:
+    if found.mean is None:
+        return Entry(MISSING, None)
+    measure, varies = found.contrast.measure, deviation(found)
+    shown = value(found.mean, measure)
+    if varies is not None:
+        shown += f" ± {value(varies, measure)}"
+    return Entry(f"{shown} ({len(found.values)})" if seeds else shown, found.mean)
+
+
+def _mean_of(tasks: Sequence[str]) -> str:
+    return f"mean of {listing(tasks, 9)}" if len(tasks) > 1 else listing(tasks) or "no task counts"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -1,0 +1,107 @@
+"""Effects, margins and plans as a reader sees them."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from hiddenkey.lab.claims.effects import no_effect
+from hiddenkey.lab.claims.findings import Effect
+from hiddenkey.lab.claims.plan import COST, Contrast
+from hiddenkey.lab.report.words import MISSING, number, signed
+
+_DIGITS: Final = {"loss": 4}
+_USUAL: Final = 2
+
+UNITS: Final = {
+    "metric": "points",
+    "best": "points",
+    "gap": "points",
+    "loss": "",
+    COST: "×",
+}
+"""What a measure is counted in; a loss has no unit."""
+
+AXES: Final = {
+    "metric": "main metric, points",
+    "best": "main metric at its best, points",
+    "gap": "training − evaluation, points",
+    "loss": "evaluation loss",
+    COST: "step time, relative to LoRA's",
+}
+"""What stands at an axis of a figure."""
+
+
+def value(found: float | None, measure: str) -> str:
+    """Return a measured value; a step time as ``1.52×``."""
+    text = number(found, _digits(measure))
+    return f"{text}×" if measure == COST and found is not None else text
+
+
+def difference(found: float | None, measure: str) -> str:
+    """Return an effect with its sign; a step time's is a ratio and has none."""
+    return value(found, measure) if measure == COST else signed(found, _digits(measure))
+
+
+def bounds(low: float | None, high: float | None, measure: str) -> str:
+    """Return ``[low, high]`` of an effect, or a dash without an interval."""
+    if low is None or high is None:
+        return MISSING
+    return f"[{difference(low, measure)}, {difference(high, measure)}]"
+
+
+def effect_text(effect: Effect) -> str:
+    """Return an effect with its unit, and its interval in brackets."""
+    measure = effect.contrast.measure
+    if effect.mean is None:
+        return "no value yet"
+    unit = "" if measure == COST else UNITS[measure]
+    interval = "" if effect.low is None else bounds(effect.low, effect.high, measure)
+    return " ".join(part for part in (difference(effect.mean, measure), unit, interval) if part)
+
+
+def expectation(contrast: Contrast) -> str:
+    """Say what the claim expects of an effect."""
+    measure = contrast.measure
+    null = no_effect(contrast)
+    match contrast.expect:
+        case "better":
+            return f"above {null:g}"
+        case "no better":
+            return f"below {difference(null + contrast.margin, measure)}"
+        case "equal":
+            return f"within {margin(contrast)} of {null:g}"
+        case "between":
+            return _span(contrast.low, contrast.high, measure)
+
+
+def margin(contrast: Contrast) -> str:
+    """Return the smallest effect that would matter; a step time's is a share."""
+    if contrast.measure == COST:
+        return f"{100 * contrast.margin:g} %"
+    unit = UNITS[contrast.measure]
+    if contrast.margin == 1:
+        unit = unit.removesuffix("s")
+    return f"{contrast.margin:g} {unit}".strip()
+
+
+def p_value(found: float) -> str:
+    """Return a p-value for a table."""
+    return "< 0.001" if found < 0.001 else f"{found:.3f}"
+
+
+def moment(time: str) -> str:
+    """Return a UTC time to the minute; nothing of an empty one."""
+    return time.replace("T", " ")[:16]
+
+
+def _span(low: float, high: float, measure: str) -> str:
+    if math.isinf(low) or (measure == COST and low == 0):
+        return f"at most {difference(high, measure)}"
+    if math.isinf(high):
+        return f"at least {difference(low, measure)}"
+    return f"{difference(low, measure)} to {difference(high, measure)}"
+
+
+def _digits(measure: str) -> int:
+    return _DIGITS.get(measure, _USUAL)

@@ -1,0 +1,76 @@
+import dataclasses
+import math
+
+import pytest
+
+from hiddenkey.lab.claims.choice import choose, held_out, trials
+from hiddenkey.lab.claims.plan import Choice, Power, Scale, TaskSetup
+from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.result import Result, Summary
+
+LORA = Choice("lora", "lora", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
+DROPKEY = Choice("dropkey", "dropkey", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
+SETUP = TaskSetup("news", {"task": "headlines", "train_size": 300}, 500, 0.0, ("lora", "dropkey"))
+SCALE = Scale("s", "", (0, 1), 1, {"epochs": 3.0}, {}, {}, Power(1, ""))
+
+
+def result(value):
+    summary = Summary(value, 1, value)
+    return Result(
+        "news", "m", "lora", 0, "accuracy", {"accuracy": summary}, summary, None, {}, {}, 1, 1.0,
+        1.0, 1, 1, 1, 1.0, None, "",
+    )  # fmt: skip
+
+
+def test_a_method_without_a_rate_gets_seeds_instead_of_rates():
+    plain, dropping = trials(LORA, SETUP, SCALE), trials(DROPKEY, SETUP, SCALE)
+    assert len(plain) == len(dropping) == 6
+    assert [t.setting for t in plain] == [(0.001, None)] * 3 + [(0.002, None)] * 3
+    assert [t.options.seed for t in plain] == [100, 101, 102] * 2
+    assert [t.setting for t in dropping] == [
+        (lr, rate) for lr in (0.001, 0.002) for rate in (0.1, 0.2, 0.3)
+    ]
+    assert {t.options.seed for t in dropping} == {100}
+    assert [t.options.rate for t in dropping] == [0.1, 0.2, 0.3] * 2
+    assert all(t.options.epochs == 3 for t in plain + dropping)
+
+
+def test_several_seeds_are_shifted_as_a_whole():
+    several = dataclasses.replace(LORA, seeds=(100, 103), rates=(0.1, 0.2))
+    seeds = [t.options.seed for t in trials(several, SETUP, SCALE)[:4]]
+    assert seeds == [100, 103, 104, 107]
+
+
+def test_a_choice_is_judged_on_training_examples_beside_those_it_trains_on():
+    options = held_out(TrainOptions(train_size=300, eval_size=200, evaluations=5), SETUP)
+    assert (options.train_size, options.eval_size, options.evaluations) == (800, None, 1)
+    assert round(options.holdout * 800) == 500
+    whole = held_out(TrainOptions(), dataclasses.replace(SETUP, validation=0.1))
+    assert (whole.train_size, whole.holdout) == (None, 0.1)
+
+
+def test_marginal_means_choose():
+    scores = {
+        (0.001, 0.1): 0.70, (0.001, 0.2): 0.80, (0.001, 0.3): 0.60,
+        (0.002, 0.1): 0.75, (0.002, 0.2): 0.74, (0.002, 0.3): 0.76,
+    }  # fmt: skip
+    found = choose(SETUP, DROPKEY, [(key, result(value)) for key, value in scores.items()])
+    assert (found.learning_rate, found.rate) == (0.002, 0.2)  # 0.75 and 0.77, not the best cell
+    assert found.scores == pytest.approx(scores)
+    assert (found.task, found.choice, found.runs) == ("news", "dropkey", 6)
+
+
+def test_of_equal_means_the_smaller_value_is_chosen():
+    found = choose(SETUP, DROPKEY, [((lr, 0.1), result(0.5)) for lr in (0.002, 0.001)])
+    assert found.learning_rate == 0.001
+
+
+def test_a_run_that_diverged_counts_against_its_setting():
+    outcomes = [(0.001, 0.2), (0.001, 0.2), (0.002, 0.9), (0.002, None)]
+    found = choose(SETUP, LORA, [((lr, None), result(value)) for lr, value in outcomes])
+    assert (found.learning_rate, found.rate) == (0.001, None)
+    assert math.isclose(found.scores[0.002, None], -0.05)
+
+
+def test_without_a_result_nothing_is_chosen():
+    assert choose(SETUP, LORA, []) is None

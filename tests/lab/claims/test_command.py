@@ -1,0 +1,97 @@
+"""The command: its words, its messages, and the whole path at the tiny scale."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hiddenkey.cli.main import main
+from hiddenkey.lab.claims import reading
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture
+def claims(plans, tmp_path):
+    """Run the command on the plans of a random model."""
+
+    def claims(*words):
+        folders = ["--plans", str(plans), "--output", str(tmp_path / "out")]
+        return main(["claims", *words, "--scale", "mine", "--workers", "1", *folders])
+
+    return claims
+
+
+def test_dry_run_lists_the_plan_and_its_time_and_writes_nothing(claims, tmp_path, capsys):
+    assert claims("C1", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "DropKey beats LoRA" in shown
+    assert "DropKey costs nothing" not in shown
+    assert "10 of 10 jobs are left: about" in shown
+    assert "with 1 worker, from a few timed steps" in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_is_written_also_when_nothing_has_run(claims, tmp_path, capsys):
+    assert claims("--page-only") == 0
+    shown = capsys.readouterr().out
+    assert "cannot tell" in shown
+    assert "runs missing" in shown
+    page = (tmp_path / "out" / "page" / "index.html").read_text()
+    assert "DropKey beats LoRA" in page
+    assert not (tmp_path / "out" / "study.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["C7"], "claims must be of C1, C2, got C7"),
+        (["--scale", "huge"], "scale must be one of mine or a YAML file, got 'huge'"),
+        (["--plans", "nowhere"], "'nowhere' has none"),
+        (["--sclae", "mine"], "did you mean '--scale'"),
+    ],
+)
+def test_a_mistake_is_told(plans, words, told, capsys):
+    given = ["claims", *words]
+    given += [] if "--plans" in words else ["--plans", str(plans)]
+    given += [] if "--scale" in words else ["--scale", "mine"]
+    assert main(given) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_claim_without_tasks_at_the_scale_is_refused_by_name_only(plans, capsys):
+    content = yaml.safe_load((plans / "c2.yaml").read_text())
+    (plans / "c2.yaml").write_text(yaml.safe_dump({**content, "tasks": {"other": ["words"]}}))
+    words = ["--scale", "mine", "--plans", str(plans), "--output", str(plans / "out")]
+    assert main(["claims", "C2", *words]) == 2
+    assert "C2 have none" in capsys.readouterr().err
+    assert main(["claims", *words, "--page-only"]) == 0
+    assert "DropKey costs nothing" not in capsys.readouterr().out
+
+
+def test_the_tiny_scale_goes_the_whole_path_for_every_claim(tmp_path):
+    """All claims, every arm and every picture, with real workers on the bundled model."""
+    output = tmp_path / "tiny"
+    command = [sys.executable, "-m", "hiddenkey.cli.main", "claims", "--scale", "tiny"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, "--workers", "2", "--output", str(output)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    names = [claim.name for claim in reading.read_claims(reading.default_folder())]
+    evidence = json.loads((output / "page" / "evidence.json").read_text())
+    page = (output / "page" / "index.html").read_text()
+    for name in names:
+        assert f" {name} " in done.stdout
+        assert name in page
+    assert "missing" not in done.stdout
+    assert evidence["runs"] == len(list((output / "records").glob("*.json")))
+    text = (output / "page" / "claims.md").read_text()
+    assert "hiddenkey claims --scale tiny" in text

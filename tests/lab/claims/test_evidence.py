@@ -1,0 +1,154 @@
+"""From plans to evidence: what is run, what is shared, what goes on after a stop."""
+
+import dataclasses
+
+import pytest
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims.estimate import estimate
+from hiddenkey.lab.claims.evidence import gather
+from hiddenkey.lab.claims.outline import EvidenceOutline
+from hiddenkey.lab.comparison import survey
+from hiddenkey.lab.comparison.coordinator import Coordinator
+from hiddenkey.lab.comparison.data import Data
+from hiddenkey.lab.comparison.plan import Plan
+from hiddenkey.lab.comparison.record import read_records
+from lab.claims.conftest import edit
+from lab.comparison.driver import finish, worker_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+class Study:
+    """The evidence of a folder of plans, worked off in this process."""
+
+    def __init__(self, plans, *names):
+        self.claims = reading.read_claims(plans, names)
+        self.scale = reading.read_scale(plans, "mine")
+        self.store = Plan(tasks=(), output=str(plans.parent / "out"), study="claims out")
+        self.outline = EvidenceOutline("claims out", self.claims, self.scale, Data(), {})
+
+    def run(self, jobs=None):
+        with Coordinator(self.store, self.outline) as coordinator:
+            if jobs is None:
+                finish(coordinator)
+                return coordinator.problems()
+            worker = worker_for(coordinator)
+            for _ in range(jobs):
+                coordinator.advance()
+                assert worker.take_one()
+            coordinator.advance()
+        return []
+
+    def states(self):
+        return survey.look(self.store, self.outline).get("claims out", {})
+
+    def evidence(self):
+        return gather(self.claims, self.scale, self.outline, self.states(), "hiddenkey claims")
+
+
+def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
+    study = Study(plans)
+    assert study.outline.total == 4 + 3 * 2 + 1  # choices, arms by seeds, a timing
+    assert len(study.outline.jobs({})["claims out"]) == 4  # the rest waits for the choices
+
+    study.run(jobs=6)
+    half = study.evidence()
+    assert half.runs == 6
+    assert [finding.missing for finding in half.findings] == [4, 1]
+    assert {finding.verdict for finding in half.findings} == {"cannot tell"}
+
+    begun = {record.id: record.ended for record in read_records(plans.parent / "out")}
+    again = Study(plans)
+    assert again.run() == []
+    found = again.evidence()
+    records = read_records(plans.parent / "out")
+    assert begun.items() <= {record.id: record.ended for record in records}.items()
+    assert (found.runs, len(records)) == (10, 10)
+    assert [finding.missing for finding in found.findings] == [0, 0]
+    assert {r.stage for r in records} == {"search", "compare"}
+
+    compared = {
+        (r.options["method"], r.options["rate"], r.options["seed"]): r
+        for r in records
+        if r.stage == "compare"
+    }
+    lora, dropkey = sorted(found.chosen, key=lambda chosen: chosen.choice, reverse=True)
+    assert (lora.runs, dropkey.runs) == (2, 2)
+    assert (lora.rate, dropkey.rate) == (None, 0.1)
+    for (method, rate, _), record in compared.items():
+        as_lora = method == "lora" or rate == 0.5
+        wanted = lora.learning_rate if as_lora else dropkey.learning_rate
+        assert record.options["learning_rate"] == wanted
+        assert record.result.metrics["accuracy"].last is not None
+    values = found.values["words", "strong", "metric"]
+    assert values == {
+        seed: pytest.approx(100 * compared["dropkey", 0.5, seed].result.metrics["accuracy"].last)
+        for seed in (0, 1)
+    }
+    assert found.values["words", "dropkey", "step time"][0] > 0
+    assert found.environments[0][1] == 10
+    assert found.started <= found.ended
+
+
+def test_a_choice_never_sees_the_evaluation_examples(plans):
+    study = Study(plans)
+    evaluation = set(study.outline._data.splits(study.outline.settings()[-1]).evaluation)
+    held = [options for options in study.outline.settings() if options.holdout is not None]
+    assert held
+    for options in held:
+        assert not evaluation & set(study.outline._data.splits(options).evaluation)
+
+
+def test_claims_share_runs_and_a_further_claim_adds_its_own(plans):
+    edit(plans / "c1.yaml", lambda claim: claim["arms"].pop("strong"))
+    edit(
+        plans / "c1.yaml", lambda claim: claim.update(contrasts=claim["contrasts"][:1], pictures=[])
+    )
+    first = Study(plans, "C1")
+    first.run()
+    second = Study(plans)
+    jobs = second.outline.jobs({"claims out": second.states()})["claims out"]
+    left = [job.kind for job in jobs if job.key not in second.states()]
+    assert left == ["probe"]
+
+
+def test_another_plan_of_the_scale_means_other_runs(plans):
+    first = Study(plans, "C1")
+    keys = {job.key for job in first.outline.jobs({})["claims out"]}
+    edit(plans / "scales" / "mine.yaml", lambda scale: scale["common"].update(max_steps=5))
+    other = Study(plans, "C1")
+    assert not keys & {job.key for job in other.outline.jobs({})["claims out"]}
+
+
+def test_a_choice_without_a_result_blocks_its_arms_alone(plans):
+    edit(
+        plans / "scales" / "mine.yaml",
+        lambda scale: scale["choices"]["methods"].update(dropkey={"layers": [9]}),
+    )
+    study = Study(plans, "C1")
+    assert any("dropkey on words: no run of its choice succeeded" in p for p in study.run())
+    finding = study.evidence().findings[0]
+    assert finding.verdict == "cannot tell"
+    assert finding.missing == 2
+    assert set(study.evidence().values["words", "lora", "metric"]) == {0, 1}
+
+
+def test_the_estimate_counts_what_is_left(plans):
+    study = Study(plans, "C1")
+    rows = estimate(study.outline, Data(), {}, dataclasses.replace(study.store, workers=2))
+    assert [row.what for row in rows].count("choice") == 4
+    assert [row.what for row in rows].count("run") == 6
+    assert all(row.seconds > 0 for row in rows)
+    study.run()
+    assert estimate(study.outline, Data(), study.states(), study.store) == []
+
+
+def test_data_that_cannot_be_read_is_refused_before_anything_runs(plans):
+    edit(
+        plans / "scales" / "mine.yaml",
+        lambda scale: scale["tasks"]["words"].update(train_file="nowhere.csv"),
+    )
+    with pytest.raises(ConfigError, match=r"nowhere\.csv"):
+        Study(plans)

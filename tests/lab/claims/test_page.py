@@ -1,0 +1,273 @@
+import dataclasses
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hiddenkey.lab.claims.figures import list_plots
+from hiddenkey.lab.claims.page import render_page
+from hiddenkey.lab.claims.plan import Claim, Contrast
+from hiddenkey.lab.claims.rule import RULE
+from hiddenkey.lab.report.page import Picture
+from lab.claims.synthetic import TASKS, claims, evidence, measure
+
+HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n' </style><!-- {{ 7*7 }}"
+COUNTED = TASKS[:2]
+
+
+class Page(HTMLParser):
+    """Collects tags, ids, links, tables and open chips, and checks that elements are closed."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.ids, self.links, self.open, self.chips = [], [], [], [], []
+        self.tables = {}
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append((tag, values))
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values[name] for name in ("href", "src", "action") if name in values]
+        if tag == "table":
+            self.rows = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append([])
+        if tag not in self.VOID:
+            self.open.append((tag, values))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+        if tag == "caption":
+            self.tables.setdefault(self.caption, []).append(self.rows)
+
+    def handle_data(self, data):
+        if not data.strip() or not self.open:
+            return
+        tag, values = self.open[-1]
+        inside = {name for name, _ in self.open}
+        if tag == "caption":
+            self.caption = data
+        elif "table" in inside and inside & {"td", "th"}:
+            self.rows[-1][-1].append(" ".join(data.split()))
+        if "chip" in values.get("class", ""):
+            self.chips.append((values["class"], data))
+
+    def table(self, caption, number=0):
+        """The cells of a table below its heading, each as a list of texts."""
+        return self.tables[caption][number][1:]
+
+
+def render(found):
+    pictures = [Picture(plot, '<svg viewBox="0 0 9 9"></svg>') for plot in list_plots(found)]
+    return render_page(found, pictures)
+
+
+def shown(number, digits=2, sign="+"):
+    return f"{number:{sign}.{digits}f}".replace("-", "−")
+
+
+@pytest.fixture(scope="module")
+def found():
+    return evidence(planned=range(7), missing=12)
+
+
+@pytest.fixture(scope="module")
+def page(found):
+    return Page(render(found))
+
+
+def test_every_claim_has_its_verdict_in_words_and_colour(found, page):
+    verdicts = [finding.verdict for finding in found.findings]
+    assert set(verdicts) == {"holds", "does not hold", "cannot tell"}
+    rows = page.table("Claims and verdicts")
+    assert [(row[0][0], row[1]) for row in rows] == [
+        (finding.claim.name, [finding.verdict]) for finding in found.findings
+    ]
+    assert {text: name for name, text in page.chips} == {
+        "holds": "chip holds",
+        "does not hold": "chip does-not-hold",
+        "cannot tell": "chip cannot-tell",
+    }
+
+
+def test_summary_tells_effect_and_what_was_run(found, page):
+    rows = {row[0][0]: row for row in page.table("Claims and verdicts")}
+    (question,) = found.findings[2].questions
+    low, high = shown(question.low), shown(question.high)
+    assert rows["C3"][2] == [f"{question.contrast.name}: {shown(question.mean)} points"
+                             f" [{low}, {high}]"]  # fmt: skip
+    headline, *effects = rows["C2"][2]
+    assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 cannot be told"
+    assert len(effects) == 5
+    assert effects[-1] == "and 2 more below"
+    assert rows["C2"][3] == ["4 ways to train × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
+    assert rows["C9"][3] == ["step time of 2 × 3 repeats, 12 missing"]
+
+
+def test_effects_are_those_of_the_values(page):
+    rows = {(row[0][0], row[1][0]): row for row in page.table("Effects", 0)}
+    values = measure()
+    by_task = {
+        task: np.array([values[task, "rank16", "metric"][seed] - values[task, "rank64", "metric"]
+                        [seed] for seed in range(6)])
+        for task in TASKS
+    }  # fmt: skip
+    effects = {"mean over tasks": sum(by_task[task] for task in COUNTED) / 2, **by_task}
+    for place, column in effects.items():
+        ends = stats.t.interval(0.95, 5, column.mean(), stats.sem(column))
+        row = rows["rank 16 − rank 64", place]
+        assert row[2] == [shown(column.mean())]
+        assert row[3] == [f"[{shown(ends[0])}, {shown(ends[1])}]"]
+        assert row[4] == ["left out" if place == "cola" else "holds"]
+        assert row[5] == ["6"]
+        assert row[6:8] == [["above 0"], ["0.5 points"]]
+    p_holds = stats.ttest_1samp(effects["mean over tasks"], 0, alternative="greater").pvalue
+    assert p_holds < 0.001
+    assert rows["rank 16 − rank 64", "mean over tasks"][8] == ["< 0.001"]
+
+
+def test_grid_shows_spread_and_difference_to_lora(page):
+    rows = {row[0][0]: row[1:] for row in page.table("Positions and patterns")}
+    values = measure()
+    mean = {
+        arm: np.mean([[values[task, arm, "metric"][seed] for seed in range(6)] for task in COUNTED],
+                     axis=0)
+        for arm in ("lora", "dropkey-span")
+    }  # fmt: skip
+    gain = mean["dropkey-span"] - mean["lora"]
+    ends = stats.t.interval(0.95, 5, gain.mean(), stats.sem(gain))
+    spread = f"{mean['dropkey-span'].mean():.2f} ± {mean['dropkey-span'].std(ddof=1):.2f}"
+    difference = f"{shown(gain.mean())} [{shown(ends[0])}, {shown(ends[1])}]"
+    assert rows["attention logits"][2] == [spread, difference]
+    assert rows["feed-forward output"][2] == ["\u2013"]
+
+
+def test_tasks_that_do_not_count_have_their_reason(found, page):
+    rows = {row[0][0]: row for row in page.table("Tasks")}
+    assert rows["headlines"][4] == ["yes"]
+    assert rows["cola"][2] == ["50"]
+    assert rows["cola"][4] == [found.findings[0].left_out["cola"]]
+
+
+def test_step_times_are_ratios(found, page):
+    (table,) = page.tables["Time of a training step relative to the baseline's, side by side"]
+    times = list(found.values["sst2", "hiddenkey", "step time"].values())
+    mean = f"{stats.gmean(times):.2f}× ± {np.std(times, ddof=1):.2f}× (3)"
+    assert {row[0][0]: row[2] for row in table[1:]}["hiddenkey"] == [mean]
+    rows = {(row[0][0], row[1][0]): row for row in page.tables["Effects"][5][1:]}
+    assert rows["hiddenkey, step time", "mean over tasks"][6] == ["1.30× to 1.70×"]
+    assert rows["dropkey, step time", "cola"][4] == ["holds"], "no floor for times"
+
+
+def test_chosen_settings_and_all_that_were_tried(page):
+    rows = page.table("Chosen settings")
+    assert [cell for row in rows[:2] for cell in row] == [
+        ["headlines"], ["lora"], ["0.002"], ["\u2013"], ["0.820"], ["4"],
+        ["headlines"], ["dropkey"], ["0.001"], ["0.1"], ["0.812"], ["8"],
+    ]  # fmt: skip
+    (table,) = page.tables["All settings that were tried"]
+    assert [cell[0] for cell in table[0]][3:] == ["without a rate", "rate 0.1", "rate 0.2"]
+    lines = [[cell[0] for cell in row[2:]] for row in table[3:5]]
+    assert lines == [["0.001", "\u2013", "0.812", "0.800"], ["0.002", "\u2013", "0.795", "0.780"]]
+
+
+def test_rule_margins_and_power_are_told_before_the_claims(found):
+    text = re.sub(r"\s+", " ", render(found))
+    claim = text.index('id="claim-1"')
+    for words in (
+        "Here every way to train has 7 seeds.",
+        "0.5 points (C1); 1 point (C1, C2, C3, C4, C5)",
+        "vary by 0.80 points",
+        "the demonstration&#39;s ten runs",
+    ):
+        assert 0 < text.index(words) < claim
+    assert Page(f"<p>{RULE.split('.')[0]}</p>").open == []
+    assert RULE.split(",")[0] in text
+
+
+def test_what_is_missing_is_said_on_top(found):
+    text = render(found)
+    caution = text.index("Provisional: runs or measurements of the plan")
+    assert caution < text.index('id="summary"')
+    assert "C1 12, C2 12" in text
+    assert "Provisional" not in render(evidence())
+
+
+def test_a_page_without_runs_says_so():
+    page = render(evidence(values={}))
+    text = re.sub(r"\s+", " ", page)
+    assert "No run has finished yet" in text
+    assert "No setting has been chosen yet." in text
+    assert "No run yet." in text
+    assert {verdict for _, verdict in Page(page).chips} == {"cannot tell"}
+
+
+def test_one_seed_has_no_interval():
+    page = Page(render(evidence(seeds=range(1), values=measure(range(1), repeats=1))))
+    row = page.table("Effects")[0]
+    assert row[3:6] == [["\u2013"], ["cannot tell"], ["1"]]
+    rows = page.table("Positions and patterns")
+    assert "±" not in rows[0][1][0]
+
+
+def test_a_claim_without_tasks_at_the_scale_is_shown_as_such():
+    bare = dataclasses.replace(claims()[0], tasks={})
+    page = Page(render(evidence(chosen=(bare,))))
+    (row,) = page.table("Claims and verdicts")
+    assert row[1] == ["cannot tell"]
+    assert row[3] == ["nothing at scale small"]
+
+
+def test_the_same_evidence_gives_the_same_page(found):
+    assert render(found) == render(evidence(planned=range(7), missing=12))
+
+
+def test_environments_and_command(found):
+    both = render(evidence(environments=2))
+    page = Page(both)
+    runs = found.runs
+    assert len(page.tables[f"Versions and machine of {runs} runs"]) == 2
+    assert "hiddenkey claims --scale small --data GLUE_FOLDER" in both
+
+
+def test_hostile_text_stays_text():
+    plain = claims()[0]
+    arms = {name: dataclasses.replace(arm, name=name) for name, arm in plain.arms.items()}
+    contrast = Contrast(HOSTILE, {"rank16": 1, "rank64": -1}, "metric", "better", 0.5)
+    pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.pictures)
+    hostile = Claim(HOSTILE, HOSTILE, HOSTILE, HOSTILE, arms, (contrast,), "pooled", 1.0,
+                    plain.tasks, pictures)  # fmt: skip
+    shown = evidence(chosen=(hostile,))
+    shown = dataclasses.replace(shown, command=HOSTILE, environments=(({HOSTILE: HOSTILE}, 1),))
+    text = render(shown)
+    page = Page(text)
+    assert page.open == []
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "{{ 7*7 }}" in text
+
+
+def test_the_page_needs_no_network_and_runs_no_script(found, page):
+    text = render(found)
+    assert page.open == []
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#)", text)
+    policy = next(values["content"] for _, values in page.tags if values.get("http-equiv"))
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+
+
+def test_ids_are_unique_and_links_lead_somewhere(page):
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    labelled = {values["aria-labelledby"] for _, values in page.tags if "aria-labelledby" in values}
+    assert labelled <= set(page.ids)

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims.plan import Arm
+from lab.claims.conftest import edit
+
+SCALES = ("tiny", "small", "medium", "paper")
+
+
+def faults(read, *given):
+    with pytest.raises(ConfigError) as caught:
+        read(*given)
+    return "\n".join(caught.value.faults)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_plans_that_come_with_it_fit_their_scales(scale):
+    folder = reading.default_folder()
+    claims = reading.read_claims(folder)
+    assert [claim.name for claim in claims] == [f"C{n}" for n in range(1, 10)] + ["X1", "X2"]
+    here = [claim for claim in claims if claim.tasks.get(scale)]
+    assert len(here) >= 9
+    found = reading.read_scale(folder, scale)
+    assert reading.fit(here, found) == []
+    assert found.power.deviation > 0
+    assert found.power.source
+    assert all(claim.paper and claim.how for claim in claims)
+    if scale != "tiny":
+        assert len(found.seeds) >= 5
+
+
+def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
+    from hiddenkey.lab.claims.choice import trials
+
+    for name in SCALES:
+        scale = reading.read_scale(reading.default_folder(), name)
+        for setup in scale.tasks.values():
+            methods = [scale.choices[c] for c in setup.choices if not scale.choices[c].settings]
+            counts = {len(trials(choice, setup, scale)) for choice in methods}
+            assert len(counts) == 1, (name, setup.name)
+
+
+def test_a_claim_is_read(plans):
+    claim, cost = reading.read_claims(plans)
+    assert (claim.name, claim.title, claim.need, claim.scope) == (
+        "C1", "DropKey beats LoRA", 1.0, "pooled",
+    )  # fmt: skip
+    assert claim.arms["strong"] == Arm("strong", "dropkey", {"rate": 0.5}, "lora")
+    better, no_better = claim.contrasts
+    assert (better.expect, better.margin, better.weights) == (
+        "better",
+        1,
+        {"dropkey": 1, "lora": -1},
+    )
+    assert (no_better.expect, no_better.low, no_better.high) == ("no better", -math.inf, math.inf)
+    assert claim.pictures[0].series == {"DropKey": {0.0: "lora", 0.5: "strong"}}
+    assert claim.pictures[1].cells == {
+        ("DropKey", "weak"): "dropkey",
+        ("DropKey", "strong"): "strong",
+    }
+    assert (cost.contrasts[0].low, cost.contrasts[0].high) == (0.01, 100)
+
+
+def test_names_choose_claims_in_any_case(plans):
+    assert [claim.name for claim in reading.read_claims(plans, ["c2"])] == ["C2"]
+    assert "did you mean 'C2'" in faults(reading.read_claims, plans, ["C22"])
+
+
+def test_a_scale_is_read_by_name_or_from_a_file(plans):
+    scale = reading.read_scale(plans, "mine")
+    assert scale == reading.read_scale(plans.parent, str(plans / "scales" / "mine.yaml"))
+    assert scale.tasks["words"].options["train_size"] == 16
+    assert scale.tasks["words"].choices == ("lora", "dropkey")
+    assert "did you mean 'mine'" in faults(reading.read_scale, plans, "mime")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c.update(titel="x"), "'titel' is not a setting; did you mean 'title'"),
+        (lambda c: c.pop("margin"), "margin is missing"),
+        (lambda c: c.update(need=2), "need must be a share in (0, 1], got 2"),
+        (lambda c: c.update(scope="all"), "scope must be one of pooled, each task"),
+        (lambda c: c["arms"].update(x={"method": "dropky"}), "did you mean 'dropkey'"),
+        (lambda c: c["arms"].update(x={"method": "lora", "rte": 1}), "'rte' is not a setting"),
+        (lambda c: c["arms"].update(x={"method": "lora", "epochs": "y"}), "epochs must be float"),
+        (lambda c: c["contrasts"][0]["weights"].update(lora=-2), "weights must sum to 0"),
+        (lambda c: c["contrasts"][0]["weights"].update(loraa=1), "did you mean 'lora'"),
+        (lambda c: c["contrasts"][0].update(expect="worse"), "expect must be one of better"),
+        (lambda c: c["contrasts"][0].update(measure="bleu"), "measure must be one of metric"),
+        (lambda c: c["contrasts"][0].update(expect="between"), "between needs low and high"),
+        (lambda c: c["pictures"][0].update(kind="pie"), "kind must be one of sweep"),
+        (lambda c: c["pictures"][0]["series"].update(x={1: "nobody"}), "got 'nobody'"),
+    ],
+)
+def test_a_fault_of_a_claim_is_told_with_its_file(plans, change, told):
+    edit(plans / "c1.yaml", change)
+    said = faults(reading.read_claims, plans)
+    assert told in said
+    assert str(plans / "c1.yaml") in said
+
+
+def test_all_faults_of_all_files_are_told_at_once(plans):
+    edit(plans / "c1.yaml", lambda c: c.update(need=0))
+    (plans / "c2.yaml").write_text("- no\n- mapping\n")
+    said = faults(reading.read_claims, plans)
+    assert "need must be" in said
+    assert "must hold settings as 'name: value', got list" in said
+
+
+def test_an_arm_means_the_same_in_all_claims(plans):
+    edit(plans / "c2.yaml", lambda c: c["arms"].update(strong={"method": "dropkey", "rate": 0.4}))
+    assert "C2: arm 'strong' must mean what it means in C1" in faults(reading.read_claims, plans)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: s.pop("power"), "power is missing"),
+        (lambda s: s["common"].update(epoch=1), "did you mean 'epochs'"),
+        (lambda s: s["choices"].update(rates=[]), "rates must name at least one"),
+        (lambda s: s["tasks"]["words"].update(validation=0.5), "validation must be a number"),
+        (lambda s: s["tasks"]["words"].update(choices=["dora"]), "choices must be one of lora"),
+    ],
+)
+def test_a_fault_of_a_scale_is_told(plans, change, told):
+    edit(plans / "scales" / "mine.yaml", change)
+    assert told in faults(reading.read_scale, plans, "mine")
+
+
+def test_claims_must_fit_the_scale(plans):
+    edit(plans / "c1.yaml", lambda c: c["tasks"].update(mine=["words", "letters"]))
+    edit(plans / "scales" / "mine.yaml", lambda s: s["tasks"]["words"].update(choices=["lora"]))
+    said = reading.fit(reading.read_claims(plans), reading.read_scale(plans, "mine"))
+    assert any("task 'letters' is not in scale 'mine'" in fault for fault in said)
+    assert any("has no choice dropkey" in fault for fault in said)
+
+
+def test_a_folder_without_plans_is_refused(tmp_path):
+    assert "has none" in faults(reading.read_claims, tmp_path)
