@@ -106,8 +106,9 @@ def test_summary_tells_effect_and_what_was_run(found, page):
                              f" [{low}, {high}]"]  # fmt: skip
     headline, *effects = rows["C2"][2]
     assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 cannot be told"
-    assert len(effects) == 5
-    assert effects[-1] == "and 2 more below"
+    assert [effect.partition(":")[0] for effect in effects] == [
+        f"{effect.contrast.name}, {effect.task}" for effect in found.findings[1].questions
+    ]
     assert rows["C2"][3] == ["4 ways to train × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
     assert rows["C9"][3] == ["step time of 2 × 3 repeats, 12 missing"]
 
@@ -179,6 +180,14 @@ def test_chosen_settings_and_all_that_were_tried(page):
     assert lines == [["0.001", "\u2013", "0.812", "0.800"], ["0.002", "\u2013", "0.795", "0.780"]]
 
 
+def test_settings_are_in_the_scales_order_and_without_exponents(found):
+    turned = dataclasses.replace(found, chosen=found.chosen[::-1])
+    assert render(turned) == render(found)
+    small = dataclasses.replace(found.chosen[0], learning_rate=5e-5, scores={(5e-5, None): 0.8})
+    page = Page(render(dataclasses.replace(found, chosen=(small,))))
+    assert page.table("Chosen settings")[0][2] == ["0.00005"]
+
+
 def test_rule_margins_and_power_are_told_before_the_claims(found):
     text = re.sub(r"\s+", " ", render(found))
     claim = text.index('id="claim-1"')
@@ -207,6 +216,9 @@ def test_a_page_without_runs_says_so():
     assert "No run has finished yet" in text
     assert "No setting has been chosen yet." in text
     assert "No run yet." in text
+    summary = Page(page).table("Claims and verdicts")
+    assert [row[2] for row in summary] == [["no value yet"]] * len(summary)
+    assert "left out" not in text
     assert {verdict for _, verdict in Page(page).chips} == {"cannot tell"}
 
 
@@ -216,6 +228,17 @@ def test_one_seed_has_no_interval():
     assert row[3:6] == [["\u2013"], ["cannot tell"], ["1"]]
     rows = page.table("Positions and patterns")
     assert "±" not in rows[0][1][0]
+
+
+def test_many_questions_are_cut_short_in_the_summary():
+    second = claims()[1]
+    more = [dataclasses.replace(asked, name=f"{asked.name}, again") for asked in second.contrasts]
+    long = dataclasses.replace(second, contrasts=(*second.contrasts, *more))
+    page = Page(render(evidence(chosen=(long,))))
+    (row,) = page.table("Claims and verdicts")
+    assert len(row[2]) == 7
+    assert row[2][-1] == "and 7 more below"
+    assert len(page.table("Effects")) == 18
 
 
 def test_a_claim_without_tasks_at_the_scale_is_shown_as_such():

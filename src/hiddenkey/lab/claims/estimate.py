@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.catalogue import methods
-from hiddenkey.lab.claims.outline import BASELINE, EvidenceOutline
+from hiddenkey.lab.claims.outline import EvidenceOutline
+from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.comparison.data import Data
 from hiddenkey.lab.comparison.identity import Run, options_from
 from hiddenkey.lab.comparison.jobs import State

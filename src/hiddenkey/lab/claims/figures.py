@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from hiddenkey.lab.claims.effect_figures import effects_plot
 from hiddenkey.lab.claims.findings import Evidence
-from hiddenkey.lab.claims.judge import BASELINE
+from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.sweep_figures import method_of, sweep_plot
 from hiddenkey.lab.report.figures.canvas import Palette, Plot
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Final
 
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.findings import Effect, Finding, Values
-from hiddenkey.lab.claims.plan import COST, Claim, Scale
+from hiddenkey.lab.claims.plan import BASELINE, COST, Claim, Scale
 from hiddenkey.lab.claims.power import reckon
 from hiddenkey.lab.claims.rule import combine, decide, how_many
 from hiddenkey.lab.claims.sentences import sentences
 from hiddenkey.lab.report.words import count, number
-
-BASELINE: Final = "lora"
-"""Arm of plain LoRA, which is run on every task."""
 
 
 def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Finding:

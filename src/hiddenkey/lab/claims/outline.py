@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from hiddenkey.catalogue import methods
 from hiddenkey.lab.claims.choice import Setting, Trial, choose, rate_setting, task_options, trials
 from hiddenkey.lab.claims.findings import Chosen
-from hiddenkey.lab.claims.plan import COST, Arm, Choice, Claim, Scale, TaskSetup
+from hiddenkey.lab.claims.plan import BASELINE, COST, Arm, Choice, Claim, Scale, TaskSetup
 from hiddenkey.lab.comparison import jobs
 from hiddenkey.lab.comparison.data import Data
 from hiddenkey.lab.comparison.identity import PATHS, Run, changed, short_hash, versions
@@ -23,9 +23,6 @@ from hiddenkey.lab.comparison.outline import States, run_job
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.options import TrainOptions
 from hiddenkey.lab.result import Result
-
-BASELINE: Final = "lora"
-"""Arm and choice of plain LoRA."""
 
 
 @dataclass(frozen=True)

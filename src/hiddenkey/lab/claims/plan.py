@@ -26,6 +26,9 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """What a contrast may compare, and its unit."""
 
+BASELINE: Final = "lora"
+"""Arm, choice and method of plain LoRA, which is trained on every task."""
+
 COST: Final = "step time"
 """The measure that is not of a run but of steps that take turns."""
 

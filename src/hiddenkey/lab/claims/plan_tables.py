@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from hiddenkey.lab.claims.findings import Evidence, Finding
-from hiddenkey.lab.claims.judge import BASELINE
+from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
+from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.summaries import level
-from hiddenkey.lab.claims.wording import margin, value
+from hiddenkey.lab.claims.wording import margin, setting, value
 from hiddenkey.lab.report.entries import Grid, make_grid, numeric, text
 from hiddenkey.lab.report.words import MISSING
 
@@ -67,12 +67,12 @@ def chosen_grid(evidence: Evidence) -> Grid:
         [
             text(found.task),
             text(found.choice),
-            numeric(found.learning_rate, f"{found.learning_rate:g}"),
-            numeric(found.rate, MISSING if found.rate is None else f"{found.rate:g}"),
+            numeric(found.learning_rate, setting(found.learning_rate)),
+            numeric(found.rate, setting(found.rate)),
             numeric(found.scores.get((found.learning_rate, found.rate))),
             numeric(found.runs, f"{found.runs}"),
         ]
-        for found in evidence.chosen
+        for found in _ordered(evidence)
     ]
     columns = ("task", "choice", "learning rate", "dropout rate", "held-out metric", "runs")
     return make_grid("chosen", "Chosen settings", columns, rows)
@@ -83,7 +83,7 @@ def scores_grid(evidence: Evidence) -> Grid:
     tried = {rate for found in evidence.chosen for _, rate in found.scores}
     rates = sorted(tried, key=lambda rate: -1.0 if rate is None else rate)
     rows = []
-    for found in evidence.chosen:
+    for found in _ordered(evidence):
         for learning_rate in sorted({rate for rate, _ in found.scores}):
             cells = [
                 dataclasses.replace(
@@ -96,11 +96,11 @@ def scores_grid(evidence: Evidence) -> Grid:
                 [
                     text(found.task),
                     text(found.choice),
-                    numeric(learning_rate, f"{learning_rate:g}"),
+                    numeric(learning_rate, setting(learning_rate)),
                     *cells,
                 ]
             )
-    heads = ("without a rate" if rate is None else f"rate {rate:g}" for rate in rates)
+    heads = ("without a rate" if rate is None else f"rate {setting(rate)}" for rate in rates)
     notes = (
         "Mean main metric on held-out training examples; the chosen setting is bold. Learning rate"
         " and dropout rate are chosen by their means over the table's other axis, so it need not"
@@ -108,6 +108,12 @@ def scores_grid(evidence: Evidence) -> Grid:
     )
     columns = ("task", "choice", "learning rate", *heads)
     return make_grid("scores", "All settings that were tried", columns, rows, notes)
+
+
+def _ordered(evidence: Evidence) -> list[Chosen]:
+    """What was chosen, in the scale's order of tasks and choices."""
+    tasks, choices = list(evidence.scale.tasks), list(evidence.scale.choices)
+    return sorted(evidence.chosen, key=lambda c: (tasks.index(c.task), choices.index(c.choice)))
 
 
 def _half_width(width: float, measure: str) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.findings import Effect, Finding, Values
-from hiddenkey.lab.claims.judge import BASELINE
-from hiddenkey.lab.claims.plan import COST, Contrast, Scale
+from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Scale
 
 
 def tasks_of(finding: Finding, scale: Scale, measure: str) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Verdict
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.wording import effect_text
 from hiddenkey.lab.report.entries import Entry, Grid, make_grid, text
-from hiddenkey.lab.report.words import MISSING, count
+from hiddenkey.lab.report.words import count
 
-_SHOWN: Final = 4
-"""Effects of a claim in the summary; its section has all of them."""
+_SHOWN: Final = 6
+"""Most lines of effects of a claim in the summary; its section has all of them."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def run_text(finding: Finding, scale: Scale) -> str:
     timed = {arm for c in claim.contrasts if c.measure == COST for arm in c.weights}
     if timed:
         parts.append(f"step time of {len(timed)} × {count(scale.repeats, 'repeat')}")
-    if finding.left_out:
+    if finding.left_out and any(effect.mean is not None for effect in finding.by_task):
         parts.append(f"{count(len(finding.left_out), 'task')} left out")
     if finding.missing:
         parts.append(f"{finding.missing} missing")
@@ -94,16 +94,19 @@ def _summary_row(finding: Finding, scale: Scale) -> SummaryRow:
 
 def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
     asked = finding.questions
-    shown = tuple(f"{_label(effect)}: {effect_text(effect)}" for effect in asked[:_SHOWN])
-    if len(asked) < 2:
-        return (shown or (MISSING,))[0], ()
+    if all(effect.mean is None for effect in asked):
+        return "no value yet", ()
+    shown = [f"{_label(effect)}: {effect_text(effect)}" for effect in asked]
+    if len(asked) == 1:
+        return shown[0], ()
     verdicts = [effect.verdict for effect in asked]
     tally = (
         f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
         f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} cannot be told"
     )
-    more = len(asked) - _SHOWN
-    return tally, (*shown, f"and {more} more below") if more > 0 else shown
+    if len(shown) > _SHOWN:
+        shown = [*shown[: _SHOWN - 1], f"and {len(shown) - _SHOWN + 1} more below"]
+    return tally, tuple(shown)
 
 
 def _label(effect: Effect) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
-from hiddenkey.lab.claims.judge import BASELINE
-from hiddenkey.lab.claims.plan import COST, MEASURES, Claim, Picture
+from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Picture
 from hiddenkey.lab.claims.summaries import deviation, gain, level, tasks_of
 from hiddenkey.lab.claims.wording import (
     bounds,
@@ -97,12 +96,13 @@ def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
 
 def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
     contrast, measure = effect.contrast, effect.contrast.measure
+    out = effect.task in left_out and effect.mean is not None
     return [
         Entry(contrast.name, contrast.name, strong=effect.task is None),
         text(effect.task or _MEAN),
         numeric(effect.mean, difference(effect.mean, measure)),
         text(bounds(effect.low, effect.high, measure)),
-        text("left out" if effect.task in left_out else effect.verdict),
+        text("left out" if out else effect.verdict),
         numeric(len(effect.values), f"{len(effect.values)}"),
         text(expectation(contrast)),
         text(MISSING if contrast.expect == "between" else margin(contrast)),

@@ -85,6 +85,11 @@ def margin(contrast: Contrast) -> str:
     return f"{contrast.margin:g} {unit}".strip()
 
 
+def setting(found: float | None) -> str:
+    """Return a learning rate or a dropout rate without an exponent."""
+    return MISSING if found is None else f"{found:.9f}".rstrip("0").rstrip(".")
+
+
 def p_value(found: float) -> str:
     """Return a p-value for a table."""
     return "< 0.001" if found < 0.001 else f"{found:.3f}"
