@@ -51,7 +51,9 @@ def test_tasks_and_method_can_be_chosen(folder, tmp_path, capsys):
     assert main([*words, "--tasks", "cola", "sst2"]) == 0
     assert "means over 2 tasks" in capsys.readouterr().out
     assert main([*words, "--tasks", "cola"]) == 2
-    assert "on at least two tasks, got cola 0.05, 0.1 and 0.2" in capsys.readouterr().err
+    assert (
+        "on at least two tasks, got cola at 0.05, 0.1 and 0.2 (complete" in capsys.readouterr().err
+    )
     assert main([*words, "--method", "dropkey"]) == 2
     assert "dropkey must have runs at two common rates" in capsys.readouterr().err
 

@@ -30,11 +30,7 @@ from hiddenkey.lab.preparation import prepare
 from hiddenkey.lab.run_folder import RunFolder
 from hiddenkey.lab.training import build_trainer, train
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning"),
-    # PEFT reads the settings of prefix tuning from the model's config by their old names
-    pytest.mark.filterwarnings("ignore:.*past_key_values:FutureWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "full")
 LABELS = ("ant", "bee", "cat")
 HEAD = 16 * 3 + 3

@@ -86,14 +86,18 @@ def test_a_run_ends_with_texts_and_scores(options):
     assert result.gap["BLEU"] is None
 
 
-def test_a_stored_adapter_writes_the_stored_texts(options, loaded):
+@pytest.mark.parametrize("adapter", ["lora", "ia3", "prefix", "full"])
+def test_a_stored_adapter_writes_the_stored_texts(options, adapter):
     from peft import PeftModel
 
-    train(replace(options, method="hiddenkey-minus"))
+    options = replace(options, method="hiddenkey-minus", adapter=adapter, rank=8)
+    train(options)
     folder = Path(options.output)
     texts = [json.loads(line) for line in (folder / "generations.jsonl").read_text().splitlines()]
-    model, tokenizer = load_model(options.model, "generation", (), "float32")
-    model = PeftModel.from_pretrained(model, folder / "adapter")
+    stored = folder / "adapter" if adapter == "full" else options.model
+    model, tokenizer = load_model(str(stored), "generation", (), "float32")
+    if adapter != "full":
+        model = PeftModel.from_pretrained(model, folder / "adapter")
     again = generate(model, tokenizer, [text["prompt"] for text in texts], options)
     assert again == [text["output"] for text in texts]
     assert any(again)

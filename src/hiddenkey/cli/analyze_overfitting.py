@@ -14,9 +14,16 @@ from hiddenkey.cli.folders import output_folder, with_folders
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab.analysis.overfitting import TaskWatch, watch_overfitting
 from hiddenkey.lab.analysis.overfitting_figures import overfitting_plots
-from hiddenkey.lab.analysis.overfitting_tables import READING, headline, short_cell, watch_grid
+from hiddenkey.lab.analysis.overfitting_tables import (
+    READING,
+    headline,
+    other_settings,
+    short_cell,
+    watch_grid,
+)
 from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
-from hiddenkey.lab.analysis.sources import read_finished, require_method
+from hiddenkey.lab.analysis.sources import read_finished
+from hiddenkey.lab.report.arms import require_method
 from hiddenkey.lab.report.formats import to_markdown
 
 NAME = "overfitting"
@@ -45,28 +52,28 @@ def run(arguments: list[str]) -> int:
     watches = watch_overfitting(records, options.baseline, options.methods)
     console = standard_console()
     for watch in watches:
-        _show(console, watch)
+        _show(console, watch, options.baseline)
     say(
         console,
-        f"{options.baseline}: means; others: differences to it, paired by seed. *: p ≤ 0.05 after"
-        " Holm's correction; °: the 95 % interval alone leaves out 0.",
+        f"{options.baseline}: means; others: differences to it, paired by seed, or (means) without"
+        " pairs. *: p ≤ 0.05 after Holm's correction; °: the 95 % interval alone leaves out 0.",
     )
     page = _write(options, watches)
     say(console, f"table, values and pictures: {page}")
     return 0
 
 
-def _show(console: Console, watch: TaskWatch) -> None:
+def _show(console: Console, watch: TaskWatch, baseline: str) -> None:
     table: Table = plain_table(f"{watch.task.label}: overfitting after the last step")
     table.add_column("setting", overflow="fold")
     table.add_column("seeds", justify="right")
     for quantity in watch.quantities:
         table.add_column(quantity.label, justify="right")
     for row in watch.rows:
-        cells = [short_cell(row, ending) for ending in row.endings]
+        cells = [short_cell(row, ending, baseline) for ending in row.endings]
         table.add_row(row.arm.label, str(row.seeds), *cells)
     console.print(table)
-    for sentence in (headline(watch), *watch.notes):
+    for sentence in (headline(watch), *watch.notes, *other_settings(watch.rows)):
         say(console, sentence)
     console.print()
 

@@ -13,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, say, work_off
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
+from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.estimate import estimate

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from hiddenkey.cli import report
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, say, work_off
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, work_off
+from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab.comparison.check import check
 from hiddenkey.lab.comparison.coordinator import Coordinator
 from hiddenkey.lab.comparison.data import Data

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab import demo, demo_report
 from hiddenkey.lab.demo_report import Difference, Row
 from hiddenkey.lab.options import TrainOptions
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     runs = demo.plan(options)
     console = standard_console()
     started = time.perf_counter()
-    _say(
+    say(
         console,
         f"{len(runs)} runs: {', '.join(demo.CHOSEN)} x {options.seeds} seeds on"
         f" {demo.BUDGET['train_size']} training headlines, {options.workers} at a time",
@@ -39,9 +39,9 @@ def run(arguments: list[str]) -> int:
     summary = demo_report.write_summary(folder, rows, found)
     console.print(_table(rows))
     for line in _findings(found, options.seeds):
-        _say(console, line)
-    _say(console, f"curves: {picture}   numbers: {summary}   runs: {folder}/METHOD-seedN")
-    _say(console, f"{time.perf_counter() - started:.0f} s")
+        say(console, line)
+    say(console, f"curves: {picture}   numbers: {summary}   runs: {folder}/METHOD-seedN")
+    say(console, f"{time.perf_counter() - started:.0f} s")
     return 0
 
 
@@ -59,7 +59,7 @@ def _train(console: Console, runs: list[TrainOptions], workers: int) -> list[Res
 
         def finished(result: Result) -> None:
             metric = result.metrics[result.main_metric]
-            _say(
+            say(
                 bar.console,
                 f"{result.method:<9} seed {result.seed}: {result.main_metric} best"
                 f" {metric.best:.3f}, last {metric.last:.3f}, evaluation loss best"
@@ -95,7 +95,3 @@ def _findings(found: list[Difference], seeds: int) -> list[str]:
         f"hiddenkey - lora, paired over {seeds} seeds:",
         *(f"  {difference}" for difference in found),
     ]
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.terminal import standard_console
+from hiddenkey.cli.terminal import say, standard_console
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,10 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     for scope in tables.scopes:
         heading = "equal steps" if scope.budget == "steps" else "equal time"
         for table in scope.tasks:
-            _say(console, f"{table.task.label}, {heading}: {table.verdict.headline}")
+            say(console, f"{table.task.label}, {heading}: {table.verdict.headline}")
     if tables.failures:
-        _say(console, f"{len(tables.failures)} of {len(tables.runs)} runs failed")
-    _say(
+        say(console, f"{len(tables.failures)} of {len(tables.runs)} runs failed")
+    say(
         console,
         f"page: {written.page}   {written.figures} figures and {written.tables} tables beside it",
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from hiddenkey.cli.terminal import say
 from hiddenkey.lab.comparison.coordinator import Coordinator
 from hiddenkey.lab.comparison.identity import label, options_from
 from hiddenkey.lab.comparison.plan import Plan
@@ -105,11 +106,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def say(console: Console, text: str) -> None:
-    """Print plain words."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _reason(record: Record) -> str:

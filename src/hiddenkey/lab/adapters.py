@@ -166,7 +166,7 @@ def _with_prefix(model: PreTrainedModel, options: TrainOptions, kind: Kind) -> P
         adapted = get_peft_model(model, prefix_config(options, kind))
         is_read = _changes_outputs(adapted)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
         raise ConfigError(_no_prefix(model, reason)) from e
     if not is_read:
         raise ConfigError(_no_prefix(model, "its output is the same with and without the prefix"))

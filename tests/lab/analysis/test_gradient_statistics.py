@@ -60,7 +60,7 @@ def test_signal_and_noise_are_unbiased_and_the_plain_squared_mean_is_not():
     mean, deviation = torch.full((6,), 0.2, dtype=torch.float64), 0.5
     signal, noise = mean.square().sum().item(), 6 * deviation**2
     found, naive = [], []
-    for _ in range(600):
+    for _ in range(300):
         gradients = drawn(GROUPS, mean, deviation, generator)
         moments = streamed(gradients, mean)
         found.append((moments.signal[0].item(), moments.noise[0].item()))
@@ -69,7 +69,7 @@ def test_signal_and_noise_are_unbiased_and_the_plain_squared_mean_is_not():
         error = stats.sem(values)
         assert abs(sum(values) / len(values) - truth) < 4 * error
     excess = sum(naive) / len(naive) - signal
-    assert excess == pytest.approx(noise / GROUPS, rel=0.15)
+    assert excess == pytest.approx(noise / GROUPS, rel=0.2)
 
 
 def test_the_interval_of_snr_holds_the_truth_about_as_often_as_it_says():
@@ -77,10 +77,10 @@ def test_the_interval_of_snr_holds_the_truth_about_as_often_as_it_says():
     mean, deviation = torch.full((40,), 0.2, dtype=torch.float64), 0.3
     truth = mean.square().sum().item() / (40 * deviation**2)
     held = 0
-    for _ in range(150):
+    for _ in range(80):
         estimate = jackknife(streamed(drawn(4 * GROUPS, mean, deviation, generator), mean).snr)
         held += estimate.low < truth < estimate.high
-    assert 0.88 <= held / 150 <= 1.0
+    assert 0.88 <= held / 80 <= 1.0
 
 
 def test_the_jackknife_of_a_mean_is_students_interval():
@@ -110,7 +110,7 @@ def test_without_noise_cosine_and_distance_are_exact():
 def test_pooled_moments_are_those_of_the_joined_gradient():
     generator = torch.Generator().manual_seed(3)
     plain = torch.randn(2, 7, generator=generator)
-    gradients = torch.randn(2 * GROUPS, 2, 7, generator=generator)
+    gradients = plain + torch.randn(2 * GROUPS, 2, 7, generator=generator)
     parts = [streamed(gradients[:, part], plain[part]) for part in range(2)]
     pooled, joined = pool(parts), streamed(gradients, plain)
     for name in ("signal", "noise", "overlap", "plain", "snr", "cosine", "distance"):

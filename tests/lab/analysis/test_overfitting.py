@@ -100,8 +100,8 @@ def test_headline_names_what_is_lower_and_higher(watch):
         "headlines: accuracy gap lower with dropkey and hiddenkey; loss gap high"
     )
     assert "ece lower with dropkey and hiddenkey" in said
-    assert short_cell(watch.rows[0], watch.rows[0].endings[0]) == "0.120"
-    assert short_cell(watch.rows[1], watch.rows[1].endings[0]) == "−0.070*"
+    assert short_cell(watch.rows[0], watch.rows[0].endings[0], "lora") == "0.120"
+    assert short_cell(watch.rows[1], watch.rows[1].endings[0], "lora") == "−0.070*"
 
 
 def test_curves_follow_calibration_over_the_steps(watch):
@@ -155,9 +155,9 @@ def test_each_adapter_is_paired_with_its_own_baseline():
     (watch,) = watch_overfitting(runs)
     pairs = {row.arm.label: row.against for row in watch.rows}
     assert pairs == {
-        "lora, weight decay 0": None,
+        "lora": None,
         "lora, weight decay 0.1": None,
-        "hiddenkey, weight decay 0": "lora, weight decay 0",
+        "hiddenkey": "lora",
         "hiddenkey, weight decay 0.1": "lora, weight decay 0.1",
     }
 
@@ -169,6 +169,17 @@ def test_a_setting_only_one_method_varies_is_told():
     assert watch.rows[1].also_differs == ("learning_rate",)
     said = "Not only the method is another than the baseline's, in hiddenkey also learning rate."
     assert said in watch_grid(watch).notes
+    assert list(overfitting_plots([watch], "lora"))[-1].caption.endswith(said)
+
+
+def test_labels_tell_what_differs_on_the_task_alone():
+    runs = [record(method=method, seed=s) for method in ("lora", "hiddenkey") for s in range(2)]
+    for rank in (2, 64):
+        runs += [record(task="cola", method="lora", rank=rank, seed=seed) for seed in range(2)]
+    runs += [record(task="cola", method="lora", learning_rate=1e-2, seed=seed) for seed in range(2)]
+    cola, headlines = watch_overfitting(runs)
+    assert [row.arm.label for row in headlines.rows] == ["lora", "hiddenkey"]
+    assert "lora, rank 8" in [row.arm.label for row in cola.rows][1]
 
 
 def test_another_rank_is_not_paired():
@@ -176,6 +187,7 @@ def test_another_rank_is_not_paired():
     runs += [record(method="hiddenkey", rank=16, seed=seed) for seed in range(3)]
     (watch,) = watch_overfitting(runs)
     assert watch.rows[1].against is None
+    assert short_cell(watch.rows[1], watch.rows[1].endings[0], "lora") == "(0.050)"
     assert "Not compared, since lora has no two runs of the same model, rank" in watch.notes[1]
     assert headline(watch) == "headlines: nothing to compare with the baseline."
 

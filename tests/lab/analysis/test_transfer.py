@@ -136,6 +136,27 @@ def test_intervals_are_widened_for_shared_runs():
     assert shared.high - 3 == pytest.approx(wider * (high - 3))
 
 
+def test_widened_intervals_hold_the_truth_about_as_often_as_they_say():
+    """With no difference between rates, every rule loses 0, whatever it chooses."""
+    generator = np.random.default_rng(0)
+    held = {False: 0, True: 0}
+    for _ in range(400):
+        values = generator.normal(size=(4, 5, 6))
+        differences = []
+        for seed in range(6):
+            chosen = choices(np.delete(values, seed, axis=2))
+            own, common = (
+                np.mean([values[task, chosen[rule][task], seed] for task in range(4)])
+                for rule in ("own", "common")
+            )
+            differences.append(own - common)
+        for share in held:
+            found = estimate(np.array(differences), share_runs=share)
+            held[share] += found.low <= 0 <= found.high
+    assert 0.88 < held[True] / 400 < 0.97
+    assert held[False] / 400 < 0.87
+
+
 def test_means_over_tasks_have_intervals_by_task_as_well():
     found = studied(OPPOSITE)
     by_seed, by_task = judged(found, "own"), found.across[0]
@@ -224,7 +245,9 @@ def test_several_models_are_several_tasks():
 
 def test_too_little_is_refused_with_what_there_is():
     runs = rate_runs({"cola": SAME["cola"]}, seeds=range(3))
-    with pytest.raises(ConfigError, match=r"at least two tasks, got cola 0\.05, 0\.1, 0\.2 and 0"):
+    with pytest.raises(
+        ConfigError, match=r"got cola at 0\.05, 0\.1, 0\.2 and 0\.3 \(complete: 3 seeds"
+    ):
         tabulate_rates(runs)
     one = [run for run in rate_runs(SAME) if run.options["rate"] in (None, 0.1)]
     with pytest.raises(ConfigError, match="got no task with two rates; add rates, seeds and task"):

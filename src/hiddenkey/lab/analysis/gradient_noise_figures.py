@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.analysis.gradient_noise_record import Row
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 else:
     Axes = Figure = Any
 
-_STYLES: Final = {"dropkey": ("DropKey", "-", "o"), "dropattention": ("DropAttention", "--", "^")}
+_STYLES: Final = {"DropKey": ("-", "o"), "DropAttention": ("--", "^")}
+_SNR: Final[Mapping[str, Callable[[Row], Estimate]]] = {
+    "DropKey": lambda row: row.compared.methods["dropkey"].snr,
+    "DropAttention": lambda row: row.compared.loss_snr,
+}
+"""Of a gradient as an estimate of the expected loss's own, which is DropKey's mean."""
+
 _DROPPED: Final = "share of keys dropped"
 _PANEL: Final = 1.9
 """Inches of a panel."""
@@ -43,15 +49,16 @@ def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
         snr, ratio, cosine = figure.subplots(3, 1, sharex=True)
         for colour, (label, own) in zip(_colours(lines), lines.items(), strict=True):
             snr.plot([], [], color=colour, label=label)
-            for method, (_, dash, marker) in _STYLES.items():
-                estimates = [row.compared.methods[method].snr for row in own]
-                _draw_estimates(snr, own, estimates, colour, dash, marker)
+            for name, read in _SNR.items():
+                _draw_estimates(snr, own, [read(row) for row in own], colour, *_STYLES[name])
             _draw_estimates(ratio, own, [row.compared.noise_ratio for row in own], colour)
             _draw_estimates(cosine, own, [row.compared.cosine for row in own], colour)
-        for name, dash, marker in _STYLES.values():
+        for name, (dash, marker) in _STYLES.items():
             snr.plot([], [], color=INK, linestyle=dash, marker=marker, label=name)
-        snr.set(yscale="log", ylabel="SNR")
-        ratio.set(yscale="log", ylabel="noise, relative\nto DropKey")
+        snr.set(ylabel="SNR")
+        ratio.set(ylabel="noise, relative\nto DropKey")
+        _use_logarithm(snr)
+        _use_logarithm(ratio)
         cosine.set(ylabel="cosine of the\nmean gradients", xlabel="dropout rate")
         for axes in (ratio, cosine):
             axes.axhline(1, color=INK, linewidth=0.8)
@@ -64,14 +71,14 @@ def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
         task=task,
         title=f"{task}, {pattern}: noise and bias of LoRA's gradients",
         caption=(
-            "All LoRA matrices together, equal masks. Top: signal-to-noise ratio of the gradient"
-            " over the masks. Middle: trace of its covariance under DropAttention relative to"
-            " DropKey. Bottom: cosine between the mean gradients of the two; below 1, DropAttention"
-            " is biased. Bars: 95 % intervals over the masks. At step 0 only the B matrices have a"
-            " gradient."
+            "All LoRA matrices together, equal masks. Top: squared norm of the expected loss's"
+            " gradient over the mean squared error of the gradient under one mask. Middle: trace of"
+            " its covariance under DropAttention relative to DropKey. Bottom: cosine between the"
+            " mean gradients of the two, of which DropKey's is the expected loss's. Bars: 95 %"
+            " intervals over the masks. At step 0 only the B matrices have a gradient."
         ),
         alt=_alt(rows),
-        height=3 * _PANEL + legend_height([*lines, "DropKey", "DropAttention"]),
+        height=3 * _PANEL + legend_height([*lines, *_STYLES]),
         draw=draw,
     )
 
@@ -107,7 +114,7 @@ def _maps_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
             " DropAttention's, each kept key weighing as much as the attention that it gets: median"
             " (full) and 5 % quantile (dotted)."
         ),
-        alt=_alt(rows),
+        alt=_maps_alt(rows),
         height=2 * _PANEL + legend_height([*lines, _DROPPED]),
         draw=draw,
     )
@@ -122,6 +129,16 @@ def _by_point(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _colours(lines: Mapping[str, Any]) -> list[str]:
     return [COLOURS[index % len(COLOURS)] for index in range(len(lines))]
+
+
+def _use_logarithm(axes: Axes) -> None:
+    """Scale the ordinate by logarithms, with plain numbers at it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _draw_estimates(
@@ -147,9 +164,17 @@ def _draw_estimates(
 
 def _alt(rows: Sequence[Row]) -> str:
     parts = [
-        f"step {row.point.step}, rate {row.rate:g}:"
-        f" SNR {number(row.compared.methods['dropkey'].snr.value)} under DropKey and"
-        f" {number(row.compared.methods['dropattention'].snr.value)} under DropAttention"
+        f"step {row.point.step}, rate {row.rate:g}: {number(_SNR['DropKey'](row).value)} and"
+        f" {number(_SNR['DropAttention'](row).value)}"
         for row in rows
     ]
-    return f"Lines over the dropout rate. {'; '.join(parts)}."
+    return f"Lines over the dropout rate. SNR of DropKey and DropAttention: {'; '.join(parts)}."
+
+
+def _maps_alt(rows: Sequence[Row]) -> str:
+    parts = [
+        f"step {row.point.step}, rate {row.rate:g}:"
+        f" {number(row.maps.shares['dropattention'].absolute)}"
+        for row in rows
+    ]
+    return f"Lines over the dropout rate. Share on dropped keys: {'; '.join(parts)}."

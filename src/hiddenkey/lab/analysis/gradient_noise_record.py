@@ -19,28 +19,32 @@ from hiddenkey.lab.report.entries import Entry, Grid, lines_of, make_grid, numer
 from hiddenkey.lab.report.words import interval, number
 
 READING: Final = (
-    "Both methods had the same masks, hence equal outputs. SNR: squared norm of the mean gradient"
-    " over the trace of its covariance, over masks, all LoRA matrices and batches together. Noise"
-    " ratio: that trace under DropAttention over that under DropKey. Bias: distance of"
-    " DropAttention's mean gradient from DropKey's, which is that of the expected loss, relative to"
-    " it; cosine: between the two. Mask over batch noise: the trace relative to the variance of the"
-    " gradient without noise between the batches. Gradient on dropped keys: DropAttention's share"
-    " of the absolute gradient to attention's logits that lies on dropped keys; DropKey's is 0. k:"
-    " equation 10, each key weighing as much as the attention that it gets. In brackets: 95 %"
-    " intervals over the masks, for these batches. At step 0 only the B matrices have a gradient."
+    "Both methods had the same masks, hence equal outputs; all LoRA matrices and batches are taken"
+    " together. SNR: squared norm of the mean gradient over the trace of its covariance over masks."
+    " DropKey's mean gradient is that of the expected loss; SNR to the loss is its squared norm"
+    " over the mean squared distance of DropAttention's gradient from it. Noise ratio: the trace"
+    " under DropAttention over that under DropKey. Bias: distance of DropAttention's mean gradient"
+    " from DropKey's, relative to it; cosine: between the two. Mask over batch noise: the trace"
+    " relative to the variance of the gradient without noise between the batches. On dropped keys:"
+    " DropAttention's share of the absolute gradient to attention's logits that lies on dropped"
+    " keys; DropKey's is 0. k: equation 10, each key weighing as much as the attention"
+    " that it gets. In brackets: 95 % intervals over the masks, for these batches. At step 0 only"
+    " the B matrices have a gradient."
 )
+_TITLE: Final = "Gradients to LoRA's matrices under DropKey (DK) and DropAttention (DA)"
 _COLUMNS: Final = (
     "pattern",
     "step",
     "rate",
-    "SNR, DropKey",
-    "SNR, DropAttention",
+    "SNR, DK",
+    "SNR, DA",
+    "SNR to the loss, DA",
     "noise ratio",
     "bias",
     "cosine of means",
-    "mask / batch noise, DropKey",
-    "mask / batch noise, DropAttention",
-    "gradient on dropped keys",
+    "mask / batch noise, DK",
+    "mask / batch noise, DA",
+    "on dropped keys, DA",
     "k, median",
 )
 
@@ -64,7 +68,7 @@ def to_row(setting: Setting) -> Row:
 def to_grid(rows: Sequence[Row]) -> Grid:
     """Return the table of all settings."""
     cells = [_cells(row) for row in rows]
-    return make_grid("gradient_noise", "Gradients to LoRA's matrices", _COLUMNS, cells)
+    return make_grid("gradient_noise", _TITLE, _COLUMNS, cells)
 
 
 def to_record(
@@ -129,6 +133,7 @@ def _cells(row: Row) -> list[Entry]:
         Entry(f"{row.rate:g}", row.rate),
         _estimate(key.snr),
         _estimate(attention.snr),
+        _estimate(row.compared.loss_snr),
         _estimate(row.compared.noise_ratio),
         _estimate(row.compared.bias),
         _estimate(row.compared.cosine),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.analysis.calibration import CALIBRATION
-from hiddenkey.lab.analysis.sources import arrange, differing, nearest, settings_of
+from hiddenkey.lab.analysis.sources import arrange, differing, nearest, relabel, settings_of
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.report.arms import Run, arm_order
 from hiddenkey.lab.report.axes import Arm, Task
@@ -127,7 +127,7 @@ def watch_overfitting(
     if chosen:
         runs = [run for run in runs if run.arm.method in (baseline, *chosen)]
     return tuple(
-        _watch([run for run in runs if run.task == task], task, baseline)
+        _watch(relabel([run for run in runs if run.task == task], baseline), task, baseline)
         for task in dict.fromkeys(run.task for run in runs)
     )
 

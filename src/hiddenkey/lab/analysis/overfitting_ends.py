@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.analysis.overfitting import Quantity, Row, TaskWatch
-from hiddenkey.lab.analysis.overfitting_tables import told_apart
+from hiddenkey.lab.analysis.overfitting_tables import other_settings, told_apart
 from hiddenkey.lab.report.cells import LOSS
 from hiddenkey.lab.report.figures.canvas import (
     INK,
@@ -68,6 +68,7 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
             " t, not widened for the number of settings). Filled: beyond chance after Holm's"
             " correction. A gap is training minus evaluation examples: left of 0 is less"
             " overfitting; so it is for the loss and the calibration error (ece)."
+            + "".join(f" {sentence}" for sentence in other_settings(rows))
         ),
         alt=_alt(watch, rows, quantities),
         height=lines * (0.75 + _ROW_INCHES * len(rows)) + legend_height(labels),

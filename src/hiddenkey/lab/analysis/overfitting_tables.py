@@ -28,18 +28,19 @@ def watch_grid(watch: TaskWatch) -> Grid:
         [text(row.arm.label), numeric(row.seeds, str(row.seeds)), *map(_full, row.endings)]
         for row in watch.rows
     ]
-    notes = [_comparisons(watch), *watch.notes, *_other_settings(watch.rows)]
+    notes = [_comparisons(watch), *watch.notes, *other_settings(watch.rows)]
     title = f"{watch.task.label}: overfitting after the last step"
     return make_grid("overfitting", title, columns, rows, [note for note in notes if note])
 
 
-def short_cell(row: Row, ending: Ending) -> str:
-    """The baseline's mean, or another setting's difference to it with :func:`mark`."""
-    if row.against is None:
-        return MISSING if ending.description is None else number(ending.description.mean)
-    if ending.comparison is None:
+def short_cell(row: Row, ending: Ending, baseline: str) -> str:
+    """The difference to the baseline with :func:`mark`; else the mean, the baseline's bare."""
+    if ending.comparison is not None:
+        return signed(ending.comparison.difference) + mark(ending)
+    if ending.description is None:
         return MISSING
-    return signed(ending.comparison.difference) + mark(ending)
+    mean = number(ending.description.mean)
+    return mean if row.arm.method == baseline else f"({mean})"
 
 
 def mark(ending: Ending) -> str:
@@ -121,7 +122,7 @@ def _comparisons(watch: TaskWatch) -> str:
     )
 
 
-def _other_settings(rows: Sequence[Row]) -> list[str]:
+def other_settings(rows: Sequence[Row]) -> list[str]:
     """Name the settings, beside those of the method, in which an arm is not like its baseline."""
     found: dict[tuple[str, ...], list[str]] = {}
     for row in rows:

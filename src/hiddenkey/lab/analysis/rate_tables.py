@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.analysis.sources import arrange, differing, nearest, require_method, settings_of
+from hiddenkey.lab.analysis.sources import arrange, differing, nearest, settings_of
 from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.report.arms import Run, explicit
+from hiddenkey.lab.report.arms import Run, explicit, require_method
 from hiddenkey.lab.report.axes import Measure
 from hiddenkey.lab.report.cells import value_of
 from hiddenkey.lab.report.words import count, listing
@@ -155,11 +155,12 @@ class _Task:
         if unused:
             shown = listing([f"{rate:g}" for rate in unused], limit=9)
             notes.append(f"{self.label}: left out, since not on every task: rate {shown}.")
-        lost = len({seed for sweep in self._sweeps for c in sweep.runs.values() for seed in c})
-        if lost > len(seeds):
+        known = {seed for sweep in self._sweeps for cell in sweep.runs.values() for seed in cell}
+        lost = len(known - set(seeds))
+        if lost:
             notes.append(
-                f"{self.label}: {count(lost - len(seeds), 'seed')} left out, since not with every"
-                " rate on every task."
+                f"{self.label}: {count(lost, 'seed')} left out, since not with every rate on every"
+                " task."
             )
         if self.plain(seeds) is None:
             notes.append(f"{self.label}: no baseline with these seeds, model and rank.")
@@ -210,7 +211,8 @@ def _common(sets: Sequence[set[_Number]]) -> tuple[_Number, ...]:
 
 def _too_little(method: str, found: Mapping[str, _Task]) -> str:
     had = [
-        f"{label} {listing([f'{rate:g}' for rate in sorted(task.rates)], limit=9)}"
+        f"{label} at {listing([f'{rate:g}' for rate in sorted(task.rates)], limit=9)} (complete:"
+        f" {count(len(task.seeds(sorted(task.rates))), 'seed')})"
         for label, task in found.items()
     ]
     return (

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.catalogue import methods
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.comparison.identity import Stage
 from hiddenkey.lab.comparison.record import Record, read_records
-from hiddenkey.lab.report.arms import DATA_OPTIONS, Run, explicit, find_runs, newest
+from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.report.arms import (
+    DATA_OPTIONS,
+    Run,
+    explicit,
+    find_runs,
+    newest,
+    require_method,
+)
+from hiddenkey.lab.report.axes import Arm
 from hiddenkey.lab.report.words import listing
-from hiddenkey.lab.rules import suggestion
 
 _NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
 _OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
@@ -60,24 +69,32 @@ def arrange(records: Sequence[Record], baseline: str) -> list[Run]:
     return newest(find_runs(records, "steps", baseline))[0]
 
 
-def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
-    """Refuse a method that neither the records nor the library know.
+def relabel(runs: Sequence[Run], baseline: str) -> list[Run]:
+    """Name the arms of one task by what differs on it, settings at their defaults untold.
 
-    Args:
-        setting: what names the method.
-        name: the method.
-        records: the runs.
-
-    Raises:
-        ConfigError: if it is unknown.
+    Many tasks and claims in one folder otherwise make labels of what no run of the task varies. The
+    learning rate is told where it varies, even where it is the default.
     """
-    used = sorted({str(record.options.get("method")) for record in records})
-    known = [*used, *methods()]
-    if name not in known:
-        hint = suggestion(name, known) or "; choose one"
-        raise ConfigError(
-            f"{setting} must be a method of the runs ({', '.join(used)}), got {name!r}{hint}"
-        )
+    own = find_runs([run.record for run in runs], "steps", baseline)
+    arms = {run.record.id: _without_defaults(run.arm) for run in own}
+    return [dataclasses.replace(run, arm=arms[run.record.id]) for run in runs]
+
+
+def _without_defaults(arm: Arm) -> Arm:
+    told, label = [], arm.label
+    defaults = TrainOptions().recorded()
+    for name, value in arm.others:
+        if name != "learning_rate" and value == _in_label(defaults.get(name)):
+            label = label.replace(f", {name.replace('_', ' ')} {value}", "", 1)
+        else:
+            told.append((name, value))
+    return dataclasses.replace(arm, label=label, others=tuple(told))
+
+
+def _in_label(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def settings_of(run: Run) -> dict[str, Any]:

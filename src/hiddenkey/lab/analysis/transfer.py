@@ -145,42 +145,45 @@ def study_transfer(table: RateTable) -> Transfer:
     """Choose rates by each rule without one seed, judge them on it, and average."""
     values = np.array(table.values, dtype=float)
     plain = None if None in table.plain else np.array(table.plain, dtype=float)
-    folds = [choices(np.delete(values, fold, axis=2)) for fold in range(len(table.seeds))]
-    whole = choices(values)
-    reached = {rule: _reached(values, [fold[rule] for fold in folds]) for rule in RULES}
-    common = int(whole["common"][0])
+    chosen = _choices_without(values)
+    reached = {rule: _reached(values, rates) for rule, rates in chosen.items()}
+    by_seed, by_task = (
+        {rule: found.mean(axis=axis) for rule, found in reached.items()} for axis in (0, 1)
+    )
+    plain_by_seed = None if plain is None else plain.mean(axis=0)
     return Transfer(
         method=table.method,
         baseline=table.baseline,
         rates=table.rates,
         seeds=table.seeds,
-        common=table.rates[common],
-        chosen=_counts(table.rates, [int(fold["common"][0]) for fold in folds]),
-        points=_points(
-            table.rates, values.mean(axis=0), None if plain is None else plain.mean(axis=0)
-        ),
-        judged=_judged(_averages(reached, 0), None if plain is None else plain.mean(axis=0)),
-        across=_judged(
-            _averages(reached, 1),
-            None if plain is None else plain.mean(axis=1),
-            share_runs=False,
-        ),
+        common=table.rates[choices(values)["common"][0]],
+        chosen=_counts(table.rates, chosen["common"][0]),
+        points=_points(table.rates, values.mean(axis=0), plain_by_seed),
+        judged=_judged(by_seed, plain_by_seed),
+        across=_judged(by_task, None if plain is None else plain.mean(axis=1), share_runs=False),
         tasks=tuple(
-            TaskTransfer(
-                task=name,
-                metric=table.metrics[index],
-                best=table.rates[whole["own"][index]],
-                elsewhere=table.rates[whole["elsewhere"][index]],
-                chosen=_counts(table.rates, [int(fold["own"][index]) for fold in folds]),
-                apparent=_apparent(values[index], common),
-                points=_points(table.rates, values[index], _row(table, index)),
-                judged=_judged(
-                    {rule: found[index] for rule, found in reached.items()}, _row(table, index)
-                ),
-            )
-            for index, name in enumerate(table.tasks)
+            _task(table, index, chosen, {rule: found[index] for rule, found in reached.items()})
+            for index in range(len(table.tasks))
         ),
         notes=table.notes,
+    )
+
+
+def _task(
+    table: RateTable, index: int, chosen: Mapping[Rule, Values], reached: Mapping[Rule, Values]
+) -> TaskTransfer:
+    values = np.array(table.values, dtype=float)
+    means, whole, row = values[index].mean(axis=1), choices(values), table.plain[index]
+    plain = None if row is None else np.array(row, dtype=float)
+    return TaskTransfer(
+        task=table.tasks[index],
+        metric=table.metrics[index],
+        best=table.rates[whole["own"][index]],
+        elsewhere=table.rates[whole["elsewhere"][index]],
+        chosen=_counts(table.rates, chosen["own"][index]),
+        apparent=float(means.max() - means[whole["common"][index]]),
+        points=_points(table.rates, values[index], plain),
+        judged=_judged(reached, plain),
     )
 
 
@@ -207,10 +210,15 @@ def _best(means: Values) -> Values:
     return np.asarray(np.round(means, _DIGITS).argmax(axis=-1))
 
 
-def _reached(values: Values, chosen: Sequence[Values]) -> Values:
+def _choices_without(values: Values) -> dict[Rule, Values]:
+    """For each rule the index of the rate chosen without a seed, ``[tasks, seeds]``."""
+    folds = [choices(np.delete(values, seed, axis=2)) for seed in range(values.shape[2])]
+    return {rule: np.stack([fold[rule] for fold in folds], axis=1) for rule in RULES}
+
+
+def _reached(values: Values, rates: Values) -> Values:
     """What each task reaches on each seed with the rate chosen without it, ``[tasks, seeds]``."""
-    columns = [values[np.arange(len(values)), rates, s] for s, rates in enumerate(chosen)]
-    return np.stack(columns, axis=1)
+    return np.asarray(np.take_along_axis(values, rates[:, None], axis=1)[:, 0])
 
 
 def estimate(differences: Values, *, share_runs: bool) -> Estimate:
@@ -235,10 +243,6 @@ def estimate(differences: Values, *, share_runs: bool) -> Estimate:
     reach = float(quantile * differences.std(ddof=1) * np.sqrt(widened))
     mean = float(differences.mean())
     return Estimate(tuple(differences.tolist()), mean, mean - reach, mean + reach)
-
-
-def _averages(reached: Mapping[Rule, Values], axis: int) -> dict[Rule, Values]:
-    return {rule: found.mean(axis=axis) for rule, found in reached.items()}
 
 
 def _judged(
@@ -266,15 +270,6 @@ def _compare(ours: Values, theirs: Values) -> PairedComparison:
     return compare_paired(ours.tolist(), theirs.tolist())
 
 
-def _apparent(values: Values, common: int) -> float:
-    means = values.mean(axis=1)
-    return float(means.max() - means[common])
-
-
-def _counts(rates: Sequence[float], chosen: Sequence[int]) -> tuple[tuple[float, int], ...]:
-    return tuple((rates[i], chosen.count(i)) for i in sorted(set(chosen)))
-
-
-def _row(table: RateTable, index: int) -> Values | None:
-    found = table.plain[index]
-    return None if found is None else np.array(found, dtype=float)
+def _counts(rates: Sequence[float], chosen: Values) -> tuple[tuple[float, int], ...]:
+    places, amounts = np.unique(chosen, return_counts=True)
+    return tuple((rates[i], int(n)) for i, n in zip(places, amounts, strict=True))

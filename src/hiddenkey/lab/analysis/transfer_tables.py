@@ -20,13 +20,14 @@ DIGITS: Final = 2
 """Decimals of points."""
 
 READING: Final = (
-    "Values are points (hundredths) of each task's main metric after the last step. A rate is"
-    " chosen on all seeds but one and judged on that one, each seed in turn, so that nothing is"
-    " judged on the seeds that chose it. Losses are against the best rate of each task, chosen in"
-    " the same way; a negative loss means that choosing for each task by itself was worse, since"
-    " few seeds tell a task's best rate less well than all tasks together. Intervals are 95 %"
-    " (Student's t); over seeds they speak of these tasks, and are widened because the seeds share"
-    " the runs that chose (Nadeau and Bengio 2003); over tasks they speak of others like these."
+    "Values are points (hundredths) of each task's main metric after the last step; all tasks count"
+    " alike, so one whose metric moves more has more say in the common rate. A rate is chosen on"
+    " all seeds but one and judged on that one, each seed in turn, so that nothing is judged on the"
+    " seeds that chose it. Losses are against the best rate of each task, chosen in the same way; a"
+    " negative loss means that choosing for each task by itself was worse, since few seeds tell a"
+    " task's best rate less well than all tasks together. Intervals are 95 % (Student's t); over"
+    " seeds they speak of these tasks, and are widened because the seeds share the runs that chose"
+    " (Nadeau and Bengio 2003); over tasks they speak of others like these."
 )
 
 

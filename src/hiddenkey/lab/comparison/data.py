@@ -23,6 +23,7 @@ _NO_CHOICE: Final = frozenset(
         "rate",
         "rates",
         "consistency_weight",
+        "adapter",
         "rank",
         "seed",
         *SEARCHABLE,

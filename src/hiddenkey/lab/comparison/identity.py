@@ -117,6 +117,8 @@ def label(options: TrainOptions, also: Collection[str] = (), *, seed: bool = Tru
     if options.consistency_weight is not None:
         words.append(f"weight {options.consistency_weight:g}")
     parts = [options.task, " ".join(words)]
+    if options.adapter != "lora":
+        parts.append(options.adapter)
     if "rank" in also:
         parts.append(f"rank {options.rank}")
     if "model" in also:

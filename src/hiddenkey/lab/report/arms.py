@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hiddenkey.catalogue import methods
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.report.axes import Arm, Budget, Task
+from hiddenkey.lab.rules import suggestion
 
 DATA_OPTIONS: Final = (
     "data",
@@ -106,6 +108,26 @@ def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[
     arms = _label(keys, options)
     runs = [Run(record, arms[keys[record.id]], tasks[record.id]) for record in records]
     return sorted(runs, key=lambda r: (r.task.label, *arm_order(r.arm, baseline), r.seed))
+
+
+def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
+    """Refuse a method that neither the records nor the library know.
+
+    Args:
+        setting: what names the method.
+        name: the method.
+        records: the runs.
+
+    Raises:
+        ConfigError: if it is unknown.
+    """
+    used = sorted({str(record.options.get("method")) for record in records})
+    known = [*used, *methods()]
+    if name not in known:
+        hint = suggestion(name, known) or "; choose one"
+        raise ConfigError(
+            f"{setting} must be a method of the runs ({', '.join(used)}), got {name!r}{hint}"
+        )
 
 
 def arm_order(arm: Arm, baseline: str) -> tuple[Any, ...]:

@@ -82,7 +82,7 @@ class Cost:
         memory_mib: median peak memory: of the accelerator where there is one, else resident memory.
         relative_memory: relative to the baseline's, median over pairs of equal seed.
         device_memory: True if the memory is the accelerator's.
-        lora_parameters: parameters of LoRA.
+        lora_parameters: parameters of the adapter, 0 without one.
         gain: mean paired difference of the main metric after the last step.
         gain_low: lower end of its 95 % interval.
         gain_high: upper end.

@@ -79,7 +79,7 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
     ]
     columns = (
         "task", "setting", "gain", f"time vs {baseline}", "s/step", f"memory vs {baseline}",
-        "peak MiB", "steps", "LoRA parameters",
+        "peak MiB", "steps", "adapter parameters",
     )  # fmt: skip
     notes = [
         "Medians over seeds; ratios are medians over pairs of equal seed. Gain: paired difference"

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hiddenkey.catalogue import methods
-from hiddenkey.errors import ConfigError
 from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.report.arms import Run, arm_order, differing_options, find_runs, newest
+from hiddenkey.lab.report.arms import (
+    Run,
+    arm_order,
+    differing_options,
+    find_runs,
+    newest,
+    require_method,
+)
 from hiddenkey.lab.report.axes import Arm, Budget, Task
 from hiddenkey.lab.report.cells import tabulate_cells
 from hiddenkey.lab.report.costs import tabulate_costs
@@ -18,7 +23,6 @@ from hiddenkey.lab.report.sweeps import tabulate_selections, tabulate_sweeps
 from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
 from hiddenkey.lab.report.words import count, listing
-from hiddenkey.lab.rules import suggestion
 from hiddenkey.lab.statistics import Ranking, rank_methods
 
 
@@ -32,7 +36,7 @@ def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
     Raises:
         ConfigError: if the baseline is no method that the records or the library know.
     """
-    _check_baseline(records, baseline)
+    require_method("baseline", baseline, records)
     steps = find_runs(_of(records, "compare", "steps"), "steps", baseline)
     time = find_runs(_of(records, "compare", "time"), "time", baseline)
     search = find_runs(_of(records, "search"), "steps", baseline)
@@ -53,15 +57,6 @@ def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
         environments=environments,
         notes=_notes(records, replaced, baseline),
     )
-
-
-def _check_baseline(records: Sequence[Record], baseline: str) -> None:
-    used = sorted({str(record.options.get("method")) for record in records})
-    if baseline not in used and baseline not in methods():
-        hint = suggestion(baseline, [*used, *methods()]) or "; choose one"
-        raise ConfigError(
-            f"baseline must be a method of the runs ({', '.join(used)}), got {baseline!r}{hint}"
-        )
 
 
 def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> list[Record]:

@@ -1,3 +1,5 @@
+"""``hiddenkey analyze gradient-noise`` from its words to its files, on a tiny model."""
+
 import json
 
 import pytest
@@ -7,14 +9,18 @@ from hiddenkey.cli.main import main
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 SMALL = [
-    "--train-size", "24", "--max-length", "16", "--masks", "8", "--batches", "2", "--batch-size",
-    "4", "--train-steps", "3", "--points", "0", "1", "--rates", "0.1", "0.4",
+    "--max-length", "16", "--masks", "8", "--batches", "2", "--batch-size", "8", "--train-steps",
+    "3", "--points", "0", "1", "--rates", "0.4",
 ]  # fmt: skip
 
 
 @pytest.fixture
-def words(tmp_path):
-    return ["analyze", "gradient-noise", *SMALL, "--output", str(tmp_path / "noise")]
+def words(tiny_options, tmp_path):
+    return [
+        *("analyze", "gradient-noise", "--model", tiny_options.model, "--task", "file"),
+        *("--train-file", tiny_options.train_file, "--eval-file", tiny_options.eval_file),
+        *("--text-columns", "text", *SMALL, "--output", str(tmp_path / "noise")),
+    ]
 
 
 def test_from_words_to_record_table_and_pictures(words, tmp_path, capsys):
@@ -25,16 +31,16 @@ def test_from_words_to_record_table_and_pictures(words, tmp_path, capsys):
     folder = tmp_path / "noise"
     record = json.loads((folder / "gradient-noise.json").read_text())
     assert record["settings"]["masks"] == 8
-    assert record["data"]["train_examples"] == 24
+    assert record["data"]["train_examples"] == 32
     assert "torch" in record["environment"]
     found = {(m["point"]["step"], m["rate"]): m for m in record["measurements"]}
-    assert list(found) == [(0, 0.1), (0, 0.4), (3, 0.1), (3, 0.4)]
+    assert list(found) == [(0, 0.4), (3, 0.4)]
     start, end = found[0, 0.4], found[3, 0.4]
     assert start["A"]["noise_ratio"]["value"] is None
     assert end["A"]["noise_ratio"]["value"] > 0
     assert end["maps"]["shares"]["dropkey"] == {"absolute": 0.0, "squared": 0.0}
     assert end["maps"]["shares"]["dropattention"]["absolute"] > 0
-    assert len(end["matrices"]) == 24
+    assert len(end["matrices"]) == 8
     assert len(end["batches"]) == 2
     value = end["all"]["methods"]["dropkey"]["snr"]["value"]
     table = (folder / "gradient-noise.md").read_text()
