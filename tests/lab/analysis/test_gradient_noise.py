@@ -53,10 +53,12 @@ def with_method(model, method, rate, inputs):
 
 
 @pytest.mark.parametrize("pattern", ["column", "element"])
-@pytest.mark.parametrize("family", ["bert", "llama"])
-def test_both_of_a_pair_are_the_named_methods_with_equal_masks(family, pattern):
-    model = lora_model(family, dropout=0.0)
-    inputs = batch()
+@pytest.mark.parametrize(
+    ("family", "task"), [("bert", "classification"), ("bert", "regression"), ("llama", "causal")]
+)
+def test_both_of_a_pair_are_the_named_methods_with_equal_masks(family, task, pattern):
+    model = lora_model(family, task, dropout=0.0)
+    inputs = batch(task)
     with Pair(model, pattern) as pair:
         pair.set_rate(0.3)
         found = {method: pair.run(method, inputs, SEED) for method in METHODS}

@@ -137,8 +137,8 @@ def _cells(row: Row) -> list[Entry]:
         _estimate(row.compared.noise_ratio),
         _estimate(row.compared.bias),
         _estimate(row.compared.cosine),
-        numeric(key.of_batch_noise),
-        numeric(attention.of_batch_noise),
+        _ratio(key.of_batch_noise),
+        _ratio(attention.of_batch_noise),
         numeric(share.absolute if share else None),
         numeric(row.maps.k_attended["0.5"] if row.maps.k_attended else None),
     ]
@@ -147,3 +147,8 @@ def _cells(row: Row) -> list[Entry]:
 def _estimate(found: Estimate) -> Entry:
     bounds = interval(found.low, found.high)
     return Entry(number(found.value), found.value, details=lines_of(bounds))
+
+
+def _ratio(value: float | None) -> Entry:
+    """Without decimals where they say nothing: what is divided by may be close to 0."""
+    return numeric(value, None if value is None or value < 100 else f"{value:,.0f}")
