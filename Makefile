@@ -64,7 +64,8 @@ tools:
 	    || echo "could not install $(TOOLS): their tests are skipped"
 
 test: check tools
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -m 'not alone' --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(BIN)/python -m pytest -m alone
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
