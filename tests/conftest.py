@@ -37,3 +37,4 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _same_numbers_each_time():
     torch.manual_seed(20240301)
+    torch.set_num_threads(1)  # a command that ran in this process may have set its own number
