@@ -64,8 +64,10 @@ def test_accelerate_reads_the_recipe(recipe):
 
 
 SCRIPT = """
+import os
 from accelerate import Accelerator
-print(Accelerator().num_processes, Accelerator().distributed_type)
+told = f"{Accelerator().num_processes} {Accelerator().distributed_type}\\n"
+os.write(1, told.encode())  # in one piece: both processes write to the same pipe
 """
 
 
