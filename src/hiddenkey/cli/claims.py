@@ -132,6 +132,8 @@ def _workers(options: ClaimsOptions) -> int:
     import torch
 
     if options.workers is not None:
+        if options.workers < 1:
+            raise ConfigError(f"workers must be at least 1, got {options.workers}; give more")
         return options.workers
     return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, _MOST_WORKERS)
 
