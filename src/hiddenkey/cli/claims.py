@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 from collections import defaultdict
@@ -22,6 +23,7 @@ from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import Claim, Scale
+from hiddenkey.lab.claims.rule import LEAST
 from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.comparison import survey
 from hiddenkey.lab.comparison.coordinator import Coordinator
@@ -44,6 +46,9 @@ class ClaimsOptions:
     scale: str = "small"
     """tiny (minutes, only to try the path), small (about two hours on two cores), medium (one GPU),
     paper (the paper's models), or a YAML file of your own."""
+    seeds: int | None = None
+    """Training seeds of every arm; none: the scale's. More of them narrow the intervals, and a
+    larger number goes on from a smaller one; decide on it before you look at a verdict."""
     data: str | None = None
     """Folder of the tasks in GLUE's layout, E2E and WebNLG, for those tasks that need it."""
     output: str | None = None
@@ -68,7 +73,7 @@ def run(arguments: list[str]) -> int:
     options = parse(ClaimsOptions, "claims", _words(arguments))
     folder = reading.default_folder() if options.plans is None else Path(options.plans)
     claims = reading.read_claims(folder, options.claims)
-    scale = reading.read_scale(folder, options.scale)
+    scale = _with_seeds(reading.read_scale(folder, options.scale), options.seeds)
     claims = _of_scale(claims, scale, options)
     store = _store(options, scale)
     data, local = Data(), _local(options, scale)
@@ -115,6 +120,18 @@ def _of_scale(claims: Sequence[Claim], scale: Scale, options: ClaimsOptions) -> 
     return tuple(claim for claim in claims if claim.name not in without)
 
 
+def _with_seeds(scale: Scale, number: int | None) -> Scale:
+    """The scale with as many seeds: its own first, then the numbers after the largest of them."""
+    if number is None or number == len(scale.seeds):
+        return scale
+    if number < 1:
+        raise ConfigError(f"seeds must be at least 1, got {number}; a verdict needs {LEAST}")
+    after = max(scale.seeds) + 1
+    seeds = (*scale.seeds, *range(after, after + number))[:number]
+    summary = f"{scale.summary}; here with {number} seed{'s' if number > 1 else ''}"
+    return dataclasses.replace(scale, seeds=seeds, summary=summary)
+
+
 def _store(options: ClaimsOptions, scale: Scale) -> Plan:
     """Where the jobs are kept and shared out; the runs themselves are the outline's."""
     output = options.output or str(Path("runs") / "claims" / scale.name)
@@ -152,6 +169,7 @@ def _is_in_folder(task: str) -> bool:
 
 def _command(options: ClaimsOptions) -> str:
     words = ["hiddenkey", "claims", *options.claims, "--scale", options.scale]
+    words += ["--seeds", str(options.seeds)] if options.seeds is not None else []
     words += ["--data", "DATA_FOLDER"] if options.data is not None else []
     words += ["--plans", options.plans] if options.plans is not None else []
     return shlex.join(words)

@@ -35,6 +35,13 @@ def test_dry_run_lists_the_plan_and_its_time_and_writes_nothing(claims, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("seeds", "jobs"), [("1", 7), ("2", 10), ("5", 19)])
+def test_seeds_are_the_scales_first_and_then_those_after_them(claims, seeds, jobs, capsys):
+    """Four runs choose the settings of C1's three arms; the scale has the seeds 0 and 1."""
+    assert claims("C1", "--dry-run", "--seeds", seeds) == 0
+    assert f"{jobs} of {jobs} jobs are left" in capsys.readouterr().out
+
+
 def test_a_page_is_written_also_when_nothing_has_run(claims, tmp_path, capsys):
     assert claims("--page-only") == 0
     shown = capsys.readouterr().out
@@ -52,6 +59,7 @@ def test_a_page_is_written_also_when_nothing_has_run(claims, tmp_path, capsys):
         (["--scale", "huge"], "scale must be one of mine or a YAML file, got 'huge'"),
         (["--plans", "nowhere"], "'nowhere' has none"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0; a verdict needs"),
         (["--sclae", "mine"], "did you mean '--scale'"),
     ],
 )
