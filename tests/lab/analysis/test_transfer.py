@@ -80,7 +80,7 @@ def test_opposite_optima_lose_what_lies_between():
     assert judged(found, "elsewhere").loss.mean == pytest.approx(6, abs=0.5)
     assert judged(found, "own").gain.mean == pytest.approx(3, abs=0.5)
     assert judged(found, "own").loss is None
-    assert "on these tasks the rate does not transfer without loss" in recommendation(found)[2]
+    assert "on these tasks the rate does not transfer without loss" in recommendation(found)[3]
 
 
 def test_a_rule_is_judged_on_the_seed_that_it_did_not_see():
@@ -114,6 +114,20 @@ def test_noise_alone_looks_like_a_loss_only_where_choice_and_judgement_share_see
         apparent.append(np.mean([task.apparent for task in found.tasks]))
         honest.append(judged(found, "common").loss.mean)
     assert np.mean(apparent) > 5 * stats.sem(apparent)
+    assert abs(np.mean(honest)) < 3 * stats.sem(honest)
+
+
+def test_the_best_rate_seems_to_gain_where_there_is_nothing_to_gain():
+    flattered, honest = [], []
+    for study in range(40):
+        generator = np.random.default_rng(study)
+        found = study_transfer(
+            table_of(generator.normal(size=(3, 4, 6)), generator.normal(size=(3, 6)))
+        )
+        flattered.append(found.flattered)
+        honest.append(judged(found, "own").gain.mean)
+    # the mean of the largest of four standard normal values is 1.03; here of means over six seeds
+    assert np.mean(flattered) == pytest.approx(1.03 / math.sqrt(6), abs=3 * stats.sem(flattered))
     assert abs(np.mean(honest)) < 3 * stats.sem(honest)
 
 
@@ -269,13 +283,17 @@ def test_rates_by_position_are_no_sweep():
 
 def test_the_recommendation_says_what_was_found():
     found = studied(SAME)
-    first, gain, common, elsewhere = recommendation(found)
+    first, gain, flattered, common, elsewhere = recommendation(found)
     assert first == (
         "Recommended rate for hiddenkey-minus: 0.1, the best mean over cola and rte (chosen without"
         " one seed: 0.1 in 8 of 8)."
     )
     assert gain.startswith("A rate chosen so gains ")
     assert gain.endswith("points over lora on seeds that had no say in it.")
+    assert flattered.startswith(
+        f"Each task's best rate, read off all seeds as tables of best rates are, seems to gain"
+        f" {found.flattered:.2f} points; on seeds that had no say in it it gains"
+    )
     assert "the same rates were chosen, whichever seed was left out" in common
     assert "A rate chosen on the other tasks loses 0.00 [0.00, 0.00]" in elsewhere
     flat = studied({task: dict.fromkeys(RATES, 0.0) for task in ("cola", "rte")})

@@ -109,6 +109,13 @@ def recommendation(found: Transfer) -> list[str]:
             f"A rate chosen so gains {number(common.gain.mean, DIGITS)} {_bounds(common.gain)}"
             f" points over {found.baseline} on seeds that had no say in it{_doubt(common.gain)}."
         )
+    own = judged["own"]
+    if found.flattered is not None and own.gain is not None:
+        sentences.append(
+            f"Each task's best rate, read off all seeds as tables of best rates are, seems to gain"
+            f" {number(found.flattered, DIGITS)} points; on seeds that had no say in it it gains"
+            f" {number(own.gain.mean, DIGITS)} {_bounds(own.gain)}."
+        )
     for one, what in (
         (common, "One rate for all tasks"),
         (elsewhere, "A rate chosen on the other tasks"),
