@@ -232,6 +232,26 @@ def test_baseline_has_the_same_model_and_rank():
     assert cell(tables, "hiddenkey, rank 8").reason == "no baseline"
 
 
+def test_baseline_is_at_the_setting_that_it_alone_varies():
+    runs = [
+        record(method=method, learning_rate=learning_rate, seed=seed, gain=10 * learning_rate)
+        for method, learning_rate in (("lora", 0.001), ("lora", 0.002), ("hiddenkey", 0.001))
+        for seed in range(3)
+    ]
+    tables = tabulate(runs)
+    assert cell(tables, "hiddenkey").against == "lora, learning rate 0.001"
+    (cost,) = (c for c in tables.scopes[0].tasks[0].costs if c.arm.method == "hiddenkey")
+    seconds = [run.result.seconds_per_step for run in runs]
+    ratios = [own / base for own, base in zip(seconds[6:], seconds[:3], strict=True)]
+    assert cost.relative_time == statistics.median(ratios)
+
+
+def test_baseline_with_rates_is_at_the_same_rate():
+    tables = tabulate(study(chosen=("dropkey", "hiddenkey"), seeds=range(2)), baseline="dropkey")
+    for rate in ("0.05", "0.1"):
+        assert cell(tables, f"hiddenkey, rate {rate}").against == f"dropkey, rate {rate}"
+
+
 def test_different_examples_are_different_tasks():
     runs = [
         *pair(train_size=100, fingerprint="a" * 64),
@@ -240,10 +260,16 @@ def test_different_examples_are_different_tasks():
     tables = tabulate(runs)
     names = [table.task.label for table in tables.scopes[0].tasks]
     assert names == [
-        "headlines (train_size 100, data aaaaaaaa)",
-        "headlines (train_size 200, data bbbbbbbb)",
+        "headlines (train_size 100)",
+        "headlines (train_size 200)",
     ]
     assert labels(tables) == ["lora", "hiddenkey"]
+
+
+def test_different_examples_by_the_same_options_are_told_by_their_fingerprint():
+    runs = [*pair(fingerprint="a" * 64), *pair(fingerprint="b" * 64)]
+    names = [table.task.label for table in tabulate(runs).scopes[0].tasks]
+    assert names == ["headlines (data aaaaaaaa)", "headlines (data bbbbbbbb)"]
 
 
 def test_failed_run_joins_the_task_with_its_data_options():

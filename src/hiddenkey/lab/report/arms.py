@@ -198,12 +198,24 @@ def _task_labels(
         if len(keys) == 1:
             labels[keys[0]] = name
             continue
-        _, differing = differing_options(samples[key] for key in keys)
-        told = [option for option in DATA_OPTIONS if option in differing]
-        for key in keys:
-            parts = [f"{option} {samples[key].options.get(option)}" for option in told]
-            labels[key] = f"{name} ({', '.join([*parts, f'data {key[2][:8]}'])})"
+        told = _telling([samples[key] for key in keys])
+        labels |= {
+            key: f"{name} ({', '.join(parts)})" for key, parts in zip(keys, told, strict=True)
+        }
     return labels
+
+
+def _telling(samples: Sequence[Record]) -> list[list[str]]:
+    """The fewest data options, in their order, that tell data sets apart; else the fingerprint."""
+    _, differing = differing_options(samples)
+    told: list[list[str]] = [[] for _ in samples]
+    for option in (option for option in DATA_OPTIONS if option in differing):
+        for parts, sample in zip(told, samples, strict=True):
+            parts.append(f"{option} {sample.options.get(option)}")
+        if len({*map(tuple, told)}) == len(samples):
+            return told
+    fingerprints = [sample.result.data_fingerprint if sample.result else "" for sample in samples]
+    return [[*parts, f"data {own[:8]}"] for parts, own in zip(told, fingerprints, strict=True)]
 
 
 def _varied(
