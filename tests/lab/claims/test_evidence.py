@@ -2,20 +2,24 @@
 
 import dataclasses
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.outline import EvidenceOutline
-from hiddenkey.lab.comparison import survey
+from hiddenkey.lab.comparison import jobs, survey
 from hiddenkey.lab.comparison.coordinator import Coordinator
 from hiddenkey.lab.comparison.data import Data
+from hiddenkey.lab.comparison.jobs import State
 from hiddenkey.lab.comparison.plan import Plan
 from hiddenkey.lab.comparison.record import read_records
 from lab.claims.conftest import edit
 from lab.comparison.driver import finish, worker_for
+from lab.report import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -90,6 +94,40 @@ def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
     assert found.values["words", "dropkey", "step time"][0] > 0
     assert found.environments[0][1] == 10
     assert found.started <= found.ended
+
+
+def test_a_choice_is_open_again_when_one_of_its_runs_is_asked_for_again(plans):
+    study = Study(plans, "C1")
+    listed = [job for job in study.outline.jobs({})["claims out"] if "rate" not in options_of(job)]
+    states = {job.key: ended(job, last=0.5) for job in listed}
+    task_and_choice = ("words", "lora")
+    assert study.outline.chosen(states)[task_and_choice].learning_rate == 0.01
+
+    better = max(listed, key=lambda job: options_of(job)["learning_rate"])
+    assert options_of(better)["learning_rate"] == 0.02
+    again = {**states, better.key: State("waiting")}
+    assert study.outline.chosen(again) == {}
+    again[better.key] = ended(better, last=0.9)
+    assert study.outline.chosen(again)[task_and_choice].learning_rate == 0.02
+    again[better.key] = ended(better, error="no memory")
+    assert study.outline.chosen(again)[task_and_choice].runs == 1
+    assert study.outline.chosen(states)[task_and_choice].learning_rate == 0.01
+
+
+def options_of(job):
+    return job.payload["options"]
+
+
+def ended(job, **outcome):
+    """The state of a run's job that ended with this metric or error."""
+    stored = dataclasses.replace(synthetic.record(**outcome), id=job.key, stage="search")
+    status = "finished" if stored.error is None else "failed"
+    trial = optuna.create_trial(
+        state=TrialState.COMPLETE if stored.error is None else TrialState.FAIL,
+        value=0.0 if stored.error is None else None,
+        user_attrs=jobs.record_attribute(stored.to_dict()),
+    )
+    return State(status, trial)
 
 
 def test_a_choice_never_sees_the_evaluation_examples(plans):

@@ -34,6 +34,11 @@ class Chosen:
     runs: int
     scores: Mapping[tuple[float, float | None], float]
 
+    @property
+    def setting(self) -> tuple[float, float | None]:
+        """The chosen learning rate and dropout rate."""
+        return self.learning_rate, self.rate
+
 
 @dataclass(frozen=True)
 class Effect:

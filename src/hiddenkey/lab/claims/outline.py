@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
 from hiddenkey.catalogue import methods
 from hiddenkey.lab.claims.choice import Setting, Trial, choose, rate_setting, task_options, trials
 from hiddenkey.lab.claims.findings import Chosen
@@ -64,7 +66,9 @@ class EvidenceOutline:
             ]
             for place in self.places
         }
+        self._chosen: dict[tuple[str, str], tuple[list[FrozenTrial | None], Chosen | None]] = {}
         self._named: dict[tuple[str, str, Setting], list[Job]] = {}
+        self._clocked: dict[tuple[str, str, Setting, Setting], list[Job]] = {}
 
     @property
     def studies(self) -> list[str]:
@@ -118,19 +122,30 @@ class EvidenceOutline:
 
     def chosen(self, states: Mapping[str, State]) -> dict[tuple[str, str], Chosen]:
         """Return what has been chosen, by task setup and choice."""
-        found = {}
-        for (task, name), listed in self._choices.items():
-            if not all(_status(states, job) in ("finished", "failed") for _, job in listed):
-                continue
+        answers = {key: self._answer(key, states) for key in self._choices}
+        return {key: answer for key, answer in answers.items() if answer is not None}
+
+    def _answer(self, key: tuple[str, str], states: Mapping[str, State]) -> Chosen | None:
+        """Choose for a task once all runs of the choice have ended.
+
+        The answer is remembered with their trials: an ended trial never changes, and a run that is
+        asked for again gets another one.
+        """
+        listed = self._choices[key]
+        if not all(_status(states, job) in ("finished", "failed") for _, job in listed):
+            return None
+        ended = [states[job.key].trial for _, job in listed]
+        before, answer = self._chosen.get(key, (None, None))
+        if before != ended:
             results: list[tuple[Setting, Result]] = [
                 (trial.setting, record.result)
                 for trial, job in listed
                 if (record := record_of(states, job)) is not None and record.result is not None
             ]
+            task, name = key
             answer = choose(self._scale.tasks[task], self._scale.choices[name], results)
-            if answer is not None:
-                found[task, name] = answer
-        return found
+            self._chosen[key] = ended, answer
+        return answer
 
     def arm_jobs(self, states: Mapping[str, State]) -> Iterator[tuple[Place, int, Job]]:
         """Yield the run of each place and seed whose choice is done."""
@@ -177,7 +192,7 @@ class EvidenceOutline:
         return run_job(Run(trial.options, fingerprint, stage="search"))
 
     def _arm_jobs(self, place: Place, chosen: Chosen) -> list[Job]:
-        key = (place.setup.name, place.arm.name, (chosen.learning_rate, chosen.rate))
+        key = (place.setup.name, place.arm.name, chosen.setting)
         if key not in self._named:
             self._named[key] = [
                 run_job(Run(options, self._data.fingerprint(options)))
@@ -210,6 +225,12 @@ class EvidenceOutline:
         plain = chosen.get((place.setup.name, BASELINE))
         if mine is None or plain is None:
             return []
+        key = (place.setup.name, place.arm.name, mine.setting, plain.setting)
+        if key not in self._clocked:
+            self._clocked[key] = self._name_timings(place, mine, plain)
+        return self._clocked[key]
+
+    def _name_timings(self, place: Place, mine: Chosen, plain: Chosen) -> list[Job]:
         baseline = Place(place.setup, Arm(BASELINE, BASELINE, {}, BASELINE))
         payload = {
             "options": changed(self._arm_options(place, mine)[0]),

@@ -69,7 +69,7 @@ def chosen_grid(evidence: Evidence) -> Grid:
             text(found.choice),
             numeric(found.learning_rate, setting(found.learning_rate)),
             numeric(found.rate, setting(found.rate)),
-            numeric(found.scores.get((found.learning_rate, found.rate))),
+            numeric(found.scores.get(found.setting)),
             numeric(found.runs, f"{found.runs}"),
         ]
         for found in _ordered(evidence)
@@ -88,7 +88,7 @@ def scores_grid(evidence: Evidence) -> Grid:
             cells = [
                 dataclasses.replace(
                     numeric(found.scores.get((learning_rate, rate))),
-                    strong=(learning_rate, rate) == (found.learning_rate, found.rate),
+                    strong=(learning_rate, rate) == found.setting,
                 )
                 for rate in rates
             ]

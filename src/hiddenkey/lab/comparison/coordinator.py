@@ -97,7 +97,6 @@ class Coordinator:
         agree(self._main, plan, created=created)
         self._archive = Archive(self.folder.path)
         self._look: Look = {}
-        self._recover()
         self._see()
         self._withdraw()
         if plan.retry_failed:
@@ -116,7 +115,6 @@ class Coordinator:
 
     def advance(self) -> Progress:
         """Look at the studies once, and do what is due."""
-        self._recover()
         self._see()
         wanted = self._outline.jobs(self._look)
         new = self._collect()
@@ -163,21 +161,23 @@ class Coordinator:
         )
 
     def _see(self) -> None:
-        self._trials = {
-            name: study.get_trials(deepcopy=False) for name, study in self.studies.items()
-        }
-        self._look = {name: jobs.states(trials) for name, trials in self._trials.items()}
-
-    def _recover(self) -> None:
-        """Queue the jobs again whose workers are gone."""
+        """Queue the jobs again whose workers are gone, and read the studies."""
         for study in self.studies.values():
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)
                 optuna.storages.fail_stale_trials(study)
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                self._watch(study, trial)
+        self._trials = {name: self._read(study) for name, study in self.studies.items()}
+        self._look = {name: jobs.states(trials) for name, trials in self._trials.items()}
 
-    def _watch(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def _read(self, study: optuna.Study) -> list[FrozenTrial]:
+        """Return all trials of a study; reading the waiting ones takes most of a look's time."""
+        trials: list[FrozenTrial] = study.get_trials(deepcopy=False)
+        running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+        given_up = [trial for trial in running if self._watch(study, trial)]
+        return study.get_trials(deepcopy=False) if given_up else trials
+
+    def _watch(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Give up a running trial whose worker is known to be gone; return whether it was so."""
         owner = jobs.owner(trial)
         here = {"machine": platform.node(), "folder": self.folder.identity}
         if owner is None:
@@ -191,6 +191,8 @@ class Coordinator:
             trial.user_attrs["job"]
         ):
             self._give_up(study, trial)  # no need to wait until its heartbeat is old
+            return True
+        return False
 
     def _give_up(self, study: optuna.Study, trial: FrozenTrial) -> None:
         try:
