@@ -167,7 +167,7 @@ def test_a_setting_only_one_method_varies_is_told():
     runs += [record(method="hiddenkey", seed=seed, learning_rate=5e-3) for seed in range(3)]
     (watch,) = watch_overfitting(runs)
     assert watch.rows[1].also_differs == ("learning_rate",)
-    said = "Not only the method is another than the baseline's, in hiddenkey also learning rate."
+    said = "Beside the method, learning rate differs from the baseline's in: hiddenkey."
     assert said in watch_grid(watch).notes
     assert list(overfitting_plots([watch], "lora"))[-1].caption.endswith(said)
 
@@ -188,7 +188,10 @@ def test_another_rank_is_not_paired():
     (watch,) = watch_overfitting(runs)
     assert watch.rows[1].against is None
     assert short_cell(watch.rows[1], watch.rows[1].endings[0], "lora") == "(0.050)"
-    assert "Not compared, since lora has no two runs of the same model, rank" in watch.notes[1]
+    assert (
+        "Not compared, since lora has no two runs of the same model, adapter, rank"
+        in watch.notes[1]
+    )
     assert headline(watch) == "headlines: nothing to compare with the baseline."
 
 

@@ -246,6 +246,21 @@ def test_baseline_is_at_the_setting_that_it_alone_varies():
     assert cost.relative_time == statistics.median(ratios)
 
 
+def test_baseline_trains_the_same_weights():
+    """Another adapter at the same learning rate is less like it than LoRA at another one."""
+    runs = [
+        record(method=method, adapter=adapter, learning_rate=learning_rate, seed=seed)
+        for method, adapter, learning_rate in (
+            ("lora", "lora", 0.001),
+            ("lora", "dora", 0.002),
+            ("hiddenkey", "lora", 0.002),
+        )
+        for seed in range(2)
+    ]
+    against = cell(tabulate(runs), "hiddenkey").against
+    assert against == "lora, adapter lora, learning rate 0.001"
+
+
 def test_baseline_with_rates_is_at_the_same_rate():
     tables = tabulate(study(chosen=("dropkey", "hiddenkey"), seeds=range(2)), baseline="dropkey")
     for rate in ("0.05", "0.1"):

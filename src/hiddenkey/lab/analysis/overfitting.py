@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.analysis.calibration import CALIBRATION
-from hiddenkey.lab.analysis.sources import arrange, differing, nearest, relabel, settings_of
+from hiddenkey.lab.analysis.sources import arrange, relabel
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.report.arms import Run, arm_order
 from hiddenkey.lab.report.axes import Arm, Task
 from hiddenkey.lab.report.cells import LOSS
 from hiddenkey.lab.report.curves import Part, readers, tabulate_curves
 from hiddenkey.lab.report.findings import Curve
+from hiddenkey.lab.report.pairing import differing, nearest, settings_of
 from hiddenkey.lab.report.words import count, listing
 from hiddenkey.lab.statistics import (
     Description,
@@ -244,6 +245,6 @@ def _unpaired(rows: Sequence[Row], baseline: str) -> list[str]:
     if not alone:
         return []
     return [
-        f"Not compared, since {baseline} has no two runs of the same model, rank and seeds:"
-        f" {listing(alone)}."
+        f"Not compared, since {baseline} has no two runs of the same model, adapter, rank and"
+        f" seeds: {listing(alone)}."
     ]

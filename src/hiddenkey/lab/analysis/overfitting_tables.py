@@ -129,7 +129,7 @@ def other_settings(rows: Sequence[Row]) -> list[str]:
         if row.also_differs:
             found.setdefault(row.also_differs, []).append(row.arm.label)
     return [
-        f"Not only the method is another than the baseline's, in {listing(labels)} also"
-        f" {listing([name.replace('_', ' ') for name in names])}."
+        f"Beside the method, {listing([name.replace('_', ' ') for name in names])}"
+        f" {'differs' if len(names) == 1 else 'differ'} from the baseline's in: {listing(labels)}."
         for names, labels in found.items()
     ]

@@ -10,11 +10,12 @@ from statistics import fmean
 from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.analysis.sources import arrange, differing, nearest, settings_of
+from hiddenkey.lab.analysis.sources import arrange
 from hiddenkey.lab.comparison.record import Record
 from hiddenkey.lab.report.arms import Run, explicit, require_method
 from hiddenkey.lab.report.axes import Measure
 from hiddenkey.lab.report.cells import value_of
+from hiddenkey.lab.report.pairing import differing, nearest, settings_of
 from hiddenkey.lab.report.words import count, listing
 
 POINTS: Final = 100

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.comparison.identity import Stage
 from hiddenkey.lab.comparison.record import Record, read_records
 from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.report.arms import (
-    DATA_OPTIONS,
-    Run,
-    explicit,
-    find_runs,
-    newest,
-    require_method,
-)
+from hiddenkey.lab.report.arms import Run, find_runs, newest, require_method
 from hiddenkey.lab.report.axes import Arm
 from hiddenkey.lab.report.words import listing
-
-_NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
-_OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
 
 
 def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Record]:
@@ -95,31 +85,3 @@ def _in_label(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def settings_of(run: Run) -> dict[str, Any]:
-    """Return all of a run's settings but those of its task, its seed and its dropout method."""
-    left_out = {*_NO_SETTINGS, *_OF_METHOD}
-    options = explicit(run.record.options)
-    return {name: value for name, value in options.items() if name not in left_out}
-
-
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the names of the settings that are not the same, in order."""
-    return tuple(sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))
-
-
-def nearest(run: Run, others: Sequence[Run]) -> Run | None:
-    """Return the run of the same task, model and rank whose other settings differ least."""
-    alike = [
-        other
-        for other in others
-        if other.task == run.task
-        and (other.arm.model, other.arm.rank) == (run.arm.model, run.arm.rank)
-    ]
-    own = settings_of(run)
-    return min(
-        alike,
-        key=lambda other: (len(differing(own, settings_of(other))), other.arm.label),
-        default=None,
-    )

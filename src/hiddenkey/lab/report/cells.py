@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hiddenkey.lab.report.arms import Run
 from hiddenkey.lab.report.axes import Arm, Checkpoint, Measure
 from hiddenkey.lab.report.findings import Cell
+from hiddenkey.lab.report.pairing import find_baselines
 from hiddenkey.lab.statistics import adjust_holm, compare_paired, describe
 
 LOSS: Final = "loss"
@@ -22,22 +23,10 @@ def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:
     groups: dict[Arm, list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.arm].append(run)
-    against = {arm: find_baseline(arm, groups, baseline) for arm in groups}
+    against = find_baselines(groups, baseline)
     return tuple(
         cell for measure in _measures(runs) for cell in _by_measure(groups, measure, against)
     )
-
-
-def find_baseline(arm: Arm, arms: Iterable[Arm], baseline: str) -> Arm | None:
-    """Return the baseline's arm with the same model and rank, the one most alike if several."""
-    if arm.method == baseline:
-        return None
-    alike = [
-        other
-        for other in arms
-        if other.method == baseline and (other.model, other.rank) == (arm.model, arm.rank)
-    ]
-    return max(alike, key=lambda o: (len({*o.others} & {*arm.others}), o.label), default=None)
 
 
 def value_of(run: Run, measure: Measure) -> float | None:

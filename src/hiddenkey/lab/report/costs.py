@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 
 from hiddenkey.lab.report.arms import Run
 from hiddenkey.lab.report.axes import Arm
-from hiddenkey.lab.report.cells import find_baseline
 from hiddenkey.lab.report.findings import Cell, Cost
+from hiddenkey.lab.report.pairing import find_baselines
 from hiddenkey.lab.result import Result
 
 
 def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) -> tuple[Cost, ...]:
     """Return seconds per step and peak memory of each arm, relative to its baseline's."""
+    finished: dict[Arm, list[Run]] = defaultdict(list)
     groups: dict[Arm, dict[int, Result]] = defaultdict(dict)
     for run in runs:
         if run.record.result is not None:
+            finished[run.arm].append(run)
             groups[run.arm][run.seed] = run.record.result
+    against = find_baselines(finished, baseline)
     gains = {
         cell.arm: cell.comparison
         for cell in cells
@@ -26,7 +29,7 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
     }
     costs = []
     for arm, results in groups.items():
-        base = arm if arm.method == baseline else find_baseline(arm, groups, baseline)
+        base = arm if arm.method == baseline else against[arm]
         others = {} if base is None else groups[base]
         gain = gains.get(arm)
         sample = next(iter(results.values()))
