@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.analysis.gradient_noise_options import NAME, GradientNoiseOptions
 from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
 from hiddenkey.lab.quiet import quiet
@@ -19,7 +18,6 @@ from hiddenkey.lab.report.formats import to_markdown
 if TYPE_CHECKING:
     from hiddenkey.lab.analysis.gradient_noise import Setting
     from hiddenkey.lab.preparation import Prepared
-    from hiddenkey.lab.report.entries import Grid
 
 
 def run(arguments: list[str]) -> int:
@@ -61,7 +59,7 @@ def _write(
 
     rows = [to_row(setting) for setting in settings]
     grid = to_grid(rows)
-    console.print(_table(grid))
+    console.print(grid_table(grid, details=False))
     sections = [
         Section((*paragraphs([READING]), to_markdown(grid))),
         Section((), tuple(list_noise_plots(rows, prepared.task.name))),
@@ -69,12 +67,3 @@ def _write(
     record = to_record(options, settings, prepared.data_record(), environment())
     title = f"Gradient noise under DropKey and DropAttention: {prepared.task.name}, {options.model}"
     return write_analysis(Path(options.output), NAME, record, title, sections)
-
-
-def _table(grid: Grid) -> Table:
-    table = plain_table(grid.title)
-    for name, is_number in zip(grid.columns, grid.numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left")
-    for row in grid.rows:
-        table.add_row(*(entry.text for entry in row))
-    return table

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.folders import output_folder, with_folders
-from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
 from hiddenkey.lab.analysis.rate_tables import tabulate_rates
 from hiddenkey.lab.analysis.sources import read_finished
@@ -68,12 +67,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _show(console: Console, grid: Grid) -> None:
-    table: Table = plain_table(grid.title)
-    for name, is_number in zip(grid.columns, grid.numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left")
-    for row in grid.rows:
-        table.add_row(*("\n".join((entry.text, *entry.details)) for entry in row))
-    console.print(table)
+    console.print(grid_table(grid))
     for note in grid.notes:
         say(console, note)
     console.print()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from hiddenkey.lab.report.entries import Grid
 
 _WIDTH_OF_FILES: Final = 120
 
@@ -22,6 +25,16 @@ def plain_table(title: str) -> Table:
     return Table(
         title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False
     )
+
+
+def grid_table(grid: Grid, *, details: bool = True) -> Table:
+    """Return a report's grid as a table; its notes are left out, and small print on request."""
+    table = plain_table(grid.title)
+    for name, is_number in zip(grid.columns, grid.numeric, strict=True):
+        table.add_column(name, justify="right" if is_number else "left")
+    for row in grid.rows:
+        table.add_row(*("\n".join((e.text, *(e.details if details else ()))) for e in row))
+    return table
 
 
 def say(console: Console, text: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from itertools import cycle
+from typing import Final
 
 from hiddenkey.lab.analysis.gradient_noise_record import Row
 from hiddenkey.lab.analysis.gradient_statistics import Estimate
-from hiddenkey.lab.report.figures.canvas import COLOURS, INK, Plot, add_legend, legend_height
+from hiddenkey.lab.report.figures.canvas import (
+    COLOURS,
+    INK,
+    Axes,
+    Figure,
+    Plot,
+    add_legend,
+    legend_height,
+)
 from hiddenkey.lab.report.words import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _STYLES: Final = {"DropKey": ("-", "o"), "DropAttention": ("--", "^")}
 _SNR: Final[Mapping[str, Callable[[Row], Estimate]]] = {
@@ -47,7 +51,7 @@ def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
 
     def draw(figure: Figure) -> None:
         snr, ratio, cosine = figure.subplots(3, 1, sharex=True)
-        for colour, (label, own) in zip(_colours(lines), lines.items(), strict=True):
+        for label, (colour, own) in lines.items():
             snr.plot([], [], color=colour, label=label)
             for name, read in _SNR.items():
                 _draw_estimates(snr, own, [read(row) for row in own], colour, *_STYLES[name])
@@ -77,7 +81,7 @@ def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
             " mean gradients of the two, of which DropKey's is the expected loss's. Bars: 95 %"
             " intervals over the masks. At step 0 only the B matrices have a gradient."
         ),
-        alt=_alt(rows),
+        alt=_alt(rows, "SNR of DropKey and DropAttention", _both_snr),
         height=3 * _PANEL + legend_height([*lines, *_STYLES]),
         draw=draw,
     )
@@ -88,14 +92,13 @@ def _maps_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
 
     def draw(figure: Figure) -> None:
         share, ratio = figure.subplots(2, 1, sharex=True)
-        for colour, (label, own) in zip(_colours(lines), lines.items(), strict=True):
+        for label, (colour, own) in lines.items():
             rates = [row.rate for row in own]
-            found = [row.maps.shares["dropattention"].absolute for row in own]
-            share.plot(rates, found, color=colour, marker="o", label=label)
+            share.plot(rates, [_share(row) for row in own], color=colour, marker="o", label=label)
             for quantile, dash in (("0.5", "-"), ("0.05", ":")):
                 values = [(row.maps.k_attended or {}).get(quantile) for row in own]
                 ratio.plot(rates, values, color=colour, linestyle=dash, marker="o")
-        last = list(lines.values())[-1]
+        _, last = list(lines.values())[-1]
         dropped = [row.maps.dropped for row in last]
         share.plot([row.rate for row in last], dropped, color=INK, linestyle="--", label=_DROPPED)
         share.set(ylabel="gradient on\ndropped keys", ylim=(0, None))
@@ -114,21 +117,21 @@ def _maps_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
             " DropAttention's, each kept key weighing as much as the attention that it gets: median"
             " (full) and 5 % quantile (dotted)."
         ),
-        alt=_maps_alt(rows),
+        alt=_alt(rows, "Share on dropped keys", lambda row: number(_share(row))),
         height=2 * _PANEL + legend_height([*lines, _DROPPED]),
         draw=draw,
     )
 
 
-def _by_point(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    lines: dict[str, list[Row]] = {}
-    for row in sorted(rows, key=lambda row: (row.point.step, row.rate)):
-        lines.setdefault(f"step {row.point.step}", []).append(row)
-    return lines
-
-
-def _colours(lines: Mapping[str, Any]) -> list[str]:
-    return [COLOURS[index % len(COLOURS)] for index in range(len(lines))]
+def _by_point(rows: Sequence[Row]) -> dict[str, tuple[str, list[Row]]]:
+    """Return the lines of a panel by label: their colour, and their rows by rising rate."""
+    by_step: dict[int, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row.rate):
+        by_step[row.point.step].append(row)
+    return {
+        f"step {step}": (colour, by_step[step])
+        for step, colour in zip(sorted(by_step), cycle(COLOURS), strict=False)
+    }
 
 
 def _use_logarithm(axes: Axes) -> None:
@@ -162,19 +165,15 @@ def _draw_estimates(
         )  # fmt: skip
 
 
-def _alt(rows: Sequence[Row]) -> str:
-    parts = [
-        f"step {row.point.step}, rate {row.rate:g}: {number(_SNR['DropKey'](row).value)} and"
-        f" {number(_SNR['DropAttention'](row).value)}"
-        for row in rows
-    ]
-    return f"Lines over the dropout rate. SNR of DropKey and DropAttention: {'; '.join(parts)}."
+def _share(row: Row) -> float | None:
+    """DropAttention's share of the gradient that lies on dropped keys."""
+    return row.maps.shares["dropattention"].absolute
 
 
-def _maps_alt(rows: Sequence[Row]) -> str:
-    parts = [
-        f"step {row.point.step}, rate {row.rate:g}:"
-        f" {number(row.maps.shares['dropattention'].absolute)}"
-        for row in rows
-    ]
-    return f"Lines over the dropout rate. Share on dropped keys: {'; '.join(parts)}."
+def _both_snr(row: Row) -> str:
+    return " and ".join(number(read(row).value) for read in _SNR.values())
+
+
+def _alt(rows: Sequence[Row], what: str, said: Callable[[Row], str]) -> str:
+    parts = [f"step {row.point.step}, rate {row.rate:g}: {said(row)}" for row in rows]
+    return f"Lines over the dropout rate. {what}: {'; '.join(parts)}."

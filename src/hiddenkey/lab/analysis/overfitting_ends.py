@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.analysis.overfitting import Quantity, Row, TaskWatch
 from hiddenkey.lab.analysis.overfitting_tables import other_settings, told_apart
 from hiddenkey.lab.report.cells import LOSS
 from hiddenkey.lab.report.figures.canvas import (
     INK,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -17,12 +19,6 @@ from hiddenkey.lab.report.figures.canvas import (
     legend_height,
 )
 from hiddenkey.lab.report.words import interval, signed
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _COLUMNS: Final = 2
 _ROW_INCHES: Final = 0.22

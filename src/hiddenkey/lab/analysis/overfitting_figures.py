@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.analysis.overfitting import ACCURACY, Quantity, Row, TaskWatch
 from hiddenkey.lab.analysis.overfitting_ends import difference_plot
@@ -14,21 +14,17 @@ from hiddenkey.lab.report.curves import Part
 from hiddenkey.lab.report.figures.canvas import (
     INK,
     LINES,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
     add_legend,
-    in_parts,
     legend_height,
+    numbered_parts,
 )
 from hiddenkey.lab.report.findings import Curve
 from hiddenkey.lab.report.words import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _AXES: Final = {"ece": "calibration\nerror (ECE)", "confidence": "confidence"}
 _PANEL_INCHES: Final = 1.45
@@ -47,14 +43,11 @@ def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[P
         base, others = shown_rows(watch, baseline)
         if base is None:
             continue
-        chunks = in_parts(others, LINES - 1) or [[]]
-        parts = [
-            f" ({i + 1} of {len(chunks)})" if len(chunks) > 1 else "" for i in range(len(chunks))
-        ]
+        parts = numbered_parts(others, LINES - 1)
         if any(len(curve.points) > 1 for curve in watch.curves):
-            for chunk, part in zip(chunks, parts, strict=True):
+            for chunk, part in parts:
                 yield _curve_plot(watch, [base.arm, *(row.arm for row in chunk)], palette, part)
-        for chunk, part in zip(chunks, parts, strict=True):
+        for chunk, part in parts:
             paired = [row for row in chunk if any(end.comparison for end in row.endings)]
             if paired:
                 yield difference_plot(watch, paired, palette, part)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.lab.report.figures import Plot, name_plots, render, standalone
+from hiddenkey.lab.report.figures import Plot, name_plots
+from hiddenkey.lab.report.files import writable, write_file, write_plot
 from hiddenkey.lab.report.formats import escape_markdown
-from hiddenkey.lab.report.writing import write_file
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ def write_analysis(
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder):
         text = json.dumps(values, allow_nan=False, indent=1, ensure_ascii=False)
         write_file(folder / f"{name}.json", (text + "\n").encode())
         named = iter(name_plots(plot for section in sections for plot in section.plots))
@@ -53,12 +51,6 @@ def write_analysis(
             blocks += [_picture(folder, next(named)) for _ in section.plots]
         path = folder / f"{name}.md"
         write_file(path, ("\n\n".join(block.strip() for block in blocks) + "\n").encode())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"output must be a folder that can be written, got {str(folder)!r} ({reason}); free"
-            " space, change its permissions or name another with --output"
-        ) from error
     return path
 
 
@@ -68,8 +60,6 @@ def paragraphs(sentences: Iterable[str]) -> tuple[str, ...]:
 
 
 def _picture(folder: Path, plot: Plot) -> str:
-    svg, png = render(plot)
-    write_file(folder / f"{plot.name}.svg", standalone(svg).encode())
-    write_file(folder / f"{plot.name}.png", png)
+    write_plot(plot, folder)
     alt = escape_markdown(plot.alt)
     return f"![{alt}]({plot.name}.svg)\n\n*{escape_markdown(f'{plot.title}. {plot.caption}')}*"

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.analysis.transfer import RatePoint, Transfer
 from hiddenkey.lab.report.figures.canvas import (
     INK,
     LINES,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
     add_legend,
-    in_parts,
     legend_height,
+    numbered_parts,
 )
 from hiddenkey.lab.report.words import signed
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 MEAN: Final = "mean over the tasks"
 _SHIFT: Final = 0.07
@@ -33,10 +29,8 @@ def transfer_plots(found: Transfer) -> list[Plot]:
     """Return a figure for every five tasks, with the mean over all tasks in each."""
     told = all(point.gain is not None for task in found.tasks for point in task.points)
     palette = Palette((MEAN, *(task.task for task in found.tasks)), MEAN)
-    chunks = in_parts(found.tasks, LINES - 1)
     plots = []
-    for index, chunk in enumerate(chunks):
-        part = f" ({index + 1} of {len(chunks)})" if len(chunks) > 1 else ""
+    for chunk, part in numbered_parts(found.tasks, LINES - 1):
         lines = {MEAN: found.points, **{task.task: task.points for task in chunk}}
         plots.append(_plot(found, lines, palette, part, told=told))
     return plots

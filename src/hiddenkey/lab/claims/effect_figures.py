@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.claims.effects import no_effect
 from hiddenkey.lab.claims.findings import Effect, Finding, Verdict
@@ -13,18 +13,14 @@ from hiddenkey.lab.claims.wording import AXES, effect_text
 from hiddenkey.lab.report.figures.canvas import (
     COLOURS,
     INK,
+    Axes,
+    Figure,
     Plot,
     Style,
     add_legend,
     legend_height,
     shorten,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 VERDICT_STYLES: Final[Mapping[Verdict, Style]] = {
     "holds": Style(COLOURS[2], "o", "-"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Final, get_args
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Verdict
@@ -16,9 +14,9 @@ from hiddenkey.lab.claims.rule import RULE
 from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
 from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
 from hiddenkey.lab.report.entries import Grid
-from hiddenkey.lab.report.figures import inline
-from hiddenkey.lab.report.page import Figure, Picture
+from hiddenkey.lab.report.markup import Figure, Picture, load_template, read_asset
 
+_PACKAGE: Final = "hiddenkey.lab.claims"
 _VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
 
 
@@ -52,19 +50,10 @@ def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
         evidence: what to say.
         pictures: the figures of :func:`~hiddenkey.lab.claims.figures.list_plots`, drawn.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("hiddenkey.lab.claims"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     drawn = list(pictures)
     rows = zip(evidence.findings, summary_rows(evidence), strict=True)
     return (
-        environment.get_template("claims.html").render(
+        load_template("claims.html", _PACKAGE).render(
             scale=evidence.scale,
             when=when(evidence),
             cautions=cautions(evidence),
@@ -79,7 +68,7 @@ def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
             scores=scores_grid(evidence),
             command=evidence.command,
             environments=environment_grids(evidence),
-            style=_style(),
+            style=read_asset("report.css") + "\n" + read_asset("claims.css", _PACKAGE),
             verdicts=_VERDICTS,
         )
         + "\n"
@@ -104,23 +93,11 @@ def _section(
             *cost,
         ),
         folded=_with_rows(tasks_grid(finding, evidence), *values.values()),
-        figures=tuple(_figure(picture) for picture in pictures if picture.plot.kind == claim.name),
+        figures=tuple(
+            Figure.of(picture) for picture in pictures if picture.plot.kind == claim.name
+        ),
     )
 
 
 def _with_rows(*grids: Grid) -> tuple[Grid, ...]:
     return tuple(grid for grid in grids if grid.rows)
-
-
-def _figure(picture: Picture) -> Figure:
-    plot = picture.plot
-    label = html.escape(f"{plot.title}. {plot.alt}", quote=True)
-    return Figure(plot.name, plot.title, plot.caption, inline(picture.svg, plot.name, label))
-
-
-def _style() -> str:
-    parts = (("hiddenkey.lab.report", "report.css"), ("hiddenkey.lab.claims", "claims.css"))
-    return "\n".join(
-        (resources.files(package) / "templates" / name).read_text("utf-8")
-        for package, name in parts
-    )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Values
 from hiddenkey.lab.claims.plan import Picture
 from hiddenkey.lab.claims.summaries import level, tasks_of
 from hiddenkey.lab.claims.wording import AXES, value
 from hiddenkey.lab.report.figures.canvas import (
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -19,12 +21,6 @@ from hiddenkey.lab.report.figures.canvas import (
     legend_height,
     shorten,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _TOP: Final = 2.3
 """Inches of the panel of the mean over tasks."""

@@ -9,14 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
 from hiddenkey.lab.claims.markdown import markdown
 from hiddenkey.lab.claims.page import render_page
-from hiddenkey.lab.report.figures import render, standalone
-from hiddenkey.lab.report.page import Picture
-from hiddenkey.lab.report.writing import write_file
+from hiddenkey.lab.report.files import writable, write_file, write_plot
+from hiddenkey.lab.report.markup import Picture
 
 PAGE: Final = "index.html"
 TEXT: Final = "claims.md"
@@ -40,24 +38,12 @@ def write(evidence: Evidence, folder: Path) -> Path:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    try:
+    with writable(folder):
         return _write_all(evidence, folder)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"output must be a folder that can be written, got {str(folder)!r} ({reason}); free"
-            " space, change its permissions or name another with --output"
-        ) from error
 
 
 def _write_all(evidence: Evidence, folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for plot in list_plots(evidence):
-        svg, png = render(plot)
-        write_file(folder / f"{plot.name}.svg", standalone(svg).encode())
-        write_file(folder / f"{plot.name}.png", png)
-        pictures.append(Picture(plot, svg))
+    pictures = [Picture(plot, write_plot(plot, folder)) for plot in list_plots(evidence)]
     values = json.dumps(to_plain(evidence), indent=1, allow_nan=False)
     write_file(folder / VALUES, f"{values}\n".encode())
     write_file(folder / TEXT, markdown(evidence).encode())

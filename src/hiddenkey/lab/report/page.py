@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import html
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, Final
 
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
 from hiddenkey.lab.report.entries import Grid
-from hiddenkey.lab.report.figures import Plot, inline
 from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
+from hiddenkey.lab.report.markup import Figure, Picture, load_template, read_asset
 from hiddenkey.lab.report.records import FIELDS
 from hiddenkey.lab.report.tables import Failure, Scope, Tables
 from hiddenkey.lab.report.words import count
 
 _LONGEST_ERROR: Final = 6000
 """Characters of an error on the page, from its end; the CSV file has all of it."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A plot and its SVG."""
-
-    plot: Plot
-    svg: str
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture on the page.
-
-    Attributes:
-        name: id on the page, and name of its files.
-        title: heading.
-        caption: how to read it.
-        svg: markup.
-    """
-
-    name: str
-    title: str
-    caption: str
-    svg: str
 
 
 @dataclass(frozen=True)
@@ -72,18 +45,9 @@ class Fault:
 
 def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
     """Return the page as HTML text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("hiddenkey.lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    script, style = _read("report.js"), _read("report.css")
+    script, style = read_asset("report.js"), read_asset("report.css")
     return (
-        environment.get_template("report.html").render(
+        load_template("report.html").render(
             title=title,
             tables=tables,
             summary=_summary(tables),
@@ -132,9 +96,7 @@ def _figures(scope: Scope, pictures: Sequence[Picture]) -> dict[str, tuple[Figur
     for picture in pictures:
         plot = picture.plot
         if plot.budget == scope.budget:
-            label = html.escape(f"{plot.title}. {plot.alt}", quote=True)
-            svg = inline(picture.svg, plot.name, label)
-            found[plot.kind].append(Figure(plot.name, plot.title, plot.caption, svg))
+            found[plot.kind].append(Figure.of(picture))
     return {kind: tuple(figures) for kind, figures in found.items()}
 
 
@@ -230,10 +192,6 @@ def _run_data(tables: Tables) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _read(name: str) -> str:
-    return (resources.files("hiddenkey.lab.report") / "templates" / name).read_text("utf-8")
 
 
 def _hash(script: str) -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.lab.report.figures import list_plots, render, standalone
+from hiddenkey.lab.report.figures import list_plots
+from hiddenkey.lab.report.files import writable, write_file, write_plot
 from hiddenkey.lab.report.formats import to_csv, to_latex, to_markdown
 from hiddenkey.lab.report.grids import scope_grids, search_grid
-from hiddenkey.lab.report.page import Picture, render_page
+from hiddenkey.lab.report.markup import Picture
+from hiddenkey.lab.report.page import render_page
 from hiddenkey.lab.report.records import curves_grid, failures_grid, runs_grid
 from hiddenkey.lab.report.tables import Tables
 
@@ -52,27 +52,17 @@ def write_report(tables: Tables, folder: Path, title: str) -> Written:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    try:
+    with writable(folder):
         return _write_all(tables, folder, title)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"output must be a folder that can be written, got {str(folder)!r} ({reason}); free"
-            " space, change its permissions or name another with --output"
-        ) from error
 
 
 def _write_all(tables: Tables, folder: Path, title: str) -> Written:
-    folder.mkdir(parents=True, exist_ok=True)
     before = _read_contents(folder)
     names: list[str] = []
     pictures = []
     for plot in list_plots(tables):
-        svg, png = render(plot)
+        pictures.append(Picture(plot, write_plot(plot, folder / FIGURES)))
         names += [f"{FIGURES}/{plot.name}.svg", f"{FIGURES}/{plot.name}.png"]
-        write_file(folder / names[-2], standalone(svg).encode())
-        write_file(folder / names[-1], png)
-        pictures.append(Picture(plot, svg))
     grids = 0
     for name, text in _table_files(tables):
         names.append(f"{TABLES}/{name}")
@@ -111,15 +101,3 @@ def _read_contents(folder: Path) -> set[str]:
 def _is_own(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return len(parts) == 2 and parts[0] in (FIGURES, TABLES) and parts[1] not in (".", "..")
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a file so that nobody reads half of it; its folder is made."""
-    path.parent.mkdir(exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_bytes(content)
-        half.replace(path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise

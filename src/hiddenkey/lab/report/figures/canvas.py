@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.report.axes import Budget
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.axes import Axes as Axes
+    from matplotlib.figure import Figure as Figure
 else:
     Axes = Figure = Any
 
@@ -234,3 +234,16 @@ def in_parts(items: Sequence[Any], size: int) -> list[list[Any]]:
     parts = -(-len(items) // size)
     bounds = [round(len(items) * part / max(1, parts)) for part in range(parts + 1)]
     return [list(items[low:high]) for low, high in pairwise(bounds)]
+
+
+def numbered_parts(items: Sequence[Any], size: int) -> list[tuple[list[Any], str]]:
+    """Return :func:`in_parts` with the end of each part's title, which is empty for a single one.
+
+    Without items there is one part that is empty.
+    """
+    parts = in_parts(items, size) or [[]]
+    several = len(parts) > 1
+    return [
+        (part, f" ({index} of {len(parts)})" if several else "")
+        for index, part in enumerate(parts, 1)
+    ]

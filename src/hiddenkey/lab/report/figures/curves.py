@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hiddenkey.lab.report.axes import Arm
 from hiddenkey.lab.report.figures.canvas import (
     INK,
     LINES,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -21,12 +22,6 @@ from hiddenkey.lab.report.figures.canvas import (
 from hiddenkey.lab.report.findings import Curve
 from hiddenkey.lab.report.tables import Scope, TaskTable
 from hiddenkey.lab.report.words import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _Key = tuple[Arm, bool, str]
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from hiddenkey.lab.report.figures.canvas import (
     COLOURS,
     INK,
     ROW,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -20,12 +21,6 @@ from hiddenkey.lab.report.figures.canvas import (
 from hiddenkey.lab.report.findings import Cost
 from hiddenkey.lab.report.tables import Scope, TaskTable
 from hiddenkey.lab.report.words import number, signed
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from hiddenkey.lab.report.figures.canvas import (
     INK,
     ROW,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -18,12 +18,6 @@ from hiddenkey.lab.report.figures.canvas import (
 from hiddenkey.lab.report.findings import Cell
 from hiddenkey.lab.report.tables import Scope, TaskTable
 from hiddenkey.lab.report.words import interval, number, signed
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 
 def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:

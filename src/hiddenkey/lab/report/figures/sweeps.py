@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hiddenkey.lab.report.figures.canvas import (
     LINES,
+    Axes,
+    Figure,
     Palette,
     Plot,
     Style,
@@ -19,12 +21,6 @@ from hiddenkey.lab.report.findings import Series, Sweep, SweepPoint
 from hiddenkey.lab.report.tables import Scope, TaskTable
 from hiddenkey.lab.report.words import number
 from hiddenkey.lab.statistics import Description
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-else:
-    Axes = Figure = Any
 
 _KINDS: Final = {
     "rate": "dropout rate",
