@@ -17,7 +17,7 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims import reading, scales
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence
@@ -73,7 +73,7 @@ def run(arguments: list[str]) -> int:
     options = parse(ClaimsOptions, "claims", _words(arguments))
     folder = reading.default_folder() if options.plans is None else Path(options.plans)
     claims = reading.read_claims(folder, options.claims)
-    scale = _with_seeds(reading.read_scale(folder, options.scale), options.seeds)
+    scale = _with_seeds(scales.read_scale(folder, options.scale), options.seeds)
     claims = _of_scale(claims, scale, options)
     store = _store(options, scale)
     data, local = Data(), _local(options, scale)

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims import reading, scales
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.outline import EvidenceOutline
@@ -29,7 +29,7 @@ class Study:
 
     def __init__(self, plans, *names):
         self.claims = reading.read_claims(plans, names)
-        self.scale = reading.read_scale(plans, "mine")
+        self.scale = scales.read_scale(plans, "mine")
         self.store = Plan(tasks=(), output=str(plans.parent / "out"), study="claims out")
         self.outline = EvidenceOutline("claims out", self.claims, self.scale, Data(), {})
 

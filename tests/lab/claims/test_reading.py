@@ -3,7 +3,7 @@ import math
 import pytest
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading
+from hiddenkey.lab.claims import reading, scales
 from hiddenkey.lab.claims.plan import Arm
 from lab.claims.conftest import edit
 
@@ -23,7 +23,7 @@ def test_the_plans_that_come_with_it_fit_their_scales(scale):
     assert [claim.name for claim in claims] == [f"C{n}" for n in range(1, 10)] + ["X1", "X2"]
     here = [claim for claim in claims if claim.tasks.get(scale)]
     assert len(here) >= 9
-    found = reading.read_scale(folder, scale)
+    found = scales.read_scale(folder, scale)
     assert reading.fit(here, found) == []
     assert found.power.deviation > 0
     assert found.power.source
@@ -36,7 +36,7 @@ def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
     from hiddenkey.lab.claims.choice import trials
 
     for name in SCALES:
-        scale = reading.read_scale(reading.default_folder(), name)
+        scale = scales.read_scale(reading.default_folder(), name)
         for setup in scale.tasks.values():
             methods = [scale.choices[c] for c in setup.choices if not scale.choices[c].settings]
             counts = {len(trials(choice, setup, scale)) for choice in methods}
@@ -70,11 +70,11 @@ def test_names_choose_claims_in_any_case(plans):
 
 
 def test_a_scale_is_read_by_name_or_from_a_file(plans):
-    scale = reading.read_scale(plans, "mine")
-    assert scale == reading.read_scale(plans.parent, str(plans / "scales" / "mine.yaml"))
+    scale = scales.read_scale(plans, "mine")
+    assert scale == scales.read_scale(plans.parent, str(plans / "scales" / "mine.yaml"))
     assert scale.tasks["words"].options["train_size"] == 16
     assert scale.tasks["words"].choices == ("lora", "dropkey")
-    assert "did you mean 'mine'" in faults(reading.read_scale, plans, "mime")
+    assert "did you mean 'mine'" in faults(scales.read_scale, plans, "mime")
 
 
 @pytest.mark.parametrize(
@@ -122,19 +122,24 @@ def test_an_arm_means_the_same_in_all_claims(plans):
         (lambda s: s.pop("power"), "power is missing"),
         (lambda s: s["common"].update(epoch=1), "did you mean 'epochs'"),
         (lambda s: s["choices"].update(rates=[]), "rates must name at least one"),
+        (lambda s: s["choices"].update(rates=0.1), "rates must name at least one number in a list"),
+        (lambda s: s.update(seeds=5), "seeds must name at least one number in a list, got 5"),
+        (lambda s: s.update(repeats="five"), "repeats must be a whole number from 1, got 'five'"),
+        (lambda s: s.update(power={"deviation": 0}), "power must have a deviation above 0"),
+        (lambda s: s.update(power=3), "power must have a deviation above 0, got 3"),
         (lambda s: s["tasks"]["words"].update(validation=0.5), "validation must be a number"),
         (lambda s: s["tasks"]["words"].update(choices=["dora"]), "choices must be one of lora"),
     ],
 )
 def test_a_fault_of_a_scale_is_told(plans, change, told):
     edit(plans / "scales" / "mine.yaml", change)
-    assert told in faults(reading.read_scale, plans, "mine")
+    assert told in faults(scales.read_scale, plans, "mine")
 
 
 def test_claims_must_fit_the_scale(plans):
     edit(plans / "c1.yaml", lambda c: c["tasks"].update(mine=["words", "letters"]))
     edit(plans / "scales" / "mine.yaml", lambda s: s["tasks"]["words"].update(choices=["lora"]))
-    said = reading.fit(reading.read_claims(plans), reading.read_scale(plans, "mine"))
+    said = reading.fit(reading.read_claims(plans), scales.read_scale(plans, "mine"))
     assert any("task 'letters' is not in scale 'mine'" in fault for fault in said)
     assert any("has no choice dropkey" in fault for fault in said)
 

@@ -1,7 +1,8 @@
 """What a claim says, which runs bear on it, and what would count as an answer.
 
 All of it is written down before a run: the arms, the contrasts between them, the margin that
-matters, how many contrasts must hold, and the tasks. ``reading`` fills these types from YAML.
+matters, how many contrasts must hold, and the tasks. ``reading`` and ``scales`` fill these types
+from YAML.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
+from hiddenkey.lab.claims.levels import level
 from hiddenkey.lab.claims.plan import BASELINE
-from hiddenkey.lab.claims.summaries import level
 from hiddenkey.lab.claims.wording import margin, setting, value
 from hiddenkey.lab.report.entries import Grid, make_grid, numeric, text
 from hiddenkey.lab.report.words import MISSING

@@ -1,4 +1,4 @@
-"""Claims and scales from YAML: every fault of every file is found at once."""
+"""Claims from YAML: every fault of every file is found at once."""
 
 from __future__ import annotations
 
@@ -7,57 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from hiddenkey.catalogue import methods
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.claims.faults import Faults, one_line
 from hiddenkey.lab.claims.plan import (
     COST,
     MEASURES,
     Arm,
-    Choice,
     Claim,
     Contrast,
     Picture,
-    Power,
     Scale,
-    TaskSetup,
 )
-from hiddenkey.lab.comparison.settings import read_settings
 from hiddenkey.lab.rules import suggestion
 
 _CLAIM: Final = ("title", "paper", "how", "arms", "contrasts", "scope", "need", "margin", "tasks")
-_SCALE: Final = ("summary", "seeds", "repeats", "common", "choices", "tasks", "power")
 _EXPECTATIONS: Final = ("better", "no better", "equal", "between")
 _SCOPES: Final = ("pooled", "each task")
 _PICTURES: Final = ("sweep", "grid", "effects")
 _ROUNDING: Final = 1e-9
-
-
-class _Faults(list[str]):
-    """Collects what is wrong with one file."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-
-    def add(self, fault: str) -> None:
-        self.append(f"{self._path}: {fault}")
-
-    def one_of(self, place: str, value: object, known: Sequence[str]) -> None:
-        """Complain unless the value is known."""
-        if value not in tuple(known):
-            near = suggestion(str(value), known) or ""
-            self.add(f"{place} must be one of {', '.join(known)}, got {value!r}{near}")
-
-    def settings(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """Read settings of a run; those that a task or an arm sets itself are passed through."""
-        own = {name: values[name] for name in ("task", "model", "rank", "method") if name in values}
-        rest = {name: value for name, value in values.items() if name not in own}
-        typed, faults = read_settings(rest, place)
-        for fault in faults:
-            self.add(fault)
-        return {**own, **typed}
 
 
 def default_folder() -> Path:
@@ -91,34 +59,13 @@ def read_claims(folder: Path, names: Sequence[str] = ()) -> tuple[Claim, ...]:
     claims: list[Claim] = []
     faults: list[str] = []
     for name in dict.fromkeys(wanted):
-        here = _Faults(found[name])
-        claims.append(_claim(name, _load(found[name], here), here))
+        here = Faults(found[name])
+        claims.append(_claim(name, here.load(), here))
         faults += here
     faults += _clashes(claims)
     if faults:
         raise ConfigError(faults)
     return tuple(claims)
-
-
-def read_scale(folder: Path, scale: str) -> Scale:
-    """Read a scale by its name, or from a file of one's own.
-
-    Raises:
-        ConfigError: with every fault.
-    """
-    known = {path.stem: path for path in sorted((folder / "scales").glob("*.yaml"))}
-    path = known.get(scale, Path(scale))
-    if not path.is_file():
-        near = suggestion(scale, known) or ""
-        raise ConfigError(
-            f"scale must be one of {', '.join(known)} or a YAML file, got {scale!r}{near}; choose"
-            " one"
-        )
-    faults = _Faults(path)
-    found = _scale(path.stem, _load(path, faults), faults)
-    if faults:
-        raise ConfigError(faults)
-    return found
 
 
 def fit(claims: Sequence[Claim], scale: Scale) -> list[str]:
@@ -142,27 +89,8 @@ def fit(claims: Sequence[Claim], scale: Scale) -> list[str]:
     return faults
 
 
-def _load(path: Path, faults: _Faults) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        faults.add(f"must be YAML ({' '.join(str(error).split())}); mend the file")
-        return {}
-    if not isinstance(content, dict):
-        faults.add(f"must hold settings as 'name: value', got {type(content).__name__}")
-        return {}
-    return content
-
-
-def _known(content: Mapping[str, Any], names: Sequence[str], faults: _Faults) -> None:
-    for name in content:
-        if name not in names:
-            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
-            faults.add(f"{name!r} is not a setting{near}")
-
-
-def _claim(name: str, content: dict[str, Any], faults: _Faults) -> Claim:
-    _known(content, (*_CLAIM, "pictures"), faults)
+def _claim(name: str, content: dict[str, Any], faults: Faults) -> Claim:
+    faults.known(content, (*_CLAIM, "pictures"))
     for missing in (key for key in _CLAIM if key not in content and key not in ("scope", "need")):
         faults.add(f"{missing} is missing; a plan says it before the runs")
     arms = {
@@ -179,9 +107,9 @@ def _claim(name: str, content: dict[str, Any], faults: _Faults) -> Claim:
         faults.add(f"need must be a share in (0, 1], got {need!r}; 1 means all")
     return Claim(
         name=name,
-        title=_text(content, "title"),
-        paper=_text(content, "paper"),
-        how=_text(content, "how"),
+        title=one_line(content, "title"),
+        paper=one_line(content, "paper"),
+        how=one_line(content, "how"),
         arms=arms,
         contrasts=contrasts,
         scope=scope,
@@ -191,11 +119,7 @@ def _claim(name: str, content: dict[str, Any], faults: _Faults) -> Claim:
     )
 
 
-def _text(content: Mapping[str, Any], name: str) -> str:
-    return " ".join(str(content.get(name, "")).split())
-
-
-def _arm(name: str, given: Mapping[str, Any], faults: _Faults) -> Arm:
+def _arm(name: str, given: Mapping[str, Any], faults: Faults) -> Arm:
     values = {"method": name, **given}
     method = str(values.pop("method"))
     chosen_as = str(values.pop("as", method))
@@ -204,11 +128,11 @@ def _arm(name: str, given: Mapping[str, Any], faults: _Faults) -> Arm:
 
 
 def _contrast(
-    given: Mapping[str, Any], arms: Mapping[str, Arm], margin: float, faults: _Faults
+    given: Mapping[str, Any], arms: Mapping[str, Arm], margin: float, faults: Faults
 ) -> Contrast:
     name = str(given.get("name", ""))
     place = f"contrasts: {name}"
-    _known(given, ("name", "weights", "measure", "expect", "margin", "low", "high"), faults)
+    faults.known(given, ("name", "weights", "measure", "expect", "margin", "low", "high"))
     weights = {str(arm): float(weight) for arm, weight in given.get("weights", {}).items()}
     for arm in weights:
         faults.one_of(f"{place}: weights", arm, tuple(arms))
@@ -230,7 +154,7 @@ def _contrast(
     )
 
 
-def _picture(given: Mapping[str, Any], arms: Mapping[str, Arm], faults: _Faults) -> Picture:
+def _picture(given: Mapping[str, Any], arms: Mapping[str, Arm], faults: Faults) -> Picture:
     values = dict(given)
     kind, title = values.get("kind"), str(values.get("title", ""))
     faults.one_of(f"pictures: {title}: kind", kind, _PICTURES)
@@ -269,59 +193,3 @@ def _clashes(claims: Sequence[Claim]) -> list[str]:
                     " other settings; rename one of them"
                 )
     return faults
-
-
-def _scale(name: str, content: dict[str, Any], faults: _Faults) -> Scale:
-    _known(content, _SCALE, faults)
-    for missing in (key for key in _SCALE if key not in content):
-        faults.add(f"{missing} is missing; a scale says it before the runs")
-    choices = _choices(content.get("choices", {}), faults)
-    power = content.get("power", {})
-    return Scale(
-        name=name,
-        summary=_text(content, "summary"),
-        seeds=tuple(content.get("seeds", ())),
-        repeats=int(content.get("repeats", 1)),
-        common=faults.settings(content.get("common", {}), "common"),
-        tasks={
-            str(task): _setup(str(task), given, choices, faults)
-            for task, given in content.get("tasks", {}).items()
-        },
-        choices=choices,
-        power=Power(float(power.get("deviation", math.nan)), _text(power, "source")),
-    )
-
-
-def _choices(content: Mapping[str, Any], faults: _Faults) -> dict[str, Choice]:
-    common = {name: content.get(name, ()) for name in ("learning_rates", "rates", "seeds")}
-    found = {}
-    for name, given in content.get("methods", {}).items():
-        values = {**common, "method": name, **(given or {})}
-        method = str(values.pop("method"))
-        axes = {axis: tuple(values.pop(axis)) for axis in common}
-        faults.one_of(f"choices: {name}: method", method, tuple(methods()))
-        for axis in (axis for axis, tried in axes.items() if not tried):
-            faults.add(f"choices: {name}: {axis} must name at least one, got none; add one")
-        settings = faults.settings(values, f"choices: {name}")
-        found[str(name)] = Choice(str(name), method, settings, **axes)
-    return found
-
-
-def _setup(
-    name: str, given: Mapping[str, Any], choices: Mapping[str, Choice], faults: _Faults
-) -> TaskSetup:
-    values = dict(given)
-    validation, floor = values.pop("validation", 0), values.pop("floor", 0.0)
-    named = tuple(values.pop("choices", tuple(choices)))
-    own = values.pop("learning_rates", {})
-    for choice in (*named, *own):
-        faults.one_of(f"tasks: {name}: choices", choice, tuple(choices))
-    options = faults.settings({"task": name, **values}, f"tasks: {name}")
-    whole = options.get("train_size") is None
-    if whole != (0 < validation < 1):
-        faults.add(
-            f"tasks: {name}: validation must be a number of examples beside train_size, or a share"
-            f" of all training examples without it, got {validation!r}; mend it"
-        )
-    rates = {str(choice): tuple(map(float, tried)) for choice, tried in own.items()}
-    return TaskSetup(name, options, float(validation), float(floor), named, rates)

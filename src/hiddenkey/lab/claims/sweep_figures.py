@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Values
+from hiddenkey.lab.claims.levels import level, tasks_of
 from hiddenkey.lab.claims.plan import Picture
-from hiddenkey.lab.claims.summaries import level, tasks_of
 from hiddenkey.lab.claims.wording import AXES, value
 from hiddenkey.lab.report.figures.canvas import (
     Axes,

@@ -6,8 +6,8 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
+from hiddenkey.lab.claims.levels import deviation, gain, level, tasks_of
 from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Picture
-from hiddenkey.lab.claims.summaries import deviation, gain, level, tasks_of
 from hiddenkey.lab.claims.wording import (
     bounds,
     difference,
