@@ -55,6 +55,15 @@ def test_summary_table(found, text):
     ]
 
 
+def test_every_task_of_the_claims_is_described_once(found, text):
+    scale = found.scale.name
+    named = [task for f in found.findings for task in f.claim.tasks.get(scale, ())]
+    assert len(named) > len(set(named))
+    assert text.count("| task | its runs |") == 1
+    rows = rows_of(text, "task | its runs | floor, points | plain LoRA, points | counts")
+    assert [row[0] for row in rows] == list(dict.fromkeys(named))
+
+
 def test_grids_pictures_and_settings(found, text):
     assert "| attention logits | 8" in text
     names = re.findall(r"!\[[^\n]*\]\((\w+\.png)\)", text)

@@ -44,10 +44,11 @@ def _parts(evidence: Evidence) -> Iterator[str]:
     yield from map(_prose, (*RULE.split("\n\n"), *plan_words(evidence)))
     for finding in evidence.findings:
         yield from _claim(finding, evidence, plots)
-    chosen = chosen_grid(evidence)
-    if chosen.rows:
-        yield "### Chosen settings"
-        yield _table(chosen)
+    tasks = tasks_grid(evidence.findings, evidence)
+    for title, grid in (("Tasks", tasks), ("Chosen settings", chosen_grid(evidence))):
+        if grid.rows:
+            yield f"### {title}"
+            yield _table(grid)
 
 
 def _claim(finding: Finding, evidence: Evidence, plots: Sequence[Plot]) -> Iterator[str]:
@@ -66,10 +67,6 @@ def _claim(finding: Finding, evidence: Evidence, plots: Sequence[Plot]) -> Itera
         if plot.kind == claim.name:
             yield f"![{escape_markdown(f'{plot.title}. {plot.alt}')}]({plot.name}.png)"
             yield _prose(f"{plot.title}. {plot.caption}")
-    tasks = tasks_grid(finding, evidence)
-    if tasks.rows:
-        yield "Tasks:"
-        yield _table(tasks)
 
 
 def _table(grid: Grid) -> str:

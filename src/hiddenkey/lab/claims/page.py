@@ -92,7 +92,7 @@ def _section(
             *(picture_grid(finding, picture, evidence) for picture in tables),
             *cost,
         ),
-        folded=_with_rows(tasks_grid(finding, evidence), *values.values()),
+        folded=_with_rows(tasks_grid([finding], evidence), *values.values()),
         figures=tuple(
             Figure.of(picture) for picture in pictures if picture.plot.kind == claim.name
         ),

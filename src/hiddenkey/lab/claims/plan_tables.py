@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
 from hiddenkey.lab.claims.levels import level
@@ -13,11 +14,13 @@ from hiddenkey.lab.report.entries import Grid, make_grid, numeric, text
 from hiddenkey.lab.report.words import MISSING
 
 
-def tasks_grid(finding: Finding, evidence: Evidence) -> Grid:
-    """The task setups of a claim: what they are, and whether they count."""
+def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
+    """The task setups of claims: what they are, and whether they count."""
     scale = evidence.scale
+    left_out = {task: why for finding in findings for task, why in finding.left_out.items()}
+    named = [task for finding in findings for task in finding.claim.tasks.get(scale.name, ())]
     rows = []
-    for name in finding.claim.tasks.get(scale.name, ()):
+    for name in dict.fromkeys(named):
         setup = scale.tasks[name]
         options = {**scale.common, **setup.options}
         plain = level(evidence.values, [name], BASELINE, "metric")
@@ -27,11 +30,12 @@ def tasks_grid(finding: Finding, evidence: Evidence) -> Grid:
                 text(", ".join(f"{key} {shown}" for key, shown in options.items())),
                 numeric(setup.floor, f"{setup.floor:g}"),
                 numeric(plain.mean, value(plain.mean, "metric")),
-                text(finding.left_out.get(name, "yes")),
+                text(left_out.get(name, "yes")),
             ]
         )
     columns = ("task", "its runs", "floor, points", "plain LoRA, points", "counts")
-    return make_grid(f"tasks-{finding.claim.name}", "Tasks", columns, rows)
+    claims = (finding.claim.name for finding in findings)
+    return make_grid("-".join(("tasks", *claims)), "Tasks", columns, rows)
 
 
 def power_grid(evidence: Evidence) -> Grid:
