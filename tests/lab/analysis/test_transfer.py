@@ -298,6 +298,15 @@ def test_the_recommendation_says_what_was_found():
     assert "A rate chosen on the other tasks loses 0.00 [0.00, 0.00]" in elsewhere
     flat = studied({task: dict.fromkeys(RATES, 0.0) for task in ("cola", "rte")})
     assert "so this is no evidence of a gain" in recommendation(flat)[1]
+    worse = studied({task: dict.fromkeys(RATES, -0.05) for task in ("cola", "rte")})
+    assert recommendation(worse)[1].endswith("; it is worse.")
+
+
+@pytest.mark.parametrize(("best", "edge"), [(0.05, "smallest"), (0.3, "largest")])
+def test_a_recommended_rate_at_the_edge_is_said_to_be_so(best, edge):
+    gains = {rate: 0.0 if rate == best else -0.05 for rate in RATES}
+    found = studied(dict.fromkeys(("cola", "rte"), gains))
+    assert f"; it is the {edge} that was tried" in recommendation(found)[0]
 
 
 def test_grids_hold_every_rule_task_and_rate():

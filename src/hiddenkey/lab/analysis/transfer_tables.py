@@ -97,7 +97,8 @@ def recommendation(found: Transfer) -> list[str]:
     common, elsewhere = judged["common"], judged["elsewhere"]
     sentences = [
         f"Recommended rate for {found.method}: {found.common:g}, the best mean over"
-        f" {listing([task.task for task in found.tasks], limit=9)} ({_agreement(found.chosen)})."
+        f" {listing([task.task for task in found.tasks], limit=9)}"
+        f" ({_agreement(found.chosen)}){_at_the_edge(found)}."
     ]
     if common.gain is None:
         sentences.append(
@@ -126,6 +127,13 @@ def recommendation(found: Transfer) -> list[str]:
                 f" each task's best{_meaning(one.loss)}."
             )
     return sentences
+
+
+def _at_the_edge(found: Transfer) -> str:
+    for edge, word in ((found.rates[0], "smallest"), (found.rates[-1], "largest")):
+        if found.common == edge:
+            return f"; it is the {word} that was tried, so the best may lie beyond"
+    return ""
 
 
 def _estimate(found: Estimate | None) -> Entry:
@@ -164,7 +172,7 @@ def _bounds(found: Estimate) -> str:
 def _doubt(gain: Estimate) -> str:
     if gain.low <= 0 <= gain.high:
         return "; the interval does not leave out 0, so this is no evidence of a gain"
-    return ""
+    return "; it is worse" if gain.high < 0 else ""
 
 
 def _meaning(loss: Estimate) -> str:
