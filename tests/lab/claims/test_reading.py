@@ -20,7 +20,7 @@ def faults(read, *given):
 def test_the_plans_that_come_with_it_fit_their_scales(scale):
     folder = reading.default_folder()
     claims = reading.read_claims(folder)
-    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 5)]
+    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 6)]
     assert [claim.name for claim in claims] == [*paper, *own]
     here = [claim for claim in claims if claim.tasks.get(scale)]
     assert len(here) >= 9
