@@ -167,7 +167,7 @@ def test_a_setting_only_one_method_varies_is_told():
     runs += [record(method="hiddenkey", seed=seed, learning_rate=5e-3) for seed in range(3)]
     (watch,) = watch_overfitting(runs)
     assert watch.rows[1].also_differs == ("learning_rate",)
-    said = "Beside the method, learning rate differs from the baseline's in: hiddenkey."
+    said = "Not as in the baseline, beside the method: learning rate, in hiddenkey."
     assert said in watch_grid(watch).notes
     assert list(overfitting_plots([watch], "lora"))[-1].caption.endswith(said)
 

@@ -129,7 +129,7 @@ def other_settings(rows: Sequence[Row]) -> list[str]:
         if row.also_differs:
             found.setdefault(row.also_differs, []).append(row.arm.label)
     return [
-        f"Beside the method, {listing([name.replace('_', ' ') for name in names])}"
-        f" {'differs' if len(names) == 1 else 'differ'} from the baseline's in: {listing(labels)}."
+        f"Not as in the baseline, beside the method:"
+        f" {listing([name.replace('_', ' ') for name in names])}, in {listing(labels)}."
         for names, labels in found.items()
     ]
