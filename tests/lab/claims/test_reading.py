@@ -112,6 +112,14 @@ def test_all_faults_of_all_files_are_told_at_once(plans):
     assert "must hold settings as 'name: value', got list" in said
 
 
+@pytest.mark.parametrize("broken", ["seeds: [0, 1", "- no\n- mapping\n"])
+def test_of_a_file_that_cannot_be_read_nothing_else_is_said(plans, broken):
+    (plans / "c2.yaml").write_text(broken)
+    assert len(faults(reading.read_claims, plans).splitlines()) == 1
+    (plans / "scales" / "mine.yaml").write_text(broken)
+    assert len(faults(scales.read_scale, plans, "mine").splitlines()) == 1
+
+
 def test_an_arm_means_the_same_in_all_claims(plans):
     edit(plans / "c2.yaml", lambda c: c["arms"].update(strong={"method": "dropkey", "rate": 0.4}))
     assert "C2: arm 'strong' must mean what it means in C1" in faults(reading.read_claims, plans)

@@ -60,7 +60,9 @@ def read_claims(folder: Path, names: Sequence[str] = ()) -> tuple[Claim, ...]:
     faults: list[str] = []
     for name in dict.fromkeys(wanted):
         here = Faults(found[name])
-        claims.append(_claim(name, here.load(), here))
+        content = here.load()
+        if not here:  # what cannot be read lacks everything, which need not be said
+            claims.append(_claim(name, content, here))
         faults += here
     faults += _clashes(claims)
     if faults:

@@ -31,7 +31,10 @@ def read_scale(folder: Path, scale: str) -> Scale:
             " one"
         )
     faults = Faults(path)
-    found = _scale(path.stem, faults.load(), faults)
+    content = faults.load()
+    if faults:  # what cannot be read lacks everything, which need not be said
+        raise ConfigError(faults)
+    found = _scale(path.stem, content, faults)
     if faults:
         raise ConfigError(faults)
     return found
