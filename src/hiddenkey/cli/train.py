@@ -53,11 +53,12 @@ def _table(result: Result) -> Table:
 
 
 def _footer(result: Result, options: TrainOptions) -> str:
+    peak = result.peak_memory_mib
     return (
         f"{result.steps} steps, {result.seconds_per_step:.3f} s/step,"
         f" {result.trainable_parameters:,} trainable parameters"
         f" ({result.lora_parameters:,} of adapter {options.adapter!r}),"
-        f" peak {result.peak_memory_mib:,.0f} MiB\n"
+        f" peak {'unknown' if peak is None else f'{peak:,.0f} MiB'}\n"
         f"run folder: {options.folder}"
     )
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-
 import torch
 from transformers import Trainer
 
 from hiddenkey.lab.adapters import trainable_counts
 from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.peak_memory import peak_memory_mib
 from hiddenkey.lab.preparation import Prepared
 from hiddenkey.lab.recorder import Recorder
 from hiddenkey.lab.result import Result, summarise
@@ -45,7 +43,7 @@ def outcome(
         trainable_parameters=counts["trainable"],
         lora_parameters=counts["adapter"],
         total_parameters=counts["total"],
-        peak_memory_mib=_peak_memory_mib(),
+        peak_memory_mib=peak_memory_mib(),
         peak_device_memory_mib=(
             torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
         ),
@@ -55,8 +53,3 @@ def outcome(
 
 def _minus(left: float | None, right: float | None) -> float | None:
     return None if left is None or right is None else left - right
-
-
-def _peak_memory_mib() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)

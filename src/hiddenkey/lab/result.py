@@ -48,7 +48,8 @@ class Result:
         trainable_parameters: the adapter's and the head's, or all in full fine-tuning.
         lora_parameters: the adapter's alone, whichever it is; 0 in full fine-tuning.
         total_parameters: all, frozen ones included.
-        peak_memory_mib: largest resident memory of the process so far, in MiB.
+        peak_memory_mib: largest resident memory of the process so far, in MiB, or ``None`` where
+            the operating system does not tell it.
         peak_device_memory_mib: largest memory allocated on the accelerator, in MiB, or ``None``.
         data_fingerprint: hash of the examples.
     """
@@ -69,7 +70,7 @@ class Result:
     trainable_parameters: int
     lora_parameters: int
     total_parameters: int
-    peak_memory_mib: float
+    peak_memory_mib: float | None
     peak_device_memory_mib: float | None
     data_fingerprint: str
 

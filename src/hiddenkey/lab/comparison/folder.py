@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
+
+from filelock import FileLock, Timeout
 
 from hiddenkey.errors import ConfigError
 
@@ -83,29 +83,23 @@ class ComparisonFolder:
 
         The kernel frees it when the process ends, however it ends.
         """
-        with self._lock_file(key).open("w") as file:
-            while not _try_lock(file):
-                time.sleep(_POLL_SECONDS)
+        with self._lock_on(key).acquire(poll_interval=_POLL_SECONDS):
             yield
 
     def is_free(self, key: str) -> bool:
         """Whether no living process of this machine holds the lock of a job."""
-        try:
-            with self._lock_file(key).open("r+") as file:
-                return _try_lock(file)
-        except FileNotFoundError:
+        lock = self._lock_on(key)
+        if not Path(lock.lock_file).is_file():  # to take the lock would create it
             return True
+        try:
+            with lock.acquire(blocking=False):
+                return True
+        except Timeout:
+            return False
 
-    def _lock_file(self, key: str) -> Path:
-        return self.path / "locks" / key
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    def _lock_on(self, key: str) -> FileLock:
+        # A soft lock would outlive a killed process: where the kernel has no locks, say so instead.
+        return FileLock(self.path / "locks" / key, fallback_to_soft=False)
 
 
 def _unwritable(path: Path, error: OSError) -> str:

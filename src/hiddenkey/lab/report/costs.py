@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -53,9 +54,11 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
 
 
 def memory(result: Result) -> float:
-    """Return the peak memory in MiB: of the accelerator where there is one."""
-    device = result.peak_device_memory_mib
-    return result.peak_memory_mib if device is None else device
+    """Return the peak memory in MiB, of the accelerator where there is one; NaN if not known."""
+    for found in (result.peak_device_memory_mib, result.peak_memory_mib):
+        if found is not None:
+            return found
+    return math.nan
 
 
 def _ratio(
@@ -63,5 +66,5 @@ def _ratio(
 ) -> float | None:
     """Median ratio over common seeds: runs of one seed are trained near each other in time."""
     pairs = [(read(results[seed]), read(others[seed])) for seed in results.keys() & others.keys()]
-    ratios = [own / base for own, base in pairs if base > 0]
+    ratios = [own / base for own, base in pairs if own > 0 and base > 0]
     return statistics.median(ratios) if ratios else None

@@ -6,6 +6,7 @@ is replaced, and what happened is the input's outcome.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import time
@@ -181,7 +182,7 @@ def _serve(
     limit: float,
 ) -> None:
     """Main function of a worker process."""
-    _keep_quiet()
+    nowhere = _keep_quiet()
     _limit_memory()
     if prepare is not None:
         prepare()
@@ -192,20 +193,21 @@ def _serve(
         except EOFError:  # the command is gone
             return
         # should the command be killed in the meantime, nobody else would end a call that hangs
-        signal.setitimer(signal.ITIMER_REAL, 2 * limit)
+        faulthandler.dump_traceback_later(2 * limit, exit=True, file=nowhere)
         try:
             result = ("returned", function(*job))
         except Exception as error:
             result = ("raised", f"{type(error).__name__}: {error}")
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
         messages.send(result)
 
 
-def _keep_quiet() -> None:
-    """Send what models print nowhere: the command's output is a table or JSON."""
+def _keep_quiet() -> int:
+    """Send what models print nowhere, and return it: the command's output is a table or JSON."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for standard in (1, 2):
         os.dup2(nowhere, standard)
+    return nowhere
 
 
 def _limit_memory() -> None:

@@ -1,0 +1,25 @@
+"""The largest resident memory of this process, which every operating system counts by itself."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import psutil
+
+_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
+"""What Unix systems count in: bytes on macOS, kibibytes elsewhere."""
+
+
+def peak_memory_mib() -> float | None:
+    """Return the largest resident memory so far, in MiB; ``None`` where no system call tells it."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return _peak_working_set_mib()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT_BYTES / 2**20
+
+
+def _peak_working_set_mib() -> float | None:
+    peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+    return None if peak is None else peak / 2**20
