@@ -8,6 +8,7 @@ import pytest
 
 import hiddenkey
 from hiddenkey.cli import main as entry
+from hiddenkey.installation import install_command
 
 
 def run_fresh(*words):
@@ -62,6 +63,15 @@ def test_unknown_command_suggests_the_nearest(capsys):
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
+def test_python_runs_the_package_as_the_command():
+    done = subprocess.run(
+        [sys.executable, "-m", "hiddenkey", "--version"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"hiddenkey {hiddenkey.__version__}\n"
+
+
 def test_version(capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         entry.main(["--version"])
@@ -77,8 +87,7 @@ def test_version(capsys, monkeypatch):
         (
             ModuleNotFoundError("no", name="peft"),
             2,
-            "hiddenkey methods: error: package 'peft' is missing; run: pip install"
-            " 'hiddenkey[lab]'\n",
+            f"hiddenkey methods: error: package 'peft' is missing; run: {install_command('lab')}\n",
         ),
         (KeyboardInterrupt(), 130, "hiddenkey methods: stopped\n"),
     ],

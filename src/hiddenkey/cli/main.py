@@ -62,9 +62,14 @@ def _run(command: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hiddenkey"):
             raise
-        missing = f"package {error.name!r} is missing; run: pip install 'hiddenkey[lab]'"
-        _report(command, (missing,))
+        _report(command, (_missing(error.name or ""),))
     return _USER_ERROR
+
+
+def _missing(module: str) -> str:
+    from hiddenkey.installation import extra_with, install_command
+
+    return f"package {module!r} is missing; run: {install_command(extra_with(module))}"
 
 
 def _refuse_several_processes(command: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.installation import install_command
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
 from hiddenkey.lab.tasks import Kind
 
@@ -37,8 +38,8 @@ def model_source(model: str) -> tuple[str, dict[str, Any]]:
         return str(folder), {}
     if find_spec("gguf") is None:
         raise ConfigError(
-            f"model {model!r} is in the format GGUF, package 'gguf' is missing; run: pip install"
-            " gguf"
+            f"model {model!r} is in the format GGUF, package 'gguf' is missing; run:"
+            f" {install_command('gguf')}"
         )
     return str(folder), {"gguf_file": file}
 

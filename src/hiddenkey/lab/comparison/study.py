@@ -22,6 +22,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.installation import install_command
 from hiddenkey.lab.comparison.plan import Plan
 
 FILE: Final = "study.db"
@@ -160,7 +161,7 @@ def _plain_errors(url: str) -> Iterator[None]:
     except (ImportError, ModuleNotFoundError) as error:
         raise ConfigError(
             f"storage needs a database driver that is not installed, got {_shown(url)!r}"
-            f" ({_reason(error)}); for PostgreSQL run: pip install 'psycopg[binary]'"
+            f" ({_reason(error)}); for PostgreSQL run: {install_command('postgres')}"
         ) from error
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "schema" not in str(error):

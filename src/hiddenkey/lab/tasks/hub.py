@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.installation import install_command
 from hiddenkey.lab.tasks.base import Example
 from hiddenkey.lab.tasks.faults import FileFaults
 from hiddenkey.lab.tasks.tables import Columns, Row, to_examples
@@ -30,8 +31,8 @@ def read_examples(dataset: str, part: str, split: str, columns: Columns) -> tupl
         from datasets import load_dataset
     except ModuleNotFoundError:
         raise ConfigError(
-            "data from the hub need the package 'datasets', which is missing; run: pip install"
-            " 'hiddenkey[hub]', or give --data FOLDER"
+            "data from the hub need the package 'datasets', which is missing; run:"
+            f" {install_command('hub')}, or give --data FOLDER"
         ) from None
     try:
         rows = load_dataset(dataset, part, split=split)
