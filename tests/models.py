@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     BertConfig,
     GPT2Config,
     LlamaConfig,
+    LlamaModel,
     RobertaConfig,
 )
 
@@ -34,6 +36,9 @@ FAMILY_TASKS = [
 ]
 ATTENTIONS = ("sdpa", "eager")
 WIDTH, HEADS, VOCABULARY, PAD, LABELS = 32, 4, 60, 0, 3
+
+# transformers 5.24 renamed it
+CACHE = "cache" if "cache" in signature(LlamaModel.forward).parameters else "past_key_values"
 
 _KEY_VALUE = {
     "bert": r".*\.(key|value)",

@@ -717,8 +717,11 @@ def test_adapters_added_by_transformers_itself_are_accepted():
 
     model = plain_model("bert")
     config = LoraConfig(target_modules=["key", "value"], r=4)
-    with seeded(1):
-        model.add_adapter(config)
+    try:
+        with seeded(1):
+            model.add_adapter(config)
+    except ImportError as refusal:  # transformers wants a later PEFT
+        pytest.skip(str(refusal))
     attachment = hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.4))
     loss, gradients = step(model, batch())
     assert attachment.losses.keys() == {"task", "consistency"}

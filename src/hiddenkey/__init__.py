@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hiddenkey.attachment import Attachment, attach
     from hiddenkey.catalogue import Method, method, methods
     from hiddenkey.config import Consistency, Drop, DropoutConfig
-    from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+    from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
     from hiddenkey.plan import Site
     from hiddenkey.schedule import RateSchedule
 
@@ -33,6 +33,7 @@ __all__ = [
     "Method",
     "RateSchedule",
     "Site",
+    "VersionWarning",
     "attach",
     "method",
     "methods",
@@ -42,7 +43,7 @@ _MODULES = {
     "attachment": ("Attachment", "attach"),
     "catalogue": ("Method", "method", "methods"),
     "config": ("Consistency", "Drop", "DropoutConfig"),
-    "errors": ("AttachError", "ConfigError", "ConsistencyError"),
+    "errors": ("AttachError", "ConfigError", "ConsistencyError", "VersionWarning"),
     "plan": ("Site",),
     "schedule": ("RateSchedule",),
 }

@@ -29,6 +29,7 @@ from hiddenkey.rates import Rates
 from hiddenkey.reach import refuse_replaced
 from hiddenkey.recomputing import refuse_unpreserved_rng
 from hiddenkey.training_pass import TrainingPass
+from hiddenkey.versions import warn_untried
 from hiddenkey.vocabulary.sums import Sums
 
 _ATTACHMENT = "_hiddenkey_attachment"
@@ -67,7 +68,11 @@ def attach(
     Raises:
         ConfigError: if the configuration does not fit the model, with all reasons.
         AttachError: if the model does not have, or does not show, what the configuration acts on.
+
+    Warns:
+        VersionWarning: once, of a version of torch, transformers or PEFT that was not tried.
     """
+    warn_untried()
     config = method(config) if isinstance(config, str) else config
     transformer = anatomy.transformer_of(model)
     refuse_replaced(transformer)

@@ -3,9 +3,41 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any, Final
 
 from torch import Tensor
+
+NAMES: Final = ("cache", "past_key_values", "cache_params")
+"""What models call it: ``cache`` from transformers 5.24 on, the others before."""
+
+
+def given(arguments: Mapping[str, Any]) -> str | None:
+    """Return the name under which a model call hands a cache over; ``None`` if it does not."""
+    return next((name for name in NAMES if arguments.get(name) is not None), None)
+
+
+def renamed(arguments: Mapping[str, Any], parameters: Collection[str]) -> dict[str, Any]:
+    """Return the arguments of a call with the cache under the name that ``forward`` knows.
+
+    Args:
+        arguments: of the call, by name.
+        parameters: names of the parameters of ``forward``.
+    """
+    own = next((name for name in NAMES if name in parameters), None)
+    name = given(arguments)
+    if own is None or name is None or name in parameters:
+        return dict(arguments)
+    return {
+        **{key: arguments[key] for key in arguments if key not in (name, own)},
+        own: arguments[name],
+    }
+
+
+def remove_from(output: Any) -> None:
+    """Take the cache out of a model's output, in place."""
+    if isinstance(output, MutableMapping) and (name := given(dict(output))) is not None:
+        output[name] = None
 
 
 def copied(cache: Any, chosen: Tensor | None = None) -> Any:

@@ -206,10 +206,8 @@ class ConsistencyPass:
         return OtherPass(rows, self._task_share(loss, arguments, chosen), chosen)
 
     def _run_other(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
-        if (
-            cache := batch.get("past_key_values")
-        ) is not None:  # the trained pass takes it as it is
-            batch = {**batch, "past_key_values": caches.copied(cache, chosen)}
+        if (name := caches.given(batch)) is not None:  # the trained pass takes it as it is
+            batch = {**batch, name: caches.copied(batch[name], chosen)}
         gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
         with gradient, self._other_precision(batch):
             if self.consistency.kind == "js":
@@ -397,7 +395,7 @@ def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | 
     mask = arguments.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2:
         return None
-    if arguments.get("past_key_values") is not None:  # it also covers the keys in the cache
+    if caches.given(arguments) is not None:  # the mask also covers the keys in the cache
         mask = mask[:, -shape[1] :]
     return mask.bool() if mask.shape == shape else None
 

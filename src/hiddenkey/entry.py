@@ -8,10 +8,13 @@ belongs to each pass, so that both passes of a consistency loss must contain it.
 from __future__ import annotations
 
 import inspect
+from importlib.metadata import version
 from typing import Any
 
 from torch import nn
 
+from hiddenkey import caches
+from hiddenkey.anatomy.code import calls
 from hiddenkey.config import DropoutConfig
 from hiddenkey.errors import AttachError
 
@@ -50,12 +53,39 @@ def entry_of(model: Any, transformer: nn.Module) -> nn.Module:
                 " the PeftModel that get_peft_model gave, not to the model in it"
             )
         return transformer
+    if fault := prefix_fault(model, transformer):
+        raise AttachError(fault)
     takes_cache = "past_key_values" in inspect.signature(transformer.forward).parameters
     if methods & _CACHES and hasattr(adapted, "_prefix_tuning_forward") and not takes_cache:
         around_body: nn.Module = adapted  # it calls the model's body, and computes the loss itself
         return around_body
     tuner: nn.Module = adapted.base_model
-    return tuner if around else transformer
+    return tuner if around or _goes_past(tuner, transformer) else transformer
+
+
+def prefix_fault(model: Any, transformer: nn.Module) -> str | None:
+    """Say why PEFT's prefix tuning cannot run on a model of these versions; ``None`` if it may.
+
+    PEFT looks for ``past_key_values`` in the signature of a model that is no language model;
+    transformers 5.24 calls it ``cache``.
+    """
+    forward = getattr(_adapted(model), "_prefix_tuning_forward", None)
+    if not _methods(model) & _CACHES or forward is None:
+        return None
+    parameters = inspect.signature(transformer.forward).parameters
+    knows = {name for name in caches.NAMES if name in forward.__func__.__code__.co_consts}
+    if "cache" not in parameters or knows.intersection(parameters):
+        return None
+    return (
+        f"prefix tuning of PEFT {version('peft')} does not fit transformers"
+        f" {version('transformers')}, which renamed past_key_values to cache; install"
+        " 'transformers<5.24' with this PEFT, or a later PEFT"
+    )
+
+
+def _goes_past(tuner: nn.Module, transformer: nn.Module) -> bool:
+    """Whether PEFT runs the model by its ``forward``, without its hooks, as PEFT before 0.21."""
+    return tuner is not transformer and "forward" in calls(tuner)
 
 
 def adapter_faults(model: Any, config: DropoutConfig) -> list[str]:

@@ -15,6 +15,10 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.faults))
 
 
+class VersionWarning(UserWarning):
+    """A library has a version that this one was not tried with."""
+
+
 class AttachError(RuntimeError):
     """A model cannot take the configuration: something it needs was not found or is not allowed."""
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from hiddenkey import caches
 from hiddenkey.anatomy import Part
 from hiddenkey.parallel import is_sharded
 
@@ -120,7 +121,7 @@ class SharedPrefix:
 
     def _fits(self, arguments: Mapping[str, Any]) -> bool:
         config: Any = self._transformer.config
-        if torch.compiler.is_compiling() or arguments.get("past_key_values") is not None:
+        if torch.compiler.is_compiling() or caches.given(arguments) is not None:
             return False
         if any(arguments.get(key, getattr(config, key, False)) for key in _NOT_SHARED):
             return False

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hiddenkey import caches
 from hiddenkey.anatomy import Part
 from hiddenkey.config import DropoutConfig
 from hiddenkey.consistency import ConsistencyPass, LanguageModelLoss, OtherPass, select
-from hiddenkey.errors import ConsistencyError
+from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.own_loss import OwnLoss
 from hiddenkey.parallel import OwnDraws, refuse_replica
@@ -65,11 +66,12 @@ class TrainingPass:
         self._plan, self._config, self._rates = plan, config, rates
         self._sites = [place.site for place in plan.places]
         self._draws, self.meter = draws, meter
-        self._parameters = tuple(inspect.signature(entry.forward).parameters)
+        self._parameters = parameter_names(entry) or parameter_names(transformer)
         self._first_pass: FirstPass | None = None
         self._handles: list[RemovableHandle] = []
         self._other: OtherPass | OtherStates | None = None
         self._inside_forward = False
+        self._is_called = False
 
     def install(self, counters: Mapping[str, ShareCounter], lm_loss: LanguageModelLoss) -> None:
         """Put the hooks on.
@@ -122,6 +124,7 @@ class TrainingPass:
         return SharedPrefix(self._transformer, self._layers[:first], self._layers[first:])
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._is_called = True
         if not module.training:
             return
         refuse_replica(module)
@@ -180,11 +183,11 @@ class TrainingPass:
     def _leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        self._inside_forward = False
+        self._inside_forward = self._is_called = False
         self._draws.end()
         shared = self.prefix is not None and self.prefix.release()
-        if shared and getattr(output, "past_key_values", None) is not None:
-            output["past_key_values"] = None  # the layers that ran before are not in it
+        if shared:
+            caches.remove_from(output)  # the layers that ran before are not in it
         if not module.training or not torch.is_grad_enabled():
             return
         refuse_moved(self._transformer, self._plan.places)  # BigBird changes itself in a pass
@@ -218,6 +221,7 @@ class TrainingPass:
 
     def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
         """Leave nothing armed after a pass that failed."""
+        self._is_called = False
         self._other = None
         self._draws.end()
         if self.prefix is not None:
@@ -229,7 +233,7 @@ class TrainingPass:
         """Call the model past its own hooks, where these are installed."""
         if self.own is not None:
             arguments = self.own.reduce(arguments)
-        return self._entry.forward(**arguments)
+        return self._entry.forward(**caches.renamed(arguments, self._parameters))
 
     def _prepare_recomputing(self, layer: nn.Module, args: Any, output: Any) -> None:
         """Let a layer that is recomputed in a backward pass see padding and rates of its own pass.
@@ -255,7 +259,12 @@ class TrainingPass:
         return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
 
     def counts(self) -> bool:
-        """Whether a draw counts: it does not while a backward pass recomputes a layer."""
+        """Whether a draw counts: it does not while a backward pass recomputes a layer.
+
+        Raises:
+            AttachError: if a training pass goes around the call whose hooks know its padding.
+            ConsistencyError: if that call adds the consistency loss.
+        """
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return False
         if self.consistency is not None and not self._inside_forward and torch.is_grad_enabled():
@@ -264,4 +273,17 @@ class TrainingPass:
                 " own call, where the loss is added; call the model that was attached, or set"
                 " consistency=None"
             )
+        if not self._is_called and torch.is_grad_enabled():
+            raise AttachError(
+                f"this training pass goes around the call of {type(self._entry).__name__}, where"
+                " padding, the masks of each process and the losses are known; call the model"
+                " itself, not its forward or its layers, and attach to the model that is trained"
+            )
         return True
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters of ``forward``, without ``*args`` and ``**kwargs``."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(given.name for given in parameters if given.kind not in collecting)

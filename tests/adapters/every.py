@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import hiddenkey
 from hiddenkey.compensation import CONSISTENCIES
+from hiddenkey.entry import prefix_fault
 from hiddenkey.lab.sweep.adapters.methods import all_methods
 from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
 from models import seeded
@@ -32,7 +34,10 @@ def peft_may_warn() -> Iterator[None]:
 def adapted(name: str, base: str, folder: Path) -> Any:
     """Build a tiny model with an adapter; equal each time."""
     with peft_may_warn():
-        return METHODS[name, base].build(base, folder)
+        model = METHODS[name, base].build(base, folder)
+    if fault := prefix_fault(model, model.get_base_model()):
+        pytest.skip(fault)
+    return model
 
 
 def batch_for(name: str, base: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 import hiddenkey
 from adapters.every import NOISE, adapted, two_passes
 from hiddenkey import Consistency, Drop, DropoutConfig
-from models import assert_same_gradients, batch, gradients, seeded
+from models import CACHE, assert_same_gradients, batch, gradients, seeded
 
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CARTRIDGE")
 IN_CACHE = ("PREFIX_TUNING", "CARTRIDGE")
@@ -83,7 +83,7 @@ def test_the_cache_of_the_trained_pass_holds_prefix_and_batch_once(name, base, t
     )
 
     def keep(module, args, kwargs) -> None:
-        seen.append((kwargs.get("past_key_values") or args[-1]).get_seq_length())
+        seen.append((kwargs.get(CACHE) or args[-1]).get_seq_length())
 
     layer.register_forward_pre_hook(keep, with_kwargs=True)
     hiddenkey.attach(model, config())

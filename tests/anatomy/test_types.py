@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from transformers.models.bert.modeling_bert import BertSelfAttention
+from transformers.models.gptj import modeling_gptj
 
 import hiddenkey
 from hiddenkey import AttachError, anatomy
@@ -30,6 +31,9 @@ def short(name):
     return re.sub(r"\.\d+(?=\.|$)", ".#", name)
 
 
+# transformers 5.24 moved it into its registry
+GPTJ_BY_INTERFACE = hasattr(modeling_gptj, "ALL_ATTENTION_FUNCTIONS")
+
 # type, task, layers, attention modules, modules whose output is the feed-forward block's
 FOUND = [
     ("t5", "seq2seq", 4,
@@ -47,7 +51,7 @@ FOUND = [
      {"deberta.encoder.layer.#.output.dense"}),
     ("falcon", "causal", 2, {("transformer.h.#.self_attention", "self", False)},
      {"transformer.h.#.mlp.dense_4h_to_h"}),
-    ("gptj", "causal", 2, {("transformer.h.#.attn", "self", False)},
+    ("gptj", "causal", 2, {("transformer.h.#.attn", "self", GPTJ_BY_INTERFACE)},
      {"transformer.h.#.mlp.fc_out"}),
     ("mixtral", "causal", 2, {("model.layers.#.self_attn", "self", True)}, {"model.layers.#.mlp"}),
     ("mobilebert", "classification", 2,

@@ -16,7 +16,7 @@ import hiddenkey
 from hiddenkey.attention import dispatch, masks, site
 from hiddenkey.attention.masks import structure_of
 from hiddenkey.attention.view import read_mask
-from models import ATTENTIONS, FAMILIES, batch, lora_model, run
+from models import ATTENTIONS, CACHE, FAMILIES, batch, lora_model, run
 
 BATCH, LENGTH = 3, 7
 PADDED = {
@@ -41,7 +41,7 @@ def config_of(request):
 def build(create, config, keys, **more):
     states = torch.zeros(BATCH, LENGTH, 4)
     if create is not create_bidirectional_mask:
-        more = {"past_key_values": None, "position_ids": None, **more}
+        more = {CACHE: None, "position_ids": None, **more}
     return create(config=config, inputs_embeds=states, attention_mask=keys, **more)
 
 

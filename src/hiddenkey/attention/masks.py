@@ -64,14 +64,17 @@ def remembering(builder: Builder) -> Builder:
 
 def _read(request: dict[str, Any]) -> Structure | None:
     """Return the structure of the mask that was asked for, if it is padding and order alone."""
-    from transformers.masking_utils import bidirectional_mask_function, causal_mask_function
+    from transformers import masking_utils
 
-    function = request.get("mask_function", causal_mask_function)
-    causal = function is causal_mask_function
+    function = request.get("mask_function", masking_utils.causal_mask_function)
+    causal = function is masking_utils.causal_mask_function
     keys: Tensor | None = request.get("attention_mask")
-    queries, width = request.get("q_length"), request.get("kv_length")
+    width, queries = request.get("kv_length"), request.get("q_length")
+    if queries is None and (places := request.get("cache_position")) is not None:
+        queries = places.shape[0]  # before transformers 5.2
     offsets = (request.get("q_offset", 0), request.get("kv_offset", 0))
-    if not causal and function is not bidirectional_mask_function:
+    # transformers 4 has no mask that goes in both directions
+    if not causal and function is not getattr(masking_utils, "bidirectional_mask_function", None):
         return None
     if not all(isinstance(offset, int) and offset == 0 for offset in offsets):
         return None

@@ -189,6 +189,7 @@ def _sums_over_passes(trainer: Trainer) -> bool:
 
     It does where it takes the loss for divided by ``num_items_in_batch`` already, rightly or not.
     """
-    if (set_by_user := trainer.loss_is_scaled_for_ga) is not None:
+    # an attribute of later versions of transformers than the oldest
+    if (set_by_user := getattr(trainer, "loss_is_scaled_for_ga", None)) is not None:
         return bool(set_by_user)
     return bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None)

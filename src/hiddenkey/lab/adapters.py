@@ -161,10 +161,16 @@ def _with_prefix(model: PreTrainedModel, options: TrainOptions, kind: Kind) -> P
     """Put a prefix on the model, and try it: PEFT finds out in the first call whether it can."""
     from peft import get_peft_model
 
+    from hiddenkey.entry import prefix_fault
+
     _refuse_long_prefix(model, options)
     try:
         adapted = get_peft_model(model, prefix_config(options, kind))
+        if fault := prefix_fault(adapted, model):
+            raise ConfigError(fault)
         is_read = _changes_outputs(adapted)
+    except ConfigError:
+        raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
         raise ConfigError(_no_prefix(model, reason)) from e

@@ -1,0 +1,334 @@
+"""Checks that the installed torch, transformers and PEFT serve the library.
+
+``python -m hiddenkey.testing.environment`` runs them in about half a minute, on tiny models, and
+needs nothing but these three and accelerate. ``docs/COMPATIBILITY.md`` is made of what it prints
+with ``--json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate")
+_RATE: Final = 0.3
+_TOKENS, _VISIBLE, _SEQUENCES = 20, 10, 8
+_COMMON: Final = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SIZES: Final = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+# weights wide enough for noise to be felt
+_WIDE: Final = {"intermediate_size": 64, "initializer_range": 0.2}
+_TEXT: Final = {**_COMMON, **_SIZES, **_WIDE, "max_position_embeddings": 48}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A tiny model that is checked.
+
+    Attributes:
+        settings: of its configuration.
+        targets: the modules that LoRA adapts.
+        task: PEFT's name of its task; ``None``: an image classifier.
+        attention: the attention implementation; ``None``: the one that transformers chooses.
+    """
+
+    settings: dict[str, Any]
+    targets: tuple[str, ...]
+    task: str | None = "SEQ_CLS"
+    attention: str | None = None
+
+
+_KEYS_AND_VALUES: Final = ("k_proj", "v_proj")
+_GEMMA: Final = {**_TEXT, "head_dim": 8, "num_key_value_heads": 2}
+_GPT2: Final = {**_COMMON, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 48}
+_VIT: Final = {**_SIZES, **_WIDE, "image_size": 8, "patch_size": 2}
+SUBJECTS: Final = {
+    "bert": Subject(_TEXT, ("key", "value"), attention="sdpa"),
+    "llama": Subject(_TEXT, _KEYS_AND_VALUES, "CAUSAL_LM", attention="sdpa"),
+    "llama eager": Subject(_TEXT, _KEYS_AND_VALUES, "CAUSAL_LM", attention="eager"),
+    "gpt2": Subject(_GPT2, ("c_attn",), "CAUSAL_LM"),
+    "gemma2": Subject(_GEMMA, _KEYS_AND_VALUES, "CAUSAL_LM", attention="eager"),
+    "vit": Subject(_VIT, (), None),
+}
+
+
+def build(name: str) -> Any:
+    """Build one of :data:`SUBJECTS` in training mode, equal each time, with LoRA on text models."""
+    import torch
+    from transformers import (
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForImageClassification,
+        AutoModelForSequenceClassification,
+    )
+
+    subject = SUBJECTS[name]
+    tasks: dict[str | None, Any] = {
+        "CAUSAL_LM": AutoModelForCausalLM,
+        "SEQ_CLS": AutoModelForSequenceClassification,
+    }
+    auto = tasks.get(subject.task, AutoModelForImageClassification)
+    config = AutoConfig.for_model(name.split()[0], **subject.settings)
+    config.num_labels = 3
+    chosen = {"attn_implementation": subject.attention} if subject.attention else {}
+    torch.manual_seed(0)
+    model = auto.from_config(config, **chosen)
+    return _with_lora(model, subject).train() if subject.task else model.train()
+
+
+def _with_lora(model: Any, subject: Subject) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(
+        model,
+        LoraConfig(
+            task_type=subject.task,
+            target_modules=list(subject.targets),
+            init_lora_weights=False,
+            fan_in_fan_out="c_attn" in subject.targets,
+        ),
+    )
+
+
+def inputs_for(name: str) -> dict[str, Any]:
+    """Return a batch: half of each text is padding on its right."""
+    import torch
+
+    source = torch.Generator().manual_seed(1)
+    classes = torch.arange(_SEQUENCES) % 3
+    if SUBJECTS[name].task is None:
+        return {
+            "pixel_values": torch.rand(_SEQUENCES, 3, 8, 8, generator=source),
+            "labels": classes,
+        }
+    tokens = torch.randint(3, 60, (_SEQUENCES, _TOKENS), generator=source)
+    visible = (torch.arange(_TOKENS) < _VISIBLE).expand(_SEQUENCES, -1)
+    batch = {"input_ids": tokens * visible, "attention_mask": visible.long()}
+    is_causal = SUBJECTS[name].task == "CAUSAL_LM"
+    return {**batch, "labels": tokens.where(visible, -100) if is_causal else classes}
+
+
+def check_import() -> None:
+    """All public names can be loaded."""
+    import hiddenkey
+
+    for name in hiddenkey.__all__:
+        getattr(hiddenkey, name)
+
+
+def check_attach(name: str) -> None:
+    """Both positions of HiddenKey are found in both layers."""
+    with _attached(build(name)) as attachment:
+        found = {(site.position, site.layer) for site in attachment.sites}
+        assert found == {(p, n) for p in ("attention_logits", "hidden") for n in (0, 1)}, found
+
+
+def check_evaluation(name: str) -> None:
+    """Outputs in evaluation are bit-equal to those without the library."""
+    import torch
+
+    model, batch = build(name).eval(), inputs_for(name)
+    with torch.no_grad():
+        expected = model(**batch).logits
+        with _attached(model):
+            assert torch.equal(model(**batch).logits, expected), "outputs differ"
+
+
+def check_step(name: str) -> None:
+    """A HiddenKey step: parts of the loss add up, drop rates are met, gradients are finite."""
+    model = build(name)
+    with _attached(model) as attachment:
+        loss = model(**inputs_for(name)).loss
+        loss.backward()
+        parts, rates = attachment.losses, attachment.shares()
+    assert parts.keys() == {"task", "consistency"}, parts
+    assert parts["consistency"] > 0, parts
+    assert abs(sum(parts.values()) - float(loss)) < 1e-4, (parts, float(loss))
+    assert all(abs(rate - _RATE) < 0.15 for rate in rates.values()), rates
+    gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+    assert gradients, "no gradient"
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients), (
+        "gradients are not finite"
+    )
+
+
+def check_padding(name: str) -> None:
+    """A span drops 30 % of each text's visible tokens, and no padding."""
+    from hiddenkey import Drop, DropoutConfig
+
+    if SUBJECTS[name].task is None:
+        return
+    model, dropped = build(name), []
+    with _attached(model, DropoutConfig((Drop("hidden", "span", _RATE),))) as attachment:
+        block = model.get_base_model().get_submodule(attachment.sites[0].name)
+        block.register_forward_hook(lambda *call: dropped.append((call[2] == 0).all(-1)))
+        model(**inputs_for(name))
+    per_text = dropped[0][:, :_VISIBLE].sum(-1)
+    assert (per_text == round(_RATE * _VISIBLE)).all(), f"{per_text.tolist()} of {_VISIBLE} tokens"
+    assert not dropped[0][:, _VISIBLE:].any(), "padding was dropped"
+
+
+def check_checkpointing(name: str) -> None:
+    """Gradients with activation checkpointing equal those without."""
+    import torch
+
+    found = []
+    for checkpointing in (False, True):
+        model = build(name)
+        if checkpointing:
+            if SUBJECTS[name].task:
+                model.enable_input_require_grads()
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        with _attached(model):
+            torch.manual_seed(2)
+            model(**inputs_for(name)).loss.backward()
+        found.append([p.grad for p in model.parameters() if p.requires_grad])
+    for without, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(without, recomputed, rtol=1e-4, atol=1e-6)
+
+
+def check_detach(name: str) -> None:
+    """A detached model has no trace of the library, and trains as one that never had it."""
+    import torch
+
+    model, fresh = build(name), build(name)
+    with _attached(model):
+        model(**inputs_for(name)).loss.backward()
+    traces = [n for n, m in model.named_modules() if any("hiddenkey" in key for key in vars(m))]
+    assert not traces, traces
+    losses = []
+    for one in (model, fresh):
+        torch.manual_seed(3)
+        losses.append(float(one(**inputs_for(name)).loss))
+    assert losses[0] == losses[1], losses
+
+
+def check_trainer(name: str) -> None:
+    """Transformers' Trainer logs the parts of the loss and the observed drop rates."""
+    from transformers import Trainer, TrainingArguments
+
+    from hiddenkey.integrations.trainer import watch
+
+    model, batch = build(name), inputs_for(name)
+    rows = [{key: value[row] for key, value in batch.items()} for row in range(_SEQUENCES)]
+    with tempfile.TemporaryDirectory() as folder, _attached(model) as attachment:
+        arguments = TrainingArguments(
+            folder, max_steps=2, logging_steps=1, report_to="none", use_cpu=True,
+            per_device_train_batch_size=4, save_strategy="no", disable_tqdm=True,
+        )  # fmt: skip
+        trainer = Trainer(model=model, args=arguments, train_dataset=rows)
+        watch(trainer, attachment)
+        trainer.train()
+        logged = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(logged) == 2, trainer.state.log_history
+    for line in logged:
+        assert line["consistency_loss"] > 0, line
+        assert abs(line["dropped/hidden/1"] - _RATE) < 0.15, line
+
+
+def check_adapter(name: str) -> None:
+    """An adapter that was saved while attached loads into a plain model and agrees."""
+    import torch
+    from peft import PeftModel
+
+    if SUBJECTS[name].task is None:
+        return
+    model, batch = build(name), inputs_for(name)
+    with tempfile.TemporaryDirectory() as folder:
+        with _attached(model):
+            model(**batch).loss.backward()
+            model.save_pretrained(folder)
+        plain = build(name).unload()
+        loaded = PeftModel.from_pretrained(plain, folder).eval()
+        with torch.no_grad():
+            assert torch.equal(loaded(**batch).logits, model.eval()(**batch).logits), "they differ"
+
+
+CHECKS: Final[dict[str, Callable[[str], None]]] = {
+    "attach": check_attach,
+    "evaluation": check_evaluation,
+    "HiddenKey step": check_step,
+    "padding": check_padding,
+    "checkpointing": check_checkpointing,
+    "detach": check_detach,
+    "Trainer": check_trainer,
+    "adapter": check_adapter,
+}
+
+
+def run() -> dict[str, Any]:
+    """Run every check.
+
+    Returns:
+        ``versions`` by library; ``failures`` by check, then by model: one line each.
+    """
+    failures: dict[str, dict[str, str]] = {"import": {}, **{check: {} for check in CHECKS}}
+    if fault := _fault(check_import):
+        failures["import"]["all"] = fault
+        return {"versions": versions(), "failures": failures}
+    for check, function in CHECKS.items():
+        for name in SUBJECTS:
+            with redirect_stdout(sys.stderr):  # Trainer prints its log
+                fault = _fault(function, name)
+            if fault:
+                failures[check][name] = fault
+    return {"versions": versions(), "failures": failures}
+
+
+def versions() -> dict[str, str]:
+    """Return the installed version of each library, without what its build adds."""
+    found = {}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library).partition("+")[0]
+        except PackageNotFoundError:
+            found[library] = "not installed"
+    return found
+
+
+def _fault(check: Callable[..., None], *arguments: str) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check(*arguments)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        first = (str(error).strip().splitlines() or [""])[0][:160]
+        return f"{type(error).__name__}: {first} ({where.name})"
+    return None
+
+
+@contextmanager
+def _attached(model: Any, config: Any = None) -> Iterator[Any]:
+    import hiddenkey
+
+    config = hiddenkey.method("hiddenkey", rate=_RATE) if config is None else config
+    with hiddenkey.attach(model, config) as attachment:
+        yield attachment
+
+
+def main() -> int:
+    """Print one line for each check; return 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="python -m hiddenkey.testing.environment")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
+    asked = parser.parse_args()
+    found = run()
+    if asked.json:
+        print(json.dumps(found))
+    else:
+        print(", ".join(f"{name} {number}" for name, number in found["versions"].items()))
+        for check, failed in found["failures"].items():
+            print(f"{check:<15}", "; ".join(f"{n}: {why}" for n, why in failed.items()) or "ok")
+    return int(any(found["failures"].values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
