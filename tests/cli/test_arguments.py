@@ -92,8 +92,30 @@ def test_corrupt_file_is_named(tmp_path, content, message):
 
 def test_missing_file_is_named():
     assert faults("--config", "no.yaml") == (
-        "--config must be a YAML file, got 'no.yaml'; no such file, check the path",
+        "--config must be a YAML file or a recipe, got 'no.yaml'; no such file or recipe;"
+        " see 'hiddenkey recipes' for all names",
     )
+
+
+@pytest.mark.parametrize(
+    "word", ["minilm_headlines_lora", "minilm_headlines_lora.yaml", "recipes/minilm_headlines_lora"]
+)
+@pytest.mark.parametrize("equals", [False, True])
+def test_a_recipe_is_found_by_its_name(word, equals, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = options(*([f"--config={word}"] if equals else ["--config", word]), "--seed", "3")
+    assert (found.method, found.train_size, found.seed) == ("lora", 200, 3)
+
+
+def test_a_file_wins_over_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm_headlines_lora").write_text("rank: 3\n")
+    assert options("--config", "minilm_headlines_lora").rank == 3
+
+
+def test_a_similar_recipe_is_suggested():
+    (fault,) = faults("--config", "minilm_headline_lora")
+    assert "did you mean 'minilm_headlines_lora'" in fault
 
 
 def test_stray_words_are_refused():

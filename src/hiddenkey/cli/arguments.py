@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.recipes import located, near
 from hiddenkey.lab.rules import suggestion
 
 Options = TypeVar("Options")
@@ -30,7 +31,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 def parse(
     kind: type[Options], command: str, arguments: Sequence[str], positional: str | None = None
 ) -> Options:
-    """Read flags, and YAML files named by ``--config``, into an instance of ``kind``.
+    """Read flags, and YAML files or recipes named by ``--config``, into an instance of ``kind``.
 
     Args:
         kind: frozen dataclass; the text under each field is the flag's help.
@@ -42,7 +43,7 @@ def parse(
         ConfigError: with every unknown name and wrong type in the flags and files.
     """
     parser = build_parser(kind, command, positional)
-    words = _normalise(kind, arguments)
+    words = _with_recipes(_normalise(kind, arguments))
     try:
         found = parser.parse_args(words)
     except ArgumentError as error:
@@ -59,7 +60,9 @@ def build_parser(kind: type[Any], command: str, positional: str | None = None) -
         parser.add_argument(positional, type=str, help=_types(kind)[positional][1])
         skip = {positional}
     parser.add_argument(
-        f"--{_CONFIG}", action="config", help="YAML file of these settings; flags after it win."
+        f"--{_CONFIG}",
+        action="config",
+        help="YAML file of these settings, or a recipe; flags after it win.",
     )
     parser.add_class_arguments(kind, skip=skip)
     return parser
@@ -97,6 +100,17 @@ def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
         else:
             words.append(f"--{name}{equals}{value}")
     return words
+
+
+def _with_recipes(words: Sequence[str]) -> list[str]:
+    """Replace the name of a recipe after ``--config`` by its file."""
+    flag, found = f"--{_CONFIG}", list(words)
+    for index, word in enumerate(found):
+        if word.startswith(f"{flag}="):
+            found[index] = f"{flag}={located(word.partition('=')[2])}"
+        elif index and found[index - 1] == flag:
+            found[index] = located(word)
+    return found
 
 
 def _as_list(values: list[str], item: type) -> str:
@@ -156,7 +170,8 @@ def _file_faults(parser: ArgumentParser, kind: type[Any], path: str | None) -> l
     import yaml
 
     if path is None or not Path(path).is_file():
-        return [f"--config must be a YAML file, got {path!r}; no such file, check the path"]
+        wrong = f"--config must be a YAML file or a recipe, got {path!r}; no such file or recipe"
+        return [wrong + near(path or "")]
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "claims": "test the paper's claims, and write a page of verdicts",
     "score": "score outputs against references: E2E, WebNLG, GLUE",
     "estimate": "estimate memory and time of training a model, before renting a machine",
+    "recipes": "list the settings that come with the package, and copy them to change them",
     "methods": "list the dropout methods, their axes and their papers",
     "doctor": "show where a method acts on a model, layer by layer",
 }

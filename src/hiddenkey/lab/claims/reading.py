@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hiddenkey.catalogue import methods
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab import recipes
 from hiddenkey.lab.claims.faults import Faults, one_line
 from hiddenkey.lab.claims.plan import (
     COST,
@@ -30,7 +31,7 @@ _ROUNDING: Final = 1e-9
 
 def default_folder() -> Path:
     """The folder of the plans that come with the package."""
-    return Path(__file__).parent / "plans"
+    return recipes.FOLDER / "claims"
 
 
 def read_claims(folder: Path, names: Sequence[str] = ()) -> tuple[Claim, ...]:
