@@ -14,6 +14,7 @@ ALONE = (
     "lab/report/test_large.py",
     "lab/test_processes.py",
     "lab/test_smollm2.py",
+    "maintenance/test_trial.py",
     "parallel",
 )
 """Tests of several processes with time limits, or of time and memory: nothing runs beside them."""

@@ -1,0 +1,270 @@
+"""Makes an environment, runs a project's tests in it within a time limit, and tells what broke."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Final
+
+from breakage import (
+    INSTALLATION,
+    OWN,
+    Cause,
+    Versions,
+    causes,
+    read_records,
+    shortened,
+    tests_run,
+)
+from project import Project, versions_here
+
+SECONDS_TO_STOP: Final = 20
+PASSED: Final = 0
+NO_TESTS: Final = 5
+"""Exit status of pytest where a selection holds no test."""
+
+_LENIENT: Final = ("-W", "default")
+_TELLING: Final = {"PIP_VERBOSE": "1"}
+"""pip says which versions contradict each other, although the Makefile asks it to be quiet."""
+
+_SCRIPTS: Final = Path(__file__).resolve().parent
+_VERSIONS: Final = """
+import importlib.metadata, json
+print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))
+"""
+
+_TO_BLAME: Final = (
+    r"\(constraint\) ([\w.-]+)==([\w.]+)",
+    r"^([\w.-]+) ([\w.]+) depends on ",
+    r"(?:Cannot install|No matching distribution found for) ([\w.-]+)(?:==([\w.]+))?",
+    r"Failed to build '?([\w.-]+)(?:==([\w.]+))?",
+)
+"""What pip says of the package to blame, the most telling first."""
+
+
+class OutOfTimeError(Exception):
+    """The time limit came before a command ended."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of the tests in an environment.
+
+    Attributes:
+        versions: the fixed versions and the installed ones.
+        broken: one row for each cause of a failure.
+        warnings: one row for each warning.
+        tests: how many tests ran.
+        complete: whether every test ran within the time limit.
+        minutes: how long all of it took.
+    """
+
+    versions: Versions
+    broken: list[Cause]
+    warnings: list[Cause]
+    tests: int
+    complete: bool
+    minutes: float
+
+
+@dataclass
+class Environment:
+    """An environment of a project in a folder of its own.
+
+    Attributes:
+        project: the project.
+        folder: the environment's folder; what is there is removed first.
+        log: file that gets the output of every command.
+        minutes: time limit of everything together; ``None``: none.
+        lenient: report warnings of the project's own code too, instead of failing on them.
+    """
+
+    project: Project
+    folder: Path
+    log: Path
+    minutes: float | None = None
+    lenient: bool = False
+    _start: float = field(default_factory=time.time)
+    _end: float = math.inf
+
+    @property
+    def python(self) -> Path:
+        """The environment's interpreter."""
+        return self.folder / "bin" / "python"
+
+    def try_out(self, constraints: Path, checks: Sequence[str] = ()) -> Trial:
+        """Install with these constraints, run the tests, and collect what broke.
+
+        Args:
+            constraints: versions that pip has to keep to.
+            checks: targets of the Makefile that have to succeed too.
+        """
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("", encoding="utf-8")
+        records = self.log.with_suffix(".jsonl")
+        records.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        broken: list[Cause] = []
+        complete = True
+        try:
+            failed = self._make("install", constraints)
+            if failed:
+                broken.append(installation_failure(failed))
+            else:
+                broken += [
+                    _failed_check(target) for target in checks if self._make(target, constraints)
+                ]
+                broken += self._run_suites(records)
+        except OutOfTimeError:
+            complete = False
+        return self._outcome(records, broken, complete)
+
+    def _outcome(self, file: Path, broken: list[Cause], complete: bool) -> Trial:
+        versions = Versions(self._locked(), self._installed())
+        # what was stopped may fail on its way down
+        records = [record for record in read_records(file) if record["at"] <= self._end]
+        return Trial(
+            versions,
+            broken + causes(records, "failure", versions),
+            causes(records, "warning", versions),
+            tests_run(records),
+            complete,
+            (time.time() - self._start) / 60,
+        )
+
+    def _make(self, target: str, constraints: Path) -> str:
+        """Run a target in this environment; return what it printed if it failed."""
+        command = ["make", target, f"VENV={self.folder}", f"CONSTRAINTS={constraints}",
+                   f"PYTHON={sys.executable}"]  # fmt: skip
+        before = self.log.stat().st_size
+        if self._run(command, _TELLING) == 0:
+            return ""
+        return self.log.read_text(encoding="utf-8", errors="replace")[before:] or target
+
+    def _run_suites(self, records: Path) -> list[Cause]:
+        found = []
+        for arguments in self.project.suites:
+            failures = _failures(records)
+            status = self._run(self._pytest(arguments, records), _with_plugin())
+            if status not in (PASSED, NO_TESTS) and _failures(records) == failures:
+                found.append(_did_not_end(arguments, status))
+        return found
+
+    def _pytest(self, arguments: Sequence[str], records: Path) -> list[str]:
+        return [
+            str(self.python), "-m", "pytest", *arguments, *(_LENIENT if self.lenient else ()),
+            "--continue-on-collection-errors", "-p", "no:cacheprovider",
+            "-p", "breakage_plugin", f"--breakage={records}",
+        ]  # fmt: skip
+
+    def _run(self, command: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+        """Run a command with its output in the log and return its exit status.
+
+        Raises:
+            OutOfTimeError: if the time limit comes first; the command and its children are stopped.
+        """
+        with self.log.open("a", encoding="utf-8") as log:
+            log.write(f"$ {' '.join(command)}\n")
+            log.flush()
+            process = self._start_process(command, {**os.environ, **(variables or {})}, log)
+            try:
+                return process.wait(self._seconds_left())
+            except subprocess.TimeoutExpired as error:
+                self._end = time.time()
+                raise OutOfTimeError from error
+            finally:
+                _stop(process)
+
+    def _start_process(
+        self, command: Sequence[str], variables: Mapping[str, str], log: IO[str]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, cwd=self.project.root, env=variables, stdin=subprocess.DEVNULL,
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def _seconds_left(self) -> float | None:
+        if self.minutes is None:
+            return None
+        return max(0.0, self._start + self.minutes * 60 - time.time())
+
+    def _locked(self) -> dict[str, str]:
+        return versions_here(self.project.constraints.read_text(encoding="utf-8"))
+
+    def _installed(self) -> dict[str, str]:
+        if not self.python.exists():
+            return {}
+        done = subprocess.run(
+            [self.python, "-c", _VERSIONS], capture_output=True, text=True, check=True
+        )
+        found: dict[str, Any] = json.loads(done.stdout)
+        return {re.sub(r"[-_.]+", "-", name).lower(): str(found[name]) for name in found}
+
+
+def installation_failure(output: str) -> Cause:
+    """Return the row of an installation that failed, with the versions that are to blame."""
+    lines = [line.strip() for line in output.splitlines()]
+    conflict = _conflict(lines)
+    errors = [line for line in lines if re.match(r"(error|\w*Error)\b", line, re.IGNORECASE)]
+    what = "; ".join(conflict) or next(iter(errors or reversed(lines)), "no message")
+    library, version = _to_blame([*conflict, *lines])
+    return Cause(library, version, shortened(what), 0, INSTALLATION)
+
+
+def _conflict(lines: Sequence[str]) -> list[str]:
+    """Return pip's lines about the versions that contradict each other."""
+    start = next((i for i, line in enumerate(lines) if "conflict is caused by" in line), None)
+    if start is None:
+        return []
+    found = [*lines[start + 1 :], ""]
+    return found[: found.index("")]
+
+
+def _to_blame(lines: Sequence[str]) -> tuple[str, str]:
+    """Return name and version of the package that could not be installed."""
+    for pattern in _TO_BLAME:
+        for line in lines:
+            if found := re.search(pattern, line):
+                return found[1], (found[2] or "").rstrip(".")
+    return "pip", ""
+
+
+def _failed_check(target: str) -> Cause:
+    return Cause(OWN, "", f"make {target} did not succeed", 0, target)
+
+
+def _did_not_end(arguments: Sequence[str], status: int) -> Cause:
+    what = f"pytest ended with status {status} and without a test to blame"
+    return Cause("pytest", "", what, 0, " ".join(arguments))
+
+
+def _failures(records: Path) -> int:
+    return sum(record["kind"] == "failure" for record in read_records(records))
+
+
+def _with_plugin() -> dict[str, str]:
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(_SCRIPTS), *([others] if others else [])])}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt a command, so that its tests clean up, and end what is left of its processes."""
+    if process.poll() is not None:
+        return
+    process.send_signal(signal.SIGINT)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_STOP)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
