@@ -19,7 +19,7 @@ export HF_HUB_OFFLINE ?= 1
 # cannot be installed those tests are skipped and say so.
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
-.PHONY: help install tools test check demo bench models claims clean
+.PHONY: help install tools test check test-latest test-oldest upgrade demo bench models claims clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
@@ -28,9 +28,12 @@ help:
 	@echo "make claims   which of the paper's claims hold, on small models (2 hours; DATA=folder of GLUE)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
+	@echo "make test-latest, make test-oldest"
+	@echo "              what breaks with the newest releases, or with the oldest that are allowed"
+	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
-	@echo "make clean    remove $(VENV) and what the demo and the benchmarks wrote"
+	@echo "make clean    remove the environments and what the demo and the benchmarks wrote"
 
 install: $(VENV)/.dev
 
@@ -78,6 +81,13 @@ test: check tools
 	$(BIN)/python -m pytest -m 'not alone' --numprocesses=auto --maxprocesses=4 --dist=loadfile
 	$(BIN)/python -m pytest -m alone
 
+# Each makes an environment of its own. OPTIONS='--minutes 30', or '--torch newest' for a new PyTorch.
+test-latest test-oldest: test-%: $(VENV)/.dev
+	$(BIN)/python maintenance/trial.py $* $(OPTIONS)
+
+upgrade: $(VENV)/.dev
+	$(BIN)/python maintenance/upgrade.py $(OPTIONS)
+
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
 
@@ -95,4 +105,4 @@ claims: $(VENV)/.dev
 	$(BIN)/hiddenkey claims --scale small --data $(or $(DATA),$(error give DATA=folder of GLUE))
 
 clean:
-	rm -rf $(VENV) runs/demo runs/bench
+	rm -rf $(VENV) .venv-latest .venv-oldest .venv-upgrade runs/demo runs/bench
