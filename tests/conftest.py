@@ -15,6 +15,7 @@ ALONE = (
     "lab/test_processes.py",
     "lab/test_smollm2.py",
     "maintenance/test_trial.py",
+    "packaging",
     "parallel",
 )
 """Tests of several processes with time limits, or of time and memory: nothing runs beside them."""
