@@ -17,22 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final
 
-from breakage import (
-    INSTALLATION,
-    OWN,
-    Cause,
-    Versions,
-    causes,
-    read_records,
-    shortened,
-    tests_run,
-)
+from breakage import OWN, Cause, Versions, causes, read_records, tests_run
+from installation import installation_failure
 from project import Project, versions_here
 
 SECONDS_TO_STOP: Final = 20
+# exit status of pytest
 PASSED: Final = 0
+INTERNAL_ERROR: Final = 3
 NO_TESTS: Final = 5
-"""Exit status of pytest where a selection holds no test."""
 
 _LENIENT: Final = ("-W", "default")
 _TELLING: Final = {"PIP_VERBOSE": "1"}
@@ -43,14 +36,6 @@ _VERSIONS: Final = """
 import importlib.metadata, json
 print(json.dumps({d.name: d.version for d in importlib.metadata.distributions()}))
 """
-
-_TO_BLAME: Final = (
-    r"\(constraint\) ([\w.-]+)==([\w.]+)",
-    r"^([\w.-]+) ([\w.]+) depends on ",
-    r"(?:Cannot install|No matching distribution found for) ([\w.-]+)(?:==([\w.]+))?",
-    r"Failed to build '?([\w.-]+)(?:==([\w.]+))?",
-)
-"""What pip says of the package to blame, the most telling first."""
 
 
 class OutOfTimeError(Exception):
@@ -150,14 +135,15 @@ class Environment:
         before = self.log.stat().st_size
         if self._run(command, _TELLING) == 0:
             return ""
-        return self.log.read_text(encoding="utf-8", errors="replace")[before:] or target
+        return self.log.read_bytes()[before:].decode(errors="replace")
 
     def _run_suites(self, records: Path) -> list[Cause]:
         found = []
         for arguments in self.project.suites:
             failures = _failures(records)
             status = self._run(self._pytest(arguments, records), _with_plugin())
-            if status not in (PASSED, NO_TESTS) and _failures(records) == failures:
+            unexplained = status not in (PASSED, NO_TESTS) and _failures(records) == failures
+            if unexplained or status < 0 or status == INTERNAL_ERROR:
                 found.append(_did_not_end(arguments, status))
         return found
 
@@ -212,40 +198,12 @@ class Environment:
         return {re.sub(r"[-_.]+", "-", name).lower(): str(found[name]) for name in found}
 
 
-def installation_failure(output: str) -> Cause:
-    """Return the row of an installation that failed, with the versions that are to blame."""
-    lines = [line.strip() for line in output.splitlines()]
-    conflict = _conflict(lines)
-    errors = [line for line in lines if re.match(r"(error|\w*Error)\b", line, re.IGNORECASE)]
-    what = "; ".join(conflict) or next(iter(errors or reversed(lines)), "no message")
-    library, version = _to_blame([*conflict, *lines])
-    return Cause(library, version, shortened(what), 0, INSTALLATION)
-
-
-def _conflict(lines: Sequence[str]) -> list[str]:
-    """Return pip's lines about the versions that contradict each other."""
-    start = next((i for i, line in enumerate(lines) if "conflict is caused by" in line), None)
-    if start is None:
-        return []
-    found = [*lines[start + 1 :], ""]
-    return found[: found.index("")]
-
-
-def _to_blame(lines: Sequence[str]) -> tuple[str, str]:
-    """Return name and version of the package that could not be installed."""
-    for pattern in _TO_BLAME:
-        for line in lines:
-            if found := re.search(pattern, line):
-                return found[1], (found[2] or "").rstrip(".")
-    return "pip", ""
-
-
 def _failed_check(target: str) -> Cause:
     return Cause(OWN, "", f"make {target} did not succeed", 0, target)
 
 
 def _did_not_end(arguments: Sequence[str], status: int) -> Cause:
-    what = f"pytest ended with status {status} and without a test to blame"
+    what = f"pytest ended with status {status} before it had run every test"
     return Cause("pytest", "", what, 0, " ".join(arguments))
 
 
@@ -268,3 +226,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def stop_when_terminated() -> None:
+    """Let a termination stop the tests too: they run in a session of their own."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

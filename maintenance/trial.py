@@ -28,7 +28,7 @@ from datetime import date
 from typing import Final
 
 from breakage import table
-from environments import Environment, Trial
+from environments import Environment, Trial, stop_when_terminated
 from lock import add_options, held, holds_of, of_files
 from project import NEWEST, THIS, Project, lower_bounds
 
@@ -112,4 +112,5 @@ def main(arguments: Sequence[str] | None = None, project: Project = THIS) -> int
 
 
 if __name__ == "__main__":
+    stop_when_terminated()
     sys.exit(main())

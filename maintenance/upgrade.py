@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from breakage import table
-from environments import Environment
+from environments import Environment, stop_when_terminated
 from lock import ResolutionError, add_options, holds_of, lock
 from project import THIS, Project, pins
 
@@ -78,4 +78,5 @@ def main(
 
 
 if __name__ == "__main__":
+    stop_when_terminated()
     sys.exit(main())

@@ -7,7 +7,7 @@ import time
 import pytest
 
 import trial
-from environments import installation_failure
+from installation import installation_failure
 from maintenance.toy import BROKEN, GOOD, installed_by_make, wheel
 
 OLDER_NAMES = """
