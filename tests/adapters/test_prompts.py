@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hiddenkey
-from adapters.every import NOISE, adapted, two_passes
+from adapters.every import NOISE, adapted, method_of, peft_may_warn, two_passes
 from hiddenkey import Consistency, Drop, DropoutConfig
 from models import CACHE, assert_same_gradients, batch, gradients, seeded
 
@@ -140,3 +140,19 @@ def test_an_adapter_that_is_switched_off(name, tmp_path: Path):
         model.eval()
         assert torch.equal(model(**inputs).logits, expected)
     assert not torch.allclose(noisy, expected)
+
+
+def test_versions_that_do_not_fit_are_named(tmp_path: Path, monkeypatch):
+    """Transformers 5.24 renamed what PEFT 0.21's prefix tuning looks for in a classifier."""
+    with peft_may_warn():
+        model = method_of("PREFIX_TUNING", "bert").build("bert", tmp_path)
+    body = model.get_base_model().bert
+
+    def forward(input_ids=None, attention_mask=None, cache=None, **more):
+        raise AssertionError("the model was called")
+
+    monkeypatch.setattr(body, "forward", forward)
+    with pytest.raises(
+        hiddenkey.AttachError, match=r"prefix tuning of PEFT .*'transformers<5\.24'"
+    ):
+        hiddenkey.attach(model, NOISE)

