@@ -19,7 +19,8 @@ export HF_HUB_OFFLINE ?= 1
 # cannot be installed those tests are skipped and say so.
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
-.PHONY: help install tools test check test-latest test-oldest upgrade demo bench models claims clean
+.PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
+	demo bench models claims clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
@@ -30,6 +31,10 @@ help:
 	@echo "make check    linter, formatter and type checker alone"
 	@echo "make test-latest, make test-oldest"
 	@echo "              what breaks with the newest releases, or with the oldest that are allowed"
+	@echo "make compatibility"
+	@echo "              the table of versions in docs/COMPATIBILITY.md (30 minutes and 15 GB)"
+	@echo "make distributions"
+	@echo "              what works for whoever installs the wheel into an empty environment (10 minutes)"
 	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
@@ -87,6 +92,14 @@ test-latest test-oldest: test-%: $(VENV)/.dev
 
 upgrade: $(VENV)/.dev
 	$(BIN)/python maintenance/upgrade.py $(OPTIONS)
+
+# OPTIONS='--only transformers5.24' tries the rows whose name contains this.
+compatibility: $(VENV)/.dev
+	$(BIN)/python maintenance/compatibility.py $(OPTIONS)
+
+# OPTIONS=--newest installs the newest releases beside the wheel.
+distributions: $(VENV)/.dev
+	$(BIN)/python maintenance/check_distributions.py $(OPTIONS)
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
