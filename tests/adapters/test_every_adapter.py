@@ -101,7 +101,9 @@ def test_a_loss_that_peft_replaces_is_refused(tmp_path: Path):
         ("CPT", "bert", {"verdict": "PEFT cannot", "sites": ""}),
     ],
 )
-def test_rows_of_the_table(name, base, expected):
+def test_rows_of_the_table(name, base, expected, tmp_path: Path):
+    if name == "PREFIX_TUNING":
+        adapted(name, base, tmp_path)  # skips where versions do not fit
     row = examine_adapter(method_of(name, base), base)
     assert {field: getattr(row, field) for field in expected} == expected
     if row.sites:
