@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from hiddenkey.lab.report.arms import Run
 from hiddenkey.lab.report.axes import Arm
+from hiddenkey.lab.report.cells import finite
 from hiddenkey.lab.report.findings import Cell, Cost
 from hiddenkey.lab.report.pairing import find_baselines
 from hiddenkey.lab.result import Result
@@ -41,7 +42,7 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
                 steps=statistics.median(r.steps for r in results.values()),
                 seconds_per_step=statistics.median(r.seconds_per_step for r in results.values()),
                 relative_time=_ratio(results, others, lambda r: r.seconds_per_step),
-                memory_mib=statistics.median(memory(r) for r in results.values()),
+                memory_mib=finite(statistics.median(memory(r) for r in results.values())),
                 relative_memory=_ratio(results, others, memory),
                 device_memory=sample.peak_device_memory_mib is not None,
                 lora_parameters=sample.lora_parameters,

@@ -79,7 +79,8 @@ class Cost:
         seconds_per_step: median over runs.
         relative_time: seconds per step relative to the baseline's, median over pairs of equal
             seed; ``None`` without a baseline.
-        memory_mib: median peak memory: of the accelerator where there is one, else resident memory.
+        memory_mib: median peak memory: of the accelerator where there is one, else resident memory;
+            ``None`` where the operating system does not tell it.
         relative_memory: relative to the baseline's, median over pairs of equal seed.
         device_memory: True if the memory is the accelerator's.
         lora_parameters: parameters of the adapter, 0 without one.
@@ -93,7 +94,7 @@ class Cost:
     steps: float
     seconds_per_step: float
     relative_time: float | None
-    memory_mib: float
+    memory_mib: float | None
     relative_memory: float | None
     device_memory: bool
     lora_parameters: int

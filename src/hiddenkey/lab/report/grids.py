@@ -70,7 +70,7 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
             numeric(cost.relative_time, _times(cost.relative_time)),
             numeric(cost.seconds_per_step),
             numeric(cost.relative_memory, _times(cost.relative_memory)),
-            numeric(cost.memory_mib, f"{cost.memory_mib:,.0f}"),
+            numeric(cost.memory_mib, _whole(cost.memory_mib)),
             numeric(cost.steps, f"{cost.steps:,.0f}"),
             numeric(cost.lora_parameters, f"{cost.lora_parameters:,}"),
         ]
@@ -160,6 +160,10 @@ def search_grid(tables: Tables) -> Grid:
         " mean over seeds of the best evaluation."
     ]
     return make_grid("search", "Settings tried by the search", columns, rows, notes)
+
+
+def _whole(value: float | None) -> str:
+    return MISSING if value is None else f"{value:,.0f}"
 
 
 def _times(ratio: float | None) -> str:
