@@ -40,5 +40,5 @@ def test_a_report_leaves_out_what_is_unknown(tmp_path):
     tables = tabulate(runs, "lora")
     costs = tables.scopes[0].tasks[0].costs
     assert [(cost.memory_mib, cost.relative_memory) for cost in costs] == [(None, None)] * 2
-    write_report(tables, tmp_path)
+    write_report(tables, tmp_path, title="runs")
     assert "nan" not in (tmp_path / "tables" / "cost.csv").read_text(encoding="utf-8")
