@@ -66,7 +66,8 @@ USES: Final = (
     Use(("hiddenkey", "demo", "--seeds", "2", "--epochs", "1"), "curves: "),
     Use(
         ("hiddenkey", "compare", "compare_search", "--search=false", "--methods", "lora",
-         "hiddenkey", "--seeds", "0", "1", "--common.epochs", "1", "--output", "runs/compare"),
+         "hiddenkey", "--seeds", "0", "1", "--common.epochs", "1",
+         "--common.train_size", "64", "--common.eval_size", "50", "--output", "runs/compare"),
         "page: runs/compare/report/report.html",
     ),
     Use(("hiddenkey", "report", "runs/compare", "--output", "again"), "page: again/report.html"),
