@@ -18,7 +18,7 @@ OWN: Final = "hiddenkey/tests"
 INSTALLATION: Final = "installation"
 LONGEST_MESSAGE: Final = 100
 MOST_ROWS: Final = 20
-_COLUMNS: Final = ("library", "version", "what", "tests", "for example")
+_COLUMNS: Final = ("version", "what", "tests", "for example")
 
 Record = Mapping[str, Any]
 
@@ -128,9 +128,9 @@ def shortened(text: str) -> str:
     return one_line[: LONGEST_MESSAGE - 1].rstrip() + "…"
 
 
-def table(rows: Sequence[Cause]) -> str:
+def table(rows: Sequence[Cause], library: str = "library") -> str:
     """Return a Markdown table of the causes that most tests met, and how many more there are."""
-    lines = [_COLUMNS, ("---",) * len(_COLUMNS)]
+    lines = [(library, *_COLUMNS), ("---",) * (1 + len(_COLUMNS))]
     for row in rows[:MOST_ROWS]:
         cells = (row.library, row.version, row.what, row.tests, row.example)
         lines.append(tuple(str(cell).replace("|", "\\|") for cell in cells))

@@ -28,8 +28,9 @@ INTERNAL_ERROR: Final = 3
 NO_TESTS: Final = 5
 
 _LENIENT: Final = ("-W", "default")
-_TELLING: Final = {"PIP_VERBOSE": "1"}
-"""pip says which versions contradict each other, although the Makefile asks it to be quiet."""
+_PIP: Final = {"PIP_VERBOSE": "1", "PIP_UPGRADE": "1"}
+"""pip says which versions contradict each other, although the Makefile asks it to be quiet. It
+takes new versions of the packages that come with an environment, pip itself among them."""
 
 _SCRIPTS: Final = Path(__file__).resolve().parent
 _VERSIONS: Final = """
@@ -133,7 +134,7 @@ class Environment:
         command = ["make", target, f"VENV={self.folder}", f"CONSTRAINTS={constraints}",
                    f"PYTHON={sys.executable}"]  # fmt: skip
         before = self.log.stat().st_size
-        if self._run(command, _TELLING) == 0:
+        if self._run(command, _PIP) == 0:
             return ""
         return self.log.read_bytes()[before:].decode(errors="replace")
 

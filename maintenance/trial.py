@@ -9,8 +9,9 @@ release brings gigabytes with it: `latest` stays at the version of constraints.t
 newest` or `--torch VERSION` asks for another. Packages that are only read as files stay too.
 
 A row of the table is one cause: the deepest library on the way to the error whose version is not
-the fixed one, both versions, the error, and how many tests met it. A second table has the warnings.
-They fail nothing here. After M minutes the tests are stopped and the tables have what was found.
+the fixed one, both versions, the error, and how many tests met it. A second table has the warnings,
+which fail nothing here. Python attributes many of them to the caller, often to torch: the message
+tells whose they are. After M minutes the tests are stopped and the tables have what was found.
 
 Prints the tables and writes runs/latest.md, runs/latest.json and, with all output, runs/latest.log.
 The exit status is 0 if every test ran and nothing broke, and else 1.
@@ -78,7 +79,7 @@ def page(kind: str, trial: Trial) -> str:
         table(trial.broken) if trial.broken else "nothing",
     ]
     if trial.warnings:
-        parts += ["## Warnings, not failures", table(trial.warnings)]
+        parts += ["## Warnings, not failures", table(trial.warnings, "attributed to")]
     return "\n\n".join(parts) + "\n"
 
 
