@@ -230,5 +230,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_when_terminated() -> None:
-    """Let a termination stop the tests too: they run in a session of their own."""
+    """Let a termination stop the tests too: they run in a session of their own.
+
+    A command that a shell put into the background ignores interrupts, and so would all that it
+    starts: pytest could not be stopped, and tests of interrupts would fail.
+    """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    signal.signal(signal.SIGINT, signal.default_int_handler)

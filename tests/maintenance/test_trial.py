@@ -2,11 +2,18 @@
 
 import dataclasses
 import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 import trial
+from environments import SECONDS_TO_STOP
 from installation import installation_failure
 from maintenance.toy import BROKEN, GOOD, installed_by_make, wheel
 
@@ -121,6 +128,38 @@ def test_a_time_limit_keeps_what_was_found(toy, capsys):
     assert "Incomplete: stopped after 0 minutes, 1 tests ran." in capsys.readouterr().out
     (row,) = result(toy)["broken"]
     assert row["example"] == "tests/test_a.py::test_first"
+
+
+TERMINATED = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from environments import Environment, stop_when_terminated
+from project import THIS
+
+stop_when_terminated()
+log = Path(sys.argv[2])
+command = [sys.executable, "-c", "import time; print('started', flush=True); time.sleep(300)"]
+Environment(THIS, log.parent, log)._run(command)
+"""
+
+
+def test_a_termination_stops_what_runs_even_in_the_background(tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    scripts = str(Path(trial.__file__).parent)
+    command = shlex.join([sys.executable, "-c", TERMINATED, scripts, str(log)])
+    shell = subprocess.Popen(["sh", "-c", f"{command} & echo $!; wait $!"], stdout=subprocess.PIPE)
+    number = int(shell.stdout.readline())
+    while "\nstarted" not in log.read_text():
+        time.sleep(0.05)
+    os.kill(number, signal.SIGTERM)
+    start = time.monotonic()
+    assert shell.wait(60) == 128 + signal.SIGTERM
+    assert time.monotonic() - start < SECONDS_TO_STOP, "an interrupt was enough"
+    assert "KeyboardInterrupt" in log.read_text()
+    shell.stdout.close()
 
 
 @pytest.mark.parametrize(
