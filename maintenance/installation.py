@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
 
 from breakage import INSTALLATION, Cause, shortened
 
+_CONSTRAINT: Final = r"\(constraint\) ([\w.-]+)==([\w.]+)"
 _TO_BLAME: Final = (
-    r"\(constraint\) ([\w.-]+)==([\w.]+)",
+    _CONSTRAINT,
     r"^([\w.-]+) ([\w.]+) depends on ",
     r"(?:Cannot install|No matching distribution found for) ([\w.-]+)(?:==([\w.]+))?",
     r"Failed to build '?([\w.-]+)(?:==([\w.]+))?",
@@ -33,7 +37,25 @@ def _conflict(lines: Sequence[str]) -> list[str]:
     if start is None:
         return []
     found = [*lines[start + 1 :], ""]
-    return found[: found.index("")]
+    found = found[: found.index("")]
+    return [line for line in found if not _agrees(line, _given(found))]
+
+
+def _given(conflict: Sequence[str]) -> dict[str, str]:
+    """Return the versions that the constraints give, by package."""
+    found = (re.search(_CONSTRAINT, line) for line in conflict)
+    return {canonicalize_name(one[1]): one[2] for one in found if one}
+
+
+def _agrees(line: str, given: Mapping[str, str]) -> bool:
+    """Whether a line names a requirement that the version given for it meets."""
+    _, found, text = line.partition(" depends on ")
+    try:
+        requirement = Requirement(text.partition(";")[0].replace(" and ", ","))
+    except InvalidRequirement:
+        return False
+    version = given.get(canonicalize_name(requirement.name))
+    return bool(found) and version is not None and version in requirement.specifier
 
 
 def _to_blame(lines: Sequence[str]) -> tuple[str, str]:
