@@ -178,8 +178,9 @@ def test_a_termination_stops_what_runs_even_in_the_background(tmp_path):
         ),
         (
             "The conflict is caused by:\n  accelerate 1 depends on pyyaml\n"
-            "  hub 1 depends on PyYAML<8.0 and >5.4; extra == 'x'\n  trl 1.16.0 depends on pyyaml>=6.0.1\n  The user requested"
-            " (constraint) pyyaml==6\n",
+            "  hub 1 depends on PyYAML<8.0 and >5.4; extra == 'x'\n"
+            "  trl 1.16.0 depends on pyyaml>=6.0.1\n"
+            "  The user requested (constraint) pyyaml==6\n",
             "pyyaml", "6",
             "trl 1.16.0 depends on pyyaml>=6.0.1; The user requested (constraint) pyyaml==6",
         ),
