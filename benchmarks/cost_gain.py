@@ -47,13 +47,13 @@ from cost_gain_report import (
 )
 from harness import by_turns, compare, environment, write_record
 from hiddenkey.lab import demo
-from hiddenkey.lab.adapters import add_adapter
-from hiddenkey.lab.encoding import collator, encode
-from hiddenkey.lab.models import load_model
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.preparation import prepare
-from hiddenkey.lab.quiet import quiet
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.adapters import add_adapter
+from hiddenkey.lab.run.encoding import collator, encode
+from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import prepare
+from hiddenkey.lab.run.result import Result
+from hiddenkey.quiet import quiet
 
 EVERY = (1, 2, 4)
 FRACTIONS = (1.0, 0.5, 0.25)

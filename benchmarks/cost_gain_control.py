@@ -18,10 +18,10 @@ from pathlib import Path
 from cost_gain import options_of, settings, steps_in_equal_time, stored_costs
 from harness import markdown
 from hiddenkey.lab import demo
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.quiet import quiet
-from hiddenkey.lab.result import Result
-from hiddenkey.lab.statistics import compare_paired
+from hiddenkey.lab.evidence.statistics import compare_paired
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
+from hiddenkey.quiet import quiet
 
 COMPARED = ("every1-fraction1", "every2-fraction1", "every4-fraction1")
 MEASURES = {

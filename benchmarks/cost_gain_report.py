@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import markdown
-from hiddenkey.lab.report.figures.canvas import COLOURS, INK, Plot, render, standalone
-from hiddenkey.lab.result import Result
-from hiddenkey.lab.statistics import PairedComparison, compare_paired
+from hiddenkey.lab.evidence.statistics import PairedComparison, compare_paired
+from hiddenkey.lab.present.canvas import COLOURS, INK, Plot, render, standalone
+from hiddenkey.lab.run.result import Result
 
 EQUAL_STEPS, EQUAL_TIME = COMPARISONS = ("equal steps", "equal time")
 LORA, EXACT = "lora", "every1-fraction1"

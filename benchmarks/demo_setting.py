@@ -17,8 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from hiddenkey.lab import demo
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.tasks import TASKS, Example, Source
 from hiddenkey.lab.tasks.sampling import draw
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness import MIB, by_turns, compare, in_own_process, transient_bytes, write_record
-from hiddenkey.vocabulary import Factors, LinearHead, chunked_loss
+from hiddenkey.chunked_loss import Factors, LinearHead, chunked_loss
 
 USUAL, OURS = "usual R-Drop code", "hiddenkey"
 PLAIN, PLAIN_OURS = "cross_entropy(linear(h))", "hiddenkey, cross-entropy alone"

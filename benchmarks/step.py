@@ -48,7 +48,7 @@ from typing import Any
 import torch
 
 from harness import MIB, by_turns, compare, markdown, write_record
-from hiddenkey.lab.quiet import quiet
+from hiddenkey.quiet import quiet
 from step_methods import BASELINE, NAMES, Inputs, Variant
 from step_models import SPECS, build
 from step_training import Training, batch_of, chosen_variants, measure_memory, print_memory

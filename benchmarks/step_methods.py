@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hiddenkey
-from hiddenkey import model_dropout
 from hiddenkey.anatomy import text_config, transformer_of
+from hiddenkey.attachment import model_dropout
 from step_models import IGNORED
 
 BASELINE = "lora"

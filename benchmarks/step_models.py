@@ -25,7 +25,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from hiddenkey.lab.models import model_source
+from hiddenkey.lab.run.models import model_source
 
 CLASSES = 5
 IGNORED = -100

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from harness import numbers_of_own_process, resident_bytes, transient_bytes
-from hiddenkey.attachment import attachment_of
+from hiddenkey.attachment.attachment import attachment_of
 from step_methods import BASELINE, Inputs, Variant, variants
 from step_models import Spec, add_lora, build, make_batch
 

@@ -11,8 +11,8 @@ import hiddenkey
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.main import COMMANDS
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.rules import validate
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.rules import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

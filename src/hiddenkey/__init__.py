@@ -13,12 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hiddenkey.attachment import Attachment, attach
-    from hiddenkey.catalogue import Method, method, methods
-    from hiddenkey.config import Consistency, Drop, DropoutConfig
+    from hiddenkey.attachment.attachment import Attachment, attach
+    from hiddenkey.attachment.plan import Site
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
-    from hiddenkey.plan import Site
-    from hiddenkey.schedule import RateSchedule
+    from hiddenkey.framework.catalogue import Method, method, methods
+    from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
+    from hiddenkey.framework.schedule import RateSchedule
 
 __version__ = "0.1.0"
 
@@ -40,12 +40,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "attachment": ("Attachment", "attach"),
-    "catalogue": ("Method", "method", "methods"),
-    "config": ("Consistency", "Drop", "DropoutConfig"),
+    "attachment.attachment": ("Attachment", "attach"),
+    "framework.catalogue": ("Method", "method", "methods"),
+    "framework.config": ("Consistency", "Drop", "DropoutConfig"),
     "errors": ("AttachError", "ConfigError", "ConsistencyError", "VersionWarning"),
-    "plan": ("Site",),
-    "schedule": ("RateSchedule",),
+    "attachment.plan": ("Site",),
+    "framework.schedule": ("RateSchedule",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 import hiddenkey
-from hiddenkey.compensation import CONSISTENCIES
-from hiddenkey.entry import prefix_fault
-from hiddenkey.lab.sweep.adapters.methods import all_methods
-from hiddenkey.lab.sweep.adapters.recipe import AdapterMethod
+from hiddenkey.attachment.called_module import prefix_fault
+from hiddenkey.compat.adapters.methods import all_methods
+from hiddenkey.compat.adapters.recipe import AdapterMethod
+from hiddenkey.framework.compensation import CONSISTENCIES
 from models import seeded
 
 METHODS = {(method.name, base): method for method in all_methods() for base in method.bases}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache, LlamaConfig, StaticCache
 
-from hiddenkey.caches import copied
+from hiddenkey.step.caches import copied
 
 
 def states(tokens: int = 3, **more) -> torch.Tensor:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, BartConfig, T5Config
 import hiddenkey
 from adapters.every import NOISE, peft_may_warn
 from hiddenkey import Consistency, DropoutConfig
-from hiddenkey.compensation import CONSISTENCIES
+from hiddenkey.framework.compensation import CONSISTENCIES
 from models import assert_same_gradients, gradients, seeded
 
 SPECIAL = {"vocab_size": 60, "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0}

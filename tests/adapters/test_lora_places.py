@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 import hiddenkey
 from adapters.every import NOISE, peft_may_warn, two_passes
-from hiddenkey import DropoutConfig, model_dropout
+from hiddenkey import DropoutConfig
+from hiddenkey.attachment import model_dropout
 from models import assert_same_gradients, batch, gradients, plain_model, seeded, step
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name

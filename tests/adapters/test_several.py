@@ -7,7 +7,7 @@ from peft import LoHaConfig, LoraConfig, get_peft_model
 import hiddenkey
 from adapters.every import NOISE, two_passes
 from hiddenkey import AttachError
-from hiddenkey.attachment import attachment_of
+from hiddenkey.attachment.attachment import attachment_of
 from models import assert_same_gradients, batch, gradients, plain_model, seeded, step
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hiddenkey.cli.main import main
-from hiddenkey.lab.sweep.adapters import AdapterRow, run_adapters, section
+from hiddenkey.compat.adapters import AdapterRow, run_adapters, section
 
 ALONE = ("--jobs", "1")
 BEFORE = "# Models\n\nWords.\n\n<!-- adapters -->\nold\n<!-- /adapters -->\n\nMore words.\n"
@@ -46,7 +46,7 @@ def test_an_unknown_type_is_refused(capsys):
 @pytest.mark.parametrize("verdict", ["pass", "fails"])
 def test_the_exit_status_tells_a_failure(verdict, monkeypatch):
     monkeypatch.setattr(
-        "hiddenkey.lab.sweep.adapters.sweep.examine_adapter",
+        "hiddenkey.compat.adapters.sweep.examine_adapter",
         lambda method, base: AdapterRow(method.peft_type, method.variant, base, verdict=verdict),
     )
     assert main(["doctor", "--adapters", "--types", "[OSF]", *ALONE]) == (verdict == "fails")

@@ -10,7 +10,7 @@ from transformers.models.gptj import modeling_gptj
 
 import hiddenkey
 from hiddenkey import AttachError, anatomy
-from hiddenkey.lab.sweep.build import build
+from hiddenkey.compat.build import build
 
 
 def parts(model_type, task):

@@ -8,9 +8,9 @@ import pytest
 import cost_gain
 import cost_gain_report
 from hiddenkey.lab import demo
-from hiddenkey.lab.noise import dropout_config
-from hiddenkey.lab.result import Result, Summary
-from hiddenkey.lab.rules import validate
+from hiddenkey.lab.run.method import dropout_config
+from hiddenkey.lab.run.result import Result, Summary
+from hiddenkey.lab.run.rules import validate
 
 SEEDS = 3
 COSTS = {

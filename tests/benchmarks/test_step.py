@@ -11,7 +11,7 @@ import step
 import step_methods
 import step_models
 import step_training
-from hiddenkey.attachment import attachment_of
+from hiddenkey.attachment.attachment import attachment_of
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from hiddenkey.cli.main import main
-from lab.analysis.records import calibrated
+from lab.analyses.records import calibrated
 from lab.report.synthetic import study
 
 

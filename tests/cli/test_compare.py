@@ -1,4 +1,4 @@
-"""What the command refuses; whole comparisons by the command are in tests/lab/comparison."""
+"""What the command refuses; whole comparisons by the command are in tests/lab/compare."""
 
 import pytest
 import yaml

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from hiddenkey.cli.main import main
-from hiddenkey.lab import recipes
+from hiddenkey.lab.plans import recipes
 
 ROOT = Path(__file__).parents[2]
 LIGHT = """

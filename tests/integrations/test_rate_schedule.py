@@ -6,8 +6,8 @@ import pytest
 
 import hiddenkey
 from hiddenkey import ConfigError, Consistency, DropoutConfig
+from hiddenkey.framework.schedule import RateSchedule
 from hiddenkey.integrations.trainer import watch
-from hiddenkey.schedule import RateSchedule
 from integrations.trainers import assert_same_weights, logs, tiny_trainer, weights
 from models import lora_model
 

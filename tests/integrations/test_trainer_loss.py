@@ -86,7 +86,9 @@ def test_the_models_own_loss_computed_by_the_trainer_trains_as_in_the_model(fami
 def test_accumulating_trains_as_one_large_batch(family, way, tmp_path, monkeypatch):
     """With fixed masks against an inference pass: a divergence that does not depend on draws."""
     keep = torch.rand(1, 9, 32, generator=torch.Generator().manual_seed(0)) > 0.5
-    monkeypatch.setitem(hiddenkey.patterns.PATTERNS, "element", lambda shape, rate, visible: keep)
+    monkeypatch.setitem(
+        hiddenkey.framework.patterns.PATTERNS, "element", lambda shape, rate, visible: keep
+    )
     config = DropoutConfig((Drop("hidden", "element", 0.5),), Consistency("js"))
     runs = [
         train(

@@ -334,7 +334,7 @@ def test_padding_id_of_the_helper_is_the_models():
 )
 def test_accumulating_four_times_two_trains_as_batches_of_eight(family, task, tmp_path):
     """With noise off and a divergence that is not zero: fixed masks against an inference pass."""
-    from hiddenkey.patterns import PATTERNS
+    from hiddenkey.framework.patterns import PATTERNS
 
     keep = torch.rand(1, 9, 32, generator=torch.Generator().manual_seed(0)) > 0.5
     config = DropoutConfig((hiddenkey.Drop("hidden", "element", 0.5),), Consistency("js"))

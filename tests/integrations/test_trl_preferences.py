@@ -6,8 +6,8 @@ import pytest
 
 import hiddenkey
 from hiddenkey import ConfigError, Consistency, ConsistencyError, DropoutConfig
+from hiddenkey.framework.schedule import RateSchedule
 from hiddenkey.integrations.trainer import watch
-from hiddenkey.schedule import RateSchedule
 from models import lora_model, plain_model
 
 pytest.importorskip("trl", reason="TRL is not installed")

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.run.options import TrainOptions
 
 WORDS = [f"w{index}" for index in range(40)]
 TOPICS = ("ant", "bee", "cat")

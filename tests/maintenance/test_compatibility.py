@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import compatibility
-from hiddenkey import versions
+from hiddenkey.attachment import versions
 
 RECORD = Path(__file__).parents[2] / "docs" / "compatibility.json"
 FOUND = dict(zip(compatibility.LIBRARIES, ("2.6.0", "5.0.0", "0.18.1", "1.12.0"), strict=True))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import hiddenkey
-from hiddenkey.lab import recipes
+from hiddenkey.lab.plans import recipes
 
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src"

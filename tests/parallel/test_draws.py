@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hiddenkey
 from hiddenkey import AttachError
-from hiddenkey.parallel import OwnDraws, means_over_processes
+from hiddenkey.step.parallel import OwnDraws, means_over_processes
 from models import batch, lora_model, plain_model, transformer_in, with_lora
 from parallel.launch import on_processes
 from parallel.scenes import configured, whole

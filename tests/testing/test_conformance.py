@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hiddenkey.patterns import PATTERNS
+from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.testing import Finding, Report, padded_batches
 from models import batch
 from testing.own_models import AttentionPooling, own_model

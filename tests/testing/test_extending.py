@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hiddenkey.patterns import PATTERNS
+from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.positions import POSITIONS
 from hiddenkey.testing import Conformance, examine_model
 from models import PAD, batch

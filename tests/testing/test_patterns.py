@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from hiddenkey.patterns import PATTERNS, element
+from hiddenkey.framework.patterns import PATTERNS, element
 from hiddenkey.testing import examine_pattern
 
 OWN = torch.Generator().manual_seed(0)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import hiddenkey
-from hiddenkey.patterns import PATTERNS
+from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.positions import POSITIONS
-from hiddenkey.positions.site import SequenceSite
+from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.testing import examine_position
 from models import batch, plain_model
 from testing.own_attachments import is_noisy

@@ -15,7 +15,7 @@ from hiddenkey.positions.attention import KEY_PATTERNS, VisibleKeys
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite
-    from hiddenkey.config import Drop
+    from hiddenkey.framework.config import Drop
 
 
 class BlockDraws:

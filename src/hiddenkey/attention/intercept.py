@@ -31,7 +31,7 @@ from hiddenkey.positions.attention import VisibleKeys
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite
-    from hiddenkey.config import Drop
+    from hiddenkey.framework.config import Drop
 
 UNSEEN_BELOW_MAXIMUM = 80.0
 """So far below a query's largest logit a weight is under 1e-34, and its key as good as hidden."""

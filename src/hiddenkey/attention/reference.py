@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiddenkey.compensation import rescale
+from hiddenkey.framework.compensation import rescale
 
 
 def dropkey(logits: Tensor, keep: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hiddenkey.anatomy.attention import Kind
 from hiddenkey.attention import fused, kernels, reference
 from hiddenkey.attention.view import View, is_ordered, read_mask
-from hiddenkey.config import Drop, DropoutConfig
+from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.measure import ShareCounter
 from hiddenkey.positions.attention import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 

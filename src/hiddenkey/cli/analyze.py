@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.run.rules import suggestion
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ from rich.console import Console
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import grid_table, say, standard_console
-from hiddenkey.lab.analysis.gradient_noise_options import NAME, GradientNoiseOptions
-from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
-from hiddenkey.lab.quiet import quiet
-from hiddenkey.lab.report.formats import to_markdown
+from hiddenkey.lab.analyses.gradient_noise_options import NAME, GradientNoiseOptions
+from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.present.formats import to_markdown
+from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.analysis.gradient_noise import Setting
-    from hiddenkey.lab.preparation import Prepared
+    from hiddenkey.lab.analyses.gradient_noise import Setting
+    from hiddenkey.lab.run.preparation import Prepared
 
 
 def run(arguments: list[str]) -> int:
     """Run the analysis, write its files and return the exit status."""
     options = parse(GradientNoiseOptions, f"analyze {NAME}", arguments)
     quiet()
-    from hiddenkey.lab.analysis.gradient_noise import analyse, prepare_analysis
+    from hiddenkey.lab.analyses.gradient_noise import analyse, prepare_analysis
 
     prepared = prepare_analysis(options)
     console = standard_console()
@@ -53,9 +53,9 @@ def _write(
     prepared: Prepared,
     settings: Sequence[Setting],
 ) -> Path:
-    from hiddenkey.lab.analysis.gradient_noise_figures import list_noise_plots
-    from hiddenkey.lab.analysis.gradient_noise_record import READING, to_grid, to_record, to_row
-    from hiddenkey.lab.training import environment
+    from hiddenkey.lab.analyses.gradient_noise_figures import list_noise_plots
+    from hiddenkey.lab.analyses.gradient_noise_record import READING, to_grid, to_record, to_row
+    from hiddenkey.lab.run.training import environment
 
     rows = [to_row(setting) for setting in settings]
     grid = to_grid(rows)

@@ -12,19 +12,19 @@ from rich.table import Table
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.folders import output_folder, with_folders
 from hiddenkey.cli.terminal import plain_table, say, standard_console
-from hiddenkey.lab.analysis.overfitting import TaskWatch, watch_overfitting
-from hiddenkey.lab.analysis.overfitting_figures import overfitting_plots
-from hiddenkey.lab.analysis.overfitting_tables import (
+from hiddenkey.lab.analyses.overfitting import TaskWatch, watch_overfitting
+from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots
+from hiddenkey.lab.analyses.overfitting_tables import (
     READING,
     headline,
     other_settings,
     short_cell,
     watch_grid,
 )
-from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
-from hiddenkey.lab.analysis.sources import read_finished
-from hiddenkey.lab.report.arms import require_method
-from hiddenkey.lab.report.formats import to_markdown
+from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.analyses.sources import read_finished
+from hiddenkey.lab.evidence.arms import require_method
+from hiddenkey.lab.present.formats import to_markdown
 
 NAME = "overfitting"
 

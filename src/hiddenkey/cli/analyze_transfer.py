@@ -12,20 +12,20 @@ from rich.console import Console
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.folders import output_folder, with_folders
 from hiddenkey.cli.terminal import grid_table, say, standard_console
-from hiddenkey.lab.analysis.pages import Section, paragraphs, write_analysis
-from hiddenkey.lab.analysis.rate_tables import tabulate_rates
-from hiddenkey.lab.analysis.sources import read_finished
-from hiddenkey.lab.analysis.transfer import Transfer, study_transfer
-from hiddenkey.lab.analysis.transfer_figures import transfer_plots
-from hiddenkey.lab.analysis.transfer_tables import (
+from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
+from hiddenkey.lab.analyses.rate_tables import tabulate_rates
+from hiddenkey.lab.analyses.sources import read_finished
+from hiddenkey.lab.analyses.transfer import Transfer, study_transfer
+from hiddenkey.lab.analyses.transfer_figures import transfer_plots
+from hiddenkey.lab.analyses.transfer_tables import (
     READING,
     rates_grid,
     recommendation,
     rules_grid,
     tasks_grid,
 )
-from hiddenkey.lab.report.entries import Grid
-from hiddenkey.lab.report.formats import to_markdown
+from hiddenkey.lab.present.entries import Grid
+from hiddenkey.lab.present.formats import to_markdown
 
 NAME = "transfer"
 

@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.recipes import located, near
-from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.plans.recipes import located, near
+from hiddenkey.lab.run.rules import suggestion
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"

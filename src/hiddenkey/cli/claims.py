@@ -25,12 +25,12 @@ from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import Claim, Scale
 from hiddenkey.lab.claims.rule import LEAST
 from hiddenkey.lab.claims.writing import write
-from hiddenkey.lab.comparison import survey
-from hiddenkey.lab.comparison.coordinator import Coordinator
-from hiddenkey.lab.comparison.data import Data
-from hiddenkey.lab.comparison.jobs import State
-from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.study import storage_errors
+from hiddenkey.lab.compare import survey
+from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue.jobs import State
+from hiddenkey.lab.queue.storage import storage_errors
 from hiddenkey.lab.tasks import TASKS
 
 _FAILED = 1

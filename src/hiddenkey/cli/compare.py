@@ -16,14 +16,14 @@ from hiddenkey.cli import report
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
-from hiddenkey.lab.comparison.check import check
-from hiddenkey.lab.comparison.coordinator import Coordinator
-from hiddenkey.lab.comparison.data import Data
-from hiddenkey.lab.comparison.identity import PATHS, label, options_from
-from hiddenkey.lab.comparison.outline import Outline
-from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.comparison.study import storage_errors
+from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.outline import Outline
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.check import check
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.identity import PATHS, label, options_from
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1
 
@@ -120,8 +120,8 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
 def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> None:
     import torch
 
-    from hiddenkey.lab.comparison.survey import Row, look, survey
-    from hiddenkey.lab.quiet import quiet
+    from hiddenkey.lab.compare.survey import Row, look, survey
+    from hiddenkey.quiet import quiet
 
     states = look(plan, outline)
     quiet()

@@ -13,8 +13,8 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab import demo, demo_report
 from hiddenkey.lab.demo_report import Difference, Row
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
 
 
 def run(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ from hiddenkey.cli import doctor_adapters, doctor_all
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.quiet import quiet
+from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -131,8 +131,8 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     import torch
     import transformers
 
-    from hiddenkey.lab.models import could_not_load, load_config, model_source
-    from hiddenkey.lab.rules import model_faults
+    from hiddenkey.lab.run.models import could_not_load, load_config, model_source
+    from hiddenkey.lab.run.rules import model_faults
 
     if faults := model_faults(options.model):
         raise ConfigError(faults)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import standard_console
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.quiet import quiet
+from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.sweep.adapters import AdapterRow
+    from hiddenkey.compat.adapters import AdapterRow
 
 DOCUMENT: Final = "MODELS.md"
 SECTION: Final = "adapters"
@@ -37,8 +37,8 @@ def run(arguments: list[str]) -> int:
     Raises:
         ConfigError: if there is no such type, or the file cannot be written.
     """
-    from hiddenkey.lab.sweep.adapters import run_adapters, section
-    from hiddenkey.lab.sweep.document import replace_section
+    from hiddenkey.compat.adapters import run_adapters, section
+    from hiddenkey.compat.document import replace_section
 
     options = parse(AdapterOptions, "doctor --adapters", arguments)
     if options.jobs < 1:

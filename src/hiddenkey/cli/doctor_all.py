@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import standard_console
-from hiddenkey.config import not_one_of
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.quiet import quiet
+from hiddenkey.framework.config import not_one_of
+from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.sweep.record import Record, Row
+    from hiddenkey.compat.record import Record, Row
 
 DOCUMENT: Final = "MODELS.md"
 RECORD: Final = "models.json"
@@ -43,8 +43,8 @@ class SweepOptions:
 
 def run(arguments: list[str]) -> int:
     """Examine the types; 1 if one of them attaches without passing, else 0."""
-    from hiddenkey.lab.sweep.record import Record
-    from hiddenkey.lab.sweep.run import choose, sweep
+    from hiddenkey.compat.record import Record
+    from hiddenkey.compat.run import choose, sweep
 
     options = parse(SweepOptions, "doctor --all", arguments)
     if faults := _faults(options):
@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _faults(options: SweepOptions) -> list[str]:
-    from hiddenkey.lab.sweep.types import TASKS
+    from hiddenkey.compat.types import TASKS
 
     faults = [not_one_of("tasks", task, TASKS) for task in options.tasks if task not in TASKS]
     if options.jobs < 1:
@@ -79,8 +79,8 @@ def _faults(options: SweepOptions) -> list[str]:
 
 
 def _write(record: Record, folder: Path) -> None:
-    from hiddenkey.lab.sweep.document import replace_section, write_whole
-    from hiddenkey.lab.sweep.page import SECTION, render
+    from hiddenkey.compat.document import replace_section, write_whole
+    from hiddenkey.compat.page import SECTION, render
 
     # one row a line, so that a change of one type is a change of one line
     plain = record.to_dict()

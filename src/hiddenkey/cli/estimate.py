@@ -6,8 +6,8 @@ from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
-from hiddenkey.lab.estimate import Estimate, EstimateOptions, estimates
-from hiddenkey.lab.quiet import quiet
+from hiddenkey.lab.run.estimate import Estimate, EstimateOptions, estimates
+from hiddenkey.quiet import quiet
 
 
 def run(arguments: list[str]) -> int:

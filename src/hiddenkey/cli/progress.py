@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hiddenkey.lab.analysis.calibration import CALIBRATION
-from hiddenkey.lab.recorder import Observer
+from hiddenkey.lab.run.calibration import CALIBRATION
+from hiddenkey.lab.run.recorder import Observer
 from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab import recipes
-from hiddenkey.lab.recipes import Recipe
+from hiddenkey.lab.plans import recipes
+from hiddenkey.lab.plans.recipes import Recipe
 
 _HEADINGS: Final = {
     "compare": "comparisons: hiddenkey compare NAME",

@@ -44,7 +44,7 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     Raises:
         ConfigError: if the records are broken, or there is none of the baseline.
     """
-    from hiddenkey.lab.comparison.record import read_records
+    from hiddenkey.lab.evidence.record import read_records
     from hiddenkey.lab.report import tabulate, write_report
 
     tables = tabulate(read_records(folder), baseline)

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hiddenkey.cli.terminal import say
-from hiddenkey.lab.comparison.coordinator import Coordinator
-from hiddenkey.lab.comparison.identity import label, options_from
-from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.pool import Assignment, Pool
-from hiddenkey.lab.comparison.record import Record
+from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.pool import Assignment, Pool
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.identity import label, options_from
+from hiddenkey.lab.plans.plan import Plan
 
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1

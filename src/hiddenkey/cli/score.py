@@ -15,11 +15,10 @@ from rich.table import Table
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab import metrics
-from hiddenkey.lab.rules import suggestion
-from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, score_groups
-from hiddenkey.lab.scores.files import read_material
-from hiddenkey.lab.scores.labels import glue_tasks, read_labels
+from hiddenkey.lab.predictions.files import read_material
+from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
+from hiddenkey.lab.run.rules import suggestion
+from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metrics, score_groups
 
 _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.report.entries import Grid
+    from hiddenkey.lab.present.entries import Grid
 
 _WIDTH_OF_FILES: Final = 120
 

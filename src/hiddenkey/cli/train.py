@@ -7,11 +7,11 @@ from rich.table import Table
 
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.preparation import prepare
-from hiddenkey.lab.processes import is_first
-from hiddenkey.lab.quiet import quiet
-from hiddenkey.lab.result import Result, Summary
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import prepare
+from hiddenkey.lab.run.processes import is_first
+from hiddenkey.lab.run.result import Result, Summary
+from hiddenkey.quiet import quiet
 
 
 def run(arguments: list[str]) -> int:
@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     prepared = prepare(options)  # refuses before the seconds that importing transformers takes
     quiet()
     from hiddenkey.cli.progress import ShownProgress
-    from hiddenkey.lab.training import train
+    from hiddenkey.lab.run.training import train
 
     console = standard_console() if is_first() else Console(quiet=True)
     shown = ShownProgress(console)

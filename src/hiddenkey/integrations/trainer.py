@@ -10,11 +10,11 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hiddenkey.attachment import Attachment
+from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.errors import ConfigError, ConsistencyError
+from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.trainer_loss import hold_own_loss
-from hiddenkey.parallel import means_over_processes
-from hiddenkey.schedule import RateSchedule, by_position
+from hiddenkey.step.parallel import means_over_processes
 
 # Trainer's state keeps dictionaries like this one in a checkpoint. The name must not be that of a
 # callback, which Trainer would try to build anew from it.

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import Trainer
 
-from hiddenkey.attachment import Attachment
-from hiddenkey.own_loss import OwnLoss
+from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.step.own_loss import OwnLoss
 
 
 def hold_own_loss(trainer: Trainer, attachment: Attachment) -> None:

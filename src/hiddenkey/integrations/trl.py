@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from trl import SFTTrainer
 
-from hiddenkey.attachment import Attachment, attachment_of
+from hiddenkey.attachment.attachment import Attachment, attachment_of
+from hiddenkey.chunked_loss.reference import reference_loss
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Sums
 from hiddenkey.errors import ConfigError, ConsistencyError
-from hiddenkey.vocabulary.reference import reference_loss
-from hiddenkey.vocabulary.sums import IGNORED_LABEL, Sums
 
 
 class ConsistencySFTTrainer(SFTTrainer):  # type: ignore[misc]

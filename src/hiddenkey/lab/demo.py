@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
 
 BUDGET: Final[dict[str, Any]] = {
     "model": "minilm",
@@ -117,13 +117,13 @@ def run_all(
 def _prepare_worker(threads: int) -> None:
     import torch
 
-    from hiddenkey.lab.quiet import quiet
+    from hiddenkey.quiet import quiet
 
     torch.set_num_threads(threads)
     quiet()
 
 
 def _train(options: TrainOptions) -> dict[str, Any]:
-    from hiddenkey.lab.training import train
+    from hiddenkey.lab.run.training import train
 
     return train(options).to_dict()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.result import Result
 
 BASELINE: Final = "lora"
 _COLOURS: Final = {"lora": "#0072B2", "hiddenkey": "#D55E00"}  # Okabe and Ito: colour-blind-safe

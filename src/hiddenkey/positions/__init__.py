@@ -16,7 +16,7 @@ from hiddenkey.anatomy import Gap, Part
 from hiddenkey.positions import attention, hidden, input, output
 
 if TYPE_CHECKING:
-    from hiddenkey.config import DropoutConfig
+    from hiddenkey.framework.config import DropoutConfig
 
     Find = Callable[[nn.Module, list[Part], DropoutConfig], Sequence[Part | Gap]]
 

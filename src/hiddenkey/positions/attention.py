@@ -13,10 +13,10 @@ from hiddenkey.anatomy import Gap, Part
 from hiddenkey.anatomy.part import is_inside
 from hiddenkey.anatomy.unsuited import refusal
 from hiddenkey.errors import AttachError
-from hiddenkey.patterns import PATTERNS
+from hiddenkey.framework.patterns import PATTERNS
 
 if TYPE_CHECKING:
-    from hiddenkey.config import DropoutConfig
+    from hiddenkey.framework.config import DropoutConfig
 
 _ROUTING = re.compile(r"router|gate|expert|moe|mlp", re.IGNORECASE)
 KEY_PATTERNS = ("column", "span")

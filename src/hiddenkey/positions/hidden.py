@@ -11,7 +11,7 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy import Gap, Part
 
 if TYPE_CHECKING:
-    from hiddenkey.config import DropoutConfig
+    from hiddenkey.framework.config import DropoutConfig
 
 
 def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> Sequence[Part | Gap]:

@@ -10,7 +10,7 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 
 if TYPE_CHECKING:
-    from hiddenkey.config import DropoutConfig
+    from hiddenkey.framework.config import DropoutConfig
 
 
 def find(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> list[Part]:

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.testing.passes import Batch
-from hiddenkey.vocabulary.sums import IGNORED_LABEL
 
 
 def named_batches(batches: Mapping[str, Batch] | Batch, transformer: nn.Module) -> dict[str, Batch]:

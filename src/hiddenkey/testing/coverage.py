@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hiddenkey.plan import Site
+from hiddenkey.attachment.plan import Site
 from hiddenkey.positions import POSITIONS
 from hiddenkey.testing.findings import fail_if
 from hiddenkey.testing.spy import Operation, Seen

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiddenkey.attachment import Attachment
-from hiddenkey.config import Drop, DropoutConfig
+from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.testing.passes import (
     Batch,
     Pass,

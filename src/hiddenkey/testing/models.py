@@ -16,9 +16,9 @@ from torch import nn
 
 import hiddenkey
 from hiddenkey import anatomy
-from hiddenkey.attachment import Attachment
-from hiddenkey.catalogue import method
-from hiddenkey.config import DropoutConfig
+from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.framework.catalogue import method
+from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.testing import leftovers, noise, plainness
 from hiddenkey.testing.batches import named_batches
 from hiddenkey.testing.checkpointing import check_checkpointing

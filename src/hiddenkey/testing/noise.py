@@ -7,9 +7,9 @@ import statistics
 
 from torch import Tensor
 
-from hiddenkey.attachment import Attachment
-from hiddenkey.config import Drop
-from hiddenkey.plan import Site
+from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.attachment.plan import Site
+from hiddenkey.framework.config import Drop
 from hiddenkey.positions import POSITIONS
 from hiddenkey.testing.chance import spread
 from hiddenkey.testing.examination import Examination

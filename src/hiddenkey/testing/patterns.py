@@ -1,6 +1,7 @@
 """The checks of a pattern: a function ``keep_mask(shape, rate, visible)``.
 
-:mod:`hiddenkey.patterns` says what such a function promises; each check is one of its promises.
+:mod:`hiddenkey.framework.patterns` says what such a function promises; each check is one of its
+promises.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hiddenkey.patterns import KeepMask
+from hiddenkey.framework.patterns import KeepMask
 from hiddenkey.testing.chance import spread
 from hiddenkey.testing.findings import CheckError, Report, fail_if, run_checks
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hiddenkey import model_dropout
-from hiddenkey.config import DropoutConfig
+from hiddenkey.attachment import model_dropout
+from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.testing.examination import VANISHING_RATE, Examination
 from hiddenkey.testing.findings import CheckError, fail_if
 from hiddenkey.testing.passes import Pass, differences, distance, without_dropout_modules

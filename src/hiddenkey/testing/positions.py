@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import hiddenkey
 from hiddenkey import anatomy
-from hiddenkey.compensation import rescale
-from hiddenkey.config import Drop, DropoutConfig
+from hiddenkey.framework.compensation import rescale
+from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.positions import POSITIONS
 from hiddenkey.testing.batches import named_batches
 from hiddenkey.testing.chance import spread

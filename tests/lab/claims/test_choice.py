@@ -5,8 +5,8 @@ import pytest
 
 from hiddenkey.lab.claims.choice import choose, held_out, trials
 from hiddenkey.lab.claims.plan import Choice, Power, Scale, TaskSetup
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result, Summary
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result, Summary
 
 LORA = Choice("lora", "lora", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
 DROPKEY = Choice("dropkey", "dropkey", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))

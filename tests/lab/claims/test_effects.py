@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.plan import Contrast
-from hiddenkey.lab.statistics import compare_paired
+from hiddenkey.lab.evidence.statistics import compare_paired
 from lab.claims.studies import contrast, of_effects
 
 KINDS = ("better", "no better", "equal")

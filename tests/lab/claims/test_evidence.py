@@ -11,14 +11,15 @@ from hiddenkey.lab.claims import reading, scales
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.outline import EvidenceOutline
-from hiddenkey.lab.comparison import jobs, survey
-from hiddenkey.lab.comparison.coordinator import Coordinator
-from hiddenkey.lab.comparison.data import Data
-from hiddenkey.lab.comparison.jobs import State
-from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.record import read_records
+from hiddenkey.lab.compare import survey
+from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue import jobs
+from hiddenkey.lab.queue.jobs import State
 from lab.claims.conftest import edit
-from lab.comparison.driver import finish, worker_for
+from lab.compare.driver import finish, worker_for
 from lab.report import synthetic
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.plan import Contrast, Picture
-from hiddenkey.lab.report.figures import render, standalone
+from hiddenkey.lab.present.canvas import render, standalone
 from lab.claims.synthetic import RANKS, claims, evidence, measure
 
 

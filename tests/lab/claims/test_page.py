@@ -10,7 +10,7 @@ from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.page import render_page
 from hiddenkey.lab.claims.plan import Claim, Contrast
 from hiddenkey.lab.claims.rule import RULE
-from hiddenkey.lab.report.markup import Picture
+from hiddenkey.lab.present.markup import Picture
 from lab.claims.synthetic import TASKS, claims, evidence, measure
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n' </style><!-- {{ 7*7 }}"

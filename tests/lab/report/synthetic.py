@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 
-from hiddenkey.catalogue import methods
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result, Summary, summarise
+from hiddenkey.framework.catalogue import methods
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result, Summary, summarise
 
 ENVIRONMENT = {
     "python": "3.11.7",

@@ -4,10 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from hiddenkey.lab.present.canvas import COLOURS, INK, Palette, inline, render, standalone
+from hiddenkey.lab.present.words import MISSING
 from hiddenkey.lab.report import tabulate
-from hiddenkey.lab.report.figures import inline, list_plots, render, standalone
-from hiddenkey.lab.report.figures.canvas import COLOURS, INK, Palette
-from hiddenkey.lab.report.words import MISSING
+from hiddenkey.lab.report.figures import list_plots
 from lab.report.synthetic import record, study, with_metric
 
 ALL = ("lora", "dropkey", "hiddencut", "hiddenkey")

@@ -3,13 +3,13 @@ import io
 
 import pytest
 
+from hiddenkey.lab.present.entries import Entry, make_grid
+from hiddenkey.lab.present.formats import to_csv, to_latex, to_markdown
+from hiddenkey.lab.present.words import MISSING, listing, number, probability, signed
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid
-from hiddenkey.lab.report.entries import Entry, make_grid
-from hiddenkey.lab.report.formats import to_csv, to_latex, to_markdown
 from hiddenkey.lab.report.grids import scope_grids, search_grid
 from hiddenkey.lab.report.records import curves_grid, failures_grid, runs_grid
-from hiddenkey.lab.report.words import MISSING, listing, number, probability, signed
 from lab.report.synthetic import record, study
 
 NASTY = "a|b & 50 % <script> #1 \\ $x_{y}$ ~^ *z*"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.scores import METRICS, score_generation, score_groups
-from hiddenkey.lab.scores.files import read_material
 
 WORDS = st.lists(st.sampled_from(["a", "pub", "3.5", "near-by", "it's"]), min_size=4, max_size=9)
 TEXT = WORDS.map(" ".join)

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any, Final
 
-from hiddenkey.catalogue import methods
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.findings import Chosen
 from hiddenkey.lab.claims.plan import Choice, Scale, TaskSetup
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
 
 Setting = tuple[float, float | None]
 """A learning rate and a dropout rate."""

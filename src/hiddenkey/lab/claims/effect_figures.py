@@ -10,7 +10,7 @@ from hiddenkey.lab.claims.findings import Effect, Finding, Verdict
 from hiddenkey.lab.claims.plan import COST, Picture
 from hiddenkey.lab.claims.tables import all_effects
 from hiddenkey.lab.claims.wording import AXES, effect_text
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.present.canvas import (
     COLOURS,
     INK,
     Axes,

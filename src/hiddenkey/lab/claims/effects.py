@@ -29,8 +29,8 @@ def effect(
     effect is a ratio of 1, and the margin is what the ratio may be above or below 1.
 
     The interval is Student's t, as that of
-    :func:`~hiddenkey.lab.statistics.compare_paired`, and so are the p-values (seeds that all give
-    the same effect: see :class:`~hiddenkey.lab.claims.student.Sample`).
+    :func:`~hiddenkey.lab.evidence.statistics.compare_paired`, and so are the p-values (seeds that
+    all give the same effect: see :class:`~hiddenkey.lab.claims.student.Sample`).
 
     ================ =========================== ==========================================
     expected         holds                       does not hold

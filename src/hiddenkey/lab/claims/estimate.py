@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hiddenkey.catalogue import methods
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import BASELINE
-from hiddenkey.lab.comparison.data import Data
-from hiddenkey.lab.comparison.identity import Run, options_from
-from hiddenkey.lab.comparison.jobs import State
-from hiddenkey.lab.comparison.outline import steps
-from hiddenkey.lab.comparison.plan import Plan
-from hiddenkey.lab.comparison.probe import Cost, measure, seconds_of_ratio
-from hiddenkey.lab.options import TrainOptions
+from hiddenkey.lab.compare.outline import steps
+from hiddenkey.lab.compare.probe import Cost, measure, seconds_of_ratio
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.identity import Run, options_from
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue.jobs import State
+from hiddenkey.lab.run.options import TrainOptions
 
 _SECOND_PASS: Final = 1.5
 """A step with a consistency loss relative to one without (docs/BENCHMARKS.md)."""
@@ -44,7 +44,7 @@ def estimate(
     """Return a row for each job that is left, measuring each task and model once."""
     import torch
 
-    from hiddenkey.lab.quiet import quiet
+    from hiddenkey.quiet import quiet
 
     quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // store.workers))

@@ -12,9 +12,9 @@ from hiddenkey.lab.claims.findings import Evidence, Values
 from hiddenkey.lab.claims.judge import judge
 from hiddenkey.lab.claims.outline import EvidenceOutline, Place, ratio_of, record_of, trained
 from hiddenkey.lab.claims.plan import COST, Claim, Scale
-from hiddenkey.lab.comparison.jobs import State
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.queue.jobs import State
+from hiddenkey.lab.run.result import Result
 
 _POINTS: Final = 100
 _ENVIRONMENT: Final = (

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from hiddenkey.lab.comparison.settings import read_settings
-from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.plans.settings import read_settings
+from hiddenkey.lab.run.rules import suggestion
 
 
 class Faults(list[str]):

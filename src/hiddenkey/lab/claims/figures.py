@@ -9,7 +9,7 @@ from hiddenkey.lab.claims.effect_figures import effects_plot
 from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.sweep_figures import method_of, sweep_plot
-from hiddenkey.lab.report.figures.canvas import Palette, Plot
+from hiddenkey.lab.present.canvas import Palette, Plot
 
 
 def list_plots(evidence: Evidence) -> list[Plot]:

@@ -12,7 +12,7 @@ from hiddenkey.lab.claims.plan import BASELINE, COST, Claim, Scale
 from hiddenkey.lab.claims.power import reckon
 from hiddenkey.lab.claims.rule import combine, decide, how_many
 from hiddenkey.lab.claims.sentences import sentences
-from hiddenkey.lab.report.words import count, number
+from hiddenkey.lab.present.words import count, number
 
 
 def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Finding:

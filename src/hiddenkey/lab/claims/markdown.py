@@ -15,9 +15,9 @@ from hiddenkey.lab.claims.plan_tables import chosen_grid, tasks_grid
 from hiddenkey.lab.claims.rule import RULE
 from hiddenkey.lab.claims.summary import run_text, summary_grid
 from hiddenkey.lab.claims.tables import effects_grid, picture_grid
-from hiddenkey.lab.report.entries import Grid
-from hiddenkey.lab.report.figures import Plot
-from hiddenkey.lab.report.formats import escape_markdown, markdown_table
+from hiddenkey.lab.present.canvas import Plot
+from hiddenkey.lab.present.entries import Grid
+from hiddenkey.lab.present.formats import escape_markdown, markdown_table
 
 _WIDTH: Final = 100
 _MARK: Final = re.compile(r" (?=(?:\d+[.)]|[-+]) )")

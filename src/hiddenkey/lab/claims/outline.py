@@ -13,18 +13,18 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hiddenkey.catalogue import methods
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.choice import Setting, Trial, choose, rate_setting, task_options, trials
 from hiddenkey.lab.claims.findings import Chosen
 from hiddenkey.lab.claims.plan import BASELINE, COST, Arm, Choice, Claim, Scale, TaskSetup
-from hiddenkey.lab.comparison import jobs
-from hiddenkey.lab.comparison.data import Data
-from hiddenkey.lab.comparison.identity import PATHS, Run, changed, short_hash, versions
-from hiddenkey.lab.comparison.jobs import Job, State
-from hiddenkey.lab.comparison.outline import States, run_job
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.options import TrainOptions
-from hiddenkey.lab.result import Result
+from hiddenkey.lab.compare.outline import States, run_job
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.identity import PATHS, Run, changed, short_hash, versions
+from hiddenkey.lab.queue import jobs
+from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result
 
 
 @dataclass(frozen=True)

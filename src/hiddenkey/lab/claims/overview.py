@@ -9,8 +9,8 @@ from typing import Final
 
 from hiddenkey.lab.claims.findings import Evidence, Power
 from hiddenkey.lab.claims.wording import margin, moment
-from hiddenkey.lab.report.entries import Grid, make_grid, text
-from hiddenkey.lab.report.words import count, number
+from hiddenkey.lab.present.entries import Grid, make_grid, text
+from hiddenkey.lab.present.words import count, number
 
 READING: Final = (
     "In the tables of effects the verdict on a claim rests on the bold lines, and where there are"

@@ -13,8 +13,8 @@ from hiddenkey.lab.claims.plan_tables import chosen_grid, power_grid, scores_gri
 from hiddenkey.lab.claims.rule import RULE
 from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
 from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
-from hiddenkey.lab.report.entries import Grid
-from hiddenkey.lab.report.markup import Figure, Picture, load_template, read_asset
+from hiddenkey.lab.present.entries import Grid
+from hiddenkey.lab.present.markup import Figure, Picture, load_template, read_asset
 
 _PACKAGE: Final = "hiddenkey.lab.claims"
 _VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)

@@ -10,8 +10,8 @@ from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
 from hiddenkey.lab.claims.levels import level
 from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.wording import margin, setting, value
-from hiddenkey.lab.report.entries import Grid, make_grid, numeric, text
-from hiddenkey.lab.report.words import MISSING
+from hiddenkey.lab.present.entries import Grid, make_grid, numeric, text
+from hiddenkey.lab.present.words import MISSING
 
 
 def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.catalogue import methods
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab import recipes
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.faults import Faults, one_line
 from hiddenkey.lab.claims.plan import (
     COST,
@@ -20,7 +19,8 @@ from hiddenkey.lab.claims.plan import (
     Picture,
     Scale,
 )
-from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.plans import recipes
+from hiddenkey.lab.run.rules import suggestion
 
 _CLAIM: Final = ("title", "paper", "how", "arms", "contrasts", "scope", "need", "margin", "tasks")
 _EXPECTATIONS: Final = ("better", "no better", "equal", "between")

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.catalogue import methods
 from hiddenkey.errors import ConfigError
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.faults import Faults, one_line
 from hiddenkey.lab.claims.plan import Choice, Power, Scale, TaskSetup
-from hiddenkey.lab.rules import suggestion
+from hiddenkey.lab.run.rules import suggestion
 
 _SCALE: Final = ("summary", "seeds", "repeats", "common", "choices", "tasks", "power")
 

@@ -7,7 +7,7 @@ from hiddenkey.lab.claims.findings import Effect, Finding
 from hiddenkey.lab.claims.plan import COST
 from hiddenkey.lab.claims.rule import LEAST, LEVEL
 from hiddenkey.lab.claims.wording import effect_text, margin
-from hiddenkey.lab.report.words import count, listing, probability
+from hiddenkey.lab.present.words import count, listing, probability
 
 
 def sentences(finding: Finding) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ from typing import Final
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Verdict
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.wording import effect_text
-from hiddenkey.lab.report.entries import Entry, Grid, make_grid, text
-from hiddenkey.lab.report.words import count
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, text
+from hiddenkey.lab.present.words import count
 
 _SHOWN: Final = 6
 """Most lines of effects of a claim in the summary; its section has all of them."""

@@ -11,7 +11,7 @@ from hiddenkey.lab.claims.findings import Evidence, Finding, Values
 from hiddenkey.lab.claims.levels import level, tasks_of
 from hiddenkey.lab.claims.plan import Picture
 from hiddenkey.lab.claims.wording import AXES, value
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.present.canvas import (
     Axes,
     Figure,
     Palette,

@@ -16,8 +16,8 @@ from hiddenkey.lab.claims.wording import (
     p_value,
     value,
 )
-from hiddenkey.lab.report.entries import Entry, Grid, make_grid, numeric, text
-from hiddenkey.lab.report.words import MISSING, listing
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
+from hiddenkey.lab.present.words import MISSING, listing
 
 _MEAN: Final = "mean over tasks"
 

@@ -8,7 +8,7 @@ from typing import Final
 from hiddenkey.lab.claims.effects import no_effect
 from hiddenkey.lab.claims.findings import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
-from hiddenkey.lab.report.words import MISSING, number, signed
+from hiddenkey.lab.present.words import MISSING, number, signed
 
 _DIGITS: Final = {"loss": 4}
 _USUAL: Final = 2

@@ -13,8 +13,8 @@ from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
 from hiddenkey.lab.claims.markdown import markdown
 from hiddenkey.lab.claims.page import render_page
-from hiddenkey.lab.report.files import writable, write_file, write_plot
-from hiddenkey.lab.report.markup import Picture
+from hiddenkey.lab.present.files import writable, write_file, write_plot
+from hiddenkey.lab.present.markup import Picture
 
 PAGE: Final = "index.html"
 TEXT: Final = "claims.md"

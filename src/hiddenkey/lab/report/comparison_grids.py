@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from hiddenkey.lab.report.axes import Arm, Checkpoint
-from hiddenkey.lab.report.cells import LOSS
-from hiddenkey.lab.report.entries import (
-    Entry,
-    Grid,
-    make_grid,
-    numeric,
-    spread,
-    text,
-)
-from hiddenkey.lab.report.findings import Cell
+from hiddenkey.lab.evidence.axes import Arm, Checkpoint
+from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.statistics import EFFECT_SIZE
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread, text
+from hiddenkey.lab.present.words import MISSING, count, interval, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
-from hiddenkey.lab.report.words import MISSING, count, interval, signed
-from hiddenkey.lab.statistics import EFFECT_SIZE
 
 AFTER: Final = {"last": "after the last step", "best": "at each run's best evaluation"}
 """Checkpoints in words."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, numeric, spread, text
+from hiddenkey.lab.present.words import MISSING, interval, number, probability, signed
 from hiddenkey.lab.report.comparison_grids import (
     BEST_IS_CHOSEN,
     comparison_grid,
@@ -9,17 +11,7 @@ from hiddenkey.lab.report.comparison_grids import (
     name_of,
     selection_grid,
 )
-from hiddenkey.lab.report.entries import (
-    Entry,
-    Grid,
-    lines_of,
-    make_grid,
-    numeric,
-    spread,
-    text,
-)
 from hiddenkey.lab.report.tables import Scope, Tables
-from hiddenkey.lab.report.words import MISSING, interval, number, probability, signed
 
 
 def scope_grids(scope: Scope, baseline: str) -> list[Grid]:

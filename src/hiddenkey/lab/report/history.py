@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.report.arms import Run, differing_options, explicit
-from hiddenkey.lab.report.cells import finite
-from hiddenkey.lab.report.costs import memory
+from hiddenkey.lab.evidence.arms import Run, differing_options, explicit
+from hiddenkey.lab.evidence.cells import finite
+from hiddenkey.lab.evidence.costs import memory
+from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.report.tables import Failure, RunRow, SearchTrial
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]

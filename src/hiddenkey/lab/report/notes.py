@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.report.arms import DATA_OPTIONS, Run, explicit
-from hiddenkey.lab.report.axes import Arm, Budget
-from hiddenkey.lab.report.findings import Cell
-from hiddenkey.lab.report.words import listing
+from hiddenkey.lab.evidence.arms import DATA_OPTIONS, Run, explicit
+from hiddenkey.lab.evidence.axes import Arm, Budget
+from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.present.words import listing
 
 _EXPECTED: Final = {
     "method",

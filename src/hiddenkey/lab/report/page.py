@@ -9,13 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hiddenkey.lab.present.entries import Grid
+from hiddenkey.lab.present.markup import Figure, Picture, load_template, read_asset
+from hiddenkey.lab.present.words import count
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
-from hiddenkey.lab.report.entries import Grid
 from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
-from hiddenkey.lab.report.markup import Figure, Picture, load_template, read_asset
 from hiddenkey.lab.report.records import FIELDS
 from hiddenkey.lab.report.tables import Failure, Scope, Tables
-from hiddenkey.lab.report.words import count
 
 _LONGEST_ERROR: Final = 6000
 """Characters of an error on the page, from its end; the CSV file has all of it."""

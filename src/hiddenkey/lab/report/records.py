@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from hiddenkey.lab.report.entries import Entry, Grid, Value, make_grid
+from hiddenkey.lab.present.entries import Entry, Grid, Value, make_grid
 from hiddenkey.lab.report.tables import Tables
 
 FIELDS: Final = (

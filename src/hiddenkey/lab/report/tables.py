@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hiddenkey.lab.report.axes import Arm, Budget, Checkpoint, Task
-from hiddenkey.lab.report.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
-from hiddenkey.lab.statistics import Ranking
+from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
+from hiddenkey.lab.evidence.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
+from hiddenkey.lab.evidence.statistics import Ranking
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hiddenkey.lab.comparison.record import Record
-from hiddenkey.lab.report.arms import (
+from hiddenkey.lab.evidence.arms import (
     Run,
     arm_order,
     differing_options,
@@ -13,17 +12,18 @@ from hiddenkey.lab.report.arms import (
     newest,
     require_method,
 )
-from hiddenkey.lab.report.axes import Arm, Budget, Task
-from hiddenkey.lab.report.cells import tabulate_cells
-from hiddenkey.lab.report.costs import tabulate_costs
-from hiddenkey.lab.report.curves import tabulate_curves, tabulate_gaps
+from hiddenkey.lab.evidence.axes import Arm, Budget, Task
+from hiddenkey.lab.evidence.cells import tabulate_cells
+from hiddenkey.lab.evidence.costs import tabulate_costs
+from hiddenkey.lab.evidence.curves import tabulate_curves, tabulate_gaps
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.evidence.statistics import Ranking, rank_methods
+from hiddenkey.lab.evidence.sweeps import tabulate_selections, tabulate_sweeps
+from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.report.history import tabulate_failures, tabulate_runs, tabulate_search
 from hiddenkey.lab.report.notes import task_notes
-from hiddenkey.lab.report.sweeps import tabulate_selections, tabulate_sweeps
 from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
-from hiddenkey.lab.report.words import count, listing
-from hiddenkey.lab.statistics import Ranking, rank_methods
 
 
 def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.report.axes import Budget, Checkpoint
-from hiddenkey.lab.report.findings import Answer, Cell, Verdict
-from hiddenkey.lab.report.words import count, interval, listing, probability, signed
-from hiddenkey.lab.statistics import PairedComparison
+from hiddenkey.lab.evidence.axes import Budget, Checkpoint
+from hiddenkey.lab.evidence.findings import Answer, Cell, Verdict
+from hiddenkey.lab.evidence.statistics import PairedComparison
+from hiddenkey.lab.present.words import count, interval, listing, probability, signed
 
 _ORDER: Final = ("better", "worse", "no clear difference", "weak evidence")
 _BUDGET: Final = {

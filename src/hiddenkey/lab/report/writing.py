@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from hiddenkey.lab.present.files import writable, write_file, write_plot
+from hiddenkey.lab.present.formats import to_csv, to_latex, to_markdown
+from hiddenkey.lab.present.markup import Picture
 from hiddenkey.lab.report.figures import list_plots
-from hiddenkey.lab.report.files import writable, write_file, write_plot
-from hiddenkey.lab.report.formats import to_csv, to_latex, to_markdown
 from hiddenkey.lab.report.grids import scope_grids, search_grid
-from hiddenkey.lab.report.markup import Picture
 from hiddenkey.lab.report.page import render_page
 from hiddenkey.lab.report.records import curves_grid, failures_grid, runs_grid
 from hiddenkey.lab.report.tables import Tables

@@ -89,7 +89,7 @@ class Task:
         name: as in ``--task``.
         summary: one line for lists.
         kind: classification, regression or generation.
-        metrics: names in ``hiddenkey.lab.metrics.METRICS``, for generation in
+        metrics: names in ``hiddenkey.lab.scores.metrics.METRICS``, for generation in
             ``hiddenkey.lab.scores``; the first one is the task's main one.
         needs: what a user must give: nothing (``bundled``), ``--data`` or own files.
         load: reads all examples; raises ConfigError with every fault of the data.

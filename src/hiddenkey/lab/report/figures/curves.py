@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from hiddenkey.lab.report.axes import Arm
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.findings import Curve
+from hiddenkey.lab.present.canvas import (
     INK,
     LINES,
     Axes,
@@ -19,9 +20,8 @@ from hiddenkey.lab.report.figures.canvas import (
     legend_height,
     place,
 )
-from hiddenkey.lab.report.findings import Curve
+from hiddenkey.lab.present.words import number
 from hiddenkey.lab.report.tables import Scope, TaskTable
-from hiddenkey.lab.report.words import number
 
 _Key = tuple[Arm, bool, str]
 

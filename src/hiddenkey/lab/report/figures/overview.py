@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.evidence.findings import Cost
+from hiddenkey.lab.present.canvas import (
     COLOURS,
     INK,
     ROW,
@@ -18,9 +19,8 @@ from hiddenkey.lab.report.figures.canvas import (
     legend_height,
     place,
 )
-from hiddenkey.lab.report.findings import Cost
+from hiddenkey.lab.present.words import number, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
-from hiddenkey.lab.report.words import number, signed
 
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:

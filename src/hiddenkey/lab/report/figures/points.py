@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.present.canvas import (
     INK,
     ROW,
     Figure,
@@ -15,9 +16,8 @@ from hiddenkey.lab.report.figures.canvas import (
     labelled_rows,
     place,
 )
-from hiddenkey.lab.report.findings import Cell
+from hiddenkey.lab.present.words import interval, number, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
-from hiddenkey.lab.report.words import interval, number, signed
 
 
 def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hiddenkey.lab.report.figures.canvas import (
+from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
+from hiddenkey.lab.evidence.statistics import Description
+from hiddenkey.lab.present.canvas import (
     LINES,
     Axes,
     Figure,
@@ -17,10 +19,8 @@ from hiddenkey.lab.report.figures.canvas import (
     legend_height,
     place,
 )
-from hiddenkey.lab.report.findings import Series, Sweep, SweepPoint
+from hiddenkey.lab.present.words import number
 from hiddenkey.lab.report.tables import Scope, TaskTable
-from hiddenkey.lab.report.words import number
-from hiddenkey.lab.statistics import Description
 
 _KINDS: Final = {
     "rate": "dropout rate",

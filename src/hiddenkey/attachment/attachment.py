@@ -1,0 +1,339 @@
+"""Puts a configuration on a model, and takes it off again."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hiddenkey import anatomy
+from hiddenkey.anatomy import Gap, Part
+from hiddenkey.attachment import model_dropout
+from hiddenkey.attachment.attention_sites import AttentionInstallation
+from hiddenkey.attachment.called_module import adapter_faults, entry_of
+from hiddenkey.attachment.plan import Kernel, Plan, Site, make_plan
+from hiddenkey.attachment.versions import warn_untried
+from hiddenkey.chunked_loss.sums import Sums
+from hiddenkey.errors import ConfigError, ConsistencyError
+from hiddenkey.framework.catalogue import method
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.measure import LossMeter, ShareCounter
+from hiddenkey.positions import POSITIONS
+from hiddenkey.sequence.site import SequenceSite
+from hiddenkey.step.checkpointing import refuse_unpreserved_rng
+from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.guards import refuse_replaced
+from hiddenkey.step.own_loss import OwnLoss
+from hiddenkey.step.parallel import OwnDraws, rank_faults
+from hiddenkey.step.rates import Rates
+from hiddenkey.step.training_pass import TrainingPass
+
+_ATTACHMENT = "_hiddenkey_attachment"
+
+
+def attach(
+    model: nn.Module,
+    config: str | DropoutConfig,
+    *,
+    kernel: Kernel = "auto",
+    lm_loss: LanguageModelLoss = "auto",
+    data_parallel_rank: int | None = None,
+) -> Attachment:
+    """Put a method on a model.
+
+    Noise acts in training mode only; in evaluation mode the model's outputs are bit-equal to those
+    without it (those of PyTorch's own ``nn.TransformerEncoder`` to about 1e-7). Attach after
+    ``get_peft_model``. A model that has a configuration loses it first.
+
+    Args:
+        model: a transformers ``PreTrainedModel``, a ``PeftModel`` around one, or any module with
+            layers that attend, also inside DistributedDataParallel or torch.compile.
+        config: name of a method or a configuration.
+        kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
+            possible for column and span patterns; ``reference`` computes the attention map;
+            ``auto`` takes ``fused`` where it is possible. ``Attachment.sites`` tells.
+        lm_loss: how a language model's loss is computed in training passes, where the configuration
+            has a consistency loss. ``chunked`` never holds logits of the size
+            ``[tokens, vocabulary]``, and ``output.logits`` is then ``None``; ``full`` leaves the
+            model its logits; ``auto`` takes ``chunked`` where the vocabulary is large (8,192 or
+            more) and the model's loss allows it.
+        data_parallel_rank: this process's place among those that see different data; masks differ
+            between places, though all processes are seeded alike. ``None`` asks PyTorch's process
+            group and the meshes of sharded weights. See :mod:`hiddenkey.step.parallel`.
+
+    Raises:
+        ConfigError: if the configuration does not fit the model, with all reasons.
+        AttachError: if the model does not have, or does not show, what the configuration acts on.
+
+    Warns:
+        VersionWarning: once, of a version of torch, transformers or PEFT that was not tried.
+    """
+    warn_untried()
+    config = method(config) if isinstance(config, str) else config
+    transformer = anatomy.transformer_of(model)
+    refuse_replaced(transformer)
+    entry = entry_of(model, transformer)
+    if faults := rank_faults(data_parallel_rank) + adapter_faults(model, config):
+        raise ConfigError(faults)
+    layers = anatomy.find_layers(transformer, config.attention_modules)
+    plan = make_plan(config, transformer, layers, kernel, lm_loss)
+    if previous := attachment_of(model):
+        previous.detach()
+    attachment = Attachment(transformer, config, layers, plan, lm_loss, data_parallel_rank, entry)
+    try:
+        attachment._install()
+    except BaseException:
+        attachment.detach()
+        raise
+    return attachment
+
+
+def attachment_of(model: nn.Module) -> Attachment | None:
+    """Return what :func:`attach` gave for a model, as long as it is at work."""
+    found = anatomy.transformer_of(model).__dict__.get(_ATTACHMENT)
+    return found if isinstance(found, Attachment) else None
+
+
+class Attachment:
+    """A configuration at work on a model, from :func:`attach`; a context manager.
+
+    Attributes:
+        config: the configuration.
+        sites: where it acts.
+        gaps: layers in which a position does not exist, such as the attention of a Mamba layer.
+    """
+
+    config: DropoutConfig
+    sites: tuple[Site, ...]
+    gaps: tuple[Gap, ...]
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        config: DropoutConfig,
+        layers: list[Part],
+        plan: Plan,
+        lm_loss: LanguageModelLoss = "auto",
+        data_parallel_rank: int | None = None,
+        entry: nn.Module | None = None,
+    ) -> None:
+        self.config = config
+        self.sites = tuple(place.site for place in plan.places)
+        self.gaps = plan.gaps
+        self.meter = LossMeter()
+        self._transformer = transformer
+        self._layers = layers
+        self._plan = plan
+        self._lm_loss = lm_loss
+        self._counters: dict[str, ShareCounter] = {}
+        self._rates = Rates(self.sites)
+        self._handles: list[RemovableHandle] = []
+        self._attention: AttentionInstallation | None = None
+        self._silenced: list[model_dropout.Setting] = []
+        draws = OwnDraws(transformer, [part.module for part in layers], data_parallel_rank)
+        self._entry = transformer if entry is None else entry  # its call is one training pass
+        self._pass = TrainingPass(
+            transformer, self._entry, layers, plan, config, self._rates, draws, self.meter
+        )
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def __str__(self) -> str:
+        return "\n".join(self.summary())
+
+    @property
+    def losses(self) -> dict[str, float]:
+        """Parts of the last training pass's loss: ``task`` and, where it ran, ``consistency``.
+
+        They add up to the loss. Reading waits for the device.
+        """
+        return self.meter.last()
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The rates in force, by :attr:`Site.key`: the sites' own until :meth:`set_rates`."""
+        return dict(self._rates.current)
+
+    def set_rates(self, rates: Mapping[str, float]) -> None:
+        """Change rates from the next pass on; configuration and sites keep the configured ones.
+
+        Nothing is drawn where the rate is 0.
+
+        Args:
+            rates: by :attr:`Site.key`, or by position for all of its sites.
+
+        Raises:
+            ConfigError: with every unknown key and every rate outside [0, 1).
+        """
+        self._rates.change(rates)
+
+    def own_loss(
+        self, labels: Tensor | None = None, *, items: Tensor | int | None = None
+    ) -> OwnLoss:
+        """Hold one training pass whose task loss the script computes by itself.
+
+        ::
+
+            with attachment.own_loss(labels) as own:
+                logits = model(**inputs).logits
+                loss = own.total(my_loss(logits, labels))
+            loss.backward()
+
+        The consistency loss is added by ``own.total``, on the scale of a mean over sequences, or
+        over labelled tokens where the model's task is token-wise. Outside of training it adds
+        nothing. The logits are always there, whatever ``lm_loss`` is.
+
+        Args:
+            labels: ``[batch, ...]`` in the form that the model itself would take; −100 marks tokens
+                that are not compared. Needed where the task is token-wise.
+            items: divisor of the loss in place of the pass's own number of sequences or labelled
+                tokens, where the task loss is a sum that is divided by it too (Trainer's
+                ``num_items_in_batch`` under gradient accumulation).
+
+        Raises:
+            ConsistencyError: if labels are missing, if the loss averages over both passes, or if
+                another ``own_loss`` is open; on leaving, if a pass was seen and ``own.total`` was
+                not called.
+        """
+        if self._pass.own is not None:
+            raise ConsistencyError("own_loss is open already; leave it before the next one")
+        if self._pass.consistency is not None:
+            self._pass.consistency.check_own_loss(labels)
+
+        def close() -> None:
+            self._pass.own = None
+
+        self._pass.own = OwnLoss(
+            labels,
+            items,
+            expects_pass=lambda: self._transformer.training and torch.is_grad_enabled(),
+            record=self.meter.add,
+            close=close,
+        )
+        return self._pass.own
+
+    @property
+    def consistency_passes(self) -> int:
+        """Training passes seen since attaching that count for ``Consistency.every``."""
+        return self._pass.consistency.passes if self._pass.consistency else 0
+
+    @consistency_passes.setter
+    def consistency_passes(self, passes: int) -> None:
+        if self._pass.consistency:
+            self._pass.consistency.passes = passes
+
+    @property
+    def lm_sums(self) -> Sums | None:
+        """Sums over the labelled tokens of the last training pass, on their device.
+
+        ``None`` where its loss was not a chunked language-model loss.
+        """
+        return self._pass.consistency.lm_sums if self._pass.consistency else None
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of visible units that fell at each site since the last call.
+
+        Keys are :attr:`Site.key`; NaN where a site was not reached. Padding is not counted, nor are
+        passes in which the rate was 0, and a recomputed layer counts once. Reading waits for the
+        device.
+        """
+        shares = {key: counter.read() for key, counter in self._counters.items()}
+        return {
+            key: 0.0 if math.isnan(share) and self._rates.current[key] == 0 else share
+            for key, share in shares.items()
+        }
+
+    def summary(self) -> list[str]:
+        """Return one line for each drop, and one for the loss."""
+        lines = []
+        for drop in self.config.drops:
+            own = [site for site in self.sites if site.position == drop.position]
+            reach = (
+                f"{len({site.layer for site in own})} of {len(self._layers)} layers"
+                if own[0].layer is not None
+                else (own[0].name)
+            )
+            kernels = " and ".join(dict.fromkeys(site.kernel for site in own))
+            lines.append(
+                f"{drop.position}: {drop.pattern}, rate {drop.rate:g}, rescale {drop.rescaling},"
+                f" {reach}{self._without(drop.position)}, {kernels}"
+            )
+        if loss := self.config.consistency:
+            lines.append(
+                f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
+                f" fraction {loss.fraction:g}, every {loss.every}"
+                + (f", other pass {loss.precision}" if loss.precision != "same" else "")
+                + (
+                    ", chunked"
+                    if self._pass.consistency and self._pass.consistency.is_chunked
+                    else ""
+                )
+                + (
+                    f", lower {len(self._pass.prefix.layers)} layers shared"
+                    if self._pass.prefix
+                    else ""
+                )
+            )
+        state = "on" if self.config.keep_model_dropout else "off"
+        return lines or [f"no noise; the model's own dropout is {state}"]
+
+    def _without(self, position: str) -> str:
+        gaps = [gap.layer for gap in self.gaps if gap.position == position]
+        numbers = ", ".join(str(layer) for layer in gaps if layer is not None)
+        outside = [g.name for g in self.gaps if g.position == position and g.layer is None]
+        words = [f"layers without: {numbers}"] if numbers else []
+        words += [f"not in {', '.join(outside)}"] if outside else []
+        return f" ({'; '.join(words)})" if words else ""
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was before :func:`attach`. Does nothing twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._pass.remove()
+        if self._attention is not None:
+            self._attention.remove()
+            self._attention = None
+        model_dropout.restore(self._silenced)
+        self._silenced = []
+        if self._transformer.__dict__.get(_ATTACHMENT) is self:
+            del self._transformer.__dict__[_ATTACHMENT]
+
+    def _install(self) -> None:
+        self._transformer.__dict__[_ATTACHMENT] = self
+        refuse_unpreserved_rng(self._transformer, self._layers)
+        self._counters = {place.site.key: ShareCounter() for place in self._plan.places}
+        for place in self._plan.around:
+            key, before = place.site.key, POSITIONS[place.drop.position].acts == "before"
+            counter = self._counters[key]
+            decoder = anatomy.in_decoder(self._transformer, place.part.name)
+            visible = functools.partial(self._pass.visible.of, decoder)
+            site = SequenceSite(place.drop, visible, self._pass.counts, counter)
+            self._rates.connect(key, site.set_rate)
+            self._handles.append(site.hook(place.part.module, before=before))
+        if self._plan.attention:
+            self._attention = AttentionInstallation(
+                self._transformer,
+                self._plan,
+                self.config,
+                self._counters,
+                self._rates,
+                self._pass.counts,
+            )
+        if not self.config.keep_model_dropout:
+            self._silenced = model_dropout.switch_off(self._transformer)
+        self._pass.install(self._counters, self._lm_loss)

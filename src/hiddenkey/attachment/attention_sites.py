@@ -1,0 +1,96 @@
+"""Puts the attention drops of a configuration on a model, and takes them off."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from hiddenkey.anatomy import AttentionPart
+from hiddenkey.attachment.plan import Place, Plan
+from hiddenkey.attention import dispatch
+from hiddenkey.attention.intercept import intercept, remove_interrupted
+from hiddenkey.attention.site import AttentionSite
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.measure import ShareCounter
+from hiddenkey.step.rates import Rates
+
+
+class AttentionInstallation:
+    """The attention drops at work on one model.
+
+    Args:
+        transformer: the model.
+        plan: where they act.
+        config: the configuration.
+        counters: by :attr:`Site.key`.
+        rates: what tells the sites their rates.
+        counting: tells whether draws count now.
+
+    Raises:
+        AttachError: if the model uses an attention implementation that cannot drop.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        plan: Plan,
+        config: DropoutConfig,
+        counters: Mapping[str, ShareCounter],
+        rates: Rates,
+        counting: Callable[[], bool],
+    ) -> None:
+        self._config, self._plan = config, plan
+        self._counters, self._rates, self._counting = counters, rates, counting
+        self._handles: list[RemovableHandle] = []
+        self._modules: list[nn.Module] = []
+        modules: dict[nn.Module, list[Place]] = {}
+        for place in plan.attention:
+            modules.setdefault(place.part.module, []).append(place)
+        through_interface = [module for module, places in modules.items() if _interface(places)]
+        self._before = dispatch.install(transformer, through_interface)
+        for module, places in modules.items():
+            site = self._site(places)
+            if _interface(places):
+                dispatch.set_site(module, site)
+                self._modules.append(module)
+            else:
+                self._handles += intercept(module, site)
+
+    def remove(self) -> None:
+        """Give the model back as it was."""
+        for handle in self._handles:
+            handle.remove()
+        for module in self._modules:
+            dispatch.set_site(module, None)
+        remove_interrupted()
+        dispatch.uninstall(self._before)
+
+    def _site(self, places: Sequence[Place]) -> AttentionSite:
+        drops = {place.drop.position: place.drop for place in places}
+        keys = {place.drop.position: place.site.key for place in places}
+        site = AttentionSite(
+            logits=drops.get("attention_logits"),
+            weights=drops.get("attention_weights"),
+            config=self._config,
+            kind=_part(places).kind,
+            is_fused=self._plan.fuses,
+            is_intercepted=places[0].site.kernel == "intercepted",
+            counting=self._counting,
+            counters={position: self._counters[key] for position, key in keys.items()},
+        )
+        for position, key in keys.items():
+            self._rates.connect(key, functools.partial(site.set_rate, position))
+        return site
+
+
+def _interface(places: Sequence[Place]) -> bool:
+    return _part(places).through_interface
+
+
+def _part(places: Sequence[Place]) -> AttentionPart:
+    part = places[0].part
+    assert isinstance(part, AttentionPart)
+    return part

@@ -1,0 +1,250 @@
+"""What a configuration means on one model: where each drop acts, by which path, or why not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from hiddenkey import anatomy
+from hiddenkey.anatomy import AttentionPart, Gap, Part
+from hiddenkey.attention import dispatch
+from hiddenkey.attention.site import fused_refusal
+from hiddenkey.errors import ConfigError
+from hiddenkey.framework.config import Drop, DropoutConfig, not_one_of
+from hiddenkey.positions import POSITIONS
+from hiddenkey.step.consistency import MULTI_LABEL, TASKS, chunked_refusal
+
+Kernel = Literal["auto", "reference", "fused"]
+_KERNELS = ("auto", "reference", "fused")
+_LM_LOSSES = ("auto", "chunked", "full")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where an attached configuration acts.
+
+    Attributes:
+        name: module, as the transformer names it (without PEFT's prefix).
+        layer: index of its transformer layer; ``None`` for the positions ``input`` and ``output``.
+        position: where noise enters.
+        pattern: which units fall together.
+        rate: share that falls.
+        rescale: what happens to the rest.
+        kernel: ``fused``, ``reference`` or ``intercepted`` for attention, ``hook`` elsewhere.
+        member: what tells it from others of its position in its layer, such as ``cross``; empty
+            where there is one only.
+    """
+
+    name: str
+    layer: int | None
+    position: str
+    pattern: str
+    rate: float
+    rescale: str
+    kernel: str
+    member: str = ""
+
+    @property
+    def key(self) -> str:
+        """Short name for logs, such as ``attention_logits/3`` or ``attention_logits/3/cross``."""
+        place = self.position if self.layer is None else f"{self.position}/{self.layer}"
+        return f"{place}/{self.member}" if self.member else place
+
+
+@dataclass(frozen=True)
+class Place:
+    """A drop at a module."""
+
+    drop: Drop
+    part: Part
+    site: Site
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a configuration acts, and in which layers it finds nothing to act on.
+
+    Attributes:
+        places: where it acts.
+        gaps: layers in which a position does not exist.
+        fuses: attention may take the fused path wherever a module hands its queries over.
+    """
+
+    places: tuple[Place, ...]
+    gaps: tuple[Gap, ...]
+    fuses: bool
+
+    @property
+    def attention(self) -> list[Place]:
+        """The places inside attention modules."""
+        return [p for p in self.places if POSITIONS[p.drop.position].acts == "inside"]
+
+    @property
+    def around(self) -> list[Place]:
+        """The places before and after modules."""
+        return [p for p in self.places if POSITIONS[p.drop.position].acts != "inside"]
+
+
+def make_plan(
+    config: DropoutConfig,
+    transformer: Any,
+    layers: Sequence[Part],
+    kernel: str,
+    lm_loss: str = "auto",
+) -> Plan:
+    """Find where each drop of a configuration acts.
+
+    Args:
+        config: the configuration.
+        transformer: the Hugging Face model.
+        layers: its layers.
+        kernel: ``auto``, ``reference`` or ``fused``.
+        lm_loss: ``auto``, ``chunked`` or ``full``.
+
+    Raises:
+        ConfigError: if the configuration does not fit the model, with all reasons.
+        AttachError: if a module is not found.
+    """
+    faults = _misfits(config, transformer, len(layers), kernel)
+    if faults := faults + _lm_loss_faults(config, transformer, lm_loss):
+        raise ConfigError(faults)
+    dropping = [part for part in layers if config.layers is None or part.layer in config.layers]
+    fuses = kernel != "reference" and not fused_refusal(
+        _attention_drops(config), config.keep_model_dropout
+    )
+    places: list[Place] = []
+    gaps: list[Gap] = []
+    for drop in config.drops:
+        found = POSITIONS[drop.position].find(transformer, dropping, config)
+        parts = [part for part in found if isinstance(part, Part)]
+        gaps += [replace(g, position=drop.position) for g in found if isinstance(g, Gap)]
+        places += [
+            Place(drop, part, _site(drop, part, member, _path(fuses, part)))
+            for part, member in zip(parts, _members(parts), strict=True)
+        ]
+    if faults := _path_faults(kernel, places):
+        raise ConfigError(faults)
+    return Plan(tuple(places), tuple(gaps), fuses)
+
+
+def _members(parts: Sequence[Part]) -> list[str]:
+    """Tell apart what is several times in one layer: by kind of attention, else by name."""
+    counts = Counter(part.layer for part in parts)
+    members = []
+    for part in parts:
+        own = [other for other in parts if other.layer == part.layer]
+        if counts[part.layer] == 1:
+            members.append("")
+        elif isinstance(part, AttentionPart) and [_kind(o) for o in own].count(part.kind) == 1:
+            members.append("" if part.kind == "self" else part.kind)
+        else:
+            members.append(_short(part.name, [other.name for other in own]))
+    return members
+
+
+def _kind(part: Part) -> str:
+    return part.kind if isinstance(part, AttentionPart) else ""
+
+
+def _short(name: str, names: Sequence[str]) -> str:
+    """Return a name without what it has in common with its neighbours at both ends."""
+    words = [other.split(".") for other in names]
+    start = _common(words)
+    end = _common([other[start:][::-1] for other in words])
+    own = name.split(".")
+    return ".".join(own[start : len(own) - end] or own[-1:])
+
+
+def _common(lists: Sequence[Sequence[str]]) -> int:
+    """Return how many words lists have in common at their beginning."""
+    count = 0
+    for words in zip(*lists, strict=False):
+        if len(set(words)) > 1:
+            break
+        count += 1
+    return count
+
+
+def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) -> list[str]:
+    faults = []
+    if kernel not in _KERNELS:
+        faults.append(not_one_of("kernel", kernel, _KERNELS))
+    attention = _attention_drops(config)
+    if kernel == "fused" and attention:
+        refusal = fused_refusal(attention, config.keep_model_dropout)
+        if refusal is not None:
+            faults.append(f"kernel='fused' cannot serve this configuration: {refusal}; use 'auto'")
+    faults += [
+        f"layers must be below {layers}, the number of layers of this model, got {layer}"
+        for layer in config.layers or ()
+        if layer >= layers
+    ]
+    if config.consistency is None:
+        return faults
+    task = anatomy.task_of(transformer)
+    regression = anatomy.is_regression(transformer)
+    if task not in TASKS:
+        faults.append(
+            f"the consistency loss works on {', '.join(TASKS)}, got a model for {task}; set"
+            " consistency=None"
+        )
+    elif getattr(transformer.config, "problem_type", None) == "multi_label_classification":
+        faults.append(MULTI_LABEL)
+    if regression and config.consistency.on == "logits":
+        faults.append(
+            "consistency.on='logits' means nothing for regression, whose single logit has a"
+            " softmax of 1; use 'representation' or 'auto'"
+        )
+    return faults
+
+
+def _lm_loss_faults(config: DropoutConfig, transformer: Any, lm_loss: str) -> list[str]:
+    if lm_loss not in _LM_LOSSES:
+        return [not_one_of("lm_loss", lm_loss, _LM_LOSSES)]
+    if lm_loss != "chunked":
+        return []
+    if config.consistency is None:
+        return ["lm_loss='chunked' needs a consistency loss, got none; use 'auto'"]
+    refusal = chunked_refusal(config.consistency, transformer)
+    if refusal is None:
+        return []
+    name = type(transformer).__name__
+    return [f"lm_loss='chunked' cannot serve {name}: {refusal}; use 'auto'"]
+
+
+def _attention_drops(config: DropoutConfig) -> list[Drop]:
+    return [drop for drop in config.drops if POSITIONS[drop.position].acts == "inside"]
+
+
+def _path(fuses: bool, part: Part) -> str:
+    """Return how a drop acts at a module."""
+    if not isinstance(part, AttentionPart):
+        return "hook"
+    if not part.through_interface or dispatch.needs_interception(part.module):
+        return "intercepted"
+    return "fused" if fuses else "reference"
+
+
+def _path_faults(kernel: str, places: Sequence[Place]) -> list[str]:
+    if kernel != "fused":
+        return []
+    names = [place.part.name for place in places if place.site.kernel == "intercepted"]
+    return [
+        f"kernel='fused' cannot serve {name}, whose own code must compute its attention; use 'auto'"
+        for name in names[:1]
+    ]
+
+
+def _site(drop: Drop, part: Part, member: str, path: str) -> Site:
+    return Site(
+        name=part.name,
+        layer=part.layer,
+        position=drop.position,
+        pattern=drop.pattern,
+        rate=drop.rate,
+        rescale=drop.rescaling,
+        kernel=path,
+        member=member,
+    )

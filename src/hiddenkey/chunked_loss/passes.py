@@ -1,0 +1,200 @@
+"""The two passes of a language model and their loss, computed from hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiddenkey.chunked_loss.capture import Captured, HeadCapture
+from hiddenkey.chunked_loss.chunked import labelled_loss
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Factors, Sums
+from hiddenkey.errors import ConsistencyError
+from hiddenkey.framework.config import Consistency
+
+
+@dataclass(frozen=True)
+class OtherStates:
+    """What is kept of the other pass.
+
+    Attributes:
+        rows: ``[rows, hidden]``, what reached the head at the labelled positions.
+        own_loss: what the model itself added to its loss; 0 for most.
+        chosen: ``[sequences]``, indices of the sequences that took part; ``None`` means all.
+    """
+
+    rows: Tensor
+    own_loss: Tensor
+    chosen: Tensor | None
+
+
+class ChunkedPasses:
+    """The language-model loss of one attached model, without logits.
+
+    Args:
+        transformer: a model that :func:`hiddenkey.chunked_loss.capture.refusal` allows.
+        consistency: the configured loss.
+
+    Attributes:
+        refusal: why the model turned out to need its logits; found in the first pass.
+        sums: of the last trained pass; ``None`` if it had its logits.
+    """
+
+    def __init__(self, transformer: Any, consistency: Consistency) -> None:
+        self.refusal: str | None = None
+        self.sums: Sums | None = None
+        self._consistency = consistency
+        self._capture = HeadCapture(transformer)
+        self._parts: tuple[Tensor, Tensor] | None = None
+        self._is_running = False
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        self._capture.remove()
+
+    def serves(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether a model call can go without logits."""
+        keeps = arguments.get("logits_to_keep")
+        asks = keeps is not None and (isinstance(keeps, Tensor) or keeps != 0)
+        return self.refusal is None and arguments.get("labels") is not None and not asks
+
+    def before(
+        self, run: Callable[[], Any], device: torch.device, chosen: Tensor | None
+    ) -> OtherStates | None:
+        """Run the other pass.
+
+        Args:
+            run: calls the model with labels, past its own hooks.
+            device: of the model.
+            chosen: the sequences of the batch that take part.
+
+        Returns:
+            What is kept of it. ``None`` if it shows that the model needs its logits, which is then
+            :attr:`refusal`; random numbers are as if the pass had not been.
+
+        Raises:
+            ConsistencyError: if a pass did not work as the first one did.
+        """
+        state = None if self._capture.is_verified else _random_state(device)
+        self._capture.begin()
+        try:
+            output = run()
+            captured = self._capture.take(output)
+        finally:
+            self._capture.end()
+        if not isinstance(captured, str):
+            labels = captured.labels.flatten()
+            kept = (labels != IGNORED_LABEL).nonzero().squeeze(-1)
+            rows = captured.states.flatten(0, 1).index_select(0, kept)
+            return OtherStates(rows, output.loss, chosen)
+        if state is None:
+            raise _surprise(captured)
+        self.refusal = captured
+        self._capture.remove()
+        _restore_random_state(device, state)
+        return None
+
+    def begin(self, other: OtherStates | None) -> None:
+        """Let the trained pass, which comes next, run without logits.
+
+        Args:
+            other: what is kept of the other pass; ``None`` in a pass without the loss.
+        """
+        if other is None and not self._capture.is_verified:
+            return  # a resumed run may begin with such a pass; it takes the model's own way
+        self._capture.begin(lambda captured: self._compute(captured, other))
+        self._is_running = True
+
+    def end(self) -> None:
+        """Clear up after the trained pass, however it ended. Does nothing twice."""
+        self._capture.end()
+        self._parts = None
+        self._is_running = False
+
+    def finish(self, output: Any, other: OtherStates | None) -> tuple[Tensor, Tensor | None] | None:
+        """Return the trained pass's loss and the consistency loss in it.
+
+        ``None`` if the pass had its logits.
+
+        Raises:
+            ConsistencyError: if the pass did not work as the first one did.
+        """
+        if not self._is_running:
+            return None
+        captured = self._capture.take(output)
+        if isinstance(captured, str) or self._parts is None:
+            raise _surprise(str(captured))
+        (loss, extra), own = self._parts, output.loss
+        if other is not None and self._consistency.backward == "both":
+            own = (own + other.own_loss) / 2
+        self.end()
+        return loss + own, extra if other is not None else None
+
+    def _compute(self, captured: Captured, other: OtherStates | None) -> None:
+        labels, states = captured.labels, captured.states.flatten(0, 1)
+        order = None if other is None else other.chosen
+        kept = _labelled_rows(labels, order)
+        compared = 0 if other is None else len(other.rows)
+        factors = self._factors(captured, other, len(kept))
+        sums = labelled_loss(
+            states.index_select(0, kept),
+            labels.flatten().index_select(0, kept),
+            self._capture.head(),
+            other.rows.to(states.dtype) if other is not None and compared else None,
+            factors,
+            entropy=True,
+        )
+        units: Any = captured.items
+        if units is None:
+            units = max(1, len(kept))
+        elif isinstance(units, Tensor):
+            units = units.to(states.device)
+        self.sums = sums
+        self._parts = (sums.loss / units, factors.divergence * sums.divergence / units)
+
+    def _factors(self, captured: Captured, other: OtherStates | None, rows: int) -> Factors:
+        if other is None:
+            return Factors(divergence=0.0)
+        settings, scale = self._consistency, 1.0
+        if other.chosen is not None:  # the chosen sequences stand for the whole batch
+            scale = captured.labels.shape[0] / len(other.chosen)
+        divergence = settings.weight * settings.every * scale
+        if settings.backward == "one":
+            return Factors(divergence, kind=settings.kind)
+        if captured.items is None:  # a mean over the rows of its own pass
+            scale = rows / max(1, len(other.rows))
+        return Factors(divergence, 0.5, 0.5 * scale, settings.kind)
+
+
+def _labelled_rows(labels: Tensor, chosen: Tensor | None) -> Tensor:
+    """Return the flat indices of labelled positions, those of the chosen sequences first."""
+    labelled = labels != IGNORED_LABEL
+    if chosen is None:
+        return labelled.flatten().nonzero().squeeze(-1)
+    batch, tokens = labels.shape
+    others = torch.ones(batch, dtype=torch.bool, device=labels.device)
+    others[chosen] = False
+    order = torch.cat([chosen, others.nonzero().squeeze(-1)])
+    rows = order[:, None] * tokens + torch.arange(tokens, device=labels.device)
+    return rows[labelled[order]]
+
+
+def _surprise(reason: str) -> ConsistencyError:
+    return ConsistencyError(
+        "the language-model loss was to be computed without full logits, as in earlier passes, but"
+        f" in this call {reason.removeprefix('it ')}; attach with lm_loss='full'"
+    )
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    own = [] if device.type == "cpu" else [torch.get_device_module(device).get_rng_state(device)]
+    return [torch.get_rng_state(), *own]
+
+
+def _restore_random_state(device: torch.device, state: list[Tensor]) -> None:
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.get_device_module(device).set_rng_state(state[1], device)

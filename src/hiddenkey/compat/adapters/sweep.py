@@ -1,0 +1,138 @@
+"""The sweep over all adapters, and its table in Markdown."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, cast
+
+from hiddenkey.compat.adapters.checks import VERDICTS, AdapterRow, examine_adapter
+from hiddenkey.compat.adapters.methods import all_methods
+from hiddenkey.compat.examine import prepare
+from hiddenkey.compat.pool import run_jobs
+from hiddenkey.errors import ConfigError
+from hiddenkey.framework.config import not_one_of
+
+_LIMIT_SECONDS: Final = 120.0
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
+_COLUMNS = (
+    "adapter",
+    "variant",
+    "model",
+    "places",
+    "consistency loss",
+    "gradients",
+    "saved and loaded",
+    "checkpointing",
+    "verdict",
+    "reason",
+)
+_MEANING = """\
+Each adapter of the installed PEFT, on tiny random models of two layers with HiddenKey attached at a
+rate of 0.3. *Places* are attention and second feed-forward layers that drop, of those that the
+model has. *Consistency loss*: loss and gradients equal those of two passes made one after the
+other. *Gradients*: how many parameters they reach, the same as without HiddenKey. *Saved and
+loaded*: the adapter that was trained with HiddenKey gives the same outputs when it is loaded
+without. *Checkpointing*: loss and gradients stay the same. Every row that passes has also passed
+the conformance suite (`hiddenkey.testing.examine_model`): bit-equal evaluation, noise at each
+place, padding, rate zero, measured shares and detaching."""
+
+
+def run_adapters(
+    types: Sequence[str] = (),
+    report: Callable[[AdapterRow], None] = lambda row: None,
+    *,
+    jobs: int = 2,
+) -> list[AdapterRow]:
+    """Examine adapters on each tiny model that they are for.
+
+    Args:
+        types: names of PEFT's types; none: every type.
+        report: called with each row as soon as it is there.
+        jobs: worker processes; 1 examines them in this one.
+
+    Raises:
+        ConfigError: if PEFT has no such type.
+    """
+    methods = all_methods()
+    known = list(dict.fromkeys(method.peft_type for method in methods))
+    if faults := [not_one_of("types", name, known) for name in types if name not in known]:
+        raise ConfigError(faults)
+    wanted = [
+        (method.peft_type, method.variant, base)
+        for method in methods
+        for base in method.bases
+        if not types or method.peft_type in types
+    ]
+    found = {}
+    for row in _in_this_process(wanted) if jobs == 1 else _in_others(wanted, jobs):
+        found[row.peft_type, row.variant, row.model] = row
+        report(row)
+    return [found[job] for job in wanted]
+
+
+def examine_named(peft_type: str, variant: str, base: str) -> AdapterRow:
+    """Examine one adapter on one model, both given by name."""
+    named = {(method.peft_type, method.variant): method for method in all_methods()}
+    return examine_adapter(named[peft_type, variant], base)
+
+
+def _in_this_process(wanted: Iterable[tuple[str, str, str]]) -> Iterator[AdapterRow]:
+    for job in wanted:
+        yield examine_named(*job)
+
+
+def _in_others(wanted: Iterable[tuple[str, str, str]], jobs: int) -> Iterator[AdapterRow]:
+    for outcome in run_jobs(
+        examine_named, wanted, workers=jobs, limit=_LIMIT_SECONDS, prepare=prepare
+    ):
+        if outcome.ending == "returned":
+            yield cast(AdapterRow, outcome.value)
+        else:
+            peft_type, variant, base = outcome.job
+            yield AdapterRow(peft_type, variant, base, verdict="fails", reason=str(outcome.value))
+
+
+def section(rows: Sequence[AdapterRow], command: str) -> str:
+    """Return the section of ``docs/MODELS.md`` about adapters.
+
+    Args:
+        rows: from :func:`run_adapters`.
+        command: what made them.
+    """
+    counts = Counter(row.verdict for row in rows)
+    kinds = len({row.peft_type for row in rows})
+    versions = ", ".join([f"Python {platform.python_version()}", *_versions()])
+    meanings = [(name, str(counts[name]), text) for name, text in VERDICTS.items() if counts[name]]
+    parts = [
+        "## Adapters",
+        f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d} with {versions}.",
+        _MEANING,
+        f"**{kinds} types of PEFT's adapters in {len(rows)} settings.**",
+        _table(("verdict", "settings", "meaning"), meanings),
+        _table(_COLUMNS, map(astuple, rows)),
+    ]
+    return "\n\n".join(parts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _versions() -> list[str]:
+    found = []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""The three axes as data and arithmetic; knows no model."""

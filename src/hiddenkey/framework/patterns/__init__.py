@@ -1,0 +1,24 @@
+"""Which units fall together: the second axis of arXiv 2403.00812, one file per pattern.
+
+Every pattern is a function ``keep_mask(shape, rate, visible)``. ``shape`` is
+``(*groups, tokens, entries)``: for a hidden sequence ``(batch, tokens, features)``, for attention
+``(batch, heads, keys, queries)``, so that a key is to attention what a token is to a sequence. The
+patterns differ in which of the last two axes share one draw. The result is a boolean mask (True =
+keep) that broadcasts to ``shape``; entries that are not ``visible`` are kept, since nothing of them
+reaches the output. All draws come from PyTorch's global generator.
+"""
+
+from collections.abc import Callable, MutableMapping
+
+from torch import Tensor
+
+from hiddenkey.framework.patterns import column, element, feature, span
+
+KeepMask = Callable[[tuple[int, ...], float, Tensor], Tensor]
+
+PATTERNS: MutableMapping[str, KeepMask] = {
+    "element": element.keep_mask,
+    "column": column.keep_mask,
+    "span": span.keep_mask,
+    "feature": feature.keep_mask,
+}

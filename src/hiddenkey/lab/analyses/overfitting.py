@@ -1,0 +1,250 @@
+"""Does a method overfit less than plain LoRA, and are its probabilities more to be believed?
+
+From records to a table of plain values: training minus evaluation, loss, calibration and confidence
+over the steps, and after the last step each setting's paired difference to the baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hiddenkey.lab.analyses.sources import arrange, relabel
+from hiddenkey.lab.evidence.arms import Run, arm_order
+from hiddenkey.lab.evidence.axes import Arm, Task
+from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
+from hiddenkey.lab.evidence.findings import Curve
+from hiddenkey.lab.evidence.pairing import differing, nearest, settings_of
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.evidence.statistics import (
+    Description,
+    PairedComparison,
+    adjust_holm,
+    compare_paired,
+    describe,
+)
+from hiddenkey.lab.present.words import count, listing
+from hiddenkey.lab.run.calibration import CALIBRATION
+
+ACCURACY: Final = "accuracy"
+_OF_CLASSES: Final = (ACCURACY, "f1", "f1_macro", "matthews")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What is watched.
+
+    Attributes:
+        name: a metric, ``loss``, or one of :data:`CALIBRATION`.
+        part: ``evaluation``: on the evaluation examples; ``gap``: on training minus evaluation
+            examples. A larger metric gap and a smaller loss gap mean more overfitting.
+    """
+
+    name: str
+    part: Part
+
+    @property
+    def label(self) -> str:
+        """The quantity in words."""
+        return f"{self.name} gap" if self.part == "gap" else self.name
+
+
+@dataclass(frozen=True)
+class Ending:
+    """A quantity of one setting after the last step.
+
+    Attributes:
+        values: value by seed, in the seeds' order; seeds without a finite value are left out.
+        description: their summary; ``None`` without values.
+        comparison: with the baseline on the same seeds, ours minus the baseline's; ``better`` in
+            its verdict only means larger. ``None`` for the baseline or with less than two common
+            seeds.
+    """
+
+    values: tuple[tuple[int, float], ...]
+    description: Description | None
+    comparison: PairedComparison | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting on one task.
+
+    Attributes:
+        arm: the setting.
+        seeds: number of its finished runs.
+        against: label of the baseline's arm; ``None`` for the baseline itself or without one.
+        also_differs: settings, beside those of the dropout method, that are not the baseline's.
+        endings: one for each quantity of the task, in their order.
+    """
+
+    arm: Arm
+    seeds: int
+    against: str | None
+    also_differs: tuple[str, ...]
+    endings: tuple[Ending, ...]
+
+
+@dataclass(frozen=True)
+class TaskWatch:
+    """All of one task.
+
+    Attributes:
+        task: the task.
+        quantities: what its runs tell of.
+        rows: the baseline's first.
+        curves: means over the seeds, by setting, quantity and part.
+        notes: what is missing, as sentences.
+    """
+
+    task: Task
+    quantities: tuple[Quantity, ...]
+    rows: tuple[Row, ...]
+    curves: tuple[Curve, ...]
+    notes: tuple[str, ...]
+
+
+def watch_overfitting(
+    records: Sequence[Record], baseline: str = "lora", chosen: Sequence[str] = ()
+) -> tuple[TaskWatch, ...]:
+    """Return, for each task, how far its runs overfit.
+
+    Differences are paired by seed. Holm's correction is over the settings of a task, for each
+    quantity by itself.
+
+    Args:
+        records: finished runs.
+        baseline: method that the others are compared with.
+        chosen: methods to look at beside the baseline; none: all.
+
+    Raises:
+        ConfigError: if the baseline is unknown.
+    """
+    runs = arrange(records, baseline)
+    if chosen:
+        runs = [run for run in runs if run.arm.method in (baseline, *chosen)]
+    return tuple(
+        _watch(relabel([run for run in runs if run.task == task], baseline), task, baseline)
+        for task in dict.fromkeys(run.task for run in runs)
+    )
+
+
+def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
+    quantities = _quantities(runs, task)
+    groups: dict[Arm, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.arm].append(run)
+    ends = {arm: [_values(group, q) for q in quantities] for arm, group in groups.items()}
+    plain = [group[0] for arm, group in groups.items() if arm.method == baseline]
+    rows = [
+        _row(groups[arm], ends, None if arm.method == baseline else nearest(groups[arm][0], plain))
+        for arm in sorted(groups, key=lambda arm: arm_order(arm, baseline))
+    ]
+    curves = tabulate_curves(runs, [quantity.name for quantity in quantities])
+    notes = (*_calibration_notes(runs, task), *_diverged(rows), *_unpaired(rows, baseline))
+    return TaskWatch(task, quantities, _adjusted(rows), curves, notes)
+
+
+def _row(
+    runs: Sequence[Run], ends: Mapping[Arm, Sequence[Mapping[int, float]]], base: Run | None
+) -> Row:
+    own = runs[0]
+    if base is None:
+        endings = tuple(_ending(values, None) for values in ends[own.arm])
+        return Row(own.arm, len(runs), None, (), endings)
+    pairs = zip(ends[own.arm], ends[base.arm], strict=True)
+    return Row(
+        arm=own.arm,
+        seeds=len(runs),
+        against=base.arm.label,
+        also_differs=differing(settings_of(own), settings_of(base)),
+        endings=tuple(_ending(values, others) for values, others in pairs),
+    )
+
+
+def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
+    """What the runs of a task tell of; calibration and accuracy where a line has them."""
+    known = {name for run in runs for line in run.record.metrics for name in line}
+    names = (task.metric, ACCURACY, LOSS, *CALIBRATION)
+    present = [name for name in dict.fromkeys(names) if f"eval_{name}" in known]
+    gaps = [Quantity(name, "gap") for name in (task.metric, LOSS)]
+    return (*gaps, *(Quantity(name, "evaluation") for name in present))
+
+
+def _values(runs: Sequence[Run], quantity: Quantity) -> dict[int, float]:
+    read = readers(quantity.name)[quantity.part]
+    ends = {run.seed: read(run.record.metrics[-1]) for run in runs if run.record.metrics}
+    return {seed: value for seed, value in sorted(ends.items()) if value is not None}
+
+
+def _ending(values: Mapping[int, float], base: Mapping[int, float] | None) -> Ending:
+    seeds = [seed for seed in values if base is not None and seed in base]
+    comparison = None
+    if base is not None and len(seeds) > 1:
+        comparison = compare_paired([values[s] for s in seeds], [base[s] for s in seeds])
+    description = describe(list(values.values())) if values else None
+    return Ending(tuple(values.items()), description, comparison)
+
+
+def _adjusted(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Apply Holm's correction to each quantity, over the rows."""
+    columns = list(zip(*(row.endings for row in rows), strict=True))
+    adjusted = []
+    for column in columns:
+        tested = {i: end.comparison for i, end in enumerate(column) if end.comparison is not None}
+        found = adjust_holm(tested) if tested else {}
+        adjusted.append(
+            [dataclasses.replace(end, comparison=found.get(i)) for i, end in enumerate(column)]
+        )
+    return tuple(
+        dataclasses.replace(row, endings=endings)
+        for row, endings in zip(rows, zip(*adjusted, strict=True), strict=True)
+    )
+
+
+def _calibration_notes(runs: Sequence[Run], task: Task) -> list[str]:
+    """Say which runs have no calibration lines."""
+    if task.metric not in _OF_CLASSES:
+        return [f"{task.label} is no classification: it has no calibration and no confidence."]
+    without = sum(
+        not all(f"eval_{name}" in line for line in run.record.metrics for name in CALIBRATION)
+        for run in runs
+    )
+    if not without:
+        return []
+    return [
+        f"{without} of {count(len(runs), 'run')} of {task.label} were stored before evaluations"
+        " measured calibration; run them again in a new folder to have it."
+    ]
+
+
+def _diverged(rows: Sequence[Row]) -> list[str]:
+    lost = [
+        f"{row.arm.label} ({most})"
+        for row in rows
+        if (most := row.seeds - min(len(end.values) for end in row.endings[:2]))
+    ]
+    if not lost:
+        return []
+    return [
+        f"Runs that ended without a number are left out: {listing(lost)}. A run that diverged is a"
+        " bad result, so these settings look better here than they are."
+    ]
+
+
+def _unpaired(rows: Sequence[Row], baseline: str) -> list[str]:
+    alone = [
+        row.arm.label
+        for row in rows
+        if row.arm.method != baseline and row.endings[0].comparison is None
+    ]
+    if not alone:
+        return []
+    return [
+        f"Not compared, since {baseline} has no two runs of the same model, adapter, rank and"
+        f" seeds: {listing(alone)}."
+    ]

@@ -1,0 +1,104 @@
+"""Differences to the baseline after the last step: gap, loss, calibration error and confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hiddenkey.lab.analyses.overfitting import Quantity, Row, TaskWatch
+from hiddenkey.lab.analyses.overfitting_tables import other_settings, told_apart
+from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.present.canvas import (
+    INK,
+    Axes,
+    Figure,
+    Palette,
+    Plot,
+    Style,
+    add_legend,
+    legend_height,
+)
+from hiddenkey.lab.present.words import interval, signed
+
+_COLUMNS: Final = 2
+_ROW_INCHES: Final = 0.22
+
+
+def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, part: str) -> Plot:
+    """Return a figure with a panel for each quantity and a row for each setting."""
+    quantities = [
+        quantity
+        for quantity in (
+            Quantity(watch.task.metric, "gap"),
+            Quantity(LOSS, "evaluation"),
+            Quantity("ece", "evaluation"),
+            Quantity("confidence", "evaluation"),
+        )
+        if quantity in watch.quantities
+    ]
+    styles = palette.styles((row.arm.label, row.arm.method) for row in rows)
+    lines = -(-len(quantities) // _COLUMNS)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(lines, _COLUMNS, sharey=True, squeeze=False).flat
+        for axes, quantity in zip(panels, quantities, strict=True):
+            index = watch.quantities.index(quantity)
+            axes.axvline(0, color=INK, linewidth=1)
+            for place, row in enumerate(rows):
+                _point(axes, place, row, index, styles[row.arm.label])
+            axes.set_title(quantity.label)
+            axes.set_yticks([])
+            axes.set_ylim(len(rows) - 0.4, -0.6)
+            axes.locator_params(axis="x", nbins=3)
+        add_legend(figure, panels[0])
+
+    labels = [row.arm.label for row in rows]
+    return Plot(
+        name="overfitting_end",
+        kind="overfitting",
+        budget="steps",
+        task=watch.task.label,
+        title=f"{watch.task.label}: differences to {rows[0].against} after the last step{part}",
+        caption=(
+            f"Each setting minus {rows[0].against}, paired by seed; lines: 95 % interval (Student's"
+            " t, not widened for the number of settings). Filled: beyond chance after Holm's"
+            " correction. A gap is training minus evaluation examples: left of 0 is less"
+            " overfitting; so it is for the loss and the calibration error (ece)."
+            + "".join(f" {sentence}" for sentence in other_settings(rows))
+        ),
+        alt=_alt(watch, rows, quantities),
+        height=lines * (0.75 + _ROW_INCHES * len(rows)) + legend_height(labels),
+        draw=draw,
+    )
+
+
+def _point(axes: Axes, place: int, row: Row, index: int, style: Style) -> None:
+    found = row.endings[index].comparison
+    if found is None:
+        return
+    if found.low is not None and found.high is not None:
+        axes.hlines(place, found.low, found.high, color=style.colour, linewidth=1.6)
+    axes.plot(
+        [found.difference],
+        [place],
+        linestyle="none",
+        marker=style.marker,
+        markersize=6,
+        color=style.colour,
+        markerfacecolor=style.colour if told_apart(row.endings[index]) else "white",
+        label=row.arm.label,
+    )
+
+
+def _alt(watch: TaskWatch, rows: Sequence[Row], quantities: Sequence[Quantity]) -> str:
+    parts = []
+    for row in rows:
+        ends = zip(watch.quantities, row.endings, strict=True)
+        values = [
+            f"{quantity.label} {signed(end.comparison.difference)}"
+            f" {interval(end.comparison.low, end.comparison.high, sign=True)}"
+            for quantity, end in ends
+            if quantity in quantities and end.comparison is not None
+        ]
+        parts.append(f"{row.arm.label}: {', '.join(values)}")
+    return f"Differences to {rows[0].against}. {'; '.join(parts)}."

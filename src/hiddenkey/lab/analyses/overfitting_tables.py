@@ -1,0 +1,135 @@
+"""The overfitting monitor in words: grids, and what the differences come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hiddenkey.lab.analyses.overfitting import Ending, Row, TaskWatch
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
+from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
+
+LEVEL: Final = 0.05
+"""Share of false alarms that is accepted for each quantity of a task, after Holm's correction."""
+
+READING: Final = (
+    "All values are those after the last step, without noise. A gap is the value on a sample of the"
+    " training examples minus that on the evaluation examples: the metric's gap grows and the"
+    " loss's falls as a run overfits. ece is the expected calibration error (15 bins), brier the"
+    " squared distance of the probabilities to the label, confidence the mean of the largest"
+    " probability; the first two are better when smaller."
+)
+
+
+def watch_grid(watch: TaskWatch) -> Grid:
+    """One row for each setting: mean ± deviation, difference to the baseline, interval and p."""
+    columns = ("setting", "seeds", *(quantity.label for quantity in watch.quantities))
+    rows = [
+        [text(row.arm.label), numeric(row.seeds, str(row.seeds)), *map(_full, row.endings)]
+        for row in watch.rows
+    ]
+    notes = [_comparisons(watch), *watch.notes, *other_settings(watch.rows)]
+    title = f"{watch.task.label}: overfitting after the last step"
+    return make_grid("overfitting", title, columns, rows, [note for note in notes if note])
+
+
+def short_cell(row: Row, ending: Ending, baseline: str) -> str:
+    """The difference to the baseline with :func:`mark`; else the mean, the baseline's bare."""
+    if ending.comparison is not None:
+        return signed(ending.comparison.difference) + mark(ending)
+    if ending.description is None:
+        return MISSING
+    mean = number(ending.description.mean)
+    return mean if row.arm.method == baseline else f"({mean})"
+
+
+def mark(ending: Ending) -> str:
+    """``*``: beyond chance after Holm's correction; ``°``: the interval alone leaves out 0."""
+    found = ending.comparison
+    if found is None or found.low is None or found.high is None:
+        return ""
+    if told_apart(ending):
+        return "*"
+    return "°" if found.low > 0 or found.high < 0 else ""
+
+
+def told_apart(ending: Ending) -> bool:
+    """Whether the difference to the baseline is beyond chance, after Holm's correction."""
+    found = ending.comparison
+    return found is not None and found.p_adjusted is not None and found.p_adjusted <= LEVEL
+
+
+def headline(watch: TaskWatch) -> str:
+    """What can be told apart from the baseline, as a sentence."""
+    compared = [row for row in watch.rows if any(end.comparison for end in row.endings)]
+    if not compared:
+        return f"{watch.task.label}: nothing to compare with the baseline."
+    parts = []
+    for index, quantity in enumerate(watch.quantities):
+        told = [row for row in compared if told_apart(row.endings[index])]
+        for word, larger in (("lower", False), ("higher", True)):
+            labels = [row.arm.label for row in told if _is_larger(row.endings[index]) is larger]
+            if labels:
+                parts.append(f"{quantity.label} {word} with {listing(labels)}")
+    if parts:
+        return f"{watch.task.label}: {'; '.join(parts)}."
+    weak = _too_few(watch)
+    reason = f", and no data could: {weak}" if weak else "."
+    return f"{watch.task.label}: no test tells anything from the baseline{reason}"
+
+
+def _is_larger(ending: Ending) -> bool:
+    return ending.comparison is not None and ending.comparison.difference > 0
+
+
+def _too_few(watch: TaskWatch) -> str:
+    """Why the tests could have shown nothing, where that is so for all of them."""
+    found = [end.comparison for row in watch.rows for end in row.endings if end.comparison]
+    weak = [comparison.note for comparison in found if comparison.verdict == "weak evidence"]
+    return min((note or "" for note in weak), key=len) if len(weak) == len(found) > 0 else ""
+
+
+def _full(ending: Ending) -> Entry:
+    found = ending.description
+    if found is None:
+        return Entry(MISSING, None)
+    shown = number(found.mean)
+    if found.deviation is not None:
+        shown += f" ± {number(found.deviation)}"
+    compared = ending.comparison
+    if compared is None:
+        return Entry(shown, found.mean)
+    bounds = interval(compared.low, compared.high, sign=True)
+    details = (f"{signed(compared.difference)} {bounds}", f"p {probability(compared.p_adjusted)}")
+    return Entry(shown, found.mean, strong=told_apart(ending), details=details)
+
+
+def _comparisons(watch: TaskWatch) -> str:
+    pairs = {
+        ending.comparison.count
+        for row in watch.rows
+        for ending in row.endings
+        if ending.comparison is not None
+    }
+    if not pairs:
+        return ""
+    seeds = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"
+    return (
+        f"Second lines: difference to the baseline, paired over {seeds} seeds, with its 95 %"
+        " interval (Student's t); third lines: p of the paired permutation test, after Holm's"
+        f" correction over the settings. Bold where p is at most {LEVEL:g}. Intervals stand alone:"
+        " of twenty of them about one leaves out the truth."
+    )
+
+
+def other_settings(rows: Sequence[Row]) -> list[str]:
+    """Name the settings, beside those of the method, in which an arm is not like its baseline."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.also_differs:
+            found.setdefault(row.also_differs, []).append(row.arm.label)
+    return [
+        f"Not as in the baseline, beside the method:"
+        f" {listing([name.replace('_', ' ') for name in names])}, in {listing(labels)}."
+        for names, labels in found.items()
+    ]

@@ -1,0 +1,185 @@
+"""Rate transfer in words: what is lost, and which rate to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from hiddenkey.lab.analyses.transfer import (
+    RULES,
+    Estimate,
+    Judged,
+    RatePoint,
+    TaskTransfer,
+    Transfer,
+)
+from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, text
+from hiddenkey.lab.present.words import MISSING, count, interval, listing, number, signed
+
+DIGITS: Final = 2
+"""Decimals of points."""
+
+READING: Final = (
+    "Values are points (hundredths) of each task's main metric after the last step; all tasks count"
+    " alike, so one whose metric moves more has more say in the common rate. A rate is chosen on"
+    " all seeds but one and judged on that one, each seed in turn, so that nothing is judged on the"
+    " seeds that chose it. Losses are against the best rate of each task, chosen in the same way; a"
+    " negative loss means that choosing for each task by itself was worse, since few seeds tell a"
+    " task's best rate less well than all tasks together. Intervals are 95 % (Student's t); over"
+    " seeds they speak of these tasks, and are widened because the seeds share the runs that chose"
+    " (Nadeau and Bengio 2003); over tasks they speak of others like these."
+)
+
+
+def rules_grid(found: Transfer) -> Grid:
+    """One row for each rule of choosing a rate, as means over the tasks."""
+    columns = ("rule", "loss over seeds", "loss over tasks", f"gain over {found.baseline}",
+               "gain over tasks")  # fmt: skip
+    rows = [
+        [
+            text(RULES[seeds.rule]),
+            _estimate(seeds.loss),
+            _estimate(tasks.loss),
+            _estimate(seeds.gain),
+            _estimate(tasks.gain),
+        ]
+        for seeds, tasks in zip(found.judged, found.across, strict=True)
+    ]
+    title = f"{found.method}: one rate or several, means over {len(found.tasks)} tasks"
+    return make_grid("rules", title, columns, rows)
+
+
+def tasks_grid(found: Transfer) -> Grid:
+    """One row for each task."""
+    columns = (
+        "task", "metric", "best rate", "others' best", "loss, common rate", "loss, others' rate",
+        "apparent loss",
+    )  # fmt: skip
+    rows = [
+        [
+            text(task.task),
+            text(task.metric),
+            Entry(f"{task.best:g}", task.best, details=(_counts(task.chosen),)),
+            Entry(f"{task.elsewhere:g}", task.elsewhere),
+            _estimate(_of(task, "common").loss),
+            _estimate(_of(task, "elsewhere").loss),
+            Entry(signed(task.apparent, DIGITS), task.apparent),
+        ]
+        for task in found.tasks
+    ]
+    notes = (
+        f"Below each best rate: how often it and others are chosen when one seed is left out. The"
+        f" common rate is {found.common:g} ({_agreement(found.chosen)}). The apparent loss is that"
+        " of the common rate if choice and judgement share all seeds; it cannot be negative, and is"
+        " here for comparison alone.",
+        *found.notes,
+    )
+    return make_grid("tasks", f"{found.method}: rates by task", columns, rows, notes)
+
+
+def rates_grid(found: Transfer) -> Grid:
+    """One row for each rate: the difference to the baseline on each task."""
+    told = all(point.gain is not None for task in found.tasks for point in task.points)
+    what = f"points above {found.baseline}" if told else "points"
+    columns = ("rate", *(task.task for task in found.tasks), "mean")
+    series = [*(task.points for task in found.tasks), found.points]
+    rows = [
+        [Entry(f"{rate:g}", rate), *(_point(points[i], told) for points in series)]
+        for i, rate in enumerate(found.rates)
+    ]
+    note = f"{count(len(found.seeds), 'seed')}; the intervals are not corrected for their number."
+    return make_grid("rates", f"{found.method}: {what}, by rate and task", columns, rows, [note])
+
+
+def recommendation(found: Transfer) -> list[str]:
+    """The answer in plain sentences."""
+    judged = {one.rule: one for one in found.judged}
+    common, elsewhere = judged["common"], judged["elsewhere"]
+    sentences = [
+        f"Recommended rate for {found.method}: {found.common:g}, the best mean over"
+        f" {listing([task.task for task in found.tasks], limit=9)}"
+        f" ({_agreement(found.chosen)}){_at_the_edge(found)}."
+    ]
+    if common.gain is None:
+        sentences.append(
+            f"Without {found.baseline}'s runs with the same seeds on every task, its gain is"
+            " unknown."
+        )
+    else:
+        sentences.append(
+            f"A rate chosen so gains {number(common.gain.mean, DIGITS)} {_bounds(common.gain)}"
+            f" points over {found.baseline} on seeds that had no say in it{_doubt(common.gain)}."
+        )
+    own = judged["own"]
+    if found.flattered is not None and own.gain is not None:
+        sentences.append(
+            f"Each task's best rate, read off all seeds as tables of best rates are, seems to gain"
+            f" {number(found.flattered, DIGITS)} points; on seeds that had no say in it it gains"
+            f" {number(own.gain.mean, DIGITS)} {_bounds(own.gain)}."
+        )
+    for one, what in (
+        (common, "One rate for all tasks"),
+        (elsewhere, "A rate chosen on the other tasks"),
+    ):
+        if one.loss is not None:
+            sentences.append(
+                f"{what} loses {number(one.loss.mean, DIGITS)} {_bounds(one.loss)} points against"
+                f" each task's best{_meaning(one.loss)}."
+            )
+    return sentences
+
+
+def _at_the_edge(found: Transfer) -> str:
+    for edge, word in ((found.rates[0], "smallest"), (found.rates[-1], "largest")):
+        if found.common == edge:
+            return f"; it is the {word} that was tried, so the best may lie beyond"
+    return ""
+
+
+def _estimate(found: Estimate | None) -> Entry:
+    return Entry(MISSING, None) if found is None else _points(found.mean, found.low, found.high)
+
+
+def _point(point: RatePoint, told: bool) -> Entry:
+    if not told or point.gain is None:
+        return Entry(number(point.mean, DIGITS), point.mean)
+    return _points(point.gain.difference, point.gain.low, point.gain.high)
+
+
+def _points(mean: float, low: float | None, high: float | None) -> Entry:
+    """Return a mean with its interval below."""
+    bounds = interval(low, high, sign=True, digits=DIGITS)
+    return Entry(signed(mean, DIGITS), mean, details=lines_of(bounds))
+
+
+def _of(task: TaskTransfer, rule: str) -> Judged:
+    return next(one for one in task.judged if one.rule == rule)
+
+
+def _agreement(chosen: Sequence[tuple[float, int]]) -> str:
+    total = sum(amount for _, amount in chosen)
+    return f"chosen without one seed: {_counts(chosen)} of {total}"
+
+
+def _counts(chosen: Sequence[tuple[float, int]]) -> str:
+    return listing([f"{rate:g} in {amount}" for rate, amount in chosen], limit=9)
+
+
+def _bounds(found: Estimate) -> str:
+    return interval(found.low, found.high, digits=DIGITS)
+
+
+def _doubt(gain: Estimate) -> str:
+    if gain.low <= 0 <= gain.high:
+        return "; the interval does not leave out 0, so this is no evidence of a gain"
+    return "; it is worse" if gain.high < 0 else ""
+
+
+def _meaning(loss: Estimate) -> str:
+    if not any(loss.values):
+        return ": the same rates were chosen, whichever seed was left out"
+    if loss.low > 0:
+        return ": on these tasks the rate does not transfer without loss"
+    if loss.high < 0:
+        return ": choosing for each task by itself was worse"
+    return f": no loss can be seen, and one of more than {number(loss.high, DIGITS)} is unlikely"

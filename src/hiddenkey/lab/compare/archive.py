@@ -1,0 +1,102 @@
+"""Records between the study, which all machines share, and the folder of one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from hiddenkey.lab.evidence.record import FOLDER, Record
+from hiddenkey.lab.plans.identity import Run
+from hiddenkey.lab.queue import jobs
+from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.queue.storage import MOST_DEATHS
+from hiddenkey.lab.run.result import Result
+
+WORST: Final = float("-inf")
+"""Value of a run whose metric could not be computed."""
+
+
+class Archive:
+    """The records in a comparison's folder.
+
+    Args:
+        folder: the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._collected: set[tuple[str, int]] = set()
+
+    def collect(self, study: str, trials: Iterable[FrozenTrial]) -> list[Record]:
+        """Write the records of trials that ended since the last call; return them.
+
+        Args:
+            study: name of the study that the trials belong to.
+            trials: all its trials.
+        """
+        new = []
+        for trial in trials:
+            if trial.state.is_finished() and (study, trial.number) not in self._collected:
+                self._collected.add((study, trial.number))
+                new += [Record.from_dict(values) for values in jobs.records(trial).values()]
+        for record in new:
+            stored = self.read(record.id)
+            kept = stored is not None and stored.status == "finished" != record.status
+            if stored != record and not kept:
+                record.save(self._folder)
+        return new
+
+    def read(self, identity: str) -> Record | None:
+        """The record of a run, or ``None`` where there is no whole one."""
+        path = self._folder / FOLDER / f"{identity}.json"
+        try:
+            values: Any = json.loads(path.read_text(encoding="utf-8"))
+            return Record.from_dict(values)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def value_of(result: Result) -> float:
+    """What a run is worth to Optuna: the best value of its main metric."""
+    best = result.metrics[result.main_metric].best
+    return WORST if best is None else best
+
+
+def revived(job: Job, result: Result, record: Record) -> FrozenTrial:
+    """A finished trial for a run that the study has forgotten."""
+    attributes = {**job.attributes(), **jobs.record_attribute(record.to_dict())}
+    return optuna.create_trial(
+        state=TrialState.COMPLETE, value=value_of(result), user_attrs=attributes
+    )
+
+
+def buried(job: Job, state: State) -> FrozenTrial:
+    """A failed trial for a job that killed its workers."""
+    error = (
+        f"its worker died {MOST_DEATHS + 1} times without a message; the system may have killed it"
+        " for lack of memory"
+    )
+    attributes = {**job.attributes(), jobs.ERROR: error}
+    if job.kind == "run":
+        run = Run.from_dict(job.payload)
+        record = Record(
+            id=run.id,
+            options=run.options.recorded(),
+            stage=run.stage,
+            budget=run.budget,
+            status="failed",
+            result=None,
+            metrics=(),
+            environment={},
+            error=error,
+            attempts=state.begun,
+            started=jobs.utc(state.started),
+            ended=jobs.utc(None),
+        )
+        attributes |= jobs.record_attribute(record.to_dict())
+    return optuna.create_trial(state=TrialState.FAIL, user_attrs=attributes)

@@ -1,0 +1,224 @@
+"""From a plan to jobs: pure functions of the plan, its data and what is known so far.
+
+A grid's runs are known from the start. With a search, the runs of a method follow when its search
+is done; with equal time, the shortened runs follow when the cost of the method is measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash, versions
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.search import SearchTrial, searched_options
+from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.run.options import TrainOptions
+
+States = Mapping[str, Mapping[str, State]]
+"""State of each job, by study."""
+
+_NO_COST: Final = ("rate", "rates", "consistency_weight", "learning_rate")
+"""Settings that do not change how long a step takes."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a setting's runs wait for.
+
+    Attributes:
+        chosen: what its search chose, empty without a search; ``None`` while it is open.
+        ratio: its cost relative to the baseline's, if it was measured.
+    """
+
+    chosen: Mapping[str, Any] | None
+    ratio: float | None
+
+
+class Outline:
+    """The jobs of a plan whose data can be read."""
+
+    def __init__(self, plan: Plan, data: Data) -> None:
+        self._plan = plan
+        self._settings = plan.settings()
+        self._prints = [data.fingerprint(options) for options in self._settings]
+        self._examples = [len(data.splits(options).train) for options in self._settings]
+        self._searches = [self._search(options, data) for options in self._settings]
+        self._probes = [self._probe(index) for index in range(len(self._settings))]
+        self._named: dict[tuple[int, int], tuple[Answer, list[Job]]] = {}
+
+    @property
+    def studies(self) -> list[str]:
+        """Names of the studies; the last one holds the runs that are compared."""
+        return [*(name for name, _ in self._searches if name), self._plan.name]
+
+    @property
+    def total(self) -> int:
+        """How many jobs there will be if none of them fails."""
+        runs = len(self._settings) * len(self._plan.seeds)
+        searches = sum(len(jobs) for _, jobs in self._searches)
+        timed = [probe for probe in self._probes if probe is not None]
+        return (
+            runs
+            + searches
+            + len({probe.key for probe in timed})
+            + len(timed) * len(self._plan.seeds)
+        )
+
+    def jobs(self, look: States) -> dict[str, list[Job]]:
+        """Return the jobs that can be named by now, by study, in the order to do them.
+
+        Args:
+            look: what is known of the studies.
+        """
+        found: dict[str, list[Job]] = {name: jobs for name, jobs in self._searches if name}
+        probes = {probe.key: probe for probe in self._probes if probe is not None}
+        answers = [self._answer(index, look) for index in range(len(self._settings))]
+        found[self._plan.name] = [
+            *probes.values(),
+            *(
+                job
+                for seed in self._plan.seeds
+                for index, answer in enumerate(answers)
+                for job in self._run_jobs(index, seed, answer)
+            ),
+        ]
+        return found
+
+    def unnamed(self, look: States) -> list[Run]:
+        """Return the runs that cannot be named yet, with what is still open at its default."""
+        found = []
+        for index, options in enumerate(self._settings):
+            probe = self._probes[index]
+            named = {run.budget for run in self._runs(index, 0, self._answer(index, look))}
+            budgets: list[Budget] = ["steps"] if probe is None else ["steps", "time"]
+            found += [
+                Run(dataclasses.replace(options, seed=seed), self._prints[index], budget=budget)
+                for budget in budgets
+                if budget not in named
+                for seed in self._plan.seeds
+            ]
+        return found
+
+    def blocked(self, look: States) -> list[str]:
+        """Say which runs cannot be, because what they wait for failed."""
+        said = []
+        for options, (name, jobs), probe in zip(
+            self._settings, self._searches, self._probes, strict=True
+        ):
+            if name and _all_done(jobs, look.get(name, {})) and not _best(look.get(name, {})):
+                said.append(f"{options.method} on {options.task}: no trial of its search succeeded")
+            state = look.get(self._plan.name, {}).get(probe.key) if probe else None
+            if state is not None and state.status == "failed":
+                said.append(f"{options.method} on {options.task}: its cost could not be measured")
+        return list(dict.fromkeys(said))
+
+    def _answer(self, index: int, look: States) -> Answer:
+        """What search and measurement have found for a setting."""
+        name, jobs = self._searches[index]
+        chosen: dict[str, Any] | None = {}
+        if name:
+            found = look.get(name, {})
+            chosen = _best(found) if _all_done(jobs, found) else None
+        probe = self._probes[index]
+        cost = look.get(self._plan.name, {}).get(probe.key) if probe else None
+        if cost is None or cost.status != "finished" or cost.trial is None:
+            return Answer(chosen, None)
+        return Answer(chosen, float(cost.trial.user_attrs["ratio"]))
+
+    def _run_jobs(self, index: int, seed: int, answer: Answer) -> list[Job]:
+        # Naming thousands of runs takes seconds, and is asked for with every look at the studies.
+        answered, jobs = self._named.get((index, seed), (None, []))
+        if answered != answer:
+            jobs = [run_job(run) for run in self._runs(index, seed, answer)]
+            self._named[index, seed] = answer, jobs
+        return jobs
+
+    def _runs(self, index: int, seed: int, answer: Answer) -> list[Run]:
+        if answer.chosen is None:
+            return []
+        options = searched_options(self._settings[index], answer.chosen)
+        options = dataclasses.replace(options, seed=seed)
+        runs = [Run(options, self._prints[index])]
+        if answer.ratio is not None:
+            cut = round(steps(options, self._examples[index]) / max(1.0, answer.ratio))
+            timed = dataclasses.replace(options, max_steps=max(1, cut))
+            runs.append(Run(timed, self._prints[index], budget="time"))
+        return runs
+
+    def _search(self, options: TrainOptions, data: Data) -> tuple[str, list[Job]]:
+        search = self._plan.searched
+        if search is None:
+            return "", []
+        held = dataclasses.replace(options, holdout=search.validation)
+        space = search.space_of(options.method)
+        trial = SearchTrial(held, data.fingerprint(held), 0, search.trials, search.seeds, space)
+        what = {**trial.to_dict(), "index": None, "trials": None, "versions": versions()}
+        what["options"] = _without(what["options"], PATHS)
+        key = short_hash(what)
+        name = f"{self._plan.name} search {options.task} {options.method} {key}"
+        return name, [
+            Job(f"{key}-{index}", "search", dataclasses.replace(trial, index=index).to_dict(), {})
+            for index in range(search.trials)
+        ]
+
+    def _probe(self, index: int) -> Job | None:
+        """The measurement of a method's cost; rates do not change it, so arms share one."""
+        options = self._settings[index]
+        if not self._plan.equal_time or options.method == self._plan.baseline:
+            return None
+        same = ("task", "model", "rank")
+        mine, baseline = (
+            next(
+                setting
+                for setting in self._settings
+                if setting.method == method
+                and all(getattr(setting, name) == getattr(options, name) for name in same)
+            )
+            for method in (options.method, self._plan.baseline)
+        )
+        payload = {"options": changed(mine), "baseline": changed(baseline)}
+        same_cost = [_without(options, (*PATHS, *_NO_COST)) for options in payload.values()]
+        key = short_hash([same_cost, versions(), self._prints[index]])
+        return Job(f"cost-{key}", "probe", payload, {})
+
+
+def run_job(run: Run) -> Job:
+    """The job that trains one run."""
+    options = run.options
+    shown = {"seed": options.seed, "rank": options.rank, "learning_rate": options.learning_rate}
+    optional = {"rate": options.rate, "consistency_weight": options.consistency_weight}
+    given = {name: value for name, value in optional.items() if value is not None}
+    return Job(run.id, "run", run.to_dict(), {**shown, **given})
+
+
+def steps(options: TrainOptions, examples: int) -> int:
+    """Optimiser steps of a run, as Trainer counts them."""
+    if options.max_steps is not None:
+        return options.max_steps
+    batches = math.ceil(examples / options.batch_size)
+    per_epoch = max(1, math.ceil(batches / options.gradient_accumulation))
+    return math.ceil(options.epochs * per_epoch)
+
+
+def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _all_done(jobs: list[Job], states: Mapping[str, State]) -> bool:
+    return all(job.key in states and states[job.key].done for job in jobs)
+
+
+def _best(states: Mapping[str, State]) -> dict[str, Any] | None:
+    """Settings of the best trial of a search; of equal ones the first."""
+    trials = [
+        state.trial for state in states.values() if state.status == "finished" and state.trial
+    ]
+    if not trials:
+        return None
+    best = max(trials, key=lambda trial: (trial.value, -trial.number))
+    return dict(best.params)

@@ -1,0 +1,130 @@
+"""What a run costs, from a few timed steps.
+
+The steps are those of :func:`hiddenkey.lab.run.training.train` itself, in a folder that is thrown
+away: the first half warms up, the second half counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import Prepared
+from hiddenkey.lab.run.recorder import Observer, looks
+from hiddenkey.lab.tasks import Example, Splits
+
+_STEPS: Final = 8
+_ROUNDS: Final = 3
+_EXAMPLES: Final = 64
+_TEXTS: Final = 8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run costs on this machine, in seconds.
+
+    Attributes:
+        step: one optimiser step.
+        example: one example of an evaluation; each evaluation also reads as many training examples.
+        start: loading the model, and all else that is done once.
+        text: generating and scoring one text, for tasks that generate.
+    """
+
+    step: float
+    example: float
+    start: float
+    text: float
+
+    def of(self, options: TrainOptions, steps: int, examples: int) -> float:
+        """Return the seconds of a run.
+
+        Args:
+            options: its settings.
+            steps: optimiser steps.
+            examples: evaluation examples.
+        """
+        evaluations = len(looks(steps, options.evaluations))
+        return (
+            self.start
+            + steps * self.step
+            + evaluations * examples * self.example
+            + examples * self.text
+        )
+
+
+def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> Cost:
+    """Time a few steps and two small evaluations of a run.
+
+    Args:
+        options: its settings.
+        prepared: its task, examples and configuration.
+        steps: optimiser steps to take; half of them are timed.
+    """
+    from hiddenkey.lab.run.training import train
+
+    splits = prepared.splits
+    count = _TEXTS if prepared.task.kind == "generation" else _EXAMPLES
+    few = Splits(splits.train, splits.evaluation[:count], splits.label_names)
+    with tempfile.TemporaryDirectory(prefix="hiddenkey-probe-") as folder:
+        short = dataclasses.replace(
+            options,
+            max_steps=steps,
+            evaluations=2,
+            log_every=None,
+            report_to=(),
+            output=str(Path(folder) / "run"),
+            resume=False,
+            overwrite=False,
+        )
+        seen = _Lines()
+        started = time.perf_counter()
+        train(short, prepared=dataclasses.replace(prepared, splits=few), observer=seen)
+        whole = time.perf_counter() - started
+    last = seen.lines[-1]
+    evaluations = [line["evaluation_seconds"] for line in seen.lines]
+    return Cost(
+        step=last["seconds_per_step"],
+        example=evaluations[-1] / len(few.evaluation),
+        start=max(0.0, whole - last["seconds"] - sum(evaluations) - seen.generation_seconds),
+        text=seen.generation_seconds / len(few.evaluation),
+    )
+
+
+def ratio(ours: tuple[TrainOptions, Prepared], baseline: tuple[TrainOptions, Prepared]) -> float:
+    """How much longer a step of ours takes than one of the baseline, measured side by side."""
+    pairs = [(measure(*ours).step, measure(*baseline).step) for _ in range(_ROUNDS)]
+    return median(mine / other for mine, other in pairs)
+
+
+def seconds_of_ratio(cost: Cost) -> float:
+    """Seconds that :func:`ratio` spends on one of its two runs."""
+    return _ROUNDS * (cost.start + _STEPS * cost.step)
+
+
+class _Lines(Observer):
+    """Keeps the lines of a run's evaluations, and times the generation of texts."""
+
+    def __init__(self) -> None:
+        self.lines: list[Mapping[str, Any]] = []
+        self.generation_seconds = 0.0
+
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        """Keep the line."""
+        self.lines.append(line)
+
+    def generating(self, count: int) -> None:
+        """Start the clock of the generation."""
+        self.generation_seconds = -time.perf_counter()
+
+    def scored(
+        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
+    ) -> None:
+        """Stop the clock."""
+        self.generation_seconds += time.perf_counter()

@@ -1,0 +1,143 @@
+"""What ``--dry-run`` tells: which runs are there, which are missing, how long these will take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import optuna
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.compare.coordinator import Jobs
+from hiddenkey.lab.compare.outline import Outline, States, steps
+from hiddenkey.lab.compare.probe import Cost, measure, seconds_of_ratio
+from hiddenkey.lab.plans.agreement import differences, terms, terms_of
+from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.identity import Run, options_from
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.search import SearchTrial
+from hiddenkey.lab.queue import jobs
+from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.queue.storage import FILE, open_storage, storage_errors
+from hiddenkey.lab.run.options import TrainOptions
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of the plan as it stands.
+
+    Attributes:
+        options: settings of its run, or of the search it belongs to.
+        what: ``run``, ``run of equal time``, ``search`` or ``cost``.
+        status: where it stands.
+        seconds: estimated time, 0 if nothing is left to do.
+    """
+
+    options: TrainOptions
+    what: Literal["run", "run of equal time", "search", "cost"]
+    status: str
+    seconds: float
+
+
+def look(plan: Plan, outline: Jobs) -> States:
+    """Read where the studies of a plan stand, without creating any.
+
+    Raises:
+        ConfigError: if the storage cannot be reached, or holds a plan that this one contradicts.
+    """
+    if plan.storage is None and not (Path(plan.output) / FILE).is_file():
+        return {}
+    storage = open_storage(plan)
+    found: dict[str, Mapping[str, State]] = {}
+    with storage_errors(plan):
+        there = optuna.get_all_study_names(storage)
+        for name in outline.studies:
+            if name not in there:
+                continue
+            study = optuna.load_study(study_name=name, storage=storage)
+            found[name] = jobs.states(study.get_trials(deepcopy=False))
+            old = terms_of(study)
+            faults = differences(old, terms(plan)) if old and name == plan.name else []
+            if faults and not plan.accept_changes:
+                raise ConfigError(faults)
+    return found
+
+
+def survey(plan: Plan, outline: Outline, data: Data, states: States) -> list[Row]:
+    """List all jobs of the plan; measure what the missing ones cost.
+
+    Args:
+        plan: the plan.
+        outline: its jobs.
+        data: its examples.
+        states: where its studies stand.
+    """
+    estimate = _Estimate(plan, data)
+    rows = []
+    for name, listed in outline.jobs(states).items():
+        for job in listed:
+            state = states.get(name, {}).get(job.key)
+            rows.append(_row(job, "missing" if state is None else state.status, estimate))
+    rows += [_run_row(run, "missing", estimate) for run in outline.unnamed(states)]
+    return rows
+
+
+def _row(job: Job, status: str, estimate: _Estimate) -> Row:
+    if job.kind == "run":
+        return _run_row(Run.from_dict(job.payload), status, estimate)
+    options = options_from(job.payload["options"])
+    done = status in ("finished", "failed")
+    if job.kind == "search":
+        seeds = len(SearchTrial.from_dict(job.payload).seeds)
+        return Row(options, "search", status, 0.0 if done else seeds * estimate.run(options))
+    return Row(options, "cost", status, 0.0 if done else estimate.probe(options))
+
+
+def _run_row(run: Run, status: str, estimate: _Estimate) -> Row:
+    timed = run.budget == "time"
+    seconds = 0.0
+    if status not in ("finished", "failed"):
+        # cut to the baseline's time, a run takes what the baseline takes
+        options = estimate.baseline(run.options) if timed else run.options
+        seconds = estimate.run(options)
+    return Row(run.options, "run of equal time" if timed else "run", status, seconds)
+
+
+class _Estimate:
+    """Measures each task, model, rank and method once."""
+
+    def __init__(self, plan: Plan, data: Data) -> None:
+        self._data = data
+        self._settings = plan.settings()
+        self._baseline = plan.baseline
+        self._costs: dict[tuple[object, ...], Cost] = {}
+
+    def run(self, options: TrainOptions) -> float:
+        """Seconds of one run."""
+        splits = self._data.splits(options)
+        return self._cost(options).of(
+            options, steps(options, len(splits.train)), len(splits.evaluation)
+        )
+
+    def probe(self, options: TrainOptions) -> float:
+        """Seconds of comparing a method's cost with the baseline's."""
+        return seconds_of_ratio(self._cost(options)) + seconds_of_ratio(
+            self._cost(self.baseline(options))
+        )
+
+    def baseline(self, options: TrainOptions) -> TrainOptions:
+        """The baseline's settings for the same task, model and rank."""
+        return next(
+            other
+            for other in self._settings
+            if (other.method, other.task, other.model, other.rank)
+            == (self._baseline, options.task, options.model, options.rank)
+        )
+
+    def _cost(self, options: TrainOptions) -> Cost:
+        group = (options.task, options.model, options.rank, options.method)
+        if group not in self._costs:
+            self._costs[group] = measure(options, self._data.prepare(options))
+        return self._costs[group]

@@ -1,0 +1,1 @@
+"""What results show: the study table and the one rule of inference."""

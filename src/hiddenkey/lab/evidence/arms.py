@@ -1,0 +1,308 @@
+"""From records to arms: what tells the runs of a comparison apart, and what they share."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.framework.catalogue import methods
+from hiddenkey.lab.evidence.axes import Arm, Budget, Task
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.run.rules import suggestion
+
+DATA_OPTIONS: Final = (
+    "data",
+    "train_file",
+    "eval_file",
+    "text_columns",
+    "label_column",
+    "label_names",
+    "regression",
+    "train_size",
+    "eval_size",
+    "holdout",
+    "data_seed",
+)
+"""Options that choose examples: they belong to the task, not to the arm."""
+
+_OWN: Final = ("method", "model", "rank")
+_WEIGHT: Final = "consistency_weight"
+_NEVER: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
+_CUT_BY_TIME: Final = ("max_steps", "epochs")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record with its place in the comparison."""
+
+    record: Record
+    arm: Arm
+    task: Task
+
+    @property
+    def seed(self) -> int:
+        """The training seed."""
+        return int(self.record.options.get("seed", 0))
+
+
+def explicit(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out the method's own rate and weight, so that equal settings are equal.
+
+    Returns:
+        the options; ``rate`` is a number, ``None`` if nothing drops, or a text if the positions of
+        the method have different rates.
+    """
+    entry = methods().get(str(options.get("method")))
+    if entry is None:
+        return dict(options)
+    given = options.get(_WEIGHT)
+    own = entry.config.consistency.weight if entry.config.consistency else None
+    by_position = options.get("rates") or {}
+    common = options.get("rate")
+    rates = {
+        drop.position: by_position.get(drop.position, drop.rate if common is None else common)
+        for drop in entry.config.drops
+    }
+    rate = next(iter(rates.values()), None)
+    shown = ", ".join(f"{position} {value:g}" for position, value in rates.items())
+    written = {"rate": rate if len(set(rates.values())) < 2 else shown}
+    return {**options, **written, _WEIGHT: own if given is None else given}
+
+
+def find_tasks(records: Sequence[Record]) -> dict[str, Task]:
+    """Return the task of each record, by the record's id; equal examples make equal tasks.
+
+    A failed run has no fingerprint: it belongs to the task whose runs have its data options.
+    """
+    finished = [record for record in records if record.result is not None]
+    keys = {record.id: _task_key(record) for record in finished}
+    labels = _task_labels({keys[record.id]: record for record in finished})
+    by_options = {_data_key(record): keys[record.id] for record in finished}
+    found = {}
+    for record in records:
+        key = keys.get(record.id) or by_options.get(_data_key(record))
+        name = str(record.options.get("task"))
+        found[record.id] = (
+            Task(name, name, "", "") if key is None else Task(labels[key], name, key[1], key[2])
+        )
+    return found
+
+
+def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[Run]:
+    """Give each record its arm and task, ordered by task, arm (the baseline first) and seed.
+
+    Args:
+        records: those of one scope.
+        budget: of the scope; under equal time the number of steps does not make an arm.
+        baseline: name of the baseline's method.
+    """
+    tasks = find_tasks(records)
+    options = {record.id: explicit(record.options) for record in records}
+    cut = _CUT_BY_TIME if budget == "time" else ()
+    names = _varied(records, options, tasks, cut)
+    keys = {record.id: _arm_key(options[record.id], names) for record in records}
+    arms = _label(keys, options)
+    runs = [Run(record, arms[keys[record.id]], tasks[record.id]) for record in records]
+    return sorted(runs, key=lambda r: (r.task.label, *arm_order(r.arm, baseline), r.seed))
+
+
+def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
+    """Refuse a method that neither the records nor the library know.
+
+    Args:
+        setting: what names the method.
+        name: the method.
+        records: the runs.
+
+    Raises:
+        ConfigError: if it is unknown.
+    """
+    used = sorted({str(record.options.get("method")) for record in records})
+    known = [*used, *methods()]
+    if name not in known:
+        hint = suggestion(name, known) or "; choose one"
+        raise ConfigError(
+            f"{setting} must be a method of the runs ({', '.join(used)}), got {name!r}{hint}"
+        )
+
+
+def arm_order(arm: Arm, baseline: str) -> tuple[Any, ...]:
+    """Sort key of arms: the baseline, then as the catalogue lists methods, then by number."""
+    order = list(methods())
+    known = order.index(arm.method) if arm.method in order else len(order)
+    numbers = (arm.rank, -1.0 if arm.rate is None else arm.rate, arm.weight or 0.0)
+    return (arm.method != baseline, known, arm.method, arm.model, *numbers, arm.label)
+
+
+def newest(runs: Iterable[Run]) -> tuple[list[Run], set[str]]:
+    """Keep one run for each arm, task and seed: the newest finished one, else the newest failed.
+
+    Returns:
+        the kept runs and the ids of the others.
+    """
+    kept: dict[tuple[Arm, Task, int], Run] = {}
+    replaced = set()
+    for run in runs:
+        place = (run.arm, run.task, run.seed)
+        other = kept.get(place)
+        if other is None:
+            kept[place] = run
+            continue
+        old, new = sorted((other, run), key=lambda r: (r.record.result is not None, r.record.ended))
+        kept[place] = new
+        replaced.add(old.record.id)
+    return list(kept.values()), replaced
+
+
+def differing_options(records: Iterable[Record]) -> tuple[dict[str, Any], list[str]]:
+    """Return the options that all records share, and the names of those that differ."""
+    values: dict[str, set[str]] = defaultdict(set)
+    samples: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+    total = 0
+    for record in records:
+        total += 1
+        for name, value in record.options.items():
+            values[name].add(_frozen(value))
+            samples[name] = value
+            counts[name] += 1
+    same = [name for name, seen in values.items() if len(seen) == 1 and counts[name] == total]
+    return {name: samples[name] for name in same}, [n for n in values if n not in same]
+
+
+def _task_key(record: Record) -> tuple[str, str, str]:
+    result = record.result
+    if result is None:
+        raise ValueError("a failed run has no fingerprint")
+    return str(record.options.get("task")), result.main_metric, result.data_fingerprint
+
+
+def _data_key(record: Record) -> str:
+    chosen = {name: record.options.get(name) for name in ("task", *DATA_OPTIONS)}
+    return _frozen(chosen)
+
+
+def _task_labels(
+    samples: Mapping[tuple[str, str, str], Record],
+) -> dict[tuple[str, str, str], str]:
+    """Name tasks; where one name has several data sets, say what tells them apart."""
+    by_name: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
+    for key in samples:
+        by_name[key[0]].append(key)
+    labels = {}
+    for name, keys in by_name.items():
+        if len(keys) == 1:
+            labels[keys[0]] = name
+            continue
+        told = _telling([samples[key] for key in keys])
+        labels |= {
+            key: f"{name} ({', '.join(parts)})" for key, parts in zip(keys, told, strict=True)
+        }
+    return labels
+
+
+def _telling(samples: Sequence[Record]) -> list[list[str]]:
+    """The fewest data options, in their order, that tell data sets apart; else the fingerprint."""
+    _, differing = differing_options(samples)
+    told: list[list[str]] = [[] for _ in samples]
+    for option in (option for option in DATA_OPTIONS if option in differing):
+        for parts, sample in zip(told, samples, strict=True):
+            parts.append(f"{option} {sample.options.get(option)}")
+        if len({*map(tuple, told)}) == len(samples):
+            return told
+    fingerprints = [sample.result.data_fingerprint if sample.result else "" for sample in samples]
+    return [[*parts, f"data {own[:8]}"] for parts, own in zip(told, fingerprints, strict=True)]
+
+
+def _varied(
+    records: Sequence[Record],
+    options: Mapping[str, Mapping[str, Any]],
+    tasks: Mapping[str, Task],
+    cut: Sequence[str],
+) -> list[str]:
+    """Options with several values within one task, method, model and rank: they make arms.
+
+    A value that the task and the method decide, such as one that a search chose, does not.
+    """
+    left_out = {*_NEVER, *_OWN, "rates", *cut}
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in records:
+        own = options[record.id]
+        place = (tasks[record.id], *(own.get(name) for name in _OWN))
+        groups[place].append(own)
+    found: set[str] = set()
+    for first, *others in groups.values():
+        for item in others:
+            names = {*first, *item} - left_out - found
+            found |= {name for name in names if first.get(name) != item.get(name)}
+    return sorted(found, key=lambda name: (name != "rate", name != _WEIGHT, name))
+
+
+_Key = tuple[str, str, int, tuple[tuple[str, str], ...]]
+
+
+def _arm_key(options: Mapping[str, Any], names: Sequence[str]) -> _Key:
+    method, model, rank = (options.get(name) for name in _OWN)
+    settings = tuple((name, _frozen(options.get(name))) for name in names)
+    return str(method), str(model), int(rank or 0), settings
+
+
+def _label(keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]]) -> dict[_Key, Arm]:
+    """Build the arms; a label names what differs, and nothing else."""
+    samples: dict[_Key, list[Mapping[str, Any]]] = defaultdict(list)
+    for identity, key in keys.items():
+        samples[key].append(options[identity])
+    models = _model_names({key[1] for key in samples})
+    several_ranks = len({key[2] for key in samples}) > 1
+    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for key in samples:
+        for name, value in key[3]:
+            seen[key[0], name].add(value)
+    arms = {}
+    for key, own in samples.items():
+        method, model, rank, settings = key
+        told = [(name, value) for name, value in settings if len(seen[method, name]) > 1]
+        parts = [method]
+        parts += [models[model]] if len(models) > 1 else []
+        parts += [f"rank {rank}"] if several_ranks else []
+        family = ", ".join(parts)
+        parts += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in told]
+        arms[key] = Arm(
+            label=", ".join(parts),
+            family=family,
+            method=method,
+            model=model,
+            rank=rank,
+            rate=_common(own, "rate"),
+            weight=_common(own, _WEIGHT),
+            others=tuple((n, _shown(v)) for n, v in told if n not in ("rate", _WEIGHT)),
+        )
+    return arms
+
+
+def _common(options: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """The number that all of an arm's runs have; a search may have chosen one for each task."""
+    values = {item.get(name) for item in options}
+    value = values.pop() if len(values) == 1 else None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _model_names(models: set[str]) -> dict[str, str]:
+    """Shorten folders and hub names to their last part, where that tells them apart."""
+    short = {model: model.rstrip("/").rpartition("/")[2] or model for model in models}
+    return short if len(set(short.values())) == len(models) else {model: model for model in models}
+
+
+def _frozen(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _shown(frozen: str) -> str:
+    value = json.loads(frozen)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else frozen

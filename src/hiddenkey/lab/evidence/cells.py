@@ -1,0 +1,107 @@
+"""Arms on tasks: values by seed, their summary, and the paired comparison with the baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hiddenkey.lab.evidence.arms import Run
+from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
+from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.pairing import find_baselines
+from hiddenkey.lab.evidence.statistics import adjust_holm, compare_paired, describe
+
+LOSS: Final = "loss"
+CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")
+
+
+def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:
+    """Summarise all arms of one task by each measure; Holm's correction is over its arms."""
+    groups: dict[Arm, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.arm].append(run)
+    against = find_baselines(groups, baseline)
+    return tuple(
+        cell for measure in _measures(runs) for cell in _by_measure(groups, measure, against)
+    )
+
+
+def value_of(run: Run, measure: Measure) -> float | None:
+    """Return a finished run's value, ``None`` if it is missing or no finite number."""
+    result = run.record.result
+    if result is None:
+        return None
+    if measure.name == LOSS:
+        summary = result.eval_loss
+    elif measure.name in result.metrics:
+        summary = result.metrics[measure.name]
+    else:
+        return None
+    return finite(summary.last if measure.checkpoint == "last" else summary.best)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number, and ``None`` for what is none."""
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _measures(runs: Sequence[Run]) -> list[Measure]:
+    """The main metric, the evaluation loss and the other metrics, at both checkpoints."""
+    results = [run.record.result for run in runs if run.record.result is not None]
+    main = next((result.main_metric for result in results), "")
+    if not main:
+        return []
+    others = sorted({name for result in results for name in result.metrics} - {main})
+    return [
+        Measure(name, checkpoint, main=name == main)
+        for name in (main, LOSS, *others)
+        for checkpoint in CHECKPOINTS
+    ]
+
+
+def _by_measure(
+    groups: Mapping[Arm, Sequence[Run]], measure: Measure, against: Mapping[Arm, Arm | None]
+) -> list[Cell]:
+    cells = {arm: _cell(arm, runs, measure, against[arm]) for arm, runs in groups.items()}
+    for arm, cell in cells.items():
+        base = against[arm]
+        if base is not None:
+            cells[arm] = _compared(cell, cells[base])
+    found = {arm: cell.comparison for arm, cell in cells.items() if cell.comparison is not None}
+    for arm, adjusted in (adjust_holm(found) if found else {}).items():
+        cells[arm] = dataclasses.replace(cells[arm], comparison=adjusted)
+    return list(cells.values())
+
+
+def _cell(arm: Arm, runs: Sequence[Run], measure: Measure, base: Arm | None) -> Cell:
+    values = [(run.seed, value_of(run, measure)) for run in runs]
+    known = tuple(sorted((seed, value) for seed, value in values if value is not None))
+    statuses = Counter(run.record.status for run in runs)
+    return Cell(
+        arm=arm,
+        measure=measure,
+        values=known,
+        missing=statuses["finished"] - len(known),
+        failed=statuses["failed"],
+        description=describe([value for _, value in known]) if known else None,
+        against=None if base is None else base.label,
+        comparison=None,
+        reason="" if base is not None else "no baseline",
+    )
+
+
+def _compared(cell: Cell, base: Cell) -> Cell:
+    ours, theirs = dict(cell.values), dict(base.values)
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        shared = "no seed" if not seeds else f"only seed {seeds[0]}"
+        return dataclasses.replace(cell, reason=f"{shared} in common with {base.arm.label}")
+    comparison = compare_paired(
+        [ours[seed] for seed in seeds],
+        [theirs[seed] for seed in seeds],
+        larger_is_better=cell.measure.larger_is_better,
+    )
+    return dataclasses.replace(cell, comparison=comparison)

@@ -1,0 +1,117 @@
+"""What one run of a comparison leaves behind: ``records/ID.json``, all that a report reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.run.result import Result
+
+FOLDER: Final = "records"
+"""Name of the records' folder in the folder of a comparison."""
+
+VERSION: Final = 1
+"""Version of the file format."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, finished or failed.
+
+    Attributes:
+        id: the run's identity: hash of its options, its data's fingerprint and the versions that
+            matter (:mod:`hiddenkey.lab.plans.identity`).
+        options: ``TrainOptions.recorded()``.
+        stage: ``compare`` for the runs that are compared, ``search`` for those that only choose
+            settings, on a validation part of the training data.
+        budget: ``steps`` if all methods take the same number of steps, ``time`` if this run's steps
+            were cut so that it takes as long as the baseline.
+        status: how it ended.
+        result: the outcome of a finished run.
+        metrics: the lines of ``metrics.jsonl``, one for each evaluation.
+        environment: versions and machine.
+        error: the failure, with its traceback.
+        attempts: how often the run was begun.
+        started: UTC time, ISO 8601.
+        ended: likewise.
+    """
+
+    id: str
+    options: Mapping[str, Any]
+    stage: Literal["compare", "search"]
+    budget: Literal["steps", "time"]
+    status: Literal["finished", "failed"]
+    result: Result | None
+    metrics: tuple[Mapping[str, Any], ...]
+    environment: Mapping[str, Any]
+    error: str | None
+    attempts: int
+    started: str
+    ended: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {"version": VERSION, **dataclasses.asdict(self), "metrics": list(self.metrics)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Record:
+        """Build a record from :meth:`to_dict`'s form.
+
+        Raises:
+            KeyError, TypeError, ValueError: if it is not of that form.
+        """
+        fields = dict(values)
+        if fields.pop("version") != VERSION:
+            raise ValueError(f"version {values['version']} is not {VERSION}")
+        if fields["result"] is not None:
+            fields["result"] = Result.from_dict(fields["result"])
+        if (fields["status"] == "finished") != (fields["result"] is not None):
+            raise ValueError("a finished run has a result, a failed one has none")
+        fields["metrics"] = tuple(fields["metrics"])
+        return cls(**fields)
+
+    def save(self, folder: Path) -> Path:
+        """Write ``records/ID.json`` in a comparison's folder; a reader never sees half of it."""
+        path = folder / FOLDER / f"{self.id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            half.write_text(json.dumps(self.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
+            half.replace(path)
+        except BaseException:
+            half.unlink(missing_ok=True)
+            raise
+        return path
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Read all records of a comparison, ordered by identity.
+
+    Raises:
+        ConfigError: if the folder holds none, or with every file that is not a whole record.
+    """
+    paths = sorted((folder / FOLDER).glob("*.json"))
+    if not paths:
+        raise ConfigError(
+            f"the folder must be one that 'hiddenkey compare' wrote, {str(folder)!r} holds no"
+            f" {FOLDER}/*.json; give the folder that compare names at its end"
+        )
+    records, faults = [], []
+    for path in paths:
+        try:
+            records.append(Record.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            faults.append(
+                f"{path}: not a whole record ({reason}); delete it, and run the same 'hiddenkey"
+                " compare' again to write it anew from the study"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return records

@@ -1,0 +1,1 @@
+"""Plans of comparisons: what they hold, how they are read and checked."""

@@ -1,0 +1,124 @@
+"""What all runs of one folder must share: settings, baseline, search and versions.
+
+A plan may grow: more tasks, models, methods, rates, ranks, weights and seeds add runs beside those
+that are there, and leaving some out leaves theirs. What would make runs of one folder incomparable,
+other settings for the same task and method, another baseline, another search or other versions, is
+refused unless the user accepts it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+import optuna
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.identity import PATHS, versions
+from hiddenkey.lab.plans.plan import Plan
+
+_ATTRIBUTE: Final = "plan"
+_VARIED: Final = (
+    *PATHS,
+    "task",
+    "model",
+    "method",
+    "rate",
+    "rates",
+    "rank",
+    "consistency_weight",
+    "seed",
+)
+_PATIENCE_SECONDS: Final = 5
+
+
+def terms(plan: Plan) -> dict[str, Any]:
+    """Return what the plan holds runs to, as plain JSON types."""
+    settings = {
+        f"{options.method} on {options.task}": {
+            name: value for name, value in options.recorded().items() if name not in _VARIED
+        }
+        for options in plan.settings()
+    }
+    search = plan.searched
+    return {
+        "baseline": plan.baseline,
+        "search": None if search is None else _plain(vars(search)),
+        "versions": versions(),
+        "settings": settings,
+    }
+
+
+def agree(study: optuna.Study, plan: Plan, *, created: bool) -> None:
+    """Compare the plan with those before it, and note what it adds.
+
+    Args:
+        study: the study of the compared runs.
+        plan: the plan of this command.
+        created: whether this command created the study; another one waits for its terms.
+
+    Raises:
+        ConfigError: with every difference, unless the plan accepts them.
+    """
+    new = terms(plan)
+    old = _wait_for_terms(study, created)
+    faults = [] if old is None else differences(old, new)
+    if faults and not plan.accept_changes:
+        raise ConfigError(faults)
+    before = {} if old is None else old["settings"]
+    merged = {**new, "settings": {**before, **new["settings"]}}
+    if merged != old:
+        study.set_user_attr(_ATTRIBUTE, merged)
+
+
+def terms_of(study: optuna.Study) -> dict[str, Any] | None:
+    """The terms that earlier plans left in a study."""
+    found: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE)
+    return found
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Say what two plans that share a folder disagree about."""
+    advice = "take the old value, name another output, or give --accept-changes"
+    faults = []
+    for name in ("baseline", "search"):
+        if old[name] != new[name]:
+            faults.append(
+                f"{name} must stay what it is in this folder, it was {old[name]!r}, got"
+                f" {new[name]!r}; {advice}"
+            )
+    faults += [
+        f"{package} must stay the version that this folder was begun with, it was"
+        f" {old['versions'].get(package)}, got {found}; install that one, name another output, or"
+        " give --accept-changes: all runs are then run again"
+        for package, found in new["versions"].items()
+        if old["versions"].get(package) != found
+    ]
+    changed: dict[str, list[str]] = {}
+    for place, values in new["settings"].items():
+        for name, value in values.items():
+            before = old["settings"].get(place, {})
+            if name in before and before[name] != value:
+                said = (
+                    f"{name} must stay what it is in this folder, it was {before[name]!r}, got"
+                    f" {value!r}"
+                )
+                changed.setdefault(said, []).append(place)
+    return faults + [f"{said} ({', '.join(places)}); {advice}" for said, places in changed.items()]
+
+
+def _wait_for_terms(study: optuna.Study, created: bool) -> dict[str, Any] | None:
+    until = time.monotonic() + (0 if created else _PATIENCE_SECONDS)
+    while True:
+        found = terms_of(study)
+        # A study without terms was created a moment ago, or by a command that was killed then.
+        if found is not None or time.monotonic() >= until:
+            return found
+        time.sleep(0.1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(map(_plain, value)) if isinstance(value, list | tuple) else value

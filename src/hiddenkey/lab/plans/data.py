@@ -1,0 +1,94 @@
+"""The examples of many runs: each distinct choice of data is read once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.identity import changed
+from hiddenkey.lab.plans.search import SEARCHABLE
+from hiddenkey.lab.run.method import dropout_config
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import Prepared, prepare
+from hiddenkey.lab.run.rules import validate
+from hiddenkey.lab.tasks import Splits
+
+_NO_CHOICE: Final = frozenset(
+    {
+        "model",
+        "method",
+        "also",
+        "rate",
+        "rates",
+        "consistency_weight",
+        "adapter",
+        "rank",
+        "seed",
+        *SEARCHABLE,
+    }
+)
+"""Settings that a plan varies and that choose no examples; any other one may."""
+
+
+class Data:
+    """Prepares runs and remembers their examples."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Prepared] = {}
+        self._prints: dict[str, str] = {}
+
+    def prepare(self, options: TrainOptions) -> Prepared:
+        """Do what :func:`hiddenkey.lab.run.preparation.prepare` does, reading each data set once.
+
+        Raises:
+            ConfigError: with every fault of the settings and of the data together.
+        """
+        choice = _choice(options)
+        known = self._known.get(choice)
+        if known is None:
+            self._known[choice] = known = prepare(options)
+            return known
+        faults = validate(options)
+        try:
+            config = dropout_config(options)
+        except ConfigError as error:
+            raise ConfigError([*faults, *error.faults]) from None
+        if faults:
+            raise ConfigError(faults)
+        return Prepared(known.task, known.splits, config)
+
+    def splits(self, options: TrainOptions) -> Splits:
+        """The examples of a run."""
+        return self.prepare(options).splits
+
+    def fingerprint(self, options: TrainOptions) -> str:
+        """Hash of a run's examples."""
+        choice = _choice(options)
+        if choice not in self._prints:
+            self._prints[choice] = self.splits(options).fingerprint()
+        return self._prints[choice]
+
+    def faults(self, runs: Iterable[TrainOptions]) -> list[str]:
+        """Return every fault of the runs, each once, with the task and method that have it.
+
+        A fault that all distinct settings share is said without them.
+        """
+        found: dict[str, list[str]] = {}
+        distinct = {json.dumps(changed(run), sort_keys=True): run for run in runs}
+        for run in distinct.values():
+            try:
+                self.prepare(run)
+            except ConfigError as error:
+                for fault in error.faults:
+                    found.setdefault(fault, []).append(f"{run.method} on {run.task}")
+        return [
+            fault if len(places) == len(distinct) else f"{places[0]}: {fault}"
+            for fault, places in found.items()
+        ]
+
+
+def _choice(options: TrainOptions) -> str:
+    settings = options.recorded()
+    return json.dumps({name: settings[name] for name in settings if name not in _NO_CHOICE})

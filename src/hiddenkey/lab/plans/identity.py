@@ -1,0 +1,126 @@
+"""What makes two runs the same: the whole configuration, the data and the versions that matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import hiddenkey
+from hiddenkey.lab.run.options import TrainOptions
+
+PATHS: Final = ("data", "train_file", "eval_file")
+"""Where the data lies, which may differ between machines; its fingerprint stands for it."""
+
+_PACKAGES: Final = ("torch", "transformers", "peft")
+
+Stage = Literal["compare", "search"]
+Budget = Literal["steps", "time"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a comparison.
+
+    Attributes:
+        options: its settings; the run folder is not among them.
+        fingerprint: hash of its examples.
+        stage: whether it is compared or only helps to choose settings.
+        budget: whether its steps are those of all methods or cut to the baseline's time.
+    """
+
+    options: TrainOptions
+    fingerprint: str
+    stage: Stage = "compare"
+    budget: Budget = "steps"
+
+    @cached_property
+    def id(self) -> str:
+        """The run's identity, 16 hexadecimal digits; other data, settings or versions change it."""
+        settings = self.options.recorded()
+        return short_hash(
+            {
+                "options": {name: settings[name] for name in settings if name not in PATHS},
+                "stage": self.stage,
+                "budget": self.budget,
+                "data": self.fingerprint,
+                "versions": versions(),
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; settings at their defaults are left out."""
+        return {
+            "options": changed(self.options),
+            "fingerprint": self.fingerprint,
+            "stage": self.stage,
+            "budget": self.budget,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Run:
+        """Build a run from :meth:`to_dict`'s form."""
+        return cls(**{**values, "options": options_from(values["options"])})
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str]:
+    """The versions that decide what a run computes."""
+    return {"hiddenkey": hiddenkey.__version__, **{name: version(name) for name in _PACKAGES}}
+
+
+def short_hash(value: Any) -> str:
+    """Hash plain JSON types to 16 hexadecimal digits; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def changed(options: TrainOptions) -> dict[str, Any]:
+    """The recorded settings that are not at their defaults."""
+    defaults = _defaults()
+    return {name: value for name, value in options.recorded().items() if value != defaults[name]}
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, Any]:
+    return TrainOptions().recorded()
+
+
+def options_from(values: Mapping[str, Any]) -> TrainOptions:
+    """Build options from :func:`changed`'s form."""
+    names = {field.name for field in dataclasses.fields(TrainOptions)}
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in names
+    }
+    return TrainOptions(**given)
+
+
+def label(options: TrainOptions, also: Collection[str] = (), *, seed: bool = True) -> str:
+    """Name a run in one line.
+
+    Args:
+        options: its settings.
+        also: names of further settings to tell, ``rank`` or ``model``.
+        seed: whether to tell the seed.
+    """
+    words = [" + ".join((options.method, *options.also))]
+    if options.rate is not None:
+        words.append(f"rate {options.rate:g}")
+    words += [f"{name} {rate:g}" for name, rate in options.rates.items()]
+    if options.consistency_weight is not None:
+        words.append(f"weight {options.consistency_weight:g}")
+    parts = [options.task, " ".join(words)]
+    if options.adapter != "lora":
+        parts.append(options.adapter)
+    if "rank" in also:
+        parts.append(f"rank {options.rank}")
+    if "model" in also:
+        parts.append(Path(options.model).name)
+    return ", ".join([*parts, f"seed {options.seed}"] if seed else parts)

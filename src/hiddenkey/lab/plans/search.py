@@ -1,0 +1,217 @@
+"""Choosing settings by TPE, on a part of the training data that is held out for it.
+
+Every method gets the same number of trials for each task, model and rank, in an Optuna study of its
+own. A trial draws settings from the space, trains once for each search seed and is worth the mean
+of the main metric's best value on the held-out part. The first third of the trials is random, with
+the same draws for every method; the sampler's seed follows from the number of the trial, so that a
+search that was interrupted does not draw the same settings again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from hiddenkey.framework.catalogue import methods
+from hiddenkey.lab.plans.identity import Run, changed, options_from
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.rules import suggestion
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from optuna.samplers import TPESampler
+
+Bounds = tuple[float, float]
+SEARCHABLE: Final = {
+    "learning_rate": float,
+    "rate": float,
+    "consistency_weight": float,
+    "consistency_fraction": float,
+    "weight_decay": float,
+    "warmup_ratio": float,
+    "lora_dropout": float,
+    "epochs": float,
+    "lora_alpha": int,
+    "max_steps": int,
+    "batch_size": int,
+}
+"""Settings that a search may choose."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search may try."""
+
+    trials: int = 12
+    """Settings tried for each method."""
+    seeds: tuple[int, ...] = (100,)
+    """Training seeds of each trial."""
+    validation: float = 0.25
+    """Share of the training examples held out to judge a trial."""
+    space: dict[str, Bounds] = field(
+        default_factory=lambda: {"learning_rate": (1e-4, 1e-2), "rate": (0.0, 0.4)}
+    )
+    """Smallest and largest value by setting; ten times apart or more: on a logarithmic scale."""
+
+    def space_of(self, method: str) -> dict[str, Bounds]:
+        """The part of the space that means something to a method."""
+        config = methods()[method].config
+        return {
+            name: bounds
+            for name, bounds in self.space.items()
+            if (name != "rate" or config.drops)
+            and (not name.startswith("consistency_") or config.consistency is not None)
+        }
+
+
+@dataclass(frozen=True)
+class SearchTrial:
+    """What a worker needs for one trial of a search.
+
+    Attributes:
+        options: settings of the method; what the space names is replaced.
+        fingerprint: hash of the examples, with the validation part as evaluation examples.
+        index: number of the trial, from 0.
+        trials: trials of the whole search.
+        seeds: training seeds.
+        space: bounds by setting.
+    """
+
+    options: TrainOptions
+    fingerprint: str
+    index: int
+    trials: int
+    seeds: tuple[int, ...]
+    space: Mapping[str, Bounds]
+
+    def run(self, chosen: Mapping[str, Any], seed: int) -> Run:
+        """The run of one seed with the chosen settings."""
+        options = dataclasses.replace(searched_options(self.options, chosen), seed=seed)
+        return Run(options, self.fingerprint, stage="search")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        space = {name: list(bounds) for name, bounds in self.space.items()}
+        options = changed(self.options)
+        return {**vars(self), "options": options, "seeds": list(self.seeds), "space": space}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchTrial:
+        """Build a trial from :meth:`to_dict`'s form."""
+        options, seeds = options_from(values["options"]), tuple(values["seeds"])
+        space = {name: (low, high) for name, (low, high) in values["space"].items()}
+        return cls(**{**values, "options": options, "seeds": seeds, "space": space})
+
+
+def read_search(given: Mapping[str, Any] | bool | None) -> tuple[Search | None, list[str]]:
+    """Return the search that a plan asks for, ``None`` for a grid, and every fault of it."""
+    if given is None or given is False:
+        return None, []
+    if given is True:
+        return Search(), []
+    faults: list[str] = []
+    names = [item.name for item in dataclasses.fields(Search)]
+    values: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in names:
+            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
+            faults.append(f"search: {name!r} is not a setting{near}")
+        else:
+            faults += _READERS[name](value, values)
+    return Search(**values), faults
+
+
+def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
+    """Let Optuna choose the settings of a trial."""
+    chosen: dict[str, Any] = {}
+    for name, (low, high) in space.items():
+        log = low > 0 and high / low >= 10
+        if SEARCHABLE[name] is int:
+            chosen[name] = trial.suggest_int(name, int(low), int(high), log=log)
+        else:
+            chosen[name] = trial.suggest_float(name, low, high, log=log)
+    return chosen
+
+
+def sampler(index: int, trials: int) -> TPESampler:
+    """Return the sampler of one trial.
+
+    Args:
+        index: number of the trial in its search, from 0.
+        trials: all trials of the search; a third of them is random.
+    """
+    from optuna.samplers import TPESampler
+
+    return TPESampler(
+        n_startup_trials=max(1, trials // 3), seed=index, multivariate=True, constant_liar=True
+    )
+
+
+def searched_options(base: TrainOptions, chosen: Mapping[str, Any]) -> TrainOptions:
+    """Put chosen settings into a run; a chosen rate replaces rates by position."""
+    changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
+    return dataclasses.replace(base, **changes)
+
+
+def _read_trials(value: Any, values: dict[str, Any]) -> list[str]:
+    if not _is_whole(value) or value < 2:
+        return [f"search.trials must be a whole number of at least 2, got {value!r}; 12 is usual"]
+    values["trials"] = value
+    return []
+
+
+def _read_seeds(value: Any, values: dict[str, Any]) -> list[str]:
+    seeds = value if isinstance(value, list | tuple) else [value]
+    good = seeds and all(_is_whole(seed) and 0 <= seed < 2**32 for seed in seeds)
+    if not good or len(set(seeds)) < len(seeds):
+        return [f"search.seeds must be different seeds from 0 to 2**32 - 1, got {value!r}; mend it"]
+    values["seeds"] = tuple(seeds)
+    return []
+
+
+def _read_validation(value: Any, values: dict[str, Any]) -> list[str]:
+    if not _is_number(value) or not 0 < value < 1:
+        return [f"search.validation must be in (0, 1), got {value!r}; 0.25 is usual"]
+    values["validation"] = float(value)
+    return []
+
+
+def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
+    if not isinstance(value, Mapping) or not value:
+        return [f"search.space must be [low, high] by setting, got {value!r}; name a setting"]
+    faults = []
+    for name, bounds in value.items():
+        if name not in SEARCHABLE:
+            near = suggestion(str(name), SEARCHABLE) or f"; choose from {', '.join(SEARCHABLE)}"
+            faults.append(f"search.space: {name!r} cannot be searched{near}")
+        elif not (
+            isinstance(bounds, list | tuple)
+            and len(bounds) == 2
+            and all(map(_is_number, bounds))
+            and bounds[0] < bounds[1]
+        ):
+            faults.append(
+                f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; mend it"
+            )
+    if not faults:
+        values["space"] = {name: (bounds[0], bounds[1]) for name, bounds in value.items()}
+    return faults
+
+
+_READERS: Final = {
+    "trials": _read_trials,
+    "seeds": _read_seeds,
+    "validation": _read_validation,
+    "space": _read_space,
+}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

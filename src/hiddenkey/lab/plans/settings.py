@@ -1,0 +1,69 @@
+"""A run's settings as a plan gives them: names and types of ``TrainOptions``, all faults found."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.rules import suggestion
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+TYPES: Final = {field.name: str(field.type) for field in dataclasses.fields(TrainOptions)}
+"""Type of each setting of a run, in words."""
+
+RESERVED: Final = {
+    "task": "tasks",
+    "model": "models",
+    "method": "methods",
+    "rank": "ranks",
+    "seed": "seeds",
+    "output": "output",
+    "resume": "output",
+    "overwrite": "output",
+}
+"""Settings that are the plan's own, and the plan's name for them."""
+
+
+def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings that hold, in their types, and what is wrong with the others.
+
+    Args:
+        values: settings by name.
+        where: their place in the plan, for messages.
+    """
+    typed: dict[str, Any] = {}
+    faults: list[str] = []
+    for name, value in values.items():
+        if name in RESERVED:
+            faults.append(f"{where}: {name!r} is given by the plan's {RESERVED[name]}; move it")
+        elif name not in TYPES:
+            near = suggestion(str(name), TYPES) or "; see 'hiddenkey train --help'"
+            faults.append(f"{where}: {name!r} is not a setting of a run{near}")
+        else:
+            faults += _read_one(name, value, where, typed)
+    return typed, faults
+
+
+def _read_one(name: str, value: Any, where: str, typed: dict[str, Any]) -> list[str]:
+    from jsonargparse import ArgumentError
+
+    try:
+        typed[name] = _parser().parse_object({name: value})[name]
+    except ArgumentError:
+        wanted = TYPES[name].replace(" | None", " or null")
+        return [f"{where}.{name} must be {wanted}, got {value!r}; mend it"]
+    return []
+
+
+@lru_cache(maxsize=1)
+def _parser() -> ArgumentParser:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TrainOptions)
+    return parser

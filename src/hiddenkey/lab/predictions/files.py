@@ -1,0 +1,210 @@
+"""Reading references and outputs of generated text for scoring.
+
+References may be WebNLG's XML, CSV, TSV or JSONL, and plain text otherwise: one reference a line,
+instances separated by an empty line, or no empty line at all and one reference for each instance.
+Outputs may be CSV, TSV or JSONL, and plain text otherwise: one a line, also an empty one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.predictions.records import FORMATS, OUTPUTS, REFERENCES, Record, read_records
+from hiddenkey.lab.scores import Family
+from hiddenkey.lab.tasks import webnlg
+from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.utf8 import read_text
+
+_LINE_END: Final = re.compile(r"\r\n|\n|\r")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What one output is compared with.
+
+    Attributes:
+        references: one text or more.
+        source: what the texts are to express, where the file says it.
+        seen: whether its category occurs in training, where the file says it.
+    """
+
+    references: tuple[str, ...]
+    source: str | None = None
+    seen: bool | None = None
+
+
+@dataclass(frozen=True)
+class Material:
+    """Instances and one output for each."""
+
+    instances: tuple[Instance, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def references(self) -> list[tuple[str, ...]]:
+        """The references of each instance."""
+        return [instance.references for instance in self.instances]
+
+    def groups(self) -> dict[str, list[int]]:
+        """Indices of all instances, and of the seen and the unseen ones where there are any."""
+        parts = {
+            "all": list(range(len(self.outputs))),
+            "seen": [i for i, instance in enumerate(self.instances) if instance.seen is True],
+            "unseen": [i for i, instance in enumerate(self.instances) if instance.seen is False],
+        }
+        return {name: part for name, part in parts.items() if part}
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One output, where it stands and what it answers."""
+
+    text: str
+    line: int
+    source: str | None = None
+
+
+def read_material(family: Family, references: Path, outputs: Path) -> Material:
+    """Read both files and match them.
+
+    Raises:
+        ConfigError: with the faults of both files, or if they do not fit together.
+    """
+    of_references, of_outputs = FileFaults(references), FileFaults(outputs)
+    readings = _read_references(family, references, of_references)
+    found = _read_outputs(family, outputs, of_outputs)
+    if faults := [*of_references.shown(), *of_outputs.shown()]:
+        raise ConfigError(faults)
+    return _match(readings, found, references, outputs)
+
+
+def _match(
+    readings: Sequence[Sequence[Instance]],
+    found: Sequence[_Output],
+    references: Path,
+    outputs: Path,
+) -> Material:
+    for instances in readings:
+        size = len(instances)
+        # empty lines at the end of a file are no outputs
+        if size <= len(found) and not any(output.text for output in found[size:]):
+            _check_sources(instances, found[:size], outputs)
+            return Material(tuple(instances), tuple(output.text for output in found[:size]))
+    raise ConfigError(
+        f"{outputs}: must hold one output for each of the {len(readings[0])} instances of"
+        f" {references}, got {len(found)}; give as many outputs, in the same order"
+    )
+
+
+def _check_sources(instances: Sequence[Instance], found: Sequence[_Output], outputs: Path) -> None:
+    faults = FileFaults(outputs)
+    for instance, output in zip(instances, found, strict=True):
+        if instance.source is None or output.source is None:
+            continue
+        if instance.source.split() != output.source.split():
+            faults.add(
+                f"must answer the references' instances in their order, expected"
+                f" {instance.source!r}, got {output.source!r}; sort the outputs",
+                output.line,
+            )
+    if faults.found:
+        raise ConfigError(faults.shown())
+
+
+def _read_references(family: Family, path: Path, faults: FileFaults) -> list[list[Instance]]:
+    """The ways to read the file, the official scorer's first."""
+    if path.is_dir() or path.suffix.lower() == ".xml":
+        return [_read_entries(path, faults)]
+    if path.suffix.lower() not in FORMATS:
+        return _read_blocks(path, faults)
+    records = read_records(path, REFERENCES, faults)
+    for record in records:
+        if not all(text.strip() for text in record.texts):
+            faults.add("a reference must not be empty; fill it in or delete it", record.line)
+    return _group(records, family, path)
+
+
+def _read_entries(path: Path, faults: FileFaults) -> list[Instance]:
+    try:
+        entries = webnlg.read_entries(path)
+    except ConfigError as error:
+        faults.found += [(index, fault) for index, fault in enumerate(error.faults)]
+        return []
+    return [
+        Instance(entry.references or tuple(text.text for text in entry.texts), seen=entry.seen)
+        for entry in entries
+    ]
+
+
+def _read_blocks(path: Path, faults: FileFaults) -> list[list[Instance]]:
+    text = read_text(path, faults)
+    if text is None:
+        return []
+    lines = [line.strip() for line in _LINE_END.split(text.rstrip())]
+    blocks: list[list[str]] = [[]]
+    for number, line in enumerate(lines, start=1):
+        if line:
+            blocks[-1].append(line)
+        elif blocks[-1]:
+            blocks.append([])
+        else:
+            faults.add("one empty line separates two instances, got another; delete it", number)
+    instances = [Instance(tuple(block)) for block in blocks]
+    if len(blocks) > 1:
+        return [instances]
+    return [[Instance((reference,)) for reference in blocks[0]], instances]
+
+
+def _group(records: Sequence[Record], family: Family, path: Path) -> list[list[Instance]]:
+    """Rows of the same source are one instance: those in a row, or all where that fits."""
+    in_a_row: list[list[Record]] = []
+    by_source: dict[str | int, list[Record]] = {}
+    for index, record in enumerate(records):
+        alone = record.listed or record.source is None
+        same = bool(in_a_row) and in_a_row[-1][-1].source == record.source
+        if same and not alone:
+            in_a_row[-1].append(record)
+        else:
+            in_a_row.append([record])
+        by_source.setdefault(index if alone else str(record.source), []).append(record)
+    readings = [in_a_row, list(by_source.values())]
+    return [[_instance(rows, family, path) for rows in reading] for reading in readings]
+
+
+def _instance(rows: Sequence[Record], family: Family, path: Path) -> Instance:
+    texts = tuple(_as_scorer_reads(text, family, path) for row in rows for text in row.texts)
+    category = rows[0].category
+    seen = None if category is None else category in webnlg.SEEN_CATEGORIES
+    return Instance(texts, rows[0].source, seen)
+
+
+def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[_Output]:
+    if path.suffix.lower() not in FORMATS:
+        text = read_text(path, faults)
+        lines = [] if text is None else _LINE_END.split(text)
+        if lines and not lines[-1]:
+            lines.pop()  # the end of the last line
+        return [_Output(line.strip(), number) for number, line in enumerate(lines, start=1)]
+    found = []
+    for record in read_records(path, OUTPUTS, faults):
+        if len(record.texts) > 1:
+            faults.add(f"must hold one output, got {len(record.texts)}; keep one", record.line)
+        text = _as_scorer_reads(record.texts[0], family, path)
+        found.append(_Output(text, record.line, record.source))
+    return found
+
+
+def _as_scorer_reads(text: str, family: Family, path: Path) -> str:
+    """The E2E scorer takes the marks of quoting off a table's fields, and apostrophes with them."""
+    text = text.strip()
+    suffix = path.suffix.lower()
+    if family != "e2e" or suffix == ".jsonl":
+        return text
+    if suffix == ".tsv":
+        return re.sub(r"^['\"]?\s*|\s*['\"]?$", "", text)
+    return text.removeprefix("'").lstrip()

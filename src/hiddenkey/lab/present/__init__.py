@@ -1,0 +1,1 @@
+"""How results are shown: words, numbers, tables, pages, the canvas of figures."""

@@ -1,0 +1,92 @@
+"""Cells and grids: the flat form of a table that CSV, Markdown, LaTeX and the page share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hiddenkey.lab.evidence.findings import Spread
+from hiddenkey.lab.evidence.statistics import Description
+from hiddenkey.lab.present.words import MISSING, interval, number
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a grid.
+
+    Attributes:
+        text: as a reader sees it.
+        value: as a program reads and a reader sorts it; ``None`` if there is none.
+        strong: set in bold.
+        details: further lines in small print.
+    """
+
+    text: str
+    value: Value
+    strong: bool = False
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to print.
+
+    Attributes:
+        name: of its files.
+        title: what it shows.
+        notes: how to read it.
+        columns: headings.
+        numeric: for each column, whether it is aligned and sorted as numbers.
+        rows: as long as ``columns``.
+    """
+
+    name: str
+    title: str
+    notes: tuple[str, ...]
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+def make_grid(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Entry]],
+    notes: Sequence[str] = (),
+) -> Grid:
+    """Build a grid; a column is numeric if all that it holds are numbers."""
+    numeric = tuple(
+        all(isinstance(row[index].value, int | float | None) for row in rows)
+        and any(row[index].value is not None for row in rows)
+        for index in range(len(columns))
+    )
+    return Grid(name, title, tuple(notes), tuple(columns), numeric, tuple(map(tuple, rows)))
+
+
+def text(value: str) -> Entry:
+    """An entry of words."""
+    return Entry(value, value)
+
+
+def numeric(value: float | None, shown: str | None = None) -> Entry:
+    """An entry of one number."""
+    return Entry(number(value) if shown is None else shown, value)
+
+
+def spread(found: Description | Spread | None) -> Entry:
+    """An entry of mean ± standard deviation, with the interval below where there is one."""
+    if found is None:
+        return Entry(MISSING, None)
+    shown = number(found.mean)
+    if found.deviation is not None:
+        shown += f" ± {number(found.deviation)}"
+    bounds = interval(found.low, found.high) if isinstance(found, Description) else ""
+    return Entry(shown, found.mean, details=lines_of(bounds))
+
+
+def lines_of(*lines: str) -> tuple[str, ...]:
+    """Keep the lines that say something."""
+    return tuple(line for line in lines if line)

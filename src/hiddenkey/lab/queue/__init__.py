@@ -1,0 +1,1 @@
+"""Jobs in a database that many processes work through; knows no comparison."""

@@ -1,0 +1,187 @@
+"""The Optuna studies of a comparison: how their storage is opened, and errors of it in plain words.
+
+Optuna does the sharing: a trial is taken by one worker, its heartbeat tells that the worker lives,
+and a trial without one is failed and queued again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.installation import install_command
+from hiddenkey.lab.plans.plan import Plan
+
+FILE: Final = "study.db"
+"""Name of the default storage in the output folder."""
+
+MOST_DEATHS: Final = 10
+"""How often the worker of one run may die before the run counts as failed."""
+
+_WAIT_SECONDS: Final = 60
+_CONNECT_SECONDS: Final = 10
+_log = logging.getLogger(__name__)
+
+
+class Storage(RDBStorage):  # type: ignore[misc]
+    """Optuna's storage, whose heartbeat outlives a moment in which the database is away."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """Record a sign of life; a failure only means that this one is missing."""
+        try:
+            super().record_heartbeat(trial_id)
+        except StorageInternalError as error:
+            _log.warning("no heartbeat for trial %d: %s", trial_id, _reason(error))
+
+
+def default_url(output: Path) -> str:
+    """URL of the SQLite file in the output folder."""
+    url = sqlalchemy.URL.create("sqlite", database=str(output.resolve() / FILE))
+    return url.render_as_string(hide_password=False)
+
+
+def open_storage(plan: Plan) -> Storage:
+    """Connect to the plan's storage and create its tables where they are missing.
+
+    Raises:
+        ConfigError: if the URL is none, its driver is missing or the database cannot be reached.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    url = plan.storage or default_url(Path(plan.output))
+    with _plain_errors(url):
+        return _connect(_with_installed_driver(url), plan)
+
+
+def open_study(storage: Storage, name: str) -> tuple[optuna.Study, bool]:
+    """Open a study, maximised; the second value tells whether this call created it."""
+    # The sampler is set for each trial of a search; a grid's trials draw nothing.
+    sampler = optuna.samplers.RandomSampler(seed=0)
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", sampler=sampler
+        )
+    except DuplicatedStudyError:
+        return optuna.load_study(study_name=name, storage=storage, sampler=sampler), False
+    return study, True
+
+
+@contextmanager
+def storage_errors(plan: Plan) -> Iterator[None]:
+    """Turn the loss of the storage into one clear error."""
+    with _plain_errors(plan.storage or default_url(Path(plan.output))):
+        yield
+
+
+def _connect(url: str, plan: Plan) -> Storage:
+    for attempt in range(10):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                storage = Storage(
+                    # Optuna formats the URL: braces of a path must survive that
+                    url=url.replace("{", "{{").replace("}", "}}"),
+                    engine_kwargs=_engine_settings(url),
+                    heartbeat_interval=plan.heartbeat,
+                    grace_period=plan.grace,
+                    heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MOST_DEATHS),
+                )
+        except SQLAlchemyError as error:
+            # Two commands that start at once both create the tables, and one comes too late.
+            if attempt == 9 or not (
+                isinstance(error, IntegrityError) or "already exists" in str(error)
+            ):
+                raise
+            time.sleep(0.2)
+        else:
+            if storage.engine.name == "sqlite":
+                _lock_whole_transactions(storage)
+            return storage
+    raise AssertionError("unreachable")
+
+
+def _engine_settings(url: str) -> dict[str, Any]:
+    kind = url.partition(":")[0].partition("+")[0]
+    if kind == "sqlite":
+        return {"connect_args": {"timeout": _WAIT_SECONDS}}
+    known = {"postgresql", "mysql", "mariadb"}
+    wait = {"connect_args": {"connect_timeout": _CONNECT_SECONDS}} if kind in known else {}
+    return {**wait, "pool_pre_ping": True}  # a server that was restarted is connected to anew
+
+
+def _lock_whole_transactions(storage: Storage) -> None:
+    """Make SQLite lock at the start of a transaction, not at its first write.
+
+    SQLite has no ``SELECT ... FOR UPDATE``: two workers would both read that a trial waits, and
+    both take it. This is SQLAlchemy's documented way to change when the lock is taken.
+    """
+
+    def leave_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    sqlalchemy.event.listen(storage.engine, "connect", leave_to_us)
+    sqlalchemy.event.listen(storage.engine, "begin", begin)
+    storage.scoped_session.remove()
+    storage.engine.dispose()  # connections from before do not know the rule
+
+
+def _with_installed_driver(url: str) -> str:
+    """Let ``postgresql://`` mean the driver that is there."""
+    scheme, found, rest = url.partition("://")
+    if found and scheme in ("postgresql", "postgres"):
+        driver = "psycopg" if find_spec("psycopg2") is None else "psycopg2"
+        return f"postgresql+{driver}://{rest}"
+    return url
+
+
+@contextmanager
+def _plain_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ArgumentError as error:
+        raise ConfigError(
+            f"storage must be the URL of a database, got {_shown(url)!r} ({_reason(error)}); for"
+            " example sqlite:////folder/study.db or postgresql://user:password@host/name"
+        ) from error
+    except (ImportError, ModuleNotFoundError) as error:
+        raise ConfigError(
+            f"storage needs a database driver that is not installed, got {_shown(url)!r}"
+            f" ({_reason(error)}); for PostgreSQL run: {install_command('postgres')}"
+        ) from error
+    except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "schema" not in str(error):
+            raise
+        raise ConfigError(
+            f"storage must be a database that can be reached and written, {_shown(url)!r} is not"
+            f" ({_reason(error)}); start the server or mend the URL and run the same command"
+            " again: finished runs are kept"
+        ) from error
+
+
+def _shown(url: str) -> str:
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        return url
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason, one line, without SQLAlchemy's link to its manual."""
+    inner: BaseException = error.__cause__ or error
+    inner = getattr(inner, "orig", None) or inner
+    return " ".join(str(inner).split())[:300] or type(inner).__name__

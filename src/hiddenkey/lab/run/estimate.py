@@ -1,0 +1,261 @@
+"""Estimates of memory and time for training a decoder, before any machine is rented."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.run import cost_model
+from hiddenkey.lab.run.cost_model import Memory, Noise, Setting, Sizes
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_GATED: Final = ("llama", "mistral", "qwen2")  # whose layers keep what cost_model counts
+_GIGA: Final = 1e9
+_WIDTHS: Final = {"bfloat16": 2, "float32": 4}
+KNOWN: Final[dict[str, dict[str, Any]]] = {
+    "llama2-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32000,
+    },
+    "llama2-70b": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+    },
+}
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """What to estimate; lists make a row for each combination."""
+
+    model: str = "llama2-7b"
+    """llama2-7b, llama2-70b, or a folder or hub name of a LLaMA, Mistral or Qwen2 model."""
+    rank: tuple[int, ...] = (8,)
+    """Rank of the LoRA matrices."""
+    target_modules: tuple[str, ...] = ("k_proj", "v_proj")
+    """Names of the linear layers that get LoRA."""
+    batch_size: int = 8
+    """Sequences per forward pass and device."""
+    tokens: tuple[int, ...] = (512,)
+    """Tokens per sequence."""
+    devices: tuple[int, ...] = (1,)
+    """Data-parallel devices."""
+    sharding: Literal["none", "fsdp2", "zero3"] = "none"
+    """How the frozen weights are spread over the devices; none: a copy on each."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """Number format of frozen weights and activations; LoRA is trained in float32."""
+    fraction: float = 0.25
+    """Share of a batch in the consistency loss, for its column."""
+    every: int = 4
+    """Steps per consistency loss, for its column."""
+    device_memory: float = 80.0
+    """Memory of a device in GB (10^9 bytes)."""
+    reserve: float = 4.0
+    """GB of it for the driver, the communication's buffers and fragmentation."""
+    teraflops: float = 312.0
+    """Peak of a device in TFLOP/s (an A100 in bfloat16)."""
+    utilisation: float = 0.4
+    """Share of that peak that training reaches, in (0, 1]."""
+    bandwidth: float = 200.0
+    """GB/s that a device receives from others of its machine."""
+    network: float = 25.0
+    """GB/s that a device receives from other machines."""
+    devices_per_machine: int = 8
+    """Devices of one machine."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One row.
+
+    Attributes:
+        rank: of LoRA.
+        tokens: of a sequence.
+        devices: data-parallel devices.
+        memory: bytes on a device, by method.
+        seconds: of a step, by method; the mean over the steps.
+        gathering: seconds of a LoRA step in which weights travel, beside the computation.
+        fits: whether every method's memory is there.
+    """
+
+    rank: int
+    tokens: int
+    devices: int
+    memory: dict[str, Memory]
+    seconds: dict[str, float]
+    gathering: float
+    fits: bool
+
+
+def estimates(options: EstimateOptions) -> Iterator[Estimate]:
+    """Yield an estimate for each combination of rank, tokens and devices.
+
+    Raises:
+        ConfigError: if an option is out of its range, or the model is not one that can be counted.
+    """
+    if faults := _faults(options):
+        raise ConfigError(faults)
+    config = config_of(options.model)
+    sizes = {rank: count(config, rank, options.target_modules) for rank in options.rank}
+    for devices, tokens, rank in itertools.product(options.devices, options.tokens, options.rank):
+        setting = Setting(
+            sequences=options.batch_size,
+            tokens=tokens,
+            devices=devices,
+            sharding=options.sharding,
+            checkpointing=options.checkpointing,
+            width=_WIDTHS[options.precision],
+        )
+        yield _estimate(sizes[rank], setting, options)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A column of the table: what is added to a step, and to how many of them."""
+
+    noise: Noise
+    every: int = 1
+
+    def mean(self, seconds: Callable[[Noise], float]) -> float:
+        """Return the mean over steps with the loss and without, from the seconds of one."""
+        other = replace(self.noise, compares=False)
+        return (seconds(self.noise) + (self.every - 1) * seconds(other)) / self.every
+
+
+def methods(options: EstimateOptions) -> dict[str, Method]:
+    """Return the columns of the table by name."""
+    return {
+        "LoRA": Method(Noise()),
+        "HiddenKey-": Method(Noise(drops=True)),
+        "HiddenKey": Method(Noise(drops=True, compares=True)),
+        f"fraction {options.fraction:g}": Method(Noise(True, True, options.fraction)),
+        f"every {options.every}": Method(Noise(True, True), options.every),
+    }
+
+
+def config_of(model: str) -> PretrainedConfig:
+    """Return a model's configuration.
+
+    Raises:
+        ConfigError: if there is no such model, or its layers are not those of the cost model.
+    """
+    from transformers import LlamaConfig
+
+    from hiddenkey.lab.run.models import load_config
+
+    if model in KNOWN:
+        return LlamaConfig(**KNOWN[model])
+    config = load_config(model, (), head=False)
+    if config.model_type not in _GATED:
+        raise ConfigError(
+            f"model must be of the types {', '.join(_GATED)}, whose activations are counted, got"
+            f" {config.model_type!r}; measure others with benchmarks/step.py"
+        )
+    return config
+
+
+def count(config: PretrainedConfig, rank: int, target_modules: tuple[str, ...]) -> Sizes:
+    """Count a decoder's parameters on the meta device.
+
+    Raises:
+        ConfigError: if a target module is no linear layer of its layers.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layer, head = model.model.layers[0], model.get_output_embeddings()
+    modules = {name.rpartition(".")[2]: module for name, module in layer.named_modules()}
+    linears = {name: each for name, each in modules.items() if isinstance(each, nn.Linear)}
+    if missing := [name for name in target_modules if name not in linears]:
+        raise ConfigError(
+            f"target_modules must name linear layers of a layer, got {missing!r}; it has"
+            f" {', '.join(linears)}"
+        )
+    targets = [linears[name] for name in target_modules]
+    layers = config.num_hidden_layers
+    in_layer = sum(linear.weight.numel() for linear in linears.values())
+    return Sizes(
+        layers=layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        attention=linears["q_proj"].out_features,
+        key_value=linears["k_proj"].out_features,
+        feed_forward=linears["down_proj"].in_features,
+        vocabulary=head.out_features,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        layer_parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        head_parameters=head.weight.numel(),
+        multiplied=layers * in_layer + head.weight.numel(),
+        lora=layers * rank * sum(each.in_features + each.out_features for each in targets),
+        lora_layers=len(targets),
+        rank=rank,
+    )
+
+
+def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> Estimate:
+    room = (options.device_memory - options.reserve) * _GIGA
+    columns = methods(options).items()
+    memory = {name: cost_model.memory(sizes, setting, each.noise) for name, each in columns}
+
+    def seconds(noise: Noise) -> float:
+        """Return a step's, in which weights travel while others are computed with."""
+        reached = options.teraflops * 1e12 * options.utilisation
+        computing = cost_model.step_flops(sizes, setting, noise) / reached
+        return max(computing, _gathering(sizes, setting, noise, options))
+
+    return Estimate(
+        rank=sizes.rank,
+        tokens=setting.tokens,
+        devices=setting.devices,
+        memory=memory,
+        seconds={name: each.mean(seconds) for name, each in columns},
+        gathering=_gathering(sizes, setting, Noise(), options),
+        fits=all(each.total <= room for each in memory.values()),
+    )
+
+
+def _gathering(sizes: Sizes, setting: Setting, noise: Noise, options: EstimateOptions) -> float:
+    is_one_machine = setting.devices <= options.devices_per_machine
+    speed = options.bandwidth if is_one_machine else options.network
+    return cost_model.gathered_bytes(sizes, setting, noise) / (speed * _GIGA)
+
+
+def _faults(options: EstimateOptions) -> list[str]:
+    lists = {"rank": options.rank, "tokens": options.tokens, "devices": options.devices}
+    faults = [
+        f"{name} must be one or more numbers from 1 on, got {list(values)!r}; give such numbers"
+        for name, values in lists.items()
+        if not values or min(values) < 1
+    ]
+    for name in ("batch_size", "every", "devices_per_machine"):
+        if (number := getattr(options, name)) < 1:
+            faults.append(f"{name} must be at least 1, got {number!r}; give a larger number")
+    for name in ("device_memory", "teraflops", "bandwidth", "network"):
+        if not (value := getattr(options, name)) > 0:
+            faults.append(f"{name} must be above 0, got {value!r}; give a larger number")
+    for name in ("fraction", "utilisation"):
+        if not 0 < (value := getattr(options, name)) <= 1:
+            faults.append(f"{name} must be in (0, 1], got {value!r}; give such a share")
+    if not 0 <= options.reserve < options.device_memory:
+        faults.append(
+            f"reserve must be at least 0 and below device_memory, got {options.reserve!r} of"
+            f" {options.device_memory!r}; give a smaller number"
+        )
+    return faults

@@ -1,0 +1,99 @@
+"""From the options of a run to the dropout configuration that it trains with."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import hiddenkey
+from hiddenkey import ConfigError, DropoutConfig, RateSchedule
+from hiddenkey.lab.run.options import TrainOptions
+
+
+def dropout_config(options: TrainOptions) -> DropoutConfig:
+    """Build the configuration of the method with the options' changes.
+
+    Raises:
+        ConfigError: with the faults of the method, its rates, its loss and the layers together.
+    """
+    base = hiddenkey.method(options.method)
+    faults: list[str] = []
+    config = base
+    try:
+        config = _with_others(options, base)
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        config = dataclasses.replace(
+            config,
+            consistency=_consistency(options, base),
+            layers=options.layers,
+            share_heads=options.share_heads,
+            keep_first=options.keep_first,
+            keep_model_dropout=options.keep_model_dropout,
+        )
+    except ConfigError as error:
+        faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _with_others(options: TrainOptions, base: DropoutConfig) -> DropoutConfig:
+    """The method at its rates, and the drops of the methods that are added to it."""
+    own = tuple(drop.position for drop in base.drops)
+    others = [hiddenkey.method(name) for name in options.also]
+    added = {drop.position for other in others for drop in other.drops}
+    faults = [
+        f"also must name methods that drop elsewhere than {options.method!r}, got {name!r}, which"
+        f" {_what_is_wrong(other, own)}; choose another"
+        for name, other in zip(options.also, others, strict=True)
+        if _what_is_wrong(other, own)
+    ]
+    mine = {name: rate for name, rate in options.rates.items() if name not in added}
+    config = hiddenkey.method(options.method, rate=options.rate, rates=mine)
+    if faults:
+        raise ConfigError(faults)
+    drops = tuple(
+        drop
+        for name in options.also
+        for drop in hiddenkey.method(name, rate=options.rate, rates=_of(options, name)).drops
+    )
+    return dataclasses.replace(config, drops=config.drops + drops)
+
+
+def _what_is_wrong(other: DropoutConfig, positions: tuple[str, ...]) -> str:
+    if other.consistency is not None:
+        return "brings a consistency loss"
+    if not other.drops:
+        return "drops nothing"
+    shared = [drop.position for drop in other.drops if drop.position in positions]
+    return f"drops at {shared[0]} as well" if shared else ""
+
+
+def _of(options: TrainOptions, name: str) -> dict[str, float]:
+    """The rates by position that concern one added method."""
+    positions = {drop.position for drop in hiddenkey.method(name).drops}
+    return {place: rate for place, rate in options.rates.items() if place in positions}
+
+
+def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
+    """Return the schedule of the rates, or none where they stay as they are."""
+    schedule = RateSchedule(
+        warmup=float(options.rate_warmup), decay=options.rate_decay, depth=options.rate_depth
+    )
+    return () if schedule == RateSchedule(warmup=0.0) else (schedule,)
+
+
+def _consistency(options: TrainOptions, base: DropoutConfig) -> hiddenkey.Consistency | None:
+    changes = {
+        name: getattr(options, f"consistency_{name}")
+        for name in ("weight", "every", "fraction", "backward", "precision")
+        if getattr(options, f"consistency_{name}") is not None
+    }
+    if base.consistency is None and changes:
+        names = ", ".join(f"consistency_{name}" for name in changes)
+        raise ConfigError(
+            f"method {options.method!r} has no consistency loss, got {names}; leave it out or use"
+            " a method that has one, such as 'hiddenkey'"
+        )
+    return None if base.consistency is None else dataclasses.replace(base.consistency, **changes)

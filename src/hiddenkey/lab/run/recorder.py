@@ -1,0 +1,194 @@
+"""The callback that decides when a run is looked at, times it and writes what was seen."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.tasks import Example
+
+if TYPE_CHECKING:
+    from hiddenkey import Attachment
+
+DEV: Final = "dev"
+TRAIN: Final = "train"
+_LAST_VALUE: Final = ("learning_rate",)
+_LEFT_OUT: Final = ("epoch", "grad_norm", "total_flos")
+
+
+def looks(steps: int, evaluations: int) -> list[int]:
+    """Return the steps after which to evaluate: evenly spread, the last step among them."""
+    count = min(evaluations, steps)
+    return [round(steps * look / count) for look in range(1, count + 1)]
+
+
+class Observer:
+    """Is told what happens in a run; this one ignores it all."""
+
+    def attached(self, attachment: Attachment) -> None:
+        """The noise is on the model, training starts next."""
+
+    def evaluated(self, line: Mapping[str, Any]) -> None:
+        """A line was added to ``metrics.jsonl``."""
+
+    def generating(self, count: int) -> None:
+        """Training is over; so many texts are generated next."""
+
+    def generated(self, count: int) -> None:
+        """So many more texts are there."""
+
+    def scored(
+        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
+    ) -> None:
+        """All texts are there; ``scores`` is what ``scores.json`` holds."""
+
+
+class Recorder(TrainerCallback):  # type: ignore[misc]
+    """Evaluates and saves at evenly spread steps and keeps ``metrics.jsonl``.
+
+    The clock runs between evaluations: steps and data loading are timed, evaluation, logging and
+    saving are not.
+    """
+
+    def __init__(
+        self, folder: RunFolder, evaluations: int, log_every: int | None, observer: Observer
+    ) -> None:
+        self._folder = folder
+        self._observer = observer
+        self._evaluations = evaluations
+        self._log_every = log_every
+        self._looks: frozenset[int] = frozenset()
+        self._started: float | None = None
+        self._seconds = 0.0
+        self._logged_step = 0
+        self._logs: dict[str, list[tuple[float, int]]] = defaultdict(list)
+        self._line: dict[str, Any] = {}
+        self.lines: list[dict[str, Any]] = []
+
+    def go_on_from(self, step: int) -> None:
+        """Take up the record of an interrupted run after ``step``; later lines are forgotten."""
+        self.lines = [line for line in self._folder.read_metrics() if line["step"] <= step]
+        self._seconds = self.lines[-1]["seconds"] if self.lines else 0.0
+        self._logged_step = step
+
+    def add_to_last_line(self, values: Mapping[str, Any]) -> None:
+        """Add to the last evaluation what was measured after the training."""
+        self.lines[-1] |= values
+        self._folder.write_metrics(self.lines)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all steps so far."""
+        return self._seconds
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Choose the steps to look at."""
+        self._looks = frozenset(looks(state.max_steps, self._evaluations))
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock if it stands."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Ask for logging, evaluation and a checkpoint where they are due."""
+        step = state.global_step
+        looked = step in self._looks
+        if looked or (self._log_every is not None and step % self._log_every == 0):
+            self._stop_clock()
+            control.should_log = True
+        if looked:
+            control.should_evaluate = True
+            control.should_save = True
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Collect what Trainer logs between two evaluations."""
+        if logs is None or "loss" not in logs:  # an evaluation, or the summary at the end
+            return
+        since = state.global_step - self._logged_step
+        self._logged_step = state.global_step
+        for name, value in logs.items():
+            if isinstance(value, int | float) and name not in _LEFT_OUT:
+                self._logs[name].append((float(value), since))
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Mapping[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """Collect the metrics of both evaluation sets, then write the line."""
+        for name, value in (metrics or {}).items():
+            if name.startswith(f"eval_{DEV}_"):
+                self._line["eval_" + name.removeprefix(f"eval_{DEV}_")] = value
+            elif name.startswith(f"eval_{TRAIN}_"):
+                self._line["train_sample_" + name.removeprefix(f"eval_{TRAIN}_")] = value
+        if "eval_loss" in self._line and "train_sample_loss" in self._line:
+            self._write_line(state)
+
+    def _write_line(self, state: TrainerState) -> None:
+        interval = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
+        before = self.lines[-1]["seconds"] if self.lines else 0.0
+        skipped = ("runtime", "samples_per_second", "steps_per_second")
+        line: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
+        line |= _training_part(self._logs)
+        line |= {name: value for name, value in self._line.items() if not name.endswith(skipped)}
+        line["evaluation_seconds"] = self._line.get("eval_runtime", 0.0) + self._line.get(
+            "train_sample_runtime", 0.0
+        )
+        line["seconds"] = self._seconds
+        line["seconds_per_step"] = (self._seconds - before) / max(1, interval)
+        self.lines.append(line)
+        self._folder.write_metrics(self.lines)
+        self._line = {}
+        self._logs = defaultdict(list)
+        self._observer.evaluated(line)
+
+    def _stop_clock(self) -> None:
+        if self._started is None:
+            return
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self._seconds += time.perf_counter() - self._started
+        self._started = None
+
+
+def _training_part(logs: Mapping[str, list[tuple[float, int]]]) -> dict[str, Any]:
+    """Mean over the steps since the last evaluation of what Trainer logged."""
+    part: dict[str, Any] = {}
+    dropped: dict[str, float] = {}
+    for name, values in logs.items():
+        steps = sum(count for _, count in values)
+        mean = sum(value * count for value, count in values) / max(1, steps)
+        if name in _LAST_VALUE:
+            part[name] = values[-1][0]
+        elif name == "loss":
+            part["train_loss"] = mean
+        elif name.startswith("dropped/"):
+            dropped[name.removeprefix("dropped/")] = mean
+        else:
+            part[name] = mean
+    if dropped:
+        part["dropped"] = dropped
+    return part

@@ -1,0 +1,210 @@
+"""The rules of a run's settings that need no data, no torch and no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.tasks import TASKS, Task
+
+HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def validate(options: TrainOptions) -> list[str]:
+    """Return every broken rule that can be seen without data, torch or a model.
+
+    The method, its rates and the layers are checked where the dropout configuration is built.
+    """
+    return [
+        *_number_faults(options),
+        *_task_faults(options),
+        *_adapter_faults(options),
+        *model_faults(options.model),
+        *_name_faults(options),
+    ]
+
+
+_AT_LEAST_ONE: Final = (
+    "rank",
+    "lora_alpha",
+    "prefix_tokens",
+    "batch_size",
+    "eval_batch_size",
+    "gradient_accumulation",
+    "evaluations",
+    "max_steps",
+    "train_size",
+    "eval_size",
+    "log_every",
+    "beams",
+    "max_new_tokens",
+    "generation_batch_size",
+)
+
+
+def _number_faults(options: TrainOptions) -> list[str]:
+    rules: list[tuple[str, str, Callable[[float], bool], str]] = [
+        (name, "at least 1", lambda value: value >= 1, "give a larger number")
+        for name in _AT_LEAST_ONE
+    ]
+    rules += [
+        ("max_length", "at least 4 tokens", lambda value: value >= 4, "128 is usual"),
+        ("learning_rate", "above 0", lambda value: value > 0, "1e-3 is usual for LoRA"),
+        ("epochs", "above 0", lambda value: value > 0, "give a larger number"),
+        ("weight_decay", "at least 0", lambda value: value >= 0, "0 switches it off"),
+        ("warmup_ratio", "in [0, 1)", lambda value: 0 <= value < 1, "0.06 is usual"),
+        ("rate_warmup", "in [0, 1)", lambda value: 0 <= value < 1, "0 has the whole rate at once"),
+        ("holdout", "in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual"),
+        ("lora_dropout", "in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off"),
+        ("seed", "from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another"),
+        ("no_repeat_ngram", "at least 0", lambda value: value >= 0, "0 switches it off"),
+        ("length_penalty", "a finite number", math.isfinite, "0.9 is usual"),
+        ("data_seed", "at least 0", lambda value: value >= 0, "choose another"),
+    ]
+    faults = []
+    for name, rule, holds, hint in rules:
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and holds(value)):
+            faults.append(f"{name} must be {rule}, got {value!r}; {hint}")
+    return faults
+
+
+_ADAPTERS_WITH: Final = {
+    "rank": ("lora", "dora"),
+    "lora_alpha": ("lora", "dora"),
+    "lora_dropout": ("lora", "dora"),
+    "target_modules": ("lora", "dora", "ia3"),
+    "prefix_tokens": ("prefix",),
+}
+"""The adapters for which a setting means something."""
+
+
+def _adapter_faults(options: TrainOptions) -> list[str]:
+    faults = [
+        f"{field.name} is for the adapters {' and '.join(_ADAPTERS_WITH[field.name])}, got"
+        f" {getattr(options, field.name)!r} with adapter {options.adapter!r}; leave it out"
+        for field in dataclasses.fields(options)
+        if options.adapter not in _ADAPTERS_WITH.get(field.name, (options.adapter,))
+        and getattr(options, field.name) != field.default
+    ]
+    if options.adapter == "prefix" and options.gradient_checkpointing:
+        faults.append(
+            "gradient_checkpointing must be off with adapter 'prefix', whose keys and values come"
+            " from a cache; leave one of them out"
+        )
+    return faults
+
+
+def _task_faults(options: TrainOptions) -> list[str]:
+    task = TASKS.get(options.task)
+    if task is None:
+        hint = suggestion(options.task, TASKS) or "; choose one"
+        return [f"task must be one of {', '.join(TASKS)}, got {options.task!r}{hint}"]
+    faults = []
+    if task.needs == "folder" and options.data is None:
+        faults.append(
+            f"task {task.name!r} needs the folder of its files, got no data;"
+            f" give --data FOLDER with FOLDER/{task.files} in it{task.otherwise}"
+        )
+    if task.needs != "folder" and options.data is not None:
+        faults.append(
+            f"data is for tasks that are read from a folder, got {options.data!r} with task"
+            f" {task.name!r}; leave it out"
+        )
+    return faults + _own_file_faults(options, task)
+
+
+def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
+    files = {"train_file": options.train_file, "eval_file": options.eval_file}
+    columns = {"text_columns": options.text_columns}
+    labels = {"label_names": options.label_names, "regression": options.regression}
+    needed: dict[str, object] = {}
+    unused: dict[str, object] = {}
+    if task.needs != "files":
+        unused = {**files, **columns, **labels}
+    elif task.kind == "generation":
+        needed, unused = {**files}, {**labels}
+    else:
+        needed = {**files, **columns}
+    faults = [
+        f"task {task.name!r} needs {name}, got none; give --{name.replace('_', '-')}"
+        for name, value in needed.items()
+        if not value
+    ]
+    faults += [
+        f"{name} is for task 'file', got {value!r} with task {task.name!r};"
+        " use --task file or leave it out"
+        for name, value in unused.items()
+        if value
+    ]
+    return faults + (_column_faults(options) if task.needs == "files" else [])
+
+
+def _column_faults(options: TrainOptions) -> list[str]:
+    faults = []
+    if len(options.text_columns) > 2:
+        faults.append(
+            f"text_columns must name one column or two, got {list(options.text_columns)!r};"
+            " join the texts in your file"
+        )
+    if options.label_column in options.text_columns:
+        faults.append(
+            f"label_column must not be a text column, got {options.label_column!r}; name another"
+        )
+    if options.regression and options.label_names:
+        faults.append(
+            f"label_names are for classes, got {list(options.label_names)!r} with regression;"
+            " leave one of them out"
+        )
+    if len(set(options.label_names)) < len(options.label_names) or len(options.label_names) == 1:
+        faults.append(
+            "label_names must hold at least two different names, got"
+            f" {list(options.label_names)!r}; name every label once"
+        )
+    return faults
+
+
+def model_faults(model: str) -> list[str]:
+    """Return what is wrong with a model's name or folder."""
+    if model in BUNDLED_MODELS:
+        return []
+    folder = Path(model)
+    if folder.suffix.lower() == ".gguf":
+        return [] if folder.is_file() else [f"model file {model!r} does not exist; check the path"]
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return []
+        return [f"model must be a folder with a config.json, got {model!r}; check the path"]
+    if HUB_NAME.fullmatch(model) and not model.startswith("."):
+        return []
+    bundled = ", ".join(BUNDLED_MODELS)
+    return [
+        f"model must be a folder, a name on the hub or one of {bundled}, got {model!r};"
+        " no such folder exists, check the path"
+    ]
+
+
+def _name_faults(options: TrainOptions) -> list[str]:
+    faults = []
+    if options.resume and options.overwrite:
+        faults.append("resume and overwrite exclude each other, got both; leave one out")
+    if options.target_modules is not None and not options.target_modules:
+        faults.append(
+            "target_modules must name a linear layer, got none; leave it out for key and value"
+        )
+    if options.folder.exists() and not options.folder.is_dir():
+        faults.append(f"output must be a folder, got file {str(options.folder)!r}; name another")
+    return faults
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,229 @@
+"""One training run: transformers' Trainer, an adapter of PEFT and the attached noise.
+
+Two runs with the same seed and different methods start from the same weights and see the same
+batches in the same order: the seed is set just before the model is built, and Trainer draws the
+order from a generator of its own (``data_seed``), which dropout does not touch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.integrations import get_available_reporting_integrations
+
+import hiddenkey
+from hiddenkey.integrations.trainer import watch
+from hiddenkey.lab.run import processes
+from hiddenkey.lab.run.adapters import add_adapter, load_precision
+from hiddenkey.lab.run.calibration import calibration
+from hiddenkey.lab.run.encoding import collator, encode
+from hiddenkey.lab.run.finish import outcome
+from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.method import rate_schedules
+from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import Prepared, prepare
+from hiddenkey.lab.run.recorder import DEV, TRAIN, Observer, Recorder
+from hiddenkey.lab.run.result import Result
+from hiddenkey.lab.scores.metrics import score
+from hiddenkey.lab.tasks import Task
+from hiddenkey.lab.tasks.sampling import draw
+
+_RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate")
+
+
+def train(
+    options: TrainOptions,
+    *,
+    prepared: Prepared | None = None,
+    observer: Observer | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Result:
+    """Train, evaluate and store one run; return its result.
+
+    Of several processes (:mod:`hiddenkey.lab.run.processes`) each calls this; the first one stores
+    the run, and generates texts while the others return without their scores.
+
+    Args:
+        options: the settings.
+        prepared: what :func:`prepare` returned for these options; ``None`` calls it.
+        observer: is told when the noise is attached and after each evaluation.
+        callbacks: further Trainer callbacks.
+
+    Raises:
+        ConfigError: with every fault of settings, data and run folder, before a model is loaded.
+        AttachError: if the model cannot take the noise; nothing has been written then.
+    """
+    observer = observer or Observer()
+    prepared = prepared or prepare(options)
+    processes.join()
+    folder = RunFolder(options.folder, writes=processes.is_first())
+    state = folder.plan(options, prepared.data_record())
+    if state == "interrupted":
+        processes.refuse_other_number(folder)
+    _refuse_missing_trackers(options.report_to)
+    if state == "finished":
+        return Result.load(folder.path)
+    processes.wait()  # the first one writes from here on what the others have just read
+    set_seed(options.seed)
+    kind = prepared.task.kind
+    loaded, tokenizer = load_model(
+        options.model, kind, prepared.splits.label_names, load_precision(options)
+    )
+    model = add_adapter(loaded, options, kind)
+    with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
+        checkpoint = folder.last_checkpoint() if state == "interrupted" else None
+        if checkpoint is None:
+            folder.clear()
+            folder.start(options, prepared.data_record())
+        folder.write_json("environment.json", environment())
+        folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
+        recorder = Recorder(folder, options.evaluations, options.log_every, observer)
+        trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
+        watch(trainer, attachment, *rate_schedules(options))
+        for callback in (recorder, *callbacks):
+            trainer.add_callback(callback)
+        observer.attached(attachment)
+        if checkpoint is not None:
+            recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        folder.write_adapter(lambda path: _save(path, model, tokenizer, prepared))
+        if kind == "generation" and processes.is_first():
+            from hiddenkey.lab.run.generation import generate_and_score
+
+            found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
+            recorder.add_to_last_line(found)
+    result = outcome(options, prepared, recorder, trainer)
+    folder.write_json("result.json", result.to_dict())
+    return result
+
+
+def build_trainer(
+    options: TrainOptions,
+    prepared: Prepared,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    checkpoints: Path,
+) -> Trainer:
+    """Return Trainer for these options; it evaluates on ``dev`` and on part of ``train``.
+
+    The part is as large as the evaluation set, or all of the training set, and drawn once: its loss
+    without noise, next to that of the evaluation set, is the gap.
+    """
+    task, splits = prepared.task, prepared.splits
+    sample = draw(splits.train, len(splits.evaluation), options.data_seed, task.kind)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(options, checkpoints),
+        data_collator=collator(tokenizer, task.kind),
+        train_dataset=encode(splits.train, tokenizer, options.max_length, task.kind),
+        eval_dataset={
+            DEV: encode(splits.evaluation, tokenizer, options.max_length, task.kind),
+            TRAIN: encode(sample, tokenizer, options.max_length, task.kind),
+        },
+        processing_class=tokenizer,
+        compute_metrics=None if task.kind == "generation" else _metrics(task),
+    )
+    trainer.remove_callback(PrinterCallback)
+    if task.kind == "generation":
+        return trainer
+    # Sequence classifiers take any keyword and then ignore num_items_in_batch: their loss is a mean
+    # over each forward pass. Trainer would believe it divided by the whole accumulated batch and
+    # leave it undivided; told that nothing is accepted, it divides by the accumulation steps.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, as ``environment.json`` holds them."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": processes.count(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "hiddenkey": hiddenkey.__version__,
+        **{name: version(name) for name in _RECORDED_PACKAGES},
+    }
+
+
+def _refuse_missing_trackers(names: Sequence[str]) -> None:
+    installed = get_available_reporting_integrations()
+    missing = [name for name in names if name not in (*installed, "none")]
+    if missing:
+        raise hiddenkey.ConfigError(
+            f"report_to must name installed trackers, got {', '.join(missing)}; installed are"
+            f" {', '.join(installed) or 'none'}, install the tracker's package or leave it out"
+        )
+
+
+def _arguments(options: TrainOptions, checkpoints: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(checkpoints),
+        seed=options.seed,
+        data_seed=options.seed,
+        learning_rate=options.learning_rate,
+        lr_scheduler_type=options.scheduler,
+        warmup_steps=options.warmup_ratio,
+        weight_decay=options.weight_decay,
+        num_train_epochs=options.epochs,
+        max_steps=options.max_steps or -1,
+        per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.eval_batch_size,
+        gradient_accumulation_steps=options.gradient_accumulation,
+        activation_checkpointing=options.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        bf16=options.precision == "bfloat16",
+        use_cpu=not torch.accelerator.is_available(),
+        eval_strategy="no",  # the Recorder decides, so that the last step is always looked at
+        save_strategy="no",
+        logging_strategy="no",
+        save_total_limit=1,
+        label_names=["labels"],
+        report_to=list(options.report_to) or "none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+
+
+def _metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
+    def compute(outcome: EvalPrediction) -> dict[str, float]:
+        given = outcome.predictions
+        outputs = given[0] if isinstance(given, tuple) else given
+        if task.kind == "regression":
+            return score(task.metrics, outputs.reshape(-1), outcome.label_ids)
+        # beside the task's metrics, not among them: they are no better when larger
+        found = score(task.metrics, outputs.argmax(-1), outcome.label_ids)
+        return {**found, **calibration(outputs, outcome.label_ids)}
+
+    return compute
+
+
+def _save(
+    path: Path,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Prepared,
+) -> None:
+    model.save_pretrained(str(path))
+    tokenizer.save_pretrained(str(path))
+    prepared.config.save_pretrained(path)

@@ -1,0 +1,1 @@
+"""Drops in a sequence of vectors: before or after a module."""

@@ -1,0 +1,60 @@
+"""Noise in a sequence of vectors: the positions ``input``, ``hidden`` and ``output``."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiddenkey.framework.compensation import rescale
+from hiddenkey.framework.patterns import PATTERNS
+
+
+def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) -> Tensor:
+    """Draw a keep mask for a sequence of vectors.
+
+    Args:
+        pattern: key of ``PATTERNS``.
+        rate: dropout rate.
+        states: ``[batch, tokens, features]`` or ``[batch, features]``.
+        visible: boolean ``[batch, tokens]`` (not padding), or anything that broadcasts to it.
+
+    Returns:
+        Keep mask that broadcasts to ``states``.
+    """
+    if states.dim() == 2:
+        shape = (states.shape[0], 1, states.shape[1])
+        return PATTERNS[pattern](shape, rate, visible.new_ones(1, 1, 1)).squeeze(1)
+    return PATTERNS[pattern](tuple(states.shape), rate, visible.unsqueeze(-1))
+
+
+def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
+    """Zero what falls and rescale what stays: m · x / (1 − p) for ``inverse``, m · x for ``none``.
+
+    Args:
+        states: ``[batch, tokens, features]``.
+        keep: boolean m, broadcasts to ``states``.
+        rate: dropout rate p.
+        rescaling: ``inverse`` or ``none``.
+    """
+    factor = rescale.inverse(rate) if rescaling == "inverse" else 1.0
+    if torch.compiler.is_compiling():  # chooses itself what to keep for the backward pass
+        return states * keep * factor
+    dropped: Tensor = _Scaled.apply(states, keep, factor)  # type: ignore[no-untyped-call]
+    return dropped
+
+
+class _Scaled(torch.autograd.Function):
+    """m · x · factor, which keeps no more than the boolean m for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, keep: Tensor, factor: float) -> Tensor:
+        ctx.save_for_backward(keep)
+        ctx.factor = factor
+        mask = keep * torch.full((), factor, dtype=states.dtype, device=states.device)
+        # in place where that saves a tensor as large as the states
+        return mask.mul_(states) if mask.shape == states.shape else states * mask
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return _Scaled.apply(gradient, keep, ctx.factor), None, None  # type: ignore[no-untyped-call]

@@ -1,0 +1,88 @@
+"""What happens at one module while it trains with a sequence drop attached."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hiddenkey.errors import AttachError
+from hiddenkey.framework.config import Drop
+from hiddenkey.measure import ShareCounter
+from hiddenkey.sequence.drop import draw_sequence, drop
+
+
+@dataclass
+class SequenceSite:
+    """The drop of one module, for the positions ``input``, ``hidden`` and ``output``.
+
+    Attributes:
+        drop: what falls.
+        visible: gives the batch's visible tokens, boolean ``[batch, tokens]``, or ``None``.
+        counting: tells whether draws count now; they do not while a layer is recomputed.
+        counter: the measured share.
+    """
+
+    drop: Drop
+    visible: Callable[[], Tensor | None]
+    counting: Callable[[], bool]
+    counter: ShareCounter = field(default_factory=ShareCounter)
+
+    def hook(self, module: nn.Module, *, before: bool) -> RemovableHandle:
+        """Act on what comes into ``module`` (``before``) or on what comes out of it."""
+        if before:
+            return module.register_forward_pre_hook(self._before, with_kwargs=True)
+        return module.register_forward_hook(self._after)
+
+    def set_rate(self, rate: float) -> None:
+        """Change the rate from now on."""
+        self.drop = dataclasses.replace(self.drop, rate=rate)
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._is_silent(module):
+            return None
+        if args:
+            return (self._apply(args[0]), *args[1:]), kwargs
+        name = "hidden_states" if "hidden_states" in kwargs else "inputs_embeds"
+        if name not in kwargs:
+            raise AttachError(
+                f"{type(module).__name__} was called without its hidden states as first argument;"
+                f" position {self.drop.position!r} is not supported on this architecture yet"
+            )
+        return args, {**kwargs, name: self._apply(kwargs[name])}
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._is_silent(module):
+            return None
+        if isinstance(output, tuple):
+            return (self._apply(output[0]), *output[1:])
+        if isinstance(module, nn.Conv1d):  # [batch, features, tokens]
+            return self._apply(output.transpose(1, 2)).transpose(1, 2)
+        return self._apply(output)
+
+    def _is_silent(self, module: nn.Module) -> bool:
+        return not module.training or self.drop.rate == 0
+
+    def _apply(self, states: Tensor) -> Tensor:
+        visible = self.visible()
+        if visible is None or visible.shape != states.shape[:2]:
+            visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)
+        keep = draw_sequence(self.drop.pattern, self.drop.rate, states, visible)
+        if self.counting():
+            self._count(keep, visible, states)
+        return drop(states, keep, self.drop.rate, self.drop.rescaling)
+
+    def _count(self, keep: Tensor, visible: Tensor, states: Tensor) -> None:
+        if states.dim() == 2:
+            visible = visible.new_ones(1)
+        if keep.shape == states.shape:
+            self.counter.add_all(keep, visible.sum() * (keep.numel() // visible.numel()))
+        else:
+            self.counter.add(keep, visible.unsqueeze(-1))

@@ -1,0 +1,123 @@
+"""Finds code that goes past a model's modules, so that noise in them would silently be lost.
+
+Libraries that speed training up replace the ``forward`` of attention, of feed-forward blocks or of
+whole layers by code that reads a module's weights without calling it. What can be known is refused
+when a configuration is attached; the rest shows in the first training pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hiddenkey.anatomy import AttentionPart, Part
+from hiddenkey.attachment.plan import Place
+from hiddenkey.errors import AttachError
+from hiddenkey.measure import ShareCounter
+
+_REPLACING = ("unsloth", "unsloth_zoo")
+
+
+def refuse_replaced(transformer: nn.Module) -> None:
+    """Refuse a model whose modules run another library's code in place of their own.
+
+    Raises:
+        AttachError: if there is such a module.
+    """
+    for name, module in transformer.named_modules():
+        forward: Any = module.__dict__.get("forward", type(module).forward)
+        origin = str(getattr(forward, "__module__", "")).partition(".")[0]
+        if origin in _REPLACING:
+            raise AttachError(
+                f"the forward of {name} ({type(module).__name__}) was replaced by {origin}, whose"
+                " code reads weights without calling the modules that noise is attached to; load"
+                " the model with transformers alone"
+            )
+
+
+def refuse_moved(transformer: nn.Module, places: Sequence[Place]) -> None:
+    """Refuse a model in which a module with noise was replaced after :func:`hiddenkey.attach`.
+
+    Raises:
+        AttachError: naming the module.
+    """
+    for part in (place.part for place in places):
+        if submodule(transformer, part.name) is not part.module:
+            raise AttachError(
+                f"module {part.name} was replaced after attach, so its noise would be lost;"
+                " attach after get_peft_model and after every other change of the model"
+            )
+
+
+def submodule(module: nn.Module, name: str) -> nn.Module | None:
+    """Return what a module now has under a name; ``None`` if that is gone."""
+    try:
+        return module.get_submodule(name)
+    except AttributeError:  # a module on the way to it was replaced
+        return None
+
+
+class FirstPass:
+    """Watches the first training pass that is not compiled for sites that it went past.
+
+    Args:
+        places: where the configuration acts.
+        layers: the model's layers.
+        counters: by :attr:`Site.key`.
+    """
+
+    def __init__(
+        self, places: Sequence[Place], layers: Sequence[Part], counters: Mapping[str, ShareCounter]
+    ) -> None:
+        self._places, self._counters = places, counters
+        self._layers = {layer.layer: layer.module for layer in layers}
+        self._ran: set[nn.Module] = set()
+        inside = (place.part.module for place in places)
+        watched = {*self._layers.values(), *inside}
+        self._handles = [module.register_forward_hook(self._note) for module in watched]
+
+    def finish(self, rates: Mapping[str, float]) -> None:
+        """End the watch after a training pass.
+
+        Args:
+            rates: in force in the pass, by :attr:`Site.key`; a rate of 0 draws nothing.
+
+        Raises:
+            AttachError: if a layer ran and a site in it did not act.
+        """
+        self.remove()
+        for place in self._places:
+            key = place.site.key
+            acted = rates[key] == 0 or self._counters[key].has_counted
+            if not acted and self._should_have_acted(place):
+                raise AttachError(_lost(place))
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module.training and not torch.compiler.is_compiling():
+            self._ran.add(module)
+
+    def _should_have_acted(self, place: Place) -> bool:
+        if place.part.module in self._ran:
+            return True
+        if not place.part.module.training:
+            return False
+        if isinstance(place.part, AttentionPart) and place.part.kind == "cross":
+            return False  # nothing to attend to was given
+        return self._layers.get(place.site.layer) in self._ran
+
+
+def _lost(place: Place) -> str:
+    return (
+        f"the training pass went past {place.part.name} ({type(place.part.module).__name__}), so"
+        f" its noise ({place.site.position}) was lost; if other code replaced a forward of this"
+        " model (fused kernels, a patched library), switch that off, or leave the position out"
+    )

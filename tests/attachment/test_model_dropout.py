@@ -1,0 +1,97 @@
+"""Switching a model's own dropout off and on."""
+
+import pytest
+import torch
+from torch import nn
+
+from hiddenkey.attachment import model_dropout
+from models import FAMILIES, batch, lora_model, plain_model, run, snapshot, transformer_in
+
+
+def rates(model: nn.Module) -> dict[str, float]:
+    """Every dropout rate of a model: modules' p, and numbers with dropout in their names."""
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Dropout):
+            found[name] = module.p
+        for key, value in vars(module).items():
+            if ("dropout" in key or "pdrop" in key) and isinstance(value, float):
+                found[f"{name}.{key}"] = value
+    return found
+
+
+@pytest.mark.parametrize("task", ["classification", "causal"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_off_and_on_again(family, task):
+    model = plain_model(family, task, dropout=0.3)
+    inputs = batch(task)
+    before, record = rates(model), snapshot(model)
+    assert set(before.values()) == {0.3}
+    noisy = run(model, inputs, 1).logits
+    model.eval()
+    quiet = run(model, inputs).logits
+    model.train()
+
+    settings = model_dropout.switch_off(model)
+    assert len(settings) == len(before)
+    assert set(rates(model).values()) == {0.0}
+    torch.testing.assert_close(run(model, inputs, 1).logits, quiet, rtol=1e-4, atol=1e-5)
+
+    model_dropout.restore(settings)
+    assert rates(model) == before
+    assert torch.equal(run(model, inputs, 1).logits, noisy)
+    after = snapshot(model)
+    assert {k: v for k, v in after.items() if "config" not in k} == {
+        k: v for k, v in record.items() if "config" not in k
+    }
+
+
+def test_different_rates_come_back_each_to_its_own():
+    model = plain_model(
+        "bert", hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.2, classifier_dropout=0.4
+    )
+    before = rates(model)
+    assert set(before.values()) == {0.1, 0.2, 0.4}
+    model_dropout.restore(model_dropout.switch_off(model))
+    assert rates(model) == before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_adapters_keep_their_own_dropout_and_saved_modules_lose_it(family):
+    model = lora_model(family, dropout=0.3, lora_dropout=0.5, feed_forward=True)
+    settings = model_dropout.switch_off(transformer_in(model))
+    after = rates(model)
+    assert {rate for name, rate in after.items() if "lora_dropout" in name} == {0.5}
+    assert {rate for name, rate in after.items() if "lora_dropout" not in name} <= {0.0}
+    assert all("lora" not in type(setting.module).__module__ for setting in settings)
+
+
+def test_other_kinds_of_dropout_module_and_numbers_are_found():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.channels = nn.Dropout2d(0.2)
+            self.alpha = nn.AlphaDropout(0.3)
+            self.attention_dropout = 0.4
+            self.attn_pdrop = 0.1
+            self.dropout_layers = 3  # a count, not a rate
+            self.use_dropout = True
+            self.width = 0.5
+
+    block = Block()
+    settings = model_dropout.switch_off(block)
+    assert (block.channels.p, block.alpha.p) == (0.0, 0.0)
+    assert (block.attention_dropout, block.attn_pdrop) == (0.0, 0.0)
+    assert (block.dropout_layers, block.use_dropout, block.width) == (3, True, 0.5)
+    model_dropout.restore(settings)
+    assert (block.channels.p, block.alpha.p) == (0.2, 0.3)
+    assert (block.attention_dropout, block.attn_pdrop) == (0.4, 0.1)
+
+
+def test_a_module_used_in_two_places_comes_back_once():
+    shared = nn.Dropout(0.3)
+    model = nn.Sequential(shared, nn.Linear(2, 2), shared)
+    settings = model_dropout.switch_off(model)
+    assert len(settings) == 1
+    model_dropout.restore(settings)
+    assert shared.p == 0.3

@@ -1,0 +1,53 @@
+"""What makes runs the same, and what does not."""
+
+import dataclasses
+import json
+
+import pytest
+
+from hiddenkey.lab.plans import identity
+from hiddenkey.lab.plans.identity import Run, changed, options_from
+from hiddenkey.lab.run.options import TrainOptions
+
+OPTIONS = TrainOptions(task="cola", data="here", rates={"hidden": 0.2}, layers=(0, 1), seed=3)
+
+
+def test_identity_is_short_and_lasting():
+    run = Run(OPTIONS, "data")
+    assert len(run.id) == 16
+    assert int(run.id, 16) >= 0
+    assert Run.from_dict(json.loads(json.dumps(run.to_dict()))).id == run.id
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 4}, {"rates": {"hidden": 0.3}}, {"learning_rate": 2e-3}, {"holdout": 0.1}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_every_setting_counts(changes):
+    assert Run(OPTIONS, "data").id != Run(dataclasses.replace(OPTIONS, **changes), "data").id
+
+
+def test_data_stage_budget_and_versions_count(monkeypatch):
+    run = Run(OPTIONS, "data")
+    others = [
+        Run(OPTIONS, "other data"),
+        Run(OPTIONS, "data", stage="search"),
+        Run(OPTIONS, "data", budget="time"),
+    ]
+    ids = {run.id, *(other.id for other in others)}
+    monkeypatch.setattr(identity, "versions", lambda: {"torch": "0"})
+    ids.add(Run(OPTIONS, "data").id)
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data": "there"}, {"output": "x"}, {"resume": True}], ids=lambda c: next(iter(c))
+)
+def test_places_do_not_count(changes):
+    assert Run(OPTIONS, "data").id == Run(dataclasses.replace(OPTIONS, **changes), "data").id
+
+
+def test_only_what_was_changed_is_stored():
+    assert set(changed(OPTIONS)) == {"task", "data", "rates", "layers", "seed"}
+    assert options_from(json.loads(json.dumps(changed(OPTIONS)))) == OPTIONS

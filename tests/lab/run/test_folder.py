@@ -1,0 +1,126 @@
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from hiddenkey import ConfigError
+from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.options import TrainOptions
+
+DATA = {"sha256": "a"}
+OPTIONS = TrainOptions(rates={"hidden": 0.2}, layers=(0, 1))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    found = RunFolder(tmp_path / "run")
+    found.start(OPTIONS, DATA)
+    return found
+
+
+def test_new_and_empty_folders_are_free(tmp_path):
+    assert RunFolder(tmp_path / "new").plan(OPTIONS, DATA) == "new"
+    assert RunFolder(tmp_path).plan(OPTIONS, DATA) == "new"
+
+
+def test_config_file_holds_all_settings(folder):
+    stored = yaml.safe_load((folder.path / "config.yaml").read_text())
+    assert stored == OPTIONS.recorded()
+    assert stored["layers"] == [0, 1]
+    assert "output" not in stored
+
+
+def test_foreign_files_are_never_touched(tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    for options in (OPTIONS, replace(OPTIONS, overwrite=True), replace(OPTIONS, resume=True)):
+        with pytest.raises(ConfigError, match="holds other files; name another"):
+            RunFolder(tmp_path).plan(options, DATA)
+
+
+def test_runs_are_refused_without_resume_or_overwrite(folder):
+    with pytest.raises(ConfigError, match="an interrupted one; go on with --resume, replace"):
+        folder.plan(OPTIONS, DATA)
+    folder.write_json("result.json", {})
+    with pytest.raises(
+        ConfigError, match=r"a finished one; read its result\.json, replace it with"
+    ):
+        folder.plan(OPTIONS, DATA)
+
+
+def test_resume_and_overwrite(folder):
+    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "interrupted"
+    folder.write_json("result.json", {})
+    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "finished"
+    assert folder.plan(replace(OPTIONS, overwrite=True), DATA) == "new"
+
+
+def test_resume_with_another_config_names_every_difference(folder):
+    other = replace(OPTIONS, rank=4, rates={}, resume=True)
+    with pytest.raises(ConfigError) as caught:
+        folder.plan(other, DATA)
+    where = f"{folder.path}: a resumed run must keep its settings,"
+    advice = "take the old value, or name another folder"
+    assert caught.value.faults == (
+        f"{where} rank was 8, got 4; {advice}",
+        f"{where} rates was {{'hidden': 0.2}}, got {{}}; {advice}",
+    )
+
+
+def test_resume_with_other_data_is_refused(folder):
+    with pytest.raises(ConfigError, match="sha256 was 'a', got 'b'; restore the data files"):
+        folder.plan(replace(OPTIONS, resume=True), {"sha256": "b"})
+
+
+@pytest.mark.parametrize("content", ["{", "- a: [", "\x00", "", "[]"])
+def test_corrupt_config_is_refused_on_resume(folder, content):
+    (folder.path / "config.yaml").write_text(content)
+    with pytest.raises(ConfigError, match=r"the earlier run cannot be read .*; use --overwrite"):
+        folder.plan(replace(OPTIONS, resume=True), DATA)
+
+
+def test_clear_removes_the_run_and_nothing_else(folder):
+    folder.write_json("result.json", {})
+    folder.write_adapter(lambda path: (path / "a").write_text("x"))
+    (folder.path / "notes.txt").write_text("mine")
+    folder.clear()
+    assert [path.name for path in folder.path.iterdir()] == ["notes.txt"]
+
+
+def test_failed_adapter_leaves_the_old_one(folder):
+    folder.write_adapter(lambda path: (path / "a").write_text("old"))
+
+    def fail(path):
+        (path / "a").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        folder.write_adapter(fail)
+    assert (folder.path / "adapter" / "a").read_text() == "old"
+
+
+def test_failed_write_leaves_the_old_file(folder):
+    folder.write_json("result.json", {"a": 1})
+    with pytest.raises(TypeError):
+        folder.write_json("result.json", {"a": object()})
+    assert json.loads((folder.path / "result.json").read_text()) == {"a": 1}
+
+
+def test_numbers_that_json_lacks_become_null(folder):
+    folder.write_metrics([{"step": 1, "eval_loss": float("nan"), "dropped": {"a": float("inf")}}])
+    assert folder.read_metrics() == [{"step": 1, "eval_loss": None, "dropped": {"a": None}}]
+
+
+def test_last_checkpoint_is_the_newest_whole_one(folder):
+    assert folder.last_checkpoint() is None
+    for step in (8, 10, 12):
+        path = folder.checkpoints / f"checkpoint-{step}"
+        path.mkdir(parents=True)
+        (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (folder.checkpoints / "checkpoint-12" / "trainer_state.json").write_text('{"global_st')
+    assert folder.last_checkpoint().name == "checkpoint-10"
+
+
+def test_a_run_killed_before_its_first_step_is_gone_on_with(folder):
+    (folder.path / "data.json").unlink()
+    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "interrupted"

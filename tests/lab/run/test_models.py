@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    LlamaConfig,
+    RobertaConfig,
+)
+
+from hiddenkey import ConfigError
+from hiddenkey.cli.arguments import parse
+from hiddenkey.lab.run.adapters import key_value_modules, lora_config, trainable_counts
+from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.tasks import TASKS
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+RECIPES = Path(__file__).parents[3] / "recipes"
+
+ROBERTA_LARGE = RobertaConfig(
+    vocab_size=50265,
+    hidden_size=1024,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    intermediate_size=4096,
+    max_position_embeddings=514,
+    type_vocab_size=1,
+)
+GPT2_MEDIUM = GPT2Config(n_embd=1024, n_layer=24, n_head=16)
+LLAMA2_7B = LlamaConfig(
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+)
+
+
+def on_meta(config, kind="classification"):
+    auto = AutoModelForCausalLM if kind == "generation" else AutoModelForSequenceClassification
+    with torch.device("meta"):
+        return auto.from_config(config)
+
+
+PAPER = {
+    "roberta_large": (ROBERTA_LARGE, "roberta-large", 786_432),
+    "gpt2_medium": (GPT2_MEDIUM, "gpt2-medium", 393_216),
+    "llama2_7b": (LLAMA2_7B, "meta-llama/Llama-2-7b-hf", 4_194_304),
+}
+OF_THE_PAPER = [
+    path.stem for path in sorted(RECIPES.glob("*.yaml")) if path.stem.startswith((*PAPER,))
+]
+
+
+def test_the_paper_has_a_recipe_for_each_model_and_task():
+    glue = {f"roberta_large_{task}" for task in ("sst2", "rte", "mrpc", "stsb", "cola", "qnli")}
+    llama = {f"llama2_7b_{task}" for task in ("rte", "mrpc", "e2e")}
+    assert glue | llama | {"gpt2_medium_e2e", "gpt2_medium_webnlg"} <= set(OF_THE_PAPER)
+
+
+@pytest.mark.parametrize("recipe", OF_THE_PAPER)
+def test_recipes_have_the_papers_trainable_parameters(recipe):
+    options = parse(TrainOptions, "train", ["--config", str(RECIPES / f"{recipe}.yaml")])
+    (family,) = (family for family in PAPER if recipe.startswith(family))
+    config, name, parameters = PAPER[family]
+    assert options.model == name
+    assert recipe == f"{family}_{options.task}"
+    kind = TASKS[options.task].kind
+    model = on_meta(config, kind)
+    counts = trainable_counts(get_peft_model(model, lora_config(model, options, kind)))
+    assert counts["adapter"] == parameters
+    # what the default rule finds is what the recipe names
+    assert key_value_modules(on_meta(config, kind)) == list(options.target_modules)
+
+
+def test_labels_and_task_reach_the_model(tiny_model):
+    model, _ = load_model(str(tiny_model), "classification", ("no", "yes"), "float32")
+    assert model.config.id2label == {0: "no", 1: "yes"}
+    assert model.config.problem_type == "single_label_classification"
+    regressor, _ = load_model(str(tiny_model), "regression", (), "float32")
+    assert (regressor.config.num_labels, regressor.config.problem_type) == (1, "regression")
+
+
+def test_padding_token_is_given_where_the_tokenizer_has_none(tmp_path, tiny_tokenizer):
+    config = GPT2Config(vocab_size=47, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer
+    tokenizer.pad_token = None
+    tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(tmp_path)
+    model, loaded = load_model(str(tmp_path), "classification", ("a", "b"), "float32")
+    assert loaded.pad_token == "[SEP]"
+    assert model.config.pad_token_id == loaded.pad_token_id
+    assert lora_config(model, TrainOptions()).fan_in_fan_out
+
+
+def test_pickled_weights_are_refused(tiny_model, tmp_path):
+    for file in tiny_model.iterdir():
+        if file.suffix == ".json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match=r"could not be loaded .*safetensors"):
+        load_model(str(tmp_path), "classification", ("a", "b"), "float32")
+
+
+def test_unknown_hub_name_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError, match="'no-such/model' could not be loaded") as caught:
+        load_model("no-such/model", "classification", ("a", "b"), "float32")
+    assert len(caught.value.faults) == 1
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import pytest
+
+from hiddenkey import ConfigError
+from hiddenkey.lab.run.method import dropout_config
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import load_splits, prepare
+
+
+def test_options_reach_the_dropout_configuration():
+    config = dropout_config(
+        TrainOptions(
+            method="hiddenkey",
+            rate=0.3,
+            rates={"hidden": 0.2},
+            consistency_weight=2.0,
+            consistency_every=3,
+            consistency_fraction=0.5,
+            consistency_backward="both",
+            layers=(1,),
+            share_heads=True,
+            keep_first=False,
+            keep_model_dropout=True,
+        )
+    )
+    assert {drop.position: drop.rate for drop in config.drops} == {
+        "attention_logits": 0.3,
+        "hidden": 0.2,
+    }
+    loss = config.consistency
+    assert (loss.weight, loss.every, loss.fraction, loss.backward) == (2.0, 3, 0.5, "both")
+    assert (config.layers, config.share_heads) == ((1,), True)
+    assert (config.keep_first, config.keep_model_dropout) == (False, True)
+
+
+def test_faults_of_rates_and_loss_come_together():
+    with pytest.raises(ConfigError) as caught:
+        dropout_config(TrainOptions(rate=1.5, consistency_weight=-1.0))
+    text = str(caught.value)
+    assert "rate must be in [0, 1), got 1.5" in text
+    assert "consistency.weight must be a finite number of at least 0, got -1.0" in text
+
+
+def test_loss_settings_for_a_method_without_loss_are_refused():
+    with pytest.raises(
+        ConfigError, match="method 'dropkey' has no consistency loss, got consistency_every"
+    ):
+        dropout_config(TrainOptions(method="dropkey", consistency_every=2))
+
+
+def test_faults_of_settings_method_and_data_come_together(tmp_path):
+    options = TrainOptions(
+        rank=0, method="hidenkey", task="file", text_columns=("text",),
+        train_file=str(tmp_path / "a.csv"), eval_file=str(tmp_path / "b.csv"),
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        prepare(options)
+    faults = caught.value.faults
+    assert [fault.split(" ")[0] for fault in faults[:2]] == ["rank", "method"]
+    assert "did you mean 'hiddenkey" in faults[1]
+    assert faults[2:] == (
+        f"{tmp_path / 'a.csv'}: does not exist; check the path",
+        f"{tmp_path / 'b.csv'}: does not exist; check the path",
+    )
+
+
+def test_sizes_beyond_the_data_are_refused_together():
+    with pytest.raises(ConfigError) as caught:
+        load_splits(TrainOptions(train_size=2000, eval_size=1001))
+    assert caught.value.faults == (
+        "train_size must be at most 1096, the examples of task 'headlines', got 2000;"
+        " leave it out to use all",
+        "eval_size must be at most 1000, the examples of task 'headlines', got 1001;"
+        " leave it out to use all",
+    )
+
+
+def test_data_depend_on_the_data_seed_and_not_on_the_seed():
+    options = TrainOptions(train_size=50, eval_size=60)
+    base = load_splits(options)
+    assert (len(base.train), len(base.evaluation)) == (50, 60)
+    assert load_splits(replace(options, seed=5, method="lora")) == base
+    other = load_splits(replace(options, data_seed=1))
+    assert other.train != base.train
+    assert other.evaluation == base.evaluation
+    assert other.fingerprint() != base.fingerprint()
+
+
+def test_nothing_of_training_and_evaluation_is_the_same():
+    splits = load_splits(TrainOptions(train_size=200))
+    assert not {e.texts for e in splits.train} & {e.texts for e in splits.evaluation}
+
+
+def test_method_is_checked_before_a_model_is_loaded(monkeypatch, tiny_options):
+    from hiddenkey.lab.run import training
+
+    def fail(*_):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(training, "load_model", fail)
+    with pytest.raises(ConfigError, match="method must be one of"):
+        training.train(replace(tiny_options, method="nothing"))
+    with pytest.raises(ConfigError, match="must have a column 'body', got 'text', 'label'"):
+        training.train(replace(tiny_options, text_columns=("body",)))
+
+
+def test_a_holdout_is_part_of_the_training_examples_alone():
+    options = TrainOptions(train_size=80, eval_size=60)
+    whole = load_splits(options)
+    halved = load_splits(replace(options, holdout=0.25))
+    assert (len(halved.train), len(halved.evaluation)) == (60, 20)
+    assert sorted(map(repr, halved.train + halved.evaluation)) == sorted(map(repr, whole.train))
+    shares = [sum(e.label == c for e in halved.evaluation) for c in range(5)]
+    assert min(shares) >= 3  # of 20: classes keep their shares
+    assert load_splits(replace(options, holdout=0.25)).evaluation == halved.evaluation
+    assert load_splits(replace(options, holdout=0.25, data_seed=1)).evaluation != halved.evaluation
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.2, float("nan")])
+def test_a_holdout_of_nothing_or_all_is_refused(share):
+    with pytest.raises(ConfigError, match=r"holdout must be in \(0, 1\)"):
+        prepare(TrainOptions(holdout=share))
+
+
+def test_a_holdout_that_leaves_no_example_on_one_side_is_refused():
+    with pytest.raises(ConfigError, match=r"must leave examples on both sides, got 0\.01 of"):
+        prepare(TrainOptions(train_size=20, holdout=0.01))
