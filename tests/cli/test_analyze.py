@@ -1,7 +1,9 @@
 import pytest
 
-from hiddenkey.cli.analyze import ANALYSES
+from hiddenkey.cli import analyze
+from hiddenkey.cli.analyze import ANALYSES, Analysis
 from hiddenkey.cli.main import main
+from hiddenkey.errors import ConfigError
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -26,3 +28,10 @@ def test_every_analysis_says_its_settings(name, capsys):
         main(["analyze", name, "--help"])
     assert ended.value.code == 0
     assert f"hiddenkey analyze {name}" in capsys.readouterr().out
+
+
+def test_a_study_that_is_not_installed_is_named_with_its_command(monkeypatch):
+    missing = Analysis("no_such_study.command", "a question")
+    monkeypatch.setattr(analyze, "ANALYSES", {"gradient-noise": missing})
+    with pytest.raises(ConfigError, match=r"checkout.*run: python studies/no_such_study"):
+        analyze.run(["gradient-noise"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
@@ -17,7 +19,7 @@ class Analysis:
     """An analysis that can be run.
 
     Attributes:
-        module: in ``hiddenkey.cli``; its ``run(arguments)`` returns the exit status.
+        module: its ``run(arguments)`` returns the exit status.
         summary: the question that it answers, in one line.
     """
 
@@ -28,19 +30,22 @@ class Analysis:
 ANALYSES: Final[Mapping[str, Analysis]] = MappingProxyType(
     {
         "gradient-noise": Analysis(
-            "analyze_gradient_noise",
+            "gradient_noise.command",
             "bias and noise of LoRA's gradients under DropKey and DropAttention, equal masks",
         ),
         "overfitting": Analysis(
-            "analyze_overfitting",
+            "hiddenkey.cli.analyze_overfitting",
             "gap to the training examples, calibration and confidence, with and without a method",
         ),
         "transfer": Analysis(
-            "analyze_transfer",
+            "hiddenkey.cli.analyze_transfer",
             "what one dropout rate for all tasks loses against each task's best",
         ),
     }
 )
+
+STUDIES: Final = ("gradient-noise",)
+"""Analyses that are in the repository's folder ``studies`` and not in the package."""
 
 
 def run(arguments: list[str]) -> int:
@@ -56,8 +61,30 @@ def run(arguments: list[str]) -> int:
     if name not in ANALYSES:
         hint = suggestion(name, ANALYSES) or "; see hiddenkey analyze --help"
         raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}{hint}")
-    status: int = import_module(f"hiddenkey.cli.{ANALYSES[name].module}").run(rest)
+    module = _study(name) if name in STUDIES else import_module(ANALYSES[name].module)
+    status: int = module.run(rest)
     return status
+
+
+def _study(name: str) -> ModuleType:
+    """Import a study of the repository, which is not part of the package.
+
+    Raises:
+        ConfigError: if the package was installed without the repository around it.
+    """
+    folder = Path(__file__).parents[3] / "studies"
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    try:
+        return import_module(ANALYSES[name].module)
+    except ModuleNotFoundError as error:
+        package = ANALYSES[name].module.partition(".")[0]
+        if error.name != package:
+            raise
+        raise ConfigError(
+            f"analysis {name!r} must be run from a checkout of the source, got an installed"
+            f" package; there, run: python studies/{package}"
+        ) from None
 
 
 def _listing() -> str:

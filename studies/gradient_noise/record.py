@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from hiddenkey.lab.analyses.attention_maps import MapFindings
-from hiddenkey.lab.analyses.gradient_comparison import Comparison, compare
-from hiddenkey.lab.analyses.gradient_noise import EXTRA, METHODS, Point, Setting
-from hiddenkey.lab.analyses.gradient_noise_options import GradientNoiseOptions
-from hiddenkey.lab.analyses.gradient_statistics import Estimate
+from gradient_noise.attention_maps import MapFindings
+from gradient_noise.comparison import Comparison, compare
+from gradient_noise.measurement import EXTRA, METHODS, Point, Setting
+from gradient_noise.moments import Estimate
+from gradient_noise.options import GradientNoiseOptions
 from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, numeric, text
 from hiddenkey.lab.present.words import interval, number
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle
 from typing import Final
 
-from hiddenkey.lab.analyses.gradient_noise_record import Row
-from hiddenkey.lab.analyses.gradient_statistics import Estimate
+from gradient_noise.moments import Estimate
+from gradient_noise.record import Row
 from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Plot, add_legend, legend_height
 from hiddenkey.lab.present.words import number
 

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import paper
-from hiddenkey.attention import reference
-from hiddenkey.lab.analyses.attention_maps import (
+from gradient_noise.attention_maps import (
     QUANTILES,
     LogitsSpy,
     MapStatistics,
     SeenLogits,
     gradient_ratio,
 )
+from hiddenkey.attention import reference
 
 BATCH, HEADS, QUERIES, KEYS, WIDTH = 2, 2, 5, 5, 4
 

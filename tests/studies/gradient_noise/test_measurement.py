@@ -7,10 +7,8 @@ import pytest
 import torch
 
 import hiddenkey
-from hiddenkey.attachment.attachment import attachment_of
-from hiddenkey.errors import AttachError, ConfigError
-from hiddenkey.lab.analyses.gradient_comparison import compare
-from hiddenkey.lab.analyses.gradient_noise import (
+from gradient_noise.comparison import compare
+from gradient_noise.measurement import (
     METHODS,
     Pair,
     analyse,
@@ -18,8 +16,10 @@ from hiddenkey.lab.analyses.gradient_noise import (
     prepare_analysis,
     refuse_unequal,
 )
-from hiddenkey.lab.analyses.gradient_noise_options import GradientNoiseOptions
-from hiddenkey.lab.analyses.training_points import fixed_batches, train_through
+from gradient_noise.options import GradientNoiseOptions
+from gradient_noise.training_points import fixed_batches, train_through
+from hiddenkey.attachment.attachment import attachment_of
+from hiddenkey.errors import AttachError, ConfigError
 from models import batch, lora_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

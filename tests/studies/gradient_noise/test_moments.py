@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from hiddenkey.lab.analyses.gradient_statistics import (
+from gradient_noise.moments import (
     GROUPS,
     Estimate,
     GradientStream,

@@ -1,4 +1,4 @@
-"""``hiddenkey analyze gradient-noise``: two methods' gradients under equal masks."""
+"""The study's command: its settings, what it prints and the files that it writes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from gradient_noise.options import NAME, GradientNoiseOptions
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import grid_table, say, standard_console
-from hiddenkey.lab.analyses.gradient_noise_options import NAME, GradientNoiseOptions
 from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
 from hiddenkey.lab.present.formats import to_markdown
 from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.analyses.gradient_noise import Setting
+    from gradient_noise.measurement import Setting
     from hiddenkey.lab.run.preparation import Prepared
 
 
@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
     """Run the analysis, write its files and return the exit status."""
     options = parse(GradientNoiseOptions, f"analyze {NAME}", arguments)
     quiet()
-    from hiddenkey.lab.analyses.gradient_noise import analyse, prepare_analysis
+    from gradient_noise.measurement import analyse, prepare_analysis
 
     prepared = prepare_analysis(options)
     console = standard_console()
@@ -53,8 +53,8 @@ def _write(
     prepared: Prepared,
     settings: Sequence[Setting],
 ) -> Path:
-    from hiddenkey.lab.analyses.gradient_noise_figures import list_noise_plots
-    from hiddenkey.lab.analyses.gradient_noise_record import READING, to_grid, to_record, to_row
+    from gradient_noise.figures import list_noise_plots
+    from gradient_noise.record import READING, to_grid, to_record, to_row
     from hiddenkey.lab.run.training import environment
 
     rows = [to_row(setting) for setting in settings]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hiddenkey.lab.analyses.gradient_statistics import GROUPS
+from gradient_noise.moments import GROUPS
 from hiddenkey.lab.run.options import TrainOptions
 
 NAME: Final = "gradient-noise"

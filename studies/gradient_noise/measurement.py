@@ -23,16 +23,16 @@ import torch
 from torch import Tensor, nn
 
 import hiddenkey
-from hiddenkey.errors import AttachError, ConfigError
-from hiddenkey.lab.analyses.attention_maps import LogitsSpy, MapFindings, MapStatistics, SeenLogits
-from hiddenkey.lab.analyses.gradient_noise_options import GradientNoiseOptions, find_faults
-from hiddenkey.lab.analyses.gradient_statistics import (
+from gradient_noise.attention_maps import LogitsSpy, MapFindings, MapStatistics, SeenLogits
+from gradient_noise.moments import (
     GROUPS,
     GradientStream,
     Moments,
     variance_between,
 )
-from hiddenkey.lab.analyses.training_points import Batch, TrainedModel, fixed_batches, train_through
+from gradient_noise.options import GradientNoiseOptions, find_faults
+from gradient_noise.training_points import Batch, TrainedModel, fixed_batches, train_through
+from hiddenkey.errors import AttachError, ConfigError
 from hiddenkey.lab.run.preparation import Prepared, prepare
 
 METHODS: Final = ("dropkey", "dropattention")

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from hiddenkey.lab.analyses.attention_maps import MapStatistics
-from hiddenkey.lab.analyses.gradient_comparison import compare
-from hiddenkey.lab.analyses.gradient_noise import Point, Setting
-from hiddenkey.lab.analyses.gradient_statistics import GROUPS, GradientStream
+from gradient_noise.attention_maps import MapStatistics
+from gradient_noise.comparison import compare
+from gradient_noise.measurement import Point, Setting
+from gradient_noise.moments import GROUPS, GradientStream
 
 MASKS, SIZE = 100 * GROUPS, 12
 MATRICES = ("layer.0.key.lora_A", "layer.0.key.lora_B")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from hiddenkey.lab.analyses.gradient_noise import EXTRA, METHODS, Setting
-from hiddenkey.lab.analyses.gradient_statistics import Estimate, Moments, jackknife, pool
+from gradient_noise.measurement import EXTRA, METHODS, Setting
+from gradient_noise.moments import Estimate, Moments, jackknife, pool
 
 Value = TypeVar("Value")
 
