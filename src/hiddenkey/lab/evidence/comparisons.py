@@ -1,0 +1,281 @@
+"""What runs over seeds say: a configuration's mean, and its difference to the baseline."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from hiddenkey.lab.evidence import planning
+from hiddenkey.lab.evidence.inference import (
+    FEWEST,
+    LEVEL,
+    Estimate,
+    differences,
+    excludes,
+    finite,
+)
+
+Verdict = Literal["better", "worse", "no clear difference", "inconclusive"]
+Key = TypeVar("Key", bound=Hashable)
+
+EFFECT_SIZE: Final = "Hedges' g of the paired differences"
+"""Name of the effect size."""
+
+_MARGIN: Final = 0.01
+"""Smallest difference of interest: one percentage point, or 1 % of a value above 1."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """The values of one configuration over its seeds.
+
+    Attributes:
+        count: number of values.
+        mean: their mean.
+        deviation: their standard deviation (``count - 1`` in the denominator), ``None`` for a
+            single value.
+        low: lower end of the mean's 95 % interval (Student's t), ``None`` below three values.
+        high: its upper end.
+        note: what the reader must know of the interval, as a sentence, or ``None``.
+    """
+
+    count: int
+    mean: float
+    deviation: float | None
+    low: float | None
+    high: float | None
+    note: str | None
+
+
+def describe(values: Sequence[float]) -> Description:
+    """Describe the values of one configuration over its seeds.
+
+    Raises:
+        ValueError: if there are no values, or one is missing or not finite.
+    """
+    known = finite(values, "values")
+    first = min(known)
+    # from the smallest value on, since the steps of values need not begin at 0
+    estimate = Estimate.of(differences(known, [first] * len(known)))
+    interval = estimate.interval()
+    return Description(
+        count=len(known),
+        mean=statistics.mean(known),  # exact, unlike the sum of floats
+        deviation=statistics.stdev(known) if len(known) > 1 else None,
+        low=None if interval is None else first + interval[0],
+        high=None if interval is None else first + interval[1],
+        note=_note_of_mean(len(known), estimate),
+    )
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """One configuration against the baseline, pair by pair.
+
+    Difference, interval and effect size are ours minus the baseline's, whichever direction is
+    better; wins, losses and the verdict know the direction.
+
+    Attributes:
+        estimate: of the mean difference.
+        confidence: that of the interval: 0.95, and more in a family (:func:`adjust_holm`).
+        margin: the smallest difference of interest.
+        effect_size: mean difference over the differences' standard deviation, corrected for few
+            pairs (:data:`EFFECT_SIZE`); ``None`` below three pairs or if all differences are equal.
+        wins: pairs in which ours is better.
+        ties: pairs that are equal up to rounding.
+        losses: pairs in which the baseline is better.
+        p_adjusted: ``p_value`` after Holm's correction, ``None`` before :func:`adjust_holm`.
+        verdict: ``better`` or ``worse`` if the interval excludes 0; else ``no clear difference`` if
+            it lies within the margin on both sides of 0, and ``inconclusive`` if it does not.
+        note: why, and what is odd about the pairs, as sentences, or ``None``.
+        larger_is_better: direction of the compared values.
+    """
+
+    estimate: Estimate
+    confidence: float
+    margin: float
+    effect_size: float | None
+    wins: int
+    ties: int
+    losses: int
+    p_adjusted: float | None
+    verdict: Verdict
+    note: str | None
+    larger_is_better: bool = True
+
+    @property
+    def count(self) -> int:
+        """Number of pairs."""
+        return self.estimate.count
+
+    @property
+    def difference(self) -> float:
+        """Mean of the differences."""
+        return self.estimate.mean
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Interval of the mean difference; ``None`` below three pairs."""
+        return self.estimate.interval(self.confidence)
+
+    @property
+    def low(self) -> float | None:
+        """Lower end of the interval."""
+        return None if self.interval is None else self.interval[0]
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the interval."""
+        return None if self.interval is None else self.interval[1]
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided p-value of "no difference", of this comparison alone."""
+        return self.estimate.differs()
+
+
+def compare_paired(
+    ours: Sequence[float],
+    baseline: Sequence[float],
+    *,
+    larger_is_better: bool = True,
+    level: float = LEVEL,
+    margin: float | None = None,
+    resolution: float | None = None,
+) -> PairedComparison:
+    """Compare one configuration with the baseline on the same seeds, by Student's t.
+
+    Pairs that differ by less than about 1e-10 of the largest value are ties.
+
+    Args:
+        ours: one value per seed.
+        baseline: the baseline's values, of the same seeds in the same order.
+        larger_is_better: ``False`` for losses and times.
+        level: share of false alarms that is accepted, between 0 and 1.
+        margin: smallest difference of interest; ``None`` takes 0.01, one percentage point, or 1 %
+            of the baseline's mean where that is above 1 in size.
+        resolution: step of the values, as :meth:`Estimate.of` takes it.
+
+    Raises:
+        ValueError: if the lengths differ, there are no pairs, a value is missing or not finite, or
+            the level is no share.
+    """
+    found = differences(ours, baseline)
+    up, down = sum(value > 0 for value in found), sum(value < 0 for value in found)
+    estimate = Estimate.of(found, resolution)
+    if margin is None:
+        margin = _MARGIN * max(1.0, abs(statistics.fmean(baseline)))
+    comparison = PairedComparison(
+        estimate=estimate,
+        confidence=1 - _accepted(level),
+        margin=margin,
+        effect_size=_effect_size(estimate),
+        wins=up if larger_is_better else down,
+        ties=len(found) - up - down,
+        losses=down if larger_is_better else up,
+        p_adjusted=None,
+        verdict="inconclusive",
+        note=None,
+        larger_is_better=larger_is_better,
+    )
+    return _judged(comparison, family=1)
+
+
+def adjust_holm(
+    comparisons: Mapping[Key, PairedComparison], level: float = LEVEL
+) -> dict[Key, PairedComparison]:
+    """Correct comparisons that are read together: p-values, intervals and verdicts.
+
+    Holm's step-down correction: the chance that any of the comparisons is a false alarm is at most
+    ``level``, whatever their dependence; the configurations share a baseline, so they do depend.
+
+    Ordered by p-value, the comparison of rank r among m is tested at level/(m − r + 1) as long as
+    all before it were rejected. Its interval is at that confidence, 1 − level/(m − r + 1); those
+    after the first that is not rejected keep the confidence of that one. So an interval excludes 0
+    exactly if the comparison's verdict is a difference.
+
+    Returns:
+        The comparisons in the same order, with ``p_adjusted``, ``confidence``, ``verdict`` and
+        ``note``.
+    """
+    level, family = _accepted(level), len(comparisons)
+    found: dict[Key, PairedComparison] = {}
+    stopped, largest, confidence = False, 0.0, 1 - level
+    for passed, key in enumerate(sorted(comparisons, key=lambda key: comparisons[key].p_value)):
+        comparison = comparisons[key]
+        largest = max(largest, min(1.0, comparison.p_value * (family - passed)))
+        if not stopped:
+            confidence = 1 - level / (family - passed)
+        changed = dataclasses.replace(comparison, p_adjusted=largest, confidence=confidence)
+        stopped = stopped or not excludes(changed.interval)
+        found[key] = _judged(changed, family)
+    return {key: found[key] for key in comparisons}
+
+
+def _judged(comparison: PairedComparison, family: int) -> PairedComparison:
+    """Fill in verdict and note: both are read off the interval."""
+    interval, margin = comparison.interval, comparison.margin
+    inside = interval is not None and -margin < interval[0] and interval[1] < margin
+    verdict: Verdict = "no clear difference" if inside else "inconclusive"
+    if excludes(interval):
+        up = comparison.difference > 0
+        verdict = "better" if up == comparison.larger_is_better else "worse"
+    notes = [_why_inconclusive(comparison, family)] if verdict == "inconclusive" else []
+    if inside and verdict in ("better", "worse"):
+        notes.append(f"The difference is smaller than {margin:.3g}, so it hardly matters.")
+    if comparison.count >= FEWEST and comparison.estimate.deviation == 0:
+        notes.append(
+            f"All {comparison.count} differences are equal, so nothing shows how far they would"
+            " vary."
+        )
+    return dataclasses.replace(comparison, verdict=verdict, note=" ".join(notes) or None)
+
+
+def _why_inconclusive(comparison: PairedComparison, family: int) -> str:
+    if comparison.count < FEWEST:
+        return f"{FEWEST} pairs are the fewest that can show anything, here {_are(comparison)}."
+    together = f" among {family} comparisons" if family > 1 else ""
+    deviation = comparison.estimate.error * math.sqrt(comparison.count)
+    enough = planning.pairs_to_narrow(comparison.margin, deviation, 1 - comparison.confidence)
+    advice = f"; about {enough} seeds would narrow it to that" if enough else ""
+    return (
+        f"Underpowered{together} with {comparison.count} seeds: the interval includes 0 and"
+        f" differences above {comparison.margin:.3g}{advice}."
+    )
+
+
+def _are(comparison: PairedComparison) -> str:
+    return "is 1" if comparison.count == 1 else f"are {comparison.count}"
+
+
+def _note_of_mean(count: int, estimate: Estimate) -> str | None:
+    if count < FEWEST:
+        have = "is 1" if count == 1 else f"are {count}"
+        return f"{FEWEST} values are the fewest for an interval, here {have}."
+    if estimate.deviation == 0:
+        return f"All {count} values are equal, so nothing shows how far they would vary."
+    return None
+
+
+def _effect_size(estimate: Estimate) -> float | None:
+    """Mean over standard deviation, times the factor that makes it unbiased (Hedges 1981)."""
+    free = estimate.count - 1
+    if free < 2 or not estimate.deviation:
+        return None
+    factor = math.exp(math.lgamma(free / 2) - math.lgamma((free - 1) / 2)) / math.sqrt(free / 2)
+    return estimate.mean / estimate.deviation * factor
+
+
+def _accepted(level: float) -> float:
+    """Return the level of a test.
+
+    Raises:
+        ValueError: if it is no share between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}; 0.05 is usual")
+    return float(level)
