@@ -11,8 +11,10 @@ from rich.console import Console
 from gradient_noise.options import NAME, GradientNoiseOptions
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import grid_table, say, standard_console
-from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
-from hiddenkey.lab.present.formats import to_markdown
+from hiddenkey.lab.present.canvas import name_plots
+from hiddenkey.lab.present.files import page_folder
+from hiddenkey.lab.present.formats import markdown_page
+from hiddenkey.lab.present.markup import Section
 from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
@@ -60,10 +62,10 @@ def _write(
     rows = [to_row(setting) for setting in settings]
     grid = to_grid(rows)
     console.print(grid_table(grid, details=False))
-    sections = [
-        Section((*paragraphs([READING]), to_markdown(grid))),
-        Section((), tuple(list_noise_plots(rows, prepared.task.name))),
-    ]
     record = to_record(options, settings, prepared.data_record(), environment())
     title = f"Gradient noise under DropKey and DropAttention: {prepared.task.name}, {options.model}"
-    return write_analysis(Path(options.output), NAME, record, title, sections)
+    with page_folder(Path(options.output)) as out:
+        out.write_values(f"{NAME}.json", record)
+        pictures = out.draw(name_plots(list_noise_plots(rows, prepared.task.name)))
+        section = Section(words=(READING,), grids=(grid,), pictures=tuple(pictures))
+        return out.write(f"{NAME}.md", markdown_page(title, [section]))

@@ -21,10 +21,12 @@ from hiddenkey.lab.analyses.overfitting_tables import (
     short_cell,
     watch_grid,
 )
-from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
 from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.evidence.arms import require_method
-from hiddenkey.lab.present.formats import to_markdown
+from hiddenkey.lab.present.canvas import name_plots
+from hiddenkey.lab.present.files import page_folder
+from hiddenkey.lab.present.formats import markdown_page
+from hiddenkey.lab.present.markup import Section
 
 NAME = "overfitting"
 
@@ -79,19 +81,21 @@ def _show(console: Console, watch: TaskWatch, baseline: str) -> None:
 
 
 def _write(options: OverfittingOptions, watches: tuple[TaskWatch, ...]) -> Path:
-    plots = list(overfitting_plots(watches, options.baseline))
-    sections = [Section(paragraphs([READING]))]
-    sections += [
-        Section(
-            (*paragraphs([headline(watch)]), to_markdown(watch_grid(watch))),
-            tuple(plot for plot in plots if plot.task == watch.task.label),
-        )
-        for watch in watches
-    ]
     values = {
         "baseline": options.baseline,
         "folders": list(options.folders),
         "tasks": [dataclasses.asdict(watch) for watch in watches],
     }
-    folder = output_folder(options.folders, options.output)
-    return write_analysis(folder, NAME, values, "Overfitting monitor", sections)
+    with page_folder(output_folder(options.folders, options.output)) as out:
+        out.write_values(f"{NAME}.json", values)
+        pictures = out.draw(name_plots(overfitting_plots(watches, options.baseline)))
+        sections = [Section(words=(READING,))]
+        sections += [
+            Section(
+                words=(headline(watch),),
+                grids=(watch_grid(watch),),
+                pictures=tuple(p for p in pictures if p.plot.task == watch.task.label),
+            )
+            for watch in watches
+        ]
+        return out.write(f"{NAME}.md", markdown_page("Overfitting monitor", sections))

@@ -12,7 +12,6 @@ from rich.console import Console
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.folders import output_folder, with_folders
 from hiddenkey.cli.terminal import grid_table, say, standard_console
-from hiddenkey.lab.analyses.pages import Section, paragraphs, write_analysis
 from hiddenkey.lab.analyses.rate_tables import tabulate_rates
 from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.analyses.transfer import Transfer, study_transfer
@@ -24,8 +23,11 @@ from hiddenkey.lab.analyses.transfer_tables import (
     rules_grid,
     tasks_grid,
 )
+from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.formats import to_markdown
+from hiddenkey.lab.present.files import page_folder
+from hiddenkey.lab.present.formats import markdown_page
+from hiddenkey.lab.present.markup import Section
 
 NAME = "transfer"
 
@@ -74,8 +76,11 @@ def _show(console: Console, grid: Grid) -> None:
 
 
 def _write(options: TransferOptions, found: Transfer, grids: tuple[Grid, ...]) -> Path:
-    head = Section(paragraphs([*recommendation(found), READING]), tuple(transfer_plots(found)))
-    sections = [head, *(Section((to_markdown(grid),)) for grid in grids)]
     values = {"folders": list(options.folders), "stage": options.stage, **dataclasses.asdict(found)}
-    folder = output_folder(options.folders, options.output)
-    return write_analysis(folder, NAME, values, f"Does {found.method}'s rate transfer?", sections)
+    with page_folder(output_folder(options.folders, options.output)) as out:
+        out.write_values(f"{NAME}.json", values)
+        pictures = out.draw(name_plots(transfer_plots(found)))
+        words = (*recommendation(found), READING)
+        sections = [Section(words=words, pictures=tuple(pictures)), Section(grids=grids)]
+        title = f"Does {found.method}'s rate transfer?"
+        return out.write(f"{NAME}.md", markdown_page(title, sections))

@@ -14,7 +14,8 @@ from hiddenkey.lab.claims.rule import RULE
 from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
 from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
 from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.markup import Figure, Picture, load_template, read_asset
+from hiddenkey.lab.present.markup import Picture, read_asset
+from hiddenkey.lab.present.markup import render_page as render
 
 _PACKAGE: Final = "hiddenkey.lab.claims"
 _VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
@@ -31,7 +32,7 @@ class Section:
         sentences: what the verdict rests on.
         grids: tables that stand open.
         folded: tables that open on a press.
-        figures: its figures.
+        pictures: its figures.
     """
 
     id: str
@@ -40,7 +41,7 @@ class Section:
     sentences: tuple[str, ...]
     grids: tuple[Grid, ...]
     folded: tuple[Grid, ...]
-    figures: tuple[Figure, ...]
+    pictures: tuple[Picture, ...]
 
 
 def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
@@ -52,26 +53,25 @@ def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
     """
     drawn = list(pictures)
     rows = zip(evidence.findings, summary_rows(evidence), strict=True)
-    return (
-        load_template("claims.html", _PACKAGE).render(
-            scale=evidence.scale,
-            when=when(evidence),
-            cautions=cautions(evidence),
-            sections=[
-                _section(index, finding, row, evidence, drawn)
-                for index, (finding, row) in enumerate(rows, 1)
-            ],
-            rule=RULE.split("\n\n"),
-            plan=plan_words(evidence),
-            power=power_grid(evidence),
-            chosen=chosen_grid(evidence),
-            scores=scores_grid(evidence),
-            command=evidence.command,
-            environments=environment_grids(evidence),
-            style=read_asset("report.css") + "\n" + read_asset("claims.css", _PACKAGE),
-            verdicts=_VERDICTS,
-        )
-        + "\n"
+    return render(
+        "claims.html",
+        _PACKAGE,
+        scale=evidence.scale,
+        when=when(evidence),
+        cautions=cautions(evidence),
+        sections=[
+            _section(index, finding, row, evidence, drawn)
+            for index, (finding, row) in enumerate(rows, 1)
+        ],
+        rule=RULE.split("\n\n"),
+        plan=plan_words(evidence),
+        power=power_grid(evidence),
+        chosen=chosen_grid(evidence),
+        scores=scores_grid(evidence),
+        command=evidence.command,
+        environments=environment_grids(evidence),
+        style=read_asset("claims.css", _PACKAGE),
+        verdicts=_VERDICTS,
     )
 
 
@@ -93,9 +93,7 @@ def _section(
             *cost,
         ),
         folded=_with_rows(tasks_grid([finding], evidence), *values.values()),
-        figures=tuple(
-            Figure.of(picture) for picture in pictures if picture.plot.kind == claim.name
-        ),
+        pictures=tuple(picture for picture in pictures if picture.plot.kind == claim.name),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -13,8 +12,7 @@ from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
 from hiddenkey.lab.claims.markdown import markdown
 from hiddenkey.lab.claims.page import render_page
-from hiddenkey.lab.present.files import writable, write_file, write_plot
-from hiddenkey.lab.present.markup import Picture
+from hiddenkey.lab.present.files import page_folder
 
 PAGE: Final = "index.html"
 TEXT: Final = "claims.md"
@@ -38,18 +36,13 @@ def write(evidence: Evidence, folder: Path) -> Path:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    with writable(folder):
-        return _write_all(evidence, folder)
-
-
-def _write_all(evidence: Evidence, folder: Path) -> Path:
-    pictures = [Picture(plot, write_plot(plot, folder)) for plot in list_plots(evidence)]
-    values = json.dumps(to_plain(evidence), indent=1, allow_nan=False)
-    write_file(folder / VALUES, f"{values}\n".encode())
-    write_file(folder / TEXT, markdown(evidence).encode())
-    write_file(folder / PAGE, render_page(evidence, pictures).encode())
-    _remove_others(folder, {picture.plot.name for picture in pictures})
-    return folder / PAGE
+    with page_folder(folder) as out:
+        pictures = out.draw(list_plots(evidence))
+        out.write_values(VALUES, to_plain(evidence))
+        out.write(TEXT, markdown(evidence))
+        page = out.write(PAGE, render_page(evidence, pictures))
+        _remove_others(folder, {picture.plot.name for picture in pictures})
+    return page
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

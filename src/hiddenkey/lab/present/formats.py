@@ -1,14 +1,16 @@
-"""Grids as CSV, Markdown and LaTeX text."""
+"""Grids as CSV, Markdown and LaTeX text, and pages as Markdown."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from hiddenkey.lab.present.canvas import Plot
 from hiddenkey.lab.present.entries import Entry, Grid
+from hiddenkey.lab.present.markup import Section
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -74,6 +76,22 @@ def escape_markdown(text: str) -> str:
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
 
 
+def markdown_page(title: str, sections: Iterable[Section]) -> str:
+    """Return a page in Markdown; its pictures are expected as SVG in the same folder."""
+    blocks = [f"# {escape_markdown(title)}"]
+    for section in sections:
+        blocks += [escape_markdown(words) for words in section.words if words]
+        blocks += [to_markdown(grid) for grid in section.grids]
+        blocks += [markdown_picture(picture.plot, "svg") for picture in section.pictures]
+    return "\n\n".join(block.strip() for block in blocks) + "\n"
+
+
+def markdown_picture(plot: Plot, ending: str) -> str:
+    """Return the Markdown of a picture file with that ending, and the picture's caption."""
+    alt, caption = (escape_markdown(f"{plot.title}. {words}") for words in (plot.alt, plot.caption))
+    return f"![{alt}]({plot.name}.{ending})\n\n*{caption}*"
+
+
 def to_latex(grid: Grid) -> str:
     """Return a LaTeX table for the packages booktabs and graphicx."""
     columns = "".join("r" if number else "l" for number in grid.numeric)
@@ -94,6 +112,14 @@ def to_latex(grid: Grid) -> str:
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+FORMATS: Final[Mapping[str, Callable[[Grid], str]]] = {
+    "csv": to_csv,
+    "md": to_markdown,
+    "tex": to_latex,
+}
+"""What writes a grid, by the ending of the file."""
 
 
 def _row(cells: Iterable[str]) -> str:

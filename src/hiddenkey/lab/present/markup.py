@@ -1,60 +1,93 @@
-"""What the pages are made with: Jinja's templates, files to put inside, and figures."""
+"""What HTML pages are made with: Jinja's templates, the shared style, and figures as markup."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 from dataclasses import dataclass
 from importlib import resources
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.present.canvas import Plot, inline
+from hiddenkey.lab.present.entries import Grid
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
-_SHARED: Final = "hiddenkey.lab.report"
-"""The package whose templates all pages build on."""
+_SHARED: Final = "hiddenkey.lab.present"
+"""The package whose templates, style and script all pages build on."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A plot and its SVG."""
+    """A plot that has been drawn.
+
+    Attributes:
+        plot: the plot.
+        drawn: its SVG, as :func:`~hiddenkey.lab.present.canvas.render` returned it.
+    """
 
     plot: Plot
-    svg: str
+    drawn: str
+
+    @property
+    def svg(self) -> str:
+        """The SVG as part of a page, named for readers who do not see it."""
+        label = html.escape(f"{self.plot.title}. {self.plot.alt}", quote=True)
+        return inline(self.drawn, self.plot.name, label)
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A picture on the page.
+class Section:
+    """A part of a page.
 
     Attributes:
-        name: id on the page, and name of its files.
-        title: heading.
-        caption: how to read it.
-        svg: markup.
+        id: its anchor on an HTML page.
+        title: its heading there.
+        words: paragraphs at its beginning.
+        grids: tables that stand open.
+        folded: tables that open on a press.
+        pictures: its figures.
     """
 
-    name: str
-    title: str
-    caption: str
-    svg: str
-
-    @classmethod
-    def of(cls, picture: Picture) -> Figure:
-        """Make a picture part of a page."""
-        plot = picture.plot
-        label = html.escape(f"{plot.title}. {plot.alt}", quote=True)
-        return cls(plot.name, plot.title, plot.caption, inline(picture.svg, plot.name, label))
+    id: str = ""
+    title: str = ""
+    words: tuple[str, ...] = ()
+    grids: tuple[Grid, ...] = ()
+    folded: tuple[Grid, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
 
-def load_template(name: str, package: str = _SHARED) -> Template:
-    """Return a page's template, which may build on those of the report.
+def render_page(
+    template: str, package: str = _SHARED, *, style: str = "", script: str = "", **values: Any
+) -> str:
+    """Return a page as HTML text: style, script and figures inside, and no network.
 
     Args:
-        name: of its file.
-        package: whose folder ``templates`` holds it.
+        template: name of a file in the package's folder ``templates``; it extends ``base.html``.
+        package: whose folder that is.
+        style: rules beyond those that all pages share.
+        script: the one script that may run.
+        values: what else the template reads.
     """
+    return (
+        _template(template, package).render(
+            style=read_asset("page.css") + style,
+            script=script,
+            script_hash=_hash(script) if script else "",
+            **values,
+        )
+        + "\n"
+    )
+
+
+def read_asset(name: str, package: str = _SHARED) -> str:
+    """Return a style or script that stands beside a package's templates."""
+    return (resources.files(package) / "templates" / name).read_text("utf-8")
+
+
+def _template(name: str, package: str) -> Template:
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -67,6 +100,6 @@ def load_template(name: str, package: str = _SHARED) -> Template:
     return environment.get_template(name)
 
 
-def read_asset(name: str, package: str = _SHARED) -> str:
-    """Return a style or script that stands beside the templates."""
-    return (resources.files(package) / "templates" / name).read_text("utf-8")
+def _hash(script: str) -> str:
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

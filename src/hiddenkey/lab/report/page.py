@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.markup import Figure, Picture, load_template, read_asset
+from hiddenkey.lab.present.markup import Picture, Section, read_asset
+from hiddenkey.lab.present.markup import render_page as render
 from hiddenkey.lab.present.words import count
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
 from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
 from hiddenkey.lab.report.records import FIELDS
 from hiddenkey.lab.report.tables import Failure, Scope, Tables
 
+_PACKAGE: Final = "hiddenkey.lab.report"
 _LONGEST_ERROR: Final = 6000
 """Characters of an error on the page, from its end; the CSV file has all of it."""
 
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: a heading, words, tables and figures."""
-
-    id: str
-    title: str
-    words: tuple[str, ...] = ()
-    grids: tuple[Grid, ...] = ()
-    folded: tuple[Grid, ...] = ()
-    figures: tuple[Figure, ...] = ()
+_Pictures = defaultdict[str, tuple[Picture, ...]]
 
 
 @dataclass(frozen=True)
@@ -45,21 +35,17 @@ class Fault:
 
 def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
     """Return the page as HTML text."""
-    script, style = read_asset("report.js"), read_asset("report.css")
-    return (
-        load_template("report.html").render(
-            title=title,
-            tables=tables,
-            summary=_summary(tables),
-            sections=_sections(tables, list(pictures)),
-            faults=_faults(tables.failures),
-            data=_run_data(tables),
-            style=style,
-            script=script,
-            script_hash=_hash(script),
-            verdicts=("better", "worse", "no clear difference", "weak evidence"),
-        )
-        + "\n"
+    return render(
+        "report.html",
+        _PACKAGE,
+        script=read_asset("page.js"),
+        title=title,
+        tables=tables,
+        summary=_summary(tables),
+        sections=_sections(tables, list(pictures)),
+        faults=_faults(tables.failures),
+        data=_run_data(tables),
+        verdicts=("better", "worse", "no clear difference", "weak evidence"),
     )
 
 
@@ -79,9 +65,12 @@ def _summary(tables: Tables) -> str:
 def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
     sections = []
     for scope in tables.scopes:
-        figures = _figures(scope, pictures)
-        build = _equal_time if scope.budget == "time" else _equal_steps
-        sections += build(scope, tables.baseline, figures)
+        by_kind: _Pictures = defaultdict(tuple)
+        for picture in pictures:
+            if picture.plot.budget == scope.budget:
+                by_kind[picture.plot.kind] += (picture,)
+        build = _time_matched if scope.budget == "time" else _step_matched
+        sections += build(scope, tables.baseline, by_kind)
     if tables.search:
         words = (
             "A search only chooses settings. Its runs are on held-out training examples and are in"
@@ -91,55 +80,31 @@ def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
     return sections
 
 
-def _figures(scope: Scope, pictures: Sequence[Picture]) -> dict[str, tuple[Figure, ...]]:
-    found: dict[str, list[Figure]] = defaultdict(list)
-    for picture in pictures:
-        plot = picture.plot
-        if plot.budget == scope.budget:
-            found[plot.kind].append(Figure.of(picture))
-    return {kind: tuple(figures) for kind, figures in found.items()}
-
-
-def _equal_steps(
-    scope: Scope, baseline: str, figures: dict[str, tuple[Figure, ...]]
-) -> list[Section]:
+def _step_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
     several = any(table.selections for table in scope.tasks)
     selected = (selection_grid(scope, baseline),) if several else ()
     unranked = (scope.unranked,) if scope.ranking is None else ()
     ranks = (rank_grid(scope),) if scope.ranking is not None else ()
+    comparison = (
+        methods_grid(scope, "last", baseline), methods_grid(scope, "best", baseline), *selected
+    )  # fmt: skip
+    numbers = comparison_grid(scope, baseline, others=False)
     sections = [
-        Section(
-            "comparison",
-            "Comparison",
-            grids=(
-                methods_grid(scope, "last", baseline),
-                methods_grid(scope, "best", baseline),
-                *selected,
-            ),
-            folded=(comparison_grid(scope, baseline, others=False),),
-        ),
-        Section("differences", "Differences", figures=figures.get("differences", ())),
-        *(
-            Section(kind, title, figures=figures.get(kind, ()))
-            for kind, title in (
-                ("rate", "Dropout rate"),
-                ("rank", "Rank"),
-                ("consistency_weight", "Consistency weight"),
-            )
-        ),
-        Section("curves", "Curves", folded=(gap_grid(scope),), figures=figures.get("curves", ())),
-        Section("seeds", "Seeds", figures=figures.get("seeds", ())),
-        Section(
-            "cost", "Cost", grids=(cost_grid(scope, baseline),), figures=figures.get("cost", ())
-        ),
-        Section("ranks", "Over all tasks", unranked, ranks, figures=figures.get("ranks", ())),
+        Section("comparison", "Comparison", grids=comparison, folded=(numbers,)),
+        Section("differences", "Differences"),
+        Section("rate", "Dropout rate"),
+        Section("rank", "Rank"),
+        Section("consistency_weight", "Consistency weight"),
+        Section("curves", "Curves", folded=(gap_grid(scope),)),
+        Section("seeds", "Seeds"),
+        Section("cost", "Cost", grids=(cost_grid(scope, baseline),)),
+        Section("ranks", "Over all tasks", unranked, ranks),
     ]
-    return [s for s in sections if s.words or s.grids or s.folded or s.figures]
+    full = [dataclasses.replace(s, pictures=pictures[s.id]) for s in sections]
+    return [s for s in full if s.words or s.grids or s.folded or s.pictures]
 
 
-def _equal_time(
-    scope: Scope, baseline: str, figures: dict[str, tuple[Figure, ...]]
-) -> list[Section]:
+def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
     words = (
         f"In these runs every other method had its steps cut so that it takes as long as"
         f" {baseline}; {baseline}'s own runs are those of above.",
@@ -149,7 +114,7 @@ def _equal_time(
     return [
         Section(
             "equal-time",
-            "Equal time",
+            "Time-matched",
             words,
             tuple(methods_grid(scope, checkpoint, baseline) for checkpoint in ("last", "best")),
             (
@@ -158,7 +123,7 @@ def _equal_time(
                 cost_grid(scope, baseline),
                 *((rank_grid(scope),) if scope.ranking is not None else ()),
             ),
-            tuple(figure for kind in kinds for figure in figures.get(kind, ())),
+            tuple(picture for kind in kinds for picture in pictures[kind]),
         )
     ]
 
@@ -192,8 +157,3 @@ def _run_data(tables: Tables) -> dict[str, Any]:
 
 def _short(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"
