@@ -18,7 +18,7 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 
-FOLDER: Final = Path(__file__).parents[1] / "recipes"
+FOLDER: Final = Path(__file__).parents[2] / "recipes"
 """Where the recipes are."""
 
 _WRITTEN: Final = "recipes"
