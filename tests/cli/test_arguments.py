@@ -79,7 +79,7 @@ def test_every_fault_of_a_file_comes_together(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: [", r"a\.yaml: must be YAML \(.*\); mend the file"),
+        ("a: [", r"a\.yaml: must be YAML \(.*\); fix the file"),
         ("- a", r"a\.yaml: must hold settings as 'name: value', got list"),
         ("", r"a\.yaml: must hold settings as 'name: value', got NoneType"),
     ],

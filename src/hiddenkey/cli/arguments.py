@@ -12,7 +12,7 @@ import re
 import types
 import typing
 from argparse import HelpFormatter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +20,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.plans.recipes import located, near
+from hiddenkey.lab.plans.settings import read_yaml
 from hiddenkey.lab.run.rules import suggestion
 
 Options = TypeVar("Options")
@@ -167,20 +168,11 @@ def _pairs(words: Sequence[str]) -> list[tuple[str, str | None]]:
 
 
 def _file_faults(parser: ArgumentParser, kind: type[Any], path: str | None) -> list[str]:
-    import yaml
-
     if path is None or not Path(path).is_file():
         wrong = f"--config must be a YAML file or a recipe, got {path!r}; no such file or recipe"
         return [wrong + near(path or "")]
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = re.sub(r"\s+", " ", str(error))
-        return [f"{path}: must be YAML ({reason}); mend the file"]
-    if not isinstance(content, Mapping):
-        return [f"{path}: must hold settings as 'name: value', got {type(content).__name__}"]
+    content, faults = read_yaml(Path(path))
     names = [field.name for field in _fields(kind)]
-    faults = []
     for name, value in content.items():
         if name not in names:
             hint = suggestion(str(name), names) or "; see --help"

@@ -17,7 +17,7 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading, scales
+from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence
@@ -72,9 +72,8 @@ def run(arguments: list[str]) -> int:
     """Run what is missing, write the page and return the exit status: 1 if a run failed."""
     options = parse(ClaimsOptions, "claims", _words(arguments))
     folder = reading.default_folder() if options.plans is None else Path(options.plans)
-    claims = reading.read_claims(folder, options.claims)
-    scale = _with_seeds(scales.read_scale(folder, options.scale), options.seeds)
-    claims = _of_scale(claims, scale, options)
+    claims, scale = reading.read_plans(folder, options.scale, options.claims)
+    scale = _with_seeds(scale, options.seeds)
     store = _store(options, scale)
     data, local = Data(), _local(options, scale)
     outline = EvidenceOutline(store.name, claims, scale, data, local)
@@ -104,20 +103,6 @@ def _words(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     return ["--claims", *words[:first], *words[first:]] if first else words
-
-
-def _of_scale(claims: Sequence[Claim], scale: Scale, options: ClaimsOptions) -> tuple[Claim, ...]:
-    """The claims that the scale has tasks for; one that was named must be among them."""
-    faults = reading.fit(claims, scale)
-    without = [claim.name for claim in claims if not claim.tasks.get(scale.name)]
-    if options.claims and without:
-        faults.append(
-            f"claims must have tasks at scale {scale.name!r}, {', '.join(without)} have none; name"
-            " others or another scale"
-        )
-    if faults:
-        raise ConfigError(faults)
-    return tuple(claim for claim in claims if claim.name not in without)
 
 
 def _with_seeds(scale: Scale, number: int | None) -> Scale:
@@ -199,18 +184,18 @@ def _show(
     table = plain_table(f"claims at scale {scale.name}: {scale.summary}")
     for column in ("claim", "what it says", "tasks"):
         table.add_column(column)
-    for column in ("arms", "runs"):
+    for column in ("configurations", "runs"):
         table.add_column(column, justify="right")
     for claim in claims:
-        tasks = claim.tasks[scale.name]
-        runs = len(tasks) * len(claim.arms) * len(scale.seeds)
-        table.add_row(claim.name, claim.title, ", ".join(tasks), str(len(claim.arms)), str(runs))
+        trained = len(claim.configurations)
+        runs = len(claim.tasks) * trained * len(scale.seeds)
+        table.add_row(claim.name, claim.title, ", ".join(claim.tasks), str(trained), str(runs))
     console.print(table)
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     rows = estimate(outline, data, states, store)
     for row in rows:
         groups[row.task, row.what].append(row.seconds)
-    times = plain_table("what is left to do; claims share the runs of an arm")
+    times = plain_table("what is left to do; claims share the runs of a configuration")
     for column in ("task", "what"):
         times.add_column(column)
     for column in ("jobs", "s each"):

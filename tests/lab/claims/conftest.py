@@ -1,4 +1,4 @@
-"""Plans of two claims on a random model: arms of four steps, chosen by two runs each."""
+"""Plans of two claims on a random model: configurations of four steps, chosen by two runs each."""
 
 from pathlib import Path
 
@@ -11,7 +11,11 @@ CLAIM = {
     "how": "Two arms.",
     "margin": 1,
     "tasks": {"mine": ["words"]},
-    "arms": {"lora": {}, "dropkey": {}, "strong": {"method": "dropkey", "rate": 0.5, "as": "lora"}},
+    "configurations": {
+        "lora": {},
+        "dropkey": {},
+        "strong": {"method": "dropkey", "rate": 0.5, "as": "lora"},
+    },
     "contrasts": [
         {"name": "DropKey − LoRA", "weights": {"dropkey": 1, "lora": -1}},
         {"name": "strong − LoRA", "weights": {"strong": 1, "lora": -1}, "expect": "no better"},
@@ -38,7 +42,7 @@ COST = {
     "how": "Steps in turns.",
     "margin": 0,
     "tasks": {"mine": ["words"]},
-    "arms": {"dropkey": {}},
+    "configurations": {"dropkey": {}},
     "contrasts": [
         {
             "name": "DropKey / LoRA",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hiddenkey.lab.claims.plan import Arm, Claim, Contrast, Power, Scale, TaskSetup
+from hiddenkey.lab.claims.plan import Claim, Configuration, Contrast, Scale, Scatter, TaskSetup
 
 TASKS = ("first", "second", "third")
 ARMS = tuple(f"arm {index}" for index in range(6))
@@ -20,12 +20,15 @@ def claim(*contrasts, scope="pooled", need=1.0, tasks=TASKS):
         title="a claim",
         paper="",
         how="",
-        arms={name: Arm(name, "lora" if name == "lora" else "dropkey", {}, name) for name in names},
+        configurations={
+            name: Configuration(name, "lora" if name == "lora" else "dropkey", {}, name)
+            for name in names
+        },
         contrasts=contrasts,
         scope=scope,
         need=need,
-        tasks={"small": tasks},
-        pictures=(),
+        tasks=tasks,
+        drawings=(),
     )
 
 
@@ -43,7 +46,7 @@ def scale(*, seeds=6, deviation=1.0, floor=20.0, tasks=TASKS):
         common={},
         tasks={task: TaskSetup(task, {}, 100, floor, ()) for task in tasks},
         choices={},
-        power=Power(deviation, "made up"),
+        scatter=Scatter(deviation, "made up"),
     )
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from hiddenkey.lab.claims.findings import Chosen, Evidence
 from hiddenkey.lab.claims.judge import judge
 from hiddenkey.lab.claims.plan import (
-    Arm,
     Choice,
     Claim,
+    Configuration,
     Contrast,
-    Picture,
-    Power,
+    Drawing,
     Scale,
+    Scatter,
     TaskSetup,
 )
 
@@ -43,7 +43,7 @@ def scale(seeds=range(6)):
         "lora": Choice("lora", "lora", {}, rates=(), **rates),
         "dropkey": Choice("dropkey", "dropkey", {}, rates=(0.1, 0.2), **rates),
     }
-    power = Power(0.8, "the demonstration's ten runs")
+    power = Scatter(0.8, "the demonstration's ten runs")
     summary = "An encoder on short texts, an hour on two cores."
     return Scale("small", summary, tuple(seeds), 3, {}, tasks, choices, power)
 
@@ -56,9 +56,9 @@ def claims():
             "LoRA overfits as the rank grows",
             [Contrast("rank 16 − rank 64", {"rank16": 1, "rank64": -1}, "metric", "better", 0.5),
              Contrast("gap, rank 64 − 1", {"rank64": 1, "rank1": -1}, "gap", "better", 1.0)],
-            [Picture("sweep", "Metric over rank", x="rank", logarithmic=True,
+            [Drawing("sweep", "Metric over rank", x="rank", logarithmic=True,
                      series={"LoRA": {rank: f"rank{rank}" for rank in RANKS}}),
-             Picture("effects", "The gap", measure="gap")],
+             Drawing("effects", "The gap", measure="gap")],
             {f"rank{rank}": ("lora", {"rank": rank}) for rank in RANKS},
         ),
         _claim(
@@ -66,7 +66,7 @@ def claims():
             "Nearly all dropout methods beat plain LoRA",
             [Contrast(f"{name} − lora", {name: 1, "lora": -1}, "metric", "better", 1.0)
              for name in ("dropkey-0.1", "hiddencut-0.1", "dropattention-0.1")],
-            [Picture("effects", "Difference to plain LoRA")],
+            [Drawing("effects", "Difference to plain LoRA")],
             _rate_arms(),
             scope="each task",
             need=0.5,
@@ -76,9 +76,9 @@ def claims():
             "Column is DropKey's best pattern",
             [Contrast("dropkey: column − element",
                       {"dropkey-column": 1, "dropkey-element": -1}, "metric", "better", 1.0)],
-            [Picture("grid", "Positions and patterns", rows=POSITIONS, columns=PATTERNS,
-                     cells={(row, column): f"{METHODS[row]}-{column}" for row in POSITIONS
-                            for column in PATTERNS if (row, column) != (POSITIONS[1], "span")})],
+            [Drawing("grid", "Positions and patterns", cells={
+                row: {column: f"{METHODS[row]}-{column}" for column in PATTERNS
+                      if (row, column) != (POSITIONS[1], "span")} for row in POSITIONS})],
             {f"{METHODS[row]}-{column}": (METHODS[row], {}) for row in POSITIONS
              for column in PATTERNS},
         ),
@@ -89,7 +89,7 @@ def claims():
                       {"hiddencut-0.3": -1, "dropkey-0.3": 1}, "metric", "better", 1.0),
              Contrast("dropkey − dropattention, loss at 0.3",
                       {"dropkey-0.3": 1, "dropattention-0.3": -1}, "loss", "no better", 0.01)],
-            [Picture("sweep", "Metric over rate", x="dropout rate", series={
+            [Drawing("sweep", "Metric over rate", x="dropout rate", series={
                 "lora": {0.0: "lora"},
                 **{name: {0.0: "lora", **{rate: f"{name}-{rate}" for rate in RATES}}
                    for name in SLOPES}})],
@@ -100,7 +100,7 @@ def claims():
             "Small rates beat no dropout at all",
             [Contrast("dropattention − lora at 0.3",
                       {"dropattention-0.3": 1, "lora": -1}, "metric", "better", 1.0)],
-            [Picture("effects", "Large rates")],
+            [Drawing("effects", "Large rates")],
             _rate_arms(),
         ),
         _claim(
@@ -109,7 +109,7 @@ def claims():
             [Contrast("hiddenkey, step time", {"hiddenkey": 1}, "step time", "between", 0.1,
                       1.3, 1.7),
              Contrast("dropkey, step time", {"dropkey-0.1": 1}, "step time", "equal", 0.1)],
-            [Picture("effects", "Time of a step", measure="step time")],
+            [Drawing("effects", "Time of a step", measure="step time")],
             {"hiddenkey": ("hiddenkey", {}), **_rate_arms()},
         ),
     )  # fmt: skip
@@ -172,12 +172,12 @@ def evidence(seeds=range(6), planned=None, missing=0, chosen=None, values=None, 
 
 def _claim(name, title, contrasts, pictures, arms, scope="pooled", need=1.0):
     made = {
-        arm: Arm(arm, method, settings, "lora" if method == "lora" else "dropkey")
+        arm: Configuration(arm, method, settings, "lora" if method == "lora" else "dropkey")
         for arm, (method, settings) in {"lora": ("lora", {}), **arms}.items()
     }
     paper, how = f"Section of {name}, figure 5.", "The same contrast on an encoder of 22 M weights."
     return Claim(name, title, paper, how, made, tuple(contrasts), scope, need,
-                 {"small": TASKS}, tuple(pictures))  # fmt: skip
+                 TASKS, tuple(pictures))  # fmt: skip
 
 
 def _rate_arms():

@@ -4,14 +4,14 @@ import math
 import pytest
 
 from hiddenkey.lab.claims.choice import choose, held_out, trials
-from hiddenkey.lab.claims.plan import Choice, Power, Scale, TaskSetup
+from hiddenkey.lab.claims.plan import Choice, Scale, Scatter, TaskSetup
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result, Summary
 
 LORA = Choice("lora", "lora", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
 DROPKEY = Choice("dropkey", "dropkey", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
 SETUP = TaskSetup("news", {"task": "headlines", "train_size": 300}, 500, 0.0, ("lora", "dropkey"))
-SCALE = Scale("s", "", (0, 1), 1, {"epochs": 3.0}, {}, {}, Power(1, ""))
+SCALE = Scale("s", "", (0, 1), 1, {"epochs": 3.0}, {}, {}, Scatter(1, ""))
 
 
 def result(value):
@@ -25,19 +25,19 @@ def result(value):
 def test_a_method_without_a_rate_gets_seeds_instead_of_rates():
     plain, dropping = trials(LORA, SETUP, SCALE), trials(DROPKEY, SETUP, SCALE)
     assert len(plain) == len(dropping) == 6
-    assert [t.setting for t in plain] == [(0.001, None)] * 3 + [(0.002, None)] * 3
-    assert [t.options.seed for t in plain] == [100, 101, 102] * 2
-    assert [t.setting for t in dropping] == [
+    assert [t.learning_rate for t in plain] == [0.001] * 3 + [0.002] * 3
+    assert {t.rate for t in plain} == {None}
+    assert [t.seed for t in plain] == [100, 101, 102] * 2
+    assert [(t.learning_rate, t.rate) for t in dropping] == [
         (lr, rate) for lr in (0.001, 0.002) for rate in (0.1, 0.2, 0.3)
     ]
-    assert {t.options.seed for t in dropping} == {100}
-    assert [t.options.rate for t in dropping] == [0.1, 0.2, 0.3] * 2
-    assert all(t.options.epochs == 3 for t in plain + dropping)
+    assert {t.seed for t in dropping} == {100}
+    assert all(t.epochs == 3 for t in plain + dropping)
 
 
 def test_several_seeds_are_shifted_as_a_whole():
     several = dataclasses.replace(LORA, seeds=(100, 103), rates=(0.1, 0.2))
-    seeds = [t.options.seed for t in trials(several, SETUP, SCALE)[:4]]
+    seeds = [t.seed for t in trials(several, SETUP, SCALE)[:4]]
     assert seeds == [100, 103, 104, 107]
 
 

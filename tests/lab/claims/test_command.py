@@ -37,7 +37,7 @@ def test_dry_run_lists_the_plan_and_its_time_and_writes_nothing(claims, tmp_path
 
 @pytest.mark.parametrize(("seeds", "jobs"), [("1", 7), ("2", 10), ("5", 19)])
 def test_seeds_are_the_scales_first_and_then_those_after_them(claims, seeds, jobs, capsys):
-    """Four runs choose the settings of C1's three arms; the scale has the seeds 0 and 1."""
+    """Four runs choose the settings of C1's configurations; the scale has the seeds 0 and 1."""
     assert claims("C1", "--dry-run", "--seeds", seeds) == 0
     assert f"{jobs} of {jobs} jobs are left" in capsys.readouterr().out
 
@@ -94,8 +94,7 @@ def test_the_tiny_scale_goes_the_whole_path_for_every_claim(tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    claims = reading.read_claims(reading.default_folder())
-    names = [claim.name for claim in claims if claim.tasks.get("tiny")]
+    names = [claim.name for claim in reading.read_plans(reading.default_folder(), "tiny")[0]]
     assert len(names) >= 9
     evidence = json.loads((output / "page" / "evidence.json").read_text())
     page = (output / "page" / "index.html").read_text()

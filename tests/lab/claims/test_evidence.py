@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading, scales
+from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.estimate import estimate
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.outline import EvidenceOutline
@@ -29,8 +29,7 @@ class Study:
     """The evidence of a folder of plans, worked off in this process."""
 
     def __init__(self, plans, *names):
-        self.claims = reading.read_claims(plans, names)
-        self.scale = scales.read_scale(plans, "mine")
+        self.claims, self.scale = reading.read_plans(plans, "mine", names)
         self.store = Plan(tasks=(), output=str(plans.parent / "out"), study="claims out")
         self.outline = EvidenceOutline("claims out", self.claims, self.scale, Data(), {})
 
@@ -55,7 +54,7 @@ class Study:
 
 def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
     study = Study(plans)
-    assert study.outline.total == 4 + 3 * 2 + 1  # choices, arms by seeds, a timing
+    assert study.outline.total == 4 + 3 * 2 + 1  # choices, configurations by seeds, a timing
     assert len(study.outline.jobs({})["claims out"]) == 4  # the rest waits for the choices
 
     study.run(jobs=6)
@@ -121,7 +120,9 @@ def options_of(job):
 
 def ended(job, **outcome):
     """The state of a run's job that ended with this metric or error."""
-    stored = dataclasses.replace(synthetic.record(**outcome), id=job.key, stage="search")
+    stored = synthetic.record(**outcome)
+    options = {**stored.options, "rate": None, **options_of(job)}
+    stored = dataclasses.replace(stored, id=job.key, stage="search", options=options)
     status = "finished" if stored.error is None else "failed"
     trial = optuna.create_trial(
         state=TrialState.COMPLETE if stored.error is None else TrialState.FAIL,
@@ -141,7 +142,7 @@ def test_a_choice_never_sees_the_evaluation_examples(plans):
 
 
 def test_claims_share_runs_and_a_further_claim_adds_its_own(plans):
-    edit(plans / "c1.yaml", lambda claim: claim["arms"].pop("strong"))
+    edit(plans / "c1.yaml", lambda claim: claim["configurations"].pop("strong"))
     edit(
         plans / "c1.yaml", lambda claim: claim.update(contrasts=claim["contrasts"][:1], pictures=[])
     )
@@ -161,7 +162,7 @@ def test_another_plan_of_the_scale_means_other_runs(plans):
     assert not keys & {job.key for job in other.outline.jobs({})["claims out"]}
 
 
-def test_a_choice_without_a_result_blocks_its_arms_alone(plans):
+def test_a_choice_without_a_result_blocks_its_configurations_alone(plans):
     edit(
         plans / "scales" / "mine.yaml",
         lambda scale: scale["choices"]["methods"].update(dropkey={"layers": [9]}),

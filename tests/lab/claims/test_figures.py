@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from hiddenkey.lab.claims.figures import list_plots
-from hiddenkey.lab.claims.plan import Contrast, Picture
+from hiddenkey.lab.claims.plan import Contrast, Drawing
 from hiddenkey.lab.present.canvas import render, standalone
 from lab.claims.synthetic import RANKS, claims, evidence, measure
 
@@ -84,10 +84,10 @@ def test_sweep_waits_for_missing_points(found):
 
 
 def test_numbers_at_the_axis_do_not_collide():
-    picture = Picture("sweep", "t", x="rate", series={
+    picture = Drawing("sweep", "t", x="rate", series={
         "a": {x: f"rank{rank}" for x, rank in zip((0.0, 0.01, 0.3, 0.5), RANKS, strict=True)}
     })  # fmt: skip
-    claim = dataclasses.replace(claims()[0], pictures=(picture,))
+    claim = dataclasses.replace(claims()[0], drawings=(picture,))
     axes = draw(plot_of(evidence(chosen=(claim,)), "C1")).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "", "0.3", "0.5"]
 

@@ -241,14 +241,6 @@ def test_many_questions_are_cut_short_in_the_summary():
     assert len(page.table("Effects")) == 18
 
 
-def test_a_claim_without_tasks_at_the_scale_is_shown_as_such():
-    bare = dataclasses.replace(claims()[0], tasks={})
-    page = Page(render(evidence(chosen=(bare,))))
-    (row,) = page.table("Claims and verdicts")
-    assert row[1] == ["cannot tell"]
-    assert row[3] == ["nothing at scale small"]
-
-
 def test_the_same_evidence_gives_the_same_page(found):
     assert render(found) == render(evidence(planned=range(7), missing=12))
 
@@ -263,9 +255,9 @@ def test_environments_and_command(found):
 
 def test_hostile_text_stays_text():
     plain = claims()[0]
-    arms = {name: dataclasses.replace(arm, name=name) for name, arm in plain.arms.items()}
+    arms = {name: dataclasses.replace(arm, name=name) for name, arm in plain.configurations.items()}
     contrast = Contrast(HOSTILE, {"rank16": 1, "rank64": -1}, "metric", "better", 0.5)
-    pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.pictures)
+    pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.drawings)
     hostile = Claim(HOSTILE, HOSTILE, HOSTILE, HOSTILE, arms, (contrast,), "pooled", 1.0,
                     plain.tasks, pictures)  # fmt: skip
     shown = evidence(chosen=(hostile,))

@@ -3,41 +3,45 @@ import math
 import pytest
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import reading, scales
-from hiddenkey.lab.claims.plan import Arm
+from hiddenkey.lab.claims.choice import trials
+from hiddenkey.lab.claims.plan import Configuration
+from hiddenkey.lab.claims.reading import default_folder, read_plans
 from lab.claims.conftest import edit
 
 SCALES = ("tiny", "small", "medium", "paper")
 
 
-def faults(read, *given):
+def add(configuration, name="x"):
+    """A change of a claim: another configuration."""
+    return lambda claim: claim["configurations"].update({name: configuration})
+
+
+def faults(folder, scale, names=()):
     with pytest.raises(ConfigError) as caught:
-        read(*given)
+        read_plans(folder, scale, names)
     return "\n".join(caught.value.faults)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_plans_that_come_with_it_fit_their_scales(scale):
-    folder = reading.default_folder()
-    claims = reading.read_claims(folder)
-    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 6)]
-    assert [claim.name for claim in claims] == [*paper, *own]
-    here = [claim for claim in claims if claim.tasks.get(scale)]
-    assert len(here) >= 9
-    found = scales.read_scale(folder, scale)
-    assert reading.fit(here, found) == []
-    assert found.power.deviation > 0
-    assert found.power.source
+    claims, found = read_plans(default_folder(), scale)
+    assert len(claims) >= 9
+    assert found.scatter.deviation > 0
+    assert found.scatter.source
     assert all(claim.paper and claim.how for claim in claims)
     if scale != "tiny":
         assert len(found.seeds) >= 5
 
 
-def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
-    from hiddenkey.lab.claims.choice import trials
+def test_every_claim_of_the_paper_has_a_plan():
+    claims, _ = read_plans(default_folder(), "small")
+    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 6)]
+    assert [claim.name for claim in claims] == [*paper, *own]
 
+
+def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
     for name in SCALES:
-        scale = scales.read_scale(reading.default_folder(), name)
+        _, scale = read_plans(default_folder(), name)
         for setup in scale.tasks.values():
             methods = [scale.choices[c] for c in setup.choices if not scale.choices[c].settings]
             counts = {len(trials(choice, setup, scale)) for choice in methods}
@@ -45,11 +49,13 @@ def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
 
 
 def test_a_claim_is_read(plans):
-    claim, cost = reading.read_claims(plans)
+    (claim, cost), _ = read_plans(plans, "mine")
     assert (claim.name, claim.title, claim.need, claim.scope) == (
         "C1", "DropKey beats LoRA", 1.0, "pooled",
     )  # fmt: skip
-    assert claim.arms["strong"] == Arm("strong", "dropkey", {"rate": 0.5}, "lora")
+    assert claim.configurations["strong"] == Configuration(
+        "strong", "dropkey", {"rate": 0.5}, "lora"
+    )
     better, no_better = claim.contrasts
     assert (better.expect, better.margin, better.weights) == (
         "better",
@@ -57,25 +63,30 @@ def test_a_claim_is_read(plans):
         {"dropkey": 1, "lora": -1},
     )
     assert (no_better.expect, no_better.low, no_better.high) == ("no better", -math.inf, math.inf)
-    assert claim.pictures[0].series == {"DropKey": {0.0: "lora", 0.5: "strong"}}
-    assert claim.pictures[1].cells == {
-        ("DropKey", "weak"): "dropkey",
-        ("DropKey", "strong"): "strong",
-    }
+    assert claim.drawings[0].series == {"DropKey": {0.0: "lora", 0.5: "strong"}}
+    assert claim.drawings[1].cells == {"DropKey": {"weak": "dropkey", "strong": "strong"}}
     assert (cost.contrasts[0].low, cost.contrasts[0].high) == (0.01, 100)
+    assert (claim.trained, claim.timed) == (["lora", "dropkey", "strong"], [])
+    assert (cost.trained, cost.timed) == ([], ["dropkey"])
+
+
+def test_files_of_earlier_versions_are_read(plans):
+    before = read_plans(plans, "mine")
+    edit(plans / "c1.yaml", lambda c: c.update(arms=c.pop("configurations")))
+    assert read_plans(plans, "mine") == before
 
 
 def test_names_choose_claims_in_any_case(plans):
-    assert [claim.name for claim in reading.read_claims(plans, ["c2"])] == ["C2"]
-    assert "did you mean 'C2'" in faults(reading.read_claims, plans, ["C22"])
+    assert [claim.name for claim in read_plans(plans, "mine", ["c2"])[0]] == ["C2"]
+    assert "did you mean 'C2'" in faults(plans, "mine", ["C22"])
 
 
 def test_a_scale_is_read_by_name_or_from_a_file(plans):
-    scale = scales.read_scale(plans, "mine")
-    assert scale == scales.read_scale(plans.parent, str(plans / "scales" / "mine.yaml"))
+    _, scale = read_plans(plans, "mine")
+    assert scale == read_plans(plans, str(plans / "scales" / "mine.yaml"))[1]
     assert scale.tasks["words"].options["train_size"] == 16
     assert scale.tasks["words"].choices == ("lora", "dropkey")
-    assert "did you mean 'mine'" in faults(scales.read_scale, plans, "mime")
+    assert "did you mean 'mine'" in faults(plans, "mime")
 
 
 @pytest.mark.parametrize(
@@ -85,9 +96,15 @@ def test_a_scale_is_read_by_name_or_from_a_file(plans):
         (lambda c: c.pop("margin"), "margin is missing"),
         (lambda c: c.update(need=2), "need must be a share in (0, 1], got 2"),
         (lambda c: c.update(scope="all"), "scope must be one of pooled, each task"),
-        (lambda c: c["arms"].update(x={"method": "dropky"}), "did you mean 'dropkey'"),
-        (lambda c: c["arms"].update(x={"method": "lora", "rte": 1}), "'rte' is not a setting"),
-        (lambda c: c["arms"].update(x={"method": "lora", "epochs": "y"}), "epochs must be float"),
+        (add({"method": "dropky"}), "did you mean 'dropkey'"),
+        (
+            add({"method": "lora", "rte": 1}),
+            "'rte' is not a setting",
+        ),
+        (
+            add({"method": "lora", "epochs": "y"}),
+            "epochs must be float",
+        ),
         (lambda c: c["contrasts"][0]["weights"].update(lora=-2), "weights must sum to 0"),
         (lambda c: c["contrasts"][0]["weights"].update(loraa=1), "did you mean 'lora'"),
         (lambda c: c["contrasts"][0].update(expect="worse"), "expect must be one of better"),
@@ -99,7 +116,7 @@ def test_a_scale_is_read_by_name_or_from_a_file(plans):
 )
 def test_a_fault_of_a_claim_is_told_with_its_file(plans, change, told):
     edit(plans / "c1.yaml", change)
-    said = faults(reading.read_claims, plans)
+    said = faults(plans, "mine")
     assert told in said
     assert str(plans / "c1.yaml") in said
 
@@ -107,7 +124,7 @@ def test_a_fault_of_a_claim_is_told_with_its_file(plans, change, told):
 def test_all_faults_of_all_files_are_told_at_once(plans):
     edit(plans / "c1.yaml", lambda c: c.update(need=0))
     (plans / "c2.yaml").write_text("- no\n- mapping\n")
-    said = faults(reading.read_claims, plans)
+    said = faults(plans, "mine")
     assert "need must be" in said
     assert "must hold settings as 'name: value', got list" in said
 
@@ -115,14 +132,17 @@ def test_all_faults_of_all_files_are_told_at_once(plans):
 @pytest.mark.parametrize("broken", ["seeds: [0, 1", "- no\n- mapping\n"])
 def test_of_a_file_that_cannot_be_read_nothing_else_is_said(plans, broken):
     (plans / "c2.yaml").write_text(broken)
-    assert len(faults(reading.read_claims, plans).splitlines()) == 1
+    assert len(faults(plans, "mine").splitlines()) == 1
     (plans / "scales" / "mine.yaml").write_text(broken)
-    assert len(faults(scales.read_scale, plans, "mine").splitlines()) == 1
+    assert len(faults(plans, "mine").splitlines()) == 2
 
 
-def test_an_arm_means_the_same_in_all_claims(plans):
-    edit(plans / "c2.yaml", lambda c: c["arms"].update(strong={"method": "dropkey", "rate": 0.4}))
-    assert "C2: arm 'strong' must mean what it means in C1" in faults(reading.read_claims, plans)
+def test_a_configuration_means_the_same_in_all_claims(plans):
+    edit(
+        plans / "c2.yaml",
+        add({"method": "dropkey", "rate": 0.4}, "strong"),
+    )
+    assert "C2: configuration 'strong' must mean what it means in C1" in faults(plans, "mine")
 
 
 @pytest.mark.parametrize(
@@ -142,16 +162,16 @@ def test_an_arm_means_the_same_in_all_claims(plans):
 )
 def test_a_fault_of_a_scale_is_told(plans, change, told):
     edit(plans / "scales" / "mine.yaml", change)
-    assert told in faults(scales.read_scale, plans, "mine")
+    assert told in faults(plans, "mine")
 
 
 def test_claims_must_fit_the_scale(plans):
     edit(plans / "c1.yaml", lambda c: c["tasks"].update(mine=["words", "letters"]))
     edit(plans / "scales" / "mine.yaml", lambda s: s["tasks"]["words"].update(choices=["lora"]))
-    said = reading.fit(reading.read_claims(plans), scales.read_scale(plans, "mine"))
-    assert any("task 'letters' is not in scale 'mine'" in fault for fault in said)
-    assert any("has no choice dropkey" in fault for fault in said)
+    said = faults(plans, "mine")
+    assert "task 'letters' is not in scale 'mine'" in said
+    assert "has no choice dropkey" in said
 
 
 def test_a_folder_without_plans_is_refused(tmp_path):
-    assert "has none" in faults(reading.read_claims, tmp_path)
+    assert "has none" in faults(tmp_path, "mine")

@@ -1,62 +1,57 @@
 """Choosing learning rate and dropout rate on held-out training examples, with equal effort.
 
 Each choice trains once for every learning rate, dropout rate and seed. Two settings that are half a
-point apart cannot be told by a few runs each; so learning rate and dropout rate are chosen by their
-marginal means, each of which rests on all runs that share the value.
+point apart cannot be distinguished by a few runs each; so learning rate and dropout rate are chosen
+by their marginal means, each of which rests on all runs that share the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from statistics import mean
 from typing import Any, Final
 
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.claims.findings import Chosen
-from hiddenkey.lab.claims.plan import Choice, Scale, TaskSetup
+from hiddenkey.lab.claims.findings import Chosen, Setting
+from hiddenkey.lab.claims.plan import Choice, Configuration, Scale, TaskSetup
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
-
-Setting = tuple[float, float | None]
-"""A learning rate and a dropout rate."""
 
 _DIVERGED: Final = -1.0
 """Worth of a run whose metric is no number: what the worst correlation has."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Trial:
-    """One run of a choice."""
-
-    setting: Setting
-    options: TrainOptions
-
-
-def trials(choice: Choice, setup: TaskSetup, scale: Scale) -> list[Trial]:
+def trials(choice: Choice, setup: TaskSetup, scale: Scale) -> list[TrainOptions]:
     """Return the runs of a choice on a task, the same number for every choice of a scale."""
-    found = []
-    for learning_rate in setup.learning_rates.get(choice.name, choice.learning_rates):
-        for rate, seed in _rates_and_seeds(choice):
-            given = {**choice.settings, "learning_rate": learning_rate, "seed": seed}
-            options = task_options(setup, scale, choice.method, given | rate_setting(choice, rate))
-            found.append(Trial((learning_rate, rate), held_out(options, setup)))
-    return found
-
-
-def _rates_and_seeds(choice: Choice) -> list[tuple[float | None, int]]:
-    if methods()[choice.method].config.drops:
-        return [(rate, seed) for rate in choice.rates for seed in choice.seeds]
-    step = max(choice.seeds) - min(choice.seeds) + 1
     return [
-        (None, seed + step * turn) for turn in range(len(choice.rates)) for seed in choice.seeds
-    ]
+        held_out(
+            task_options(
+                setup, scale, choice.method,
+                {**choice.settings, **_setting(learning_rate, rate), "seed": seed},
+            ),
+            setup,
+        )
+        for learning_rate in _learning_rates(choice, setup)
+        for rate, seed in _rates_and_seeds(choice)
+    ]  # fmt: skip
 
 
-def rate_setting(choice: Choice, rate: float | None) -> dict[str, Any]:
-    """The dropout rate as a setting of a run; nothing for a method without one."""
-    return {} if rate is None else {"rate": rate}
+def first_guess(choice: Choice, setup: TaskSetup) -> Setting:
+    """Return the first setting that a choice tries on a task."""
+    return _learning_rates(choice, setup)[0], _rates_and_seeds(choice)[0][0]
+
+
+def chosen_options(
+    configuration: Configuration, setup: TaskSetup, scale: Scale, setting: Setting
+) -> TrainOptions:
+    """Return the options of a configuration on a task with a chosen setting, but for the seed."""
+    choice = scale.choices[configuration.chosen_as]
+    learning_rate, rate = setting
+    chosen = _setting(learning_rate, rate if _drops(configuration.method) else None)
+    given = {**choice.settings, **chosen, **configuration.settings}
+    return task_options(setup, scale, configuration.method, given)
 
 
 def task_options(
@@ -69,7 +64,7 @@ def task_options(
 def held_out(options: TrainOptions, setup: TaskSetup) -> TrainOptions:
     """Judge a run on training examples beside those that it trains on.
 
-    The run trains on as many examples as the runs that are compared, and is looked at once.
+    The run trains on as many examples as the runs that are compared, and is evaluated once.
     """
     once = dataclasses.replace(options, eval_size=None, evaluations=1)
     if options.train_size is None:
@@ -79,21 +74,43 @@ def held_out(options: TrainOptions, setup: TaskSetup) -> TrainOptions:
 
 
 def choose(
-    setup: TaskSetup, choice: Choice, results: Sequence[tuple[Setting, Result]]
+    setup: TaskSetup, choice: Choice, results: Iterable[tuple[Setting, Result]]
 ) -> Chosen | None:
     """Choose by marginal means; of equal ones the smaller value. ``None`` without a result."""
-    if not results:
-        return None
     worth = [(setting, _worth(result)) for setting, result in results]
+    if not worth:
+        return None
     rates = _marginal(worth, lambda setting: setting[1])
     return Chosen(
         task=setup.name,
         choice=choice.name,
         learning_rate=_best(_marginal(worth, lambda setting: setting[0])),
         rate=None if None in rates else _best(rates),
-        runs=len(results),
+        runs=len(worth),
         scores=_marginal(worth, lambda setting: setting),
     )
+
+
+def _learning_rates(choice: Choice, setup: TaskSetup) -> tuple[float, ...]:
+    return setup.learning_rates.get(choice.name, choice.learning_rates)
+
+
+def _rates_and_seeds(choice: Choice) -> list[tuple[float | None, int]]:
+    if _drops(choice.method):
+        return [(rate, seed) for rate in choice.rates for seed in choice.seeds]
+    step = max(choice.seeds) - min(choice.seeds) + 1
+    return [
+        (None, seed + step * turn) for turn in range(len(choice.rates)) for seed in choice.seeds
+    ]
+
+
+def _drops(method: str) -> bool:
+    return bool(methods()[method].config.drops)
+
+
+def _setting(learning_rate: float, rate: float | None) -> dict[str, Any]:
+    """A setting as options of a run; a method that drops nothing has no rate."""
+    return {"learning_rate": learning_rate} | ({} if rate is None else {"rate": rate})
 
 
 def _worth(result: Result) -> float:
@@ -102,7 +119,7 @@ def _worth(result: Result) -> float:
 
 
 def _marginal(
-    worth: Sequence[tuple[Setting, float]], part: Callable[[Setting], Any]
+    worth: Iterable[tuple[Setting, float]], part: Callable[[Setting], Any]
 ) -> dict[Any, float]:
     found: dict[Any, list[float]] = defaultdict(list)
     for setting, value in worth:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.effects import no_effect
 from hiddenkey.lab.claims.findings import Effect, Finding, Verdict
-from hiddenkey.lab.claims.plan import COST, Picture
-from hiddenkey.lab.claims.tables import all_effects
+from hiddenkey.lab.claims.plan import COST, Drawing
 from hiddenkey.lab.claims.wording import AXES, effect_text
 from hiddenkey.lab.present.canvas import (
     COLOURS,
@@ -33,12 +31,12 @@ _HEADING, _LINE, _GAP = 0.24, 0.19, 0.12
 """Inches of a question's heading, of each of its lines, and between questions."""
 
 
-def effects_plot(name: str, finding: Finding, picture: Picture) -> Iterator[Plot]:
-    """Yield the figure of the effects on a picture's measure, if there is one."""
+def effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
+    """Yield the figure of the effects on a drawing's measure, if there is one."""
     effects = [
         effect
-        for effect in all_effects(finding)
-        if effect.contrast.measure == picture.measure and effect.mean is not None
+        for effect in finding.effects
+        if effect.contrast.measure == drawing.measure and effect.mean is not None
     ]
     if not effects:
         return
@@ -51,7 +49,7 @@ def effects_plot(name: str, finding: Finding, picture: Picture) -> Iterator[Plot
         kind=finding.claim.name,
         budget="steps",
         task="",
-        title=picture.title,
+        title=drawing.title,
         caption=_effects_caption(finding, effects),
         alt=f"Effects. {'; '.join(_effect_alt(effect) for effect in effects)}.",
         height=height + 0.65 + legend_height([*verdicts]),
@@ -74,10 +72,16 @@ def _draw_effects(figure: Figure, finding: Finding, groups: Sequence[Sequence[Ef
         )  # fmt: skip
         top, at = at + _HEADING, at + _HEADING + _LINE * len(group)
         axes.fill_betweenx([top, at], *_band(group[0], span), color=INK, alpha=0.08, linewidth=0)
-        axes.vlines(no_effect(group[0].contrast), top, at, color=INK, linewidth=1)
+        axes.vlines(group[0].contrast.no_effect, top, at, color=INK, linewidth=1)
         for row, effect in enumerate(group):
             middle = top + _LINE * (row + 0.5)
-            _draw_effect(axes, effect, middle, counts=_counts(effect, finding), named=named)
+            _draw_effect(
+                axes,
+                effect,
+                middle,
+                counts=finding.counts(effect.task, effect.contrast.measure),
+                named=named,
+            )
             labels.append((middle, shorten(effect.task or "mean", 18)))
         at += _GAP
     axes.set_ylim(at, 0)
@@ -108,17 +112,13 @@ def _draw_effect(axes: Axes, effect: Effect, at: float, *, counts: bool, named: 
     named.add(effect.verdict)
 
 
-def _counts(effect: Effect, finding: Finding) -> bool:
-    return effect.contrast.measure == COST or effect.task not in finding.left_out
-
-
 def _span(groups: Sequence[Sequence[Effect]]) -> tuple[float, float]:
     """What the intervals of a figure span, widened by half on each side."""
     ends = [
         end
         for group in groups
         for e in group
-        for end in (e.mean, e.low, e.high, no_effect(e.contrast))
+        for end in (e.mean, e.low, e.high, e.contrast.no_effect)
         if end is not None
     ]
     more = (max(ends) - min(ends)) / 2
@@ -130,7 +130,7 @@ def _band(effect: Effect, span: tuple[float, float]) -> tuple[float, float]:
     contrast = effect.contrast
     if contrast.expect == "between":
         return max(contrast.low, span[0]), min(contrast.high, span[1])
-    null = no_effect(contrast)
+    null = contrast.no_effect
     return null - contrast.margin, null + contrast.margin
 
 
@@ -139,7 +139,7 @@ def _effects_caption(finding: Finding, effects: Sequence[Effect]) -> str:
     margins = any(effect.contrast.expect != "between" for effect in effects)
     pooled = any(effect.task is None for effect in effects)
     tasks = any(effect.task is not None for effect in effects)
-    out = any(not _counts(effect, finding) for effect in effects)
+    out = any(not finding.counts(effect.task, effect.contrast.measure) for effect in effects)
     parts = ["Effects with their 95 % intervals, coloured by the verdict on each."]
     parts += ["Thick: mean over the tasks that count; thin: each task."] if pooled and tasks else []
     parts += ["Hollow: a task that does not count."] if out else []

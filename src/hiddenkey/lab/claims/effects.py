@@ -70,11 +70,6 @@ def effect(
     )
 
 
-def no_effect(contrast: Contrast) -> int:
-    """Return an effect of nothing: 0, but 1 of ratios."""
-    return 1 if contrast.measure == COST else 0
-
-
 def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[float]:
     """Return the effect of each seed, in the order of the seeds; of step times its logarithm."""
     scaled = math.log if contrast.measure == COST else float
@@ -95,7 +90,7 @@ def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[f
 def _p_values(contrast: Contrast, sample: Sample) -> tuple[float, float]:
     """Return the p-values of "not what is expected" and of "what is expected"."""
     place = _log if contrast.measure == COST else float  # as _by_seed has its effects
-    none = no_effect(contrast)
+    none = contrast.no_effect
     less, zero, more = (place(none + step * contrast.margin) for step in (-1, 0, 1))
     match contrast.expect:
         case "better":

@@ -10,7 +10,7 @@ from typing import Final
 
 from hiddenkey.lab.claims.findings import Evidence, Values
 from hiddenkey.lab.claims.judge import judge
-from hiddenkey.lab.claims.outline import EvidenceOutline, Place, ratio_of, record_of, trained
+from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import COST, Claim, Scale
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.queue.jobs import State
@@ -26,14 +26,14 @@ def measured(result: Result) -> dict[str, float]:
     """Return the measures of a run that are numbers, in the units of ``plan.MEASURES``."""
     name = result.main_metric
     found = {
-        "metric": _times(result.metrics[name].last, _POINTS),
-        "best": _times(result.metrics[name].best, _POINTS),
-        "gap": _times(result.gap[name], _POINTS),
-        "loss": result.eval_loss.last,
+        "metric": (result.metrics[name].last, _POINTS),
+        "best": (result.metrics[name].best, _POINTS),
+        "gap": (result.gap[name], _POINTS),
+        "loss": (result.eval_loss.last, 1),
     }
     return {
-        measure: value
-        for measure, value in found.items()
+        measure: unit * value
+        for measure, (value, unit) in found.items()
         if value is not None and math.isfinite(value)
     }
 
@@ -57,29 +57,22 @@ def gather(
     values: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
     there: Counter[tuple[str, str]] = Counter()
     records: dict[str, Record] = {}
-    for place, seed, job in outline.arm_jobs(states):
-        record = record_of(states, job)
-        if record is None or record.result is None:
-            continue
+    for place, record in outline.records(states):
         records[record.id] = record
-        there[_key(place)] += 1
-        for measure, value in measured(record.result).items():
-            values[(*_key(place), measure)][seed] = value
-    for place, repeat, job in outline.timing_jobs(states):
-        ratio = ratio_of(states, job)
-        if ratio is not None:
-            values[(*_key(place), COST)][repeat] = ratio
-    chosen = tuple(outline.chosen(states).values())
-    for record in outline.choice_records(states):
-        records[record.id] = record
-    found = tuple(
-        judge(claim, scale, values, _missing(claim, scale, there, values)) for claim in claims
-    )
+        if place is not None and record.result is not None:
+            there[place] += 1
+            for measure, value in measured(record.result).items():
+                values[(*place, measure)][record.options["seed"]] = value
+    for place, ratios in outline.step_times(states).items():
+        if ratios:
+            values[(*place, COST)] = ratios
     return Evidence(
         scale=scale,
-        findings=found,
+        findings=tuple(
+            judge(claim, scale, values, _missing(claim, scale, there, values)) for claim in claims
+        ),
         values=values,
-        chosen=chosen,
+        chosen=tuple(outline.chosen(states).values()),
         command=command,
         environments=_environments(records.values()),
         started=min((record.started for record in records.values()), default=""),
@@ -88,27 +81,17 @@ def gather(
     )
 
 
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else factor * value
-
-
-def _key(place: Place) -> tuple[str, str]:
-    return place.setup.name, place.arm.name
-
-
 def _missing(
-    claim: Claim,
-    scale: Scale,
-    there: Mapping[tuple[str, str], int],
-    values: Values,
+    claim: Claim, scale: Scale, there: Mapping[tuple[str, str], int], values: Values
 ) -> int:
     """How many runs and measurements of a claim are not there."""
-    tasks = claim.tasks.get(scale.name, ())
-    runs = sum(len(scale.seeds) - there[task, arm] for task in tasks for arm in trained(claim))
-    timed = {arm for c in claim.contrasts if c.measure == COST for arm in c.weights}
-    return runs + sum(
-        scale.repeats - len(values.get((task, arm, COST), {})) for task in tasks for arm in timed
+    runs = (len(scale.seeds) - there[task, name] for task in claim.tasks for name in claim.trained)
+    times = (
+        scale.repeats - len(values.get((task, name, COST), ()))
+        for task in claim.tasks
+        for name in claim.timed
     )
+    return sum((*runs, *times))
 
 
 def _environments(records: Iterable[Record]) -> tuple[tuple[Mapping[str, str], int], ...]:

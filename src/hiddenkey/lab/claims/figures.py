@@ -24,7 +24,7 @@ def list_plots(evidence: Evidence) -> list[Plot]:
 def _plots(evidence: Evidence) -> Iterator[Plot]:
     palette = _palette(evidence)
     for finding in evidence.findings:
-        for index, picture in enumerate(finding.claim.pictures, 1):
+        for index, picture in enumerate(finding.claim.drawings, 1):
             parts = f"claims {evidence.scale.name} {finding.claim.name} {index}"
             name = re.sub(r"[^a-z0-9]+", "_", parts.lower())
             if picture.kind == "sweep":
@@ -38,7 +38,7 @@ def _palette(evidence: Evidence) -> Palette:
     methods = [
         method_of(finding, points)
         for finding in evidence.findings
-        for picture in finding.claim.pictures
+        for picture in finding.claim.drawings
         for points in picture.series.values()
     ]
     return Palette(tuple(dict.fromkeys((BASELINE, *methods))), BASELINE)

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hiddenkey.lab.claims.plan import Claim, Contrast, Scale
+from hiddenkey.lab.claims.plan import COST, Claim, Contrast, Scale
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
-"""Value by seed, by task setup, arm and measure; seeds without a finite value are left out."""
+"""Value by seed, by task setup, configuration and measure; only seeds with a finite value."""
+
+Setting = tuple[float, float | None]
+"""A learning rate and a dropout rate; the rate is ``None`` for a method without."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Chosen:
         learning_rate: the chosen one.
         rate: the chosen dropout rate; ``None`` for a method without.
         runs: training runs that the choice rests on.
-        scores: mean main metric on the held-out examples by setting (learning rate, dropout rate).
+        scores: mean main metric on the held-out examples by setting.
     """
 
     task: str
@@ -32,10 +35,10 @@ class Chosen:
     learning_rate: float
     rate: float | None
     runs: int
-    scores: Mapping[tuple[float, float | None], float]
+    scores: Mapping[Setting, float]
 
     @property
-    def setting(self) -> tuple[float, float | None]:
+    def setting(self) -> Setting:
         """The chosen learning rate and dropout rate."""
         return self.learning_rate, self.rate
 
@@ -72,14 +75,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Power:
-    """What the plan could show of one contrast, reckoned before the runs.
+    """What the plan could show of one contrast, estimated before the runs.
 
     Attributes:
         contrast: its name.
         seeds: number of seeds.
         tasks: number of tasks that the effect is a mean over.
         half_width: expected half width of the 95 % interval, in points; infinite for one seed.
-        detects: chance that an effect as large as the margin is told from 0.
+        detects: chance that an effect as large as the margin is distinguished from 0.
         excludes: chance that an effect of 0 is shown to be smaller than the margin.
     """
 
@@ -120,6 +123,23 @@ class Finding:
     left_out: Mapping[str, str]
     missing: int
     power: tuple[Power, ...]
+
+    def counts(self, task: str | None, measure: str) -> bool:
+        """Whether a task counts; for what a step costs all of them do."""
+        return measure == COST or task not in self.left_out
+
+    def tasks(self, measure: str) -> tuple[str, ...]:
+        """The task setups that count."""
+        return tuple(task for task in self.claim.tasks if self.counts(task, measure))
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """The questions of the claim, each followed by the same contrast on each task."""
+        asked = {(effect.contrast.name, effect.task) for effect in self.questions}
+        more = [e for e in self.by_task if (e.contrast.name, e.task) not in asked]
+        names = list(dict.fromkeys(e.contrast.name for e in (*self.questions, *more)))
+        every = (*self.questions, *more)
+        return tuple(sorted(every, key=lambda effect: names.index(effect.contrast.name)))
 
 
 @dataclass(frozen=True)

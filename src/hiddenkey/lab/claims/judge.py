@@ -27,7 +27,7 @@ def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Findi
         values: value by seed, by task setup, arm and measure; plain LoRA's among them.
         missing: runs of the plan that have no value (yet).
     """
-    setups = claim.tasks.get(scale.name, ())
+    setups = claim.tasks
     left_out = _left_out(claim, scale, values)
     by_task = tuple(
         effect(contrast, values, setups, task) for contrast in claim.contrasts for task in setups
@@ -75,7 +75,7 @@ def _left_out(claim: Claim, scale: Scale, values: Values) -> dict[str, str]:
     if all(contrast.measure == COST for contrast in claim.contrasts):
         return {}
     found = {}
-    for task in claim.tasks.get(scale.name, ()):
+    for task in claim.tasks:
         known = values.get((task, BASELINE, "metric"), {})
         floor = scale.tasks[task].floor
         if not known:

@@ -1,4 +1,4 @@
-"""Single arms over their seeds, by the arithmetic of contrasts: their level, and what they gain."""
+"""Single configurations over their seeds: their level, and what they gain."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import statistics
 from collections.abc import Sequence
 
 from hiddenkey.lab.claims.effects import effect
-from hiddenkey.lab.claims.findings import Effect, Finding, Values
-from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Scale
+from hiddenkey.lab.claims.findings import Effect, Values
+from hiddenkey.lab.claims.plan import BASELINE, Contrast
 
 
-def tasks_of(finding: Finding, scale: Scale, measure: str) -> tuple[str, ...]:
-    """Return the task setups that count; for what a step costs these are all."""
-    planned = finding.claim.tasks.get(scale.name, ())
-    return tuple(task for task in planned if measure == COST or task not in finding.left_out)
+def level(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+    """Return a configuration's mean over tasks and seeds, with its interval."""
+    return effect(_shown(name, {name: 1.0}, measure), values, tasks)
 
 
-def level(values: Values, tasks: Sequence[str], arm: str, measure: str) -> Effect:
-    """Return an arm's mean over tasks and seeds, with its interval."""
-    return effect(_shown(arm, {arm: 1.0}, measure), values, tasks)
-
-
-def gain(values: Values, tasks: Sequence[str], arm: str, measure: str) -> Effect:
-    """Return an arm's difference to plain LoRA, seed by seed."""
-    return effect(_shown(arm, {arm: 1.0, BASELINE: -1.0}, measure), values, tasks)
+def gain(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+    """Return a configuration's difference to plain LoRA, seed by seed."""
+    return effect(_shown(name, {name: 1.0, BASELINE: -1.0}, measure), values, tasks)
 
 
 def deviation(found: Effect) -> float | None:
@@ -31,6 +25,6 @@ def deviation(found: Effect) -> float | None:
     return statistics.stdev(found.values) if len(found.values) > 1 else None
 
 
-def _shown(arm: str, weights: dict[str, float], measure: str) -> Contrast:
+def _shown(name: str, weights: dict[str, float], measure: str) -> Contrast:
     """A contrast that is shown, not judged."""
-    return Contrast(arm, weights, measure, "better", margin=0.0)
+    return Contrast(name, weights, measure, "better", margin=0.0)

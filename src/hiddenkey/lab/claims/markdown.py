@@ -59,7 +59,7 @@ def _claim(finding: Finding, evidence: Evidence, plots: Sequence[Plot]) -> Itera
     yield _prose(f"What was run: {run_text(finding, evidence.scale)}.")
     yield "\n".join(_prose(words, "- ") for words in finding.sentences)
     yield _table(effects_grid(finding))
-    for picture in claim.pictures:
+    for picture in claim.drawings:
         if picture.kind == "grid":
             yield f"{escape_markdown(picture.title)}:"
             yield _table(picture_grid(finding, picture, evidence))

@@ -85,8 +85,8 @@ def _power(evidence: Evidence) -> tuple[str, ...]:
     widths = _range([power.half_width for power in known], 2)
     return (
         f"Before the runs: the difference of two ways to train, on one task and with the same seed,"
-        f" was taken to vary by {number(scale.power.deviation, 2)} points (standard deviation;"
-        f" {scale.power.source}). A question's 95 % interval was then expected to reach {widths}"
+        f" was taken to vary by {number(scale.scatter.deviation, 2)} points (standard deviation;"
+        f" {scale.scatter.source}). A question's 95 % interval was then expected to reach {widths}"
         f" points to each side. {_chances(known)}",
     )
 

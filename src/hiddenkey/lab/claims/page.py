@@ -79,7 +79,7 @@ def _section(
     index: int, finding: Finding, row: SummaryRow, evidence: Evidence, pictures: Sequence[Picture]
 ) -> Section:
     claim = finding.claim
-    tables = [picture for picture in claim.pictures if picture.kind == "grid"]
+    tables = [picture for picture in claim.drawings if picture.kind == "grid"]
     values = {measure: values_grid(finding, evidence, measure) for measure in measures_of(claim)}
     cost = (values.pop(COST),) if COST in values else ()
     return Section(

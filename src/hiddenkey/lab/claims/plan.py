@@ -1,8 +1,7 @@
 """What a claim says, which runs bear on it, and what would count as an answer.
 
-All of it is written down before a run: the arms, the contrasts between them, the margin that
-matters, how many contrasts must hold, and the tasks. ``reading`` and ``scales`` fill these types
-from YAML.
+All of it is written down before a run: the configurations, the contrasts between them, the margin
+that matters, how many contrasts must hold, and the tasks. ``reading`` fills these types from YAML.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from typing import Any, Final, Literal
 
 Expectation = Literal["better", "no better", "equal", "between"]
 Scope = Literal["pooled", "each task"]
+Kind = Literal["sweep", "grid", "effects"]
 
 MEASURES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "metric": "main metric after the last step, in points (hundredths)",
-        "best": "main metric at the best evaluation, in points (hundredths)",
-        "gap": "main metric on training minus evaluation examples, in points (hundredths)",
+        "metric": "main metric after the last step, in percentage points",
+        "best": "main metric at the best evaluation, in percentage points",
+        "gap": "main metric on training minus evaluation examples, in percentage points",
         "loss": "loss on the evaluation examples after the last step",
         "step time": "time of a training step relative to the baseline's, side by side",
     }
@@ -28,15 +28,15 @@ MEASURES: Final[Mapping[str, str]] = MappingProxyType(
 """What a contrast may compare, and its unit."""
 
 BASELINE: Final = "lora"
-"""Arm, choice and method of plain LoRA, which is trained on every task."""
+"""Configuration, choice and method of plain LoRA, which is trained on every task."""
 
 COST: Final = "step time"
 """The measure that is not of a run but of steps that take turns."""
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One way to train.
+class Configuration:
+    """What is trained.
 
     Attributes:
         name: its name in the claim.
@@ -51,13 +51,17 @@ class Arm:
     chosen_as: str
 
 
+PLAIN: Final = Configuration(BASELINE, BASELINE, {}, BASELINE)
+"""Plain LoRA."""
+
+
 @dataclass(frozen=True)
 class Contrast:
     """A question with a number for an answer.
 
     Attributes:
         name: it in words.
-        weights: weight of each arm's mean; their sum is 0, but for the step time.
+        weights: weight of each configuration's mean; their sum is 0, but for the step time.
         measure: a key of :data:`MEASURES`.
         expect: what the claim says of the effect: ``better``: above 0. ``no better``: below the
             margin. ``equal``: within the margin of 0. ``between``: from ``low`` to ``high``.
@@ -74,62 +78,82 @@ class Contrast:
     low: float = -math.inf
     high: float = math.inf
 
+    @property
+    def no_effect(self) -> int:
+        """An effect of nothing: 0, but 1 of ratios."""
+        return 1 if self.measure == COST else 0
+
 
 @dataclass(frozen=True)
-class Picture:
-    """A figure of a claim.
+class Drawing:
+    """A figure or table of a claim.
 
     Attributes:
-        kind: ``sweep``: a measure over a number, a line per series. ``grid``: a table of arms by
-            two axes. ``effects``: the contrasts with their intervals.
+        kind: ``sweep``: a measure over a number, a line per series. ``grid``: a table of
+            configurations by two axes. ``effects``: the contrasts with their intervals.
         title: heading.
         x: name of the number on the horizontal axis of a sweep.
         logarithmic: whether that axis is.
-        series: of a sweep: arm by number, by label of the line.
-        rows: of a grid: labels of the rows.
-        columns: of a grid: labels of the columns.
-        cells: of a grid: arm by ``row, column``.
+        series: of a sweep: configuration by number, by label of the line.
+        cells: of a grid: configuration by column, by row.
         measure: a key of :data:`MEASURES`.
     """
 
-    kind: Literal["sweep", "grid", "effects"]
+    kind: Kind
     title: str
     x: str = ""
     logarithmic: bool = False
     series: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
-    rows: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    cells: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    cells: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     measure: str = "metric"
+
+    @property
+    def shown(self) -> set[str]:
+        """Names of the configurations that it shows."""
+        drawn = {name for points in self.series.values() for name in points.values()}
+        return drawn | {name for cells in self.cells.values() for name in cells.values()}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim and its plan.
+    """A claim and its plan at one scale.
 
     Attributes:
         name: ``C1`` to ``C9``, or a name of one's own.
         title: the claim in one line.
         paper: what the paper says, and where.
         how: how the plan tests it, and what it cannot test, in plain words.
-        arms: the ways to train, by name.
+        configurations: what is trained, by name.
         contrasts: the questions.
         scope: whether a contrast's effect is the mean over tasks, or each task is its own question.
         need: share of the questions that must hold, in (0, 1]; 1: all.
-        tasks: names of task setups by scale.
-        pictures: figures of the page.
+        tasks: names of the task setups; empty if the scale has none for it.
+        drawings: figures and tables of the page.
     """
 
     name: str
     title: str
     paper: str
     how: str
-    arms: Mapping[str, Arm]
+    configurations: Mapping[str, Configuration]
     contrasts: tuple[Contrast, ...]
     scope: Scope
     need: float
-    tasks: Mapping[str, tuple[str, ...]]
-    pictures: tuple[Picture, ...]
+    tasks: tuple[str, ...]
+    drawings: tuple[Drawing, ...]
+
+    @property
+    def trained(self) -> list[str]:
+        """Names of the configurations that are trained to the end: not those only timed."""
+        weighed = {name for c in self.contrasts if c.measure != COST for name in c.weights}
+        used = weighed.union(*(drawing.shown for drawing in self.drawings))
+        return [name for name in self.configurations if name in used]
+
+    @property
+    def timed(self) -> list[str]:
+        """Names of the configurations whose steps are timed."""
+        used = {name for c in self.contrasts if c.measure == COST for name in c.weights}
+        return [name for name in self.configurations if name in used]
 
 
 @dataclass(frozen=True)
@@ -137,7 +161,7 @@ class Choice:
     """Settings that are chosen on held-out training examples.
 
     Attributes:
-        name: by which arms refer to it.
+        name: by which configurations refer to it.
         method: dropout method.
         settings: fixed settings, such as the adapter.
         learning_rates: the ones tried.
@@ -178,12 +202,11 @@ class TaskSetup:
 
 
 @dataclass(frozen=True)
-class Power:
-    """What a plan of this size can show, reckoned before the runs.
+class Scatter:
+    """What was known of the scatter over seeds before the runs.
 
     Attributes:
-        deviation: standard deviation of a paired difference on one task, in points, from earlier
-            runs.
+        deviation: standard deviation of a paired difference on one task, in percentage points.
         source: where it comes from.
     """
 
@@ -198,12 +221,12 @@ class Scale:
     Attributes:
         name: ``tiny``, ``small``, ``medium`` or ``paper``.
         summary: in one line, with the time it takes and where.
-        seeds: training seeds of every arm.
-        repeats: measurements of a step's time for each arm.
+        seeds: training seeds of every configuration.
+        repeats: measurements of a step's time for each configuration.
         common: settings of all runs.
         tasks: task setups by name.
         choices: choices by name.
-        power: what was known of the noise before the runs.
+        scatter: what was known of the scatter over seeds before the runs.
     """
 
     name: str
@@ -213,4 +236,4 @@ class Scale:
     common: Mapping[str, Any]
     tasks: Mapping[str, TaskSetup]
     choices: Mapping[str, Choice]
-    power: Power
+    scatter: Scatter

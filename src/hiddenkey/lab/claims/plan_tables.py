@@ -18,7 +18,7 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
     """The task setups of claims: what they are, and whether they count."""
     scale = evidence.scale
     left_out = {task: why for finding in findings for task, why in finding.left_out.items()}
-    named = [task for finding in findings for task in finding.claim.tasks.get(scale.name, ())]
+    named = [task for finding in findings for task in finding.claim.tasks]
     rows = []
     for name in dict.fromkeys(named):
         setup = scale.tasks[name]

@@ -23,7 +23,7 @@ _QUANTILES: Final = 200
 def reckon(claim: Claim, scale: Scale) -> tuple[Power, ...]:
     """Reckon what a claim's contrasts could show at a scale.
 
-    ``scale.power`` has the standard deviation σ of a paired difference between two arms on one
+    ``scale.scatter`` has the standard deviation σ of a paired difference between two arms on one
     task. With arms whose values vary alike and independently once the seed's common part has
     cancelled, a contrast with weights w varies by
 
@@ -33,7 +33,7 @@ def reckon(claim: Claim, scale: Scale) -> tuple[Power, ...]:
     They are of one question by itself; a claim that needs several is decided less often. Contrasts
     that are not in points, or expect a range, have none.
     """
-    tasks = len(claim.tasks.get(scale.name, ())) if claim.scope == "pooled" else 1
+    tasks = len(claim.tasks) if claim.scope == "pooled" else 1
     return tuple(
         Power(
             contrast=contrast.name,
@@ -142,7 +142,7 @@ def _design(contrast: Contrast, scale: Scale, seeds: int, tasks: int) -> _Design
     squares = math.fsum(weight**2 for weight in contrast.weights.values())
     return _Design(
         seeds=seeds,
-        deviation=scale.power.deviation * math.sqrt(squares / 2 / tasks),
+        deviation=scale.scatter.deviation * math.sqrt(squares / 2 / tasks),
         margin=contrast.margin,
         both_ways=contrast.expect == "equal",
     )

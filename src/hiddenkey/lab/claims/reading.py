@@ -1,31 +1,38 @@
-"""Claims from YAML: every fault of every file is found at once."""
+"""Claims and scales from YAML: every fault of every file is found at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.claims.faults import Faults, one_line
+from hiddenkey.lab.claims import plan
 from hiddenkey.lab.claims.plan import (
     COST,
     MEASURES,
-    Arm,
+    Choice,
     Claim,
+    Configuration,
     Contrast,
-    Picture,
+    Drawing,
     Scale,
+    Scatter,
+    TaskSetup,
 )
 from hiddenkey.lab.plans import recipes
+from hiddenkey.lab.plans.settings import read_settings, read_yaml
 from hiddenkey.lab.run.rules import suggestion
 
-_CLAIM: Final = ("title", "paper", "how", "arms", "contrasts", "scope", "need", "margin", "tasks")
-_EXPECTATIONS: Final = ("better", "no better", "equal", "between")
-_SCOPES: Final = ("pooled", "each task")
-_PICTURES: Final = ("sweep", "grid", "effects")
+_CLAIM: Final = ("title", "paper", "how", "configurations", "contrasts", "margin", "tasks")
+_SCALE: Final = ("summary", "seeds", "repeats", "common", "choices", "tasks", "power")
+_CONTRAST: Final = ("name", "weights", "measure", "expect", "margin", "low", "high")
+_AXES: Final = ("learning_rates", "rates", "seeds")
+_OLDER: Final = {"arms": "configurations"}
+"""Names that files of earlier versions use, and today's."""
+
 _ROUNDING: Final = 1e-9
 
 
@@ -34,16 +41,94 @@ def default_folder() -> Path:
     return recipes.FOLDER / "claims"
 
 
-def read_claims(folder: Path, names: Sequence[str] = ()) -> tuple[Claim, ...]:
-    """Read the claims of a folder, one YAML file each, in the order of their names.
+def read_plans(
+    folder: Path, scale: str, names: Sequence[str] = ()
+) -> tuple[tuple[Claim, ...], Scale]:
+    """Read claims, one YAML file each in the order of their names, and the scale of their evidence.
 
     Args:
-        folder: holds ``NAME.yaml`` for each claim.
-        names: the claims to read, in any case; none: all.
+        folder: holds ``NAME.yaml`` for each claim, and ``scales/NAME.yaml``.
+        scale: name of a scale, or a file of one's own.
+        names: the claims to read, in any case; none: all that have tasks at the scale.
 
     Raises:
         ConfigError: with every fault.
     """
+    files = {name: _File(path) for name, path in _claim_paths(folder, names).items()}
+    of_scale = _File(_scale_path(folder, scale))
+    found = _scale(of_scale)
+    claims = [_claim(name, file, found.name) for name, file in files.items()]
+    faults = [fault for file in (*files.values(), of_scale) for fault in file.faults]
+    faults += _clashes(claims)
+    if not faults:
+        faults += [fault for claim in claims for fault in _misfits(claim, found)]
+        without = [claim.name for claim in claims if not claim.tasks]
+        if names and without:
+            faults.append(
+                f"claims must have tasks at scale {found.name!r}, {', '.join(without)} have none;"
+                " name others or another scale"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return tuple(claim for claim in claims if claim.tasks), found
+
+
+class _File:
+    """A YAML file of a plan: its content, and all that is wrong with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content, faults = read_yaml(path)
+        self.content = {_OLDER.get(name, name): value for name, value in content.items()}
+        self.faults = faults
+        self._unread = bool(faults)
+
+    def add(self, fault: str) -> None:
+        """Note a fault, with the file's name."""
+        self.faults.append(f"{self.path}: {fault}")
+
+    def require(self, names: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Complain of settings that are missing or unknown; of a file not read that is all said."""
+        if not self._unread:
+            self.known(self.content, (*names, *optional))
+            for name in (name for name in names if name not in self.content):
+                self.add(f"{name} is missing; a plan says it before the runs")
+
+    def known(self, content: Mapping[str, Any], names: Sequence[str]) -> None:
+        """Complain of what the content has beside the names."""
+        for name in (name for name in content if name not in names):
+            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
+            self.add(f"{name!r} is not a setting{near}")
+
+    def one_of(self, place: str, value: Any, known: Collection[str]) -> Any:
+        """Return the value; complain unless it is known."""
+        if value not in tuple(known):
+            near = suggestion(str(value), known) or ""
+            self.add(f"{place} must be one of {', '.join(known)}, got {value!r}{near}")
+        return value
+
+    def numbers(self, place: str, value: object) -> tuple[Any, ...]:
+        """Return a list of numbers, nothing and a complaint if it is none."""
+        if isinstance(value, list | tuple) and value and all(map(_is_number, value)):
+            return tuple(value)
+        self.add(f"{place} must name at least one number in a list, got {value!r}; such as [1, 2]")
+        return ()
+
+    def settings(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """Return settings of a run; task, model and rank are the plan's own and passed through."""
+        own = {name: values[name] for name in ("task", "model", "rank") if name in values}
+        rest = {name: value for name, value in values.items() if name not in own}
+        typed, faults = read_settings(rest, place)
+        for fault in faults:
+            self.add(fault)
+        return {**own, **typed}
+
+    def line(self, content: Mapping[str, Any], name: str) -> str:
+        """Return a text of the content in one line, nothing if there is none."""
+        return " ".join(str(content.get(name, "")).split())
+
+
+def _claim_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     found = {path.stem.upper(): path for path in sorted(folder.glob("*.yaml"))}
     if not found:
         raise ConfigError(
@@ -57,142 +142,197 @@ def read_claims(folder: Path, names: Sequence[str] = ()) -> tuple[Claim, ...]:
         raise ConfigError(
             f"claims must be of {', '.join(found)}, got {', '.join(unknown)}{near}; name others"
         )
-    claims: list[Claim] = []
-    faults: list[str] = []
-    for name in dict.fromkeys(wanted):
-        here = Faults(found[name])
-        content = here.load()
-        if not here:  # what cannot be read lacks everything, which need not be said
-            claims.append(_claim(name, content, here))
-        faults += here
-    faults += _clashes(claims)
-    if faults:
-        raise ConfigError(faults)
-    return tuple(claims)
+    return {name: found[name] for name in wanted}
 
 
-def fit(claims: Sequence[Claim], scale: Scale) -> list[str]:
-    """Say where claims name tasks or choices that the scale has not."""
-    faults = []
-    for claim in claims:
-        for task in claim.tasks.get(scale.name, ()):
-            setup = scale.tasks.get(task)
-            if setup is None:
-                faults.append(
-                    f"{claim.name}: task {task!r} is not in scale {scale.name!r}; choose from"
-                    f" {', '.join(scale.tasks)}"
-                )
-                continue
-            missing = {arm.chosen_as for arm in claim.arms.values()} - set(setup.choices)
-            if missing:
-                faults.append(
-                    f"{claim.name}: task {task!r} of scale {scale.name!r} has no choice"
-                    f" {', '.join(sorted(missing))}; add it to its choices"
-                )
-    return faults
+def _scale_path(folder: Path, scale: str) -> Path:
+    known = {path.stem: path for path in sorted((folder / "scales").glob("*.yaml"))}
+    path = known.get(scale, Path(scale))
+    if not path.is_file():
+        near = suggestion(scale, known) or ""
+        raise ConfigError(
+            f"scale must be one of {', '.join(known)} or a YAML file, got {scale!r}{near}; choose"
+            " one"
+        )
+    return path
 
 
-def _claim(name: str, content: dict[str, Any], faults: Faults) -> Claim:
-    faults.known(content, (*_CLAIM, "pictures"))
-    for missing in (key for key in _CLAIM if key not in content and key not in ("scope", "need")):
-        faults.add(f"{missing} is missing; a plan says it before the runs")
-    arms = {
-        str(arm): _arm(str(arm), given or {}, faults)
-        for arm, given in content.get("arms", {}).items()
+def _claim(name: str, file: _File, scale: str) -> Claim:
+    content = file.content
+    file.require(_CLAIM, ("scope", "need", "pictures"))
+    configurations = {
+        str(name): _configuration(str(name), given or {}, file)
+        for name, given in content.get("configurations", {}).items()
     }
-    margin = content.get("margin", math.nan)
-    contrasts = tuple(
-        _contrast(given, arms, margin, faults) for given in content.get("contrasts", ())
-    )
-    scope, need = content.get("scope", "pooled"), content.get("need", 1)
-    faults.one_of("scope", scope, _SCOPES)
+    need = content.get("need", 1)
     if not isinstance(need, int | float) or not 0 < need <= 1:
-        faults.add(f"need must be a share in (0, 1], got {need!r}; 1 means all")
+        file.add(f"need must be a share in (0, 1], got {need!r}; 1 means all")
     return Claim(
         name=name,
-        title=one_line(content, "title"),
-        paper=one_line(content, "paper"),
-        how=one_line(content, "how"),
-        arms=arms,
-        contrasts=contrasts,
-        scope=scope,
+        title=file.line(content, "title"),
+        paper=file.line(content, "paper"),
+        how=file.line(content, "how"),
+        configurations=configurations,
+        contrasts=tuple(
+            _contrast({"margin": content.get("margin", math.nan), **given}, configurations, file)
+            for given in content.get("contrasts", ())
+        ),
+        scope=file.one_of("scope", content.get("scope", "pooled"), get_args(plan.Scope)),
         need=float(need),
-        tasks={scale: tuple(tasks) for scale, tasks in content.get("tasks", {}).items()},
-        pictures=tuple(_picture(given, arms, faults) for given in content.get("pictures", ())),
+        tasks=tuple(content.get("tasks", {}).get(scale, ())),
+        drawings=tuple(
+            _drawing(given, configurations, file) for given in content.get("pictures", ())
+        ),
     )
 
 
-def _arm(name: str, given: Mapping[str, Any], faults: Faults) -> Arm:
+def _configuration(name: str, given: Mapping[str, Any], file: _File) -> Configuration:
     values = {"method": name, **given}
-    method = str(values.pop("method"))
+    method = file.one_of(f"configurations: {name}: method", values.pop("method"), methods())
     chosen_as = str(values.pop("as", method))
-    faults.one_of(f"arms: {name}: method", method, tuple(methods()))
-    return Arm(name, method, faults.settings(values, f"arms: {name}"), chosen_as)
+    settings = file.settings(values, f"configurations: {name}")
+    return Configuration(name, method, settings, chosen_as)
 
 
-def _contrast(
-    given: Mapping[str, Any], arms: Mapping[str, Arm], margin: float, faults: Faults
-) -> Contrast:
-    name = str(given.get("name", ""))
-    place = f"contrasts: {name}"
-    faults.known(given, ("name", "weights", "measure", "expect", "margin", "low", "high"))
-    weights = {str(arm): float(weight) for arm, weight in given.get("weights", {}).items()}
-    for arm in weights:
-        faults.one_of(f"{place}: weights", arm, tuple(arms))
-    measure, expect = given.get("measure", "metric"), given.get("expect", "better")
-    faults.one_of(f"{place}: measure", measure, tuple(MEASURES))
-    faults.one_of(f"{place}: expect", expect, _EXPECTATIONS)
+def _contrast(given: Mapping[str, Any], known: Collection[str], file: _File) -> Contrast:
+    place = f"contrasts: {given.get('name')}"
+    file.known(given, _CONTRAST)
+    weights = {str(name): float(weight) for name, weight in given.get("weights", {}).items()}
+    for name in weights:
+        file.one_of(f"{place}: weights", name, known)
+    measure = file.one_of(f"{place}: measure", given.get("measure", "metric"), MEASURES)
+    expect = given.get("expect", "better")
+    file.one_of(f"{place}: expect", expect, get_args(plan.Expectation))
     if measure != COST and abs(sum(weights.values())) > _ROUNDING:
-        faults.add(f"{place}: weights must sum to 0, got {weights!r}; each gain has its baseline")
+        file.add(f"{place}: weights must sum to 0, got {weights!r}; each gain has its baseline")
     if expect == "between" and not {"low", "high"} <= set(given):
-        faults.add(f"{place}: between needs low and high; give both")
-    return Contrast(
-        name,
-        weights,
-        measure,
-        expect,
-        float(given.get("margin", margin)),
-        float(given.get("low", -math.inf)),
-        float(given.get("high", math.inf)),
-    )
+        file.add(f"{place}: between needs low and high; give both")
+    low, high = float(given.get("low", -math.inf)), float(given.get("high", math.inf))
+    name = str(given.get("name", ""))
+    return Contrast(name, weights, measure, expect, float(given["margin"]), low, high)
 
 
-def _picture(given: Mapping[str, Any], arms: Mapping[str, Arm], faults: Faults) -> Picture:
-    values = dict(given)
-    kind, title = values.get("kind"), str(values.get("title", ""))
-    faults.one_of(f"pictures: {title}: kind", kind, _PICTURES)
-    series = {
-        str(label): {float(x): str(arm) for x, arm in points.items()}
-        for label, points in values.get("series", {}).items()
-    }
-    rows = {str(row): dict(cells) for row, cells in values.get("cells", {}).items()}
-    cells = {(row, str(column)): str(arm) for row, c in rows.items() for column, arm in c.items()}
-    used = [arm for points in series.values() for arm in points.values()] + list(cells.values())
-    for arm in used:
-        faults.one_of(f"pictures: {title}", arm, tuple(arms))
-    return Picture(
-        kind=kind if kind in _PICTURES else "effects",
+def _drawing(given: Mapping[str, Any], known: Collection[str], file: _File) -> Drawing:
+    title = str(given.get("title", ""))
+    found = Drawing(
+        kind=file.one_of(f"pictures: {title}: kind", given.get("kind"), get_args(plan.Kind)),
         title=title,
-        x=str(values.get("x", "")),
-        logarithmic=bool(values.get("logarithmic", False)),
-        series=series,
-        rows=tuple(rows),
-        columns=tuple(dict.fromkeys(column for _, column in cells)),
-        cells=cells,
-        measure=str(values.get("measure", "metric")),
+        x=str(given.get("x", "")),
+        logarithmic=bool(given.get("logarithmic", False)),
+        series={
+            str(label): {float(x): str(name) for x, name in points.items()}
+            for label, points in given.get("series", {}).items()
+        },
+        cells={
+            str(row): {str(column): str(name) for column, name in cells.items()}
+            for row, cells in given.get("cells", {}).items()
+        },
+        measure=str(given.get("measure", "metric")),
     )
+    for name in sorted(found.shown):
+        file.one_of(f"pictures: {title}", name, known)
+    return found
+
+
+def _scale(file: _File) -> Scale:
+    content = file.content
+    file.require(_SCALE)
+    choices = _choices(content.get("choices", {}), file)
+    repeats = content.get("repeats", 1)
+    if not isinstance(repeats, int) or repeats < 1:
+        file.add(f"repeats must be a whole number from 1, got {repeats!r}; give one")
+    return Scale(
+        name=file.path.stem,
+        summary=file.line(content, "summary"),
+        seeds=file.numbers("seeds", content.get("seeds", [0])),
+        repeats=repeats,
+        common=file.settings(content.get("common", {}), "common"),
+        tasks={
+            str(task): _setup(str(task), given, choices, file)
+            for task, given in content.get("tasks", {}).items()
+        },
+        choices=choices,
+        scatter=_scatter(content.get("power", {}), file),
+    )
+
+
+def _scatter(content: Any, file: _File) -> Scatter:
+    given = content if isinstance(content, dict) else {}
+    deviation = given.get("deviation", math.nan)
+    if content != {} and not (_is_number(deviation) and deviation > 0):
+        file.add(f"power must have a deviation above 0, got {content!r}; and name its source")
+        deviation = math.nan
+    return Scatter(float(deviation), file.line(given, "source"))
+
+
+def _choices(content: Mapping[str, Any], file: _File) -> dict[str, Choice]:
+    found = {}
+    for name, given in content.get("methods", {}).items():
+        place = f"choices: {name}"
+        values = {
+            "method": name,
+            **{axis: content.get(axis, ()) for axis in _AXES},
+            **(given or {}),
+        }
+        axes = {axis: file.numbers(f"{place}: {axis}", values.pop(axis)) for axis in _AXES}
+        method = file.one_of(f"{place}: method", values.pop("method"), methods())
+        found[str(name)] = Choice(str(name), method, file.settings(values, place), **axes)
+    return found
+
+
+def _setup(name: str, given: Mapping[str, Any], choices: Collection[str], file: _File) -> TaskSetup:
+    place, values = f"tasks: {name}", dict(given)
+    validation, floor = values.pop("validation", 0), values.pop("floor", 0.0)
+    named, own = tuple(values.pop("choices", choices)), values.pop("learning_rates", {})
+    for choice in (*named, *own):
+        file.one_of(f"{place}: choices", choice, choices)
+    options = file.settings({"task": name, **values}, place)
+    whole = options.get("train_size") is None
+    if whole != (0 < validation < 1):
+        file.add(
+            f"{place}: validation must be a number of examples beside train_size, or a share of"
+            f" all training examples without it, got {validation!r}; fix it"
+        )
+    rates = {
+        str(choice): file.numbers(f"{place}: learning_rates: {choice}", tried)
+        for choice, tried in own.items()
+    }
+    return TaskSetup(name, options, float(validation), float(floor), named, rates)
 
 
 def _clashes(claims: Sequence[Claim]) -> list[str]:
-    """An arm means the same in all claims, so that they share its runs."""
-    seen: dict[str, tuple[Claim, Arm]] = {}
+    """A configuration means the same in all claims, so that they share its runs."""
+    seen: dict[str, tuple[Claim, Configuration]] = {}
     faults = []
     for claim in claims:
-        for name, arm in claim.arms.items():
-            first, other = seen.setdefault(name, (claim, arm))
-            if arm != other:
+        for name, found in claim.configurations.items():
+            first, other = seen.setdefault(name, (claim, found))
+            if found != other:
                 faults.append(
-                    f"{claim.name}: arm {name!r} must mean what it means in {first.name}, got"
-                    " other settings; rename one of them"
+                    f"{claim.name}: configuration {name!r} must mean what it means in"
+                    f" {first.name}, got other settings; rename one of them"
                 )
     return faults
+
+
+def _misfits(claim: Claim, scale: Scale) -> list[str]:
+    """Say where a claim names tasks or choices that the scale does not have."""
+    faults = []
+    for task in claim.tasks:
+        if task not in scale.tasks:
+            faults.append(
+                f"{claim.name}: task {task!r} is not in scale {scale.name!r}; choose from"
+                f" {', '.join(scale.tasks)}"
+            )
+            continue
+        asked = {found.chosen_as for found in claim.configurations.values()}
+        if missing := asked - set(scale.tasks[task].choices):
+            faults.append(
+                f"{claim.name}: task {task!r} of scale {scale.name!r} has no choice"
+                f" {', '.join(sorted(missing))}; add it to its choices"
+            )
+    return faults
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hiddenkey.lab.claims.effects import no_effect
 from hiddenkey.lab.claims.findings import Effect, Finding
 from hiddenkey.lab.claims.plan import COST
 from hiddenkey.lab.claims.rule import LEAST, LEVEL
@@ -67,7 +66,7 @@ def _reason(found: Effect) -> str:
 
 
 def _one_sided(found: Effect, *, above: bool, small: bool) -> str:
-    none, enough = no_effect(found.contrast), margin(found.contrast)
+    none, enough = found.contrast.no_effect, margin(found.contrast)
     if above and small:
         return f"above {none:g}, but by less than {enough}: real, but negligible"
     if above:
@@ -80,7 +79,7 @@ def _one_sided(found: Effect, *, above: bool, small: bool) -> str:
 
 
 def _equal(found: Effect) -> str:
-    none, enough = no_effect(found.contrast), margin(found.contrast)
+    none, enough = found.contrast.no_effect, margin(found.contrast)
     within, differs = found.p_holds < LEVEL, found.p_fails < LEVEL
     if within and differs:
         return f"not {none:g}, but off by less than {enough}: real, but negligible"

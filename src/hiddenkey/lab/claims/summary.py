@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Verdict
-from hiddenkey.lab.claims.plan import COST, Scale
+from hiddenkey.lab.claims.plan import Scale
 from hiddenkey.lab.claims.wording import effect_text
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, text
 from hiddenkey.lab.present.words import count
@@ -60,19 +60,18 @@ def summary_grid(evidence: Evidence) -> Grid:
 def run_text(finding: Finding, scale: Scale) -> str:
     """Say in one line what a claim's plan runs, and how much of it is missing."""
     claim = finding.claim
-    planned = claim.tasks.get(scale.name, ())
+    planned = claim.tasks
     if not planned:
         return f"nothing at scale {scale.name}"
-    trained = _trained(finding)
+    trained = claim.trained
     parts = []
     if trained:
         parts.append(
             f"{count(len(trained), 'way')} to train × {count(len(planned), 'task')} ×"
             f" {count(len(scale.seeds), 'seed')}"
         )
-    timed = {arm for c in claim.contrasts if c.measure == COST for arm in c.weights}
-    if timed:
-        parts.append(f"step time of {len(timed)} × {count(scale.repeats, 'repeat')}")
+    if claim.timed:
+        parts.append(f"step time of {len(claim.timed)} × {count(scale.repeats, 'repeat')}")
     if finding.left_out and any(effect.mean is not None for effect in finding.by_task):
         parts.append(f"{count(len(finding.left_out), 'task')} left out")
     if finding.missing:
@@ -111,11 +110,3 @@ def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
 
 def _label(effect: Effect) -> str:
     return effect.contrast.name + (f", {effect.task}" if effect.task else "")
-
-
-def _trained(finding: Finding) -> set[str]:
-    """Names of the arms that are trained to the end."""
-    claim = finding.claim
-    weighed = {arm for c in claim.contrasts if c.measure != COST for arm in c.weights}
-    drawn = {arm for p in claim.pictures for points in p.series.values() for arm in points.values()}
-    return weighed | drawn | {arm for p in claim.pictures for arm in p.cells.values()}

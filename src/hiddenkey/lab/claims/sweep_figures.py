@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Values
-from hiddenkey.lab.claims.levels import level, tasks_of
-from hiddenkey.lab.claims.plan import Picture
+from hiddenkey.lab.claims.levels import level
+from hiddenkey.lab.claims.plan import Drawing
 from hiddenkey.lab.claims.wording import AXES, value
 from hiddenkey.lab.present.canvas import (
     Axes,
@@ -40,7 +40,7 @@ class _Line:
         label: in the legend.
         points: number on the axis, mean, and both ends of its interval, which are the mean where
             there is none.
-        is_level: all points are the same arm, which is drawn as a level.
+        is_level: all points are the same configuration, which is drawn as a level.
     """
 
     label: str
@@ -49,33 +49,33 @@ class _Line:
 
 
 def sweep_plot(
-    name: str, finding: Finding, picture: Picture, evidence: Evidence, palette: Palette
+    name: str, finding: Finding, drawing: Drawing, evidence: Evidence, palette: Palette
 ) -> Iterator[Plot]:
     """Yield the figure of a measure over a number, if there is a value.
 
     The large panel is the mean over the tasks that count, the small ones are each of them. A series
-    whose points are all the same arm, such as plain LoRA, is drawn as a level.
+    whose points are all the same configuration, such as plain LoRA, is drawn as a level.
     """
-    tasks = tasks_of(finding, evidence.scale, picture.measure)
-    main = _lines(evidence.values, tasks, picture)
+    tasks = finding.tasks(drawing.measure)
+    main = _lines(evidence.values, tasks, drawing)
     if not main:
         return
-    alone = {task: _lines(evidence.values, [task], picture) for task in tasks}
+    alone = {task: _lines(evidence.values, [task], drawing) for task in tasks}
     panels = alone if len(tasks) > 1 else {}
     title = f"mean over {len(tasks)} tasks" if panels else tasks[0]
     looks = palette.styles(
-        (label, method_of(finding, arms)) for label, arms in picture.series.items()
+        (label, method_of(finding, names)) for label, names in drawing.series.items()
     )
     rows = -(-len(panels) // 2)
 
     def draw(figure: Figure) -> None:
         grid = figure.add_gridspec(1 + rows, 2, height_ratios=[_TOP, *[_PANEL] * rows])
         top = figure.add_subplot(grid[0, :])
-        _draw_panel(top, title, main, looks, picture, _WIDE)
-        top.set(xlabel=picture.x, ylabel=AXES[picture.measure])
+        _draw_panel(top, title, main, looks, drawing, _WIDE)
+        top.set(xlabel=drawing.x, ylabel=AXES[drawing.measure])
         for place, (task, lines) in enumerate(panels.items()):
             axes = figure.add_subplot(grid[1 + place // 2, place % 2])
-            _draw_panel(axes, task, lines, looks, picture, _NARROW)
+            _draw_panel(axes, task, lines, looks, drawing, _NARROW)
             axes.tick_params(labelsize=7.5)
         add_legend(figure, top)
 
@@ -84,26 +84,26 @@ def sweep_plot(
         kind=finding.claim.name,
         budget="steps",
         task="",
-        title=picture.title,
+        title=drawing.title,
         caption=_caption(several=bool(panels)),
-        alt=_alt(main, picture),
-        height=_TOP + 0.3 + _PANEL * rows + legend_height([*picture.series]),
+        alt=_alt(main, drawing),
+        height=_TOP + 0.3 + _PANEL * rows + legend_height([*drawing.series]),
         draw=draw,
     )
 
 
 def method_of(finding: Finding, points: Mapping[float, str]) -> str:
     """Return the method of a line's last point; the first may be plain LoRA, at rate 0."""
-    return finding.claim.arms[points[max(points)]].method
+    return finding.claim.configurations[points[max(points)]].method
 
 
-def _lines(values: Values, tasks: Sequence[str], picture: Picture) -> tuple[_Line, ...]:
+def _lines(values: Values, tasks: Sequence[str], drawing: Drawing) -> tuple[_Line, ...]:
     found = []
-    for label, arms in picture.series.items():
-        is_level = len(set(arms.values())) == 1
+    for label, names in drawing.series.items():
+        is_level = len(set(names.values())) == 1
         points = []
-        for x, arm in sorted(arms.items()):
-            effect = level(values, tasks, arm, picture.measure)
+        for x, name in sorted(names.items()):
+            effect = level(values, tasks, name, drawing.measure)
             if effect.mean is not None:
                 low = effect.mean if effect.low is None else effect.low
                 high = effect.mean if effect.high is None else effect.high
@@ -117,14 +117,14 @@ def _draw_panel(
     title: str,
     lines: Sequence[_Line],
     looks: Mapping[str, Style],
-    picture: Picture,
+    drawing: Drawing,
     apart: float,
 ) -> None:
     for line in lines:
         draw = _draw_level if line.is_level else _draw_line
         draw(axes, line, looks[line.label])
     xs = sorted({point[0] for line in lines if not line.is_level for point in line.points})
-    logarithmic = picture.logarithmic and all(x > 0 for x in xs)
+    logarithmic = drawing.logarithmic and all(x > 0 for x in xs)
     if logarithmic:
         axes.set_xscale("log", base=2)
     ticks = _spaced([math.log(x) if logarithmic else x for x in xs], apart)
@@ -169,11 +169,11 @@ def _caption(*, several: bool) -> str:
     )
 
 
-def _alt(lines: Sequence[_Line], picture: Picture) -> str:
+def _alt(lines: Sequence[_Line], drawing: Drawing) -> str:
     parts = []
     for line in lines:
-        points = [f"{x:g}: {value(mean, picture.measure)}" for x, mean, _, _ in line.points]
-        level_shown = value(line.points[0][1], picture.measure)
+        points = [f"{x:g}: {value(mean, drawing.measure)}" for x, mean, _, _ in line.points]
+        level_shown = value(line.points[0][1], drawing.measure)
         shown = f"everywhere {level_shown}" if line.is_level else f"at {', '.join(points)}"
         parts.append(f"{line.label} {shown}")
-    return f"{AXES[picture.measure]} over {picture.x}. {'; '.join(parts)}."
+    return f"{AXES[drawing.measure]} over {drawing.x}. {'; '.join(parts)}."

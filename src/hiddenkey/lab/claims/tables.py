@@ -6,8 +6,8 @@ from collections.abc import Container, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
-from hiddenkey.lab.claims.levels import deviation, gain, level, tasks_of
-from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Picture
+from hiddenkey.lab.claims.levels import deviation, gain, level
+from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Drawing
 from hiddenkey.lab.claims.wording import (
     bounds,
     difference,
@@ -26,7 +26,7 @@ def effects_grid(finding: Finding) -> Grid:
     """Every contrast of a claim, over the tasks and on each."""
     rows = [
         _effect_row(effect, () if effect.contrast.measure == COST else finding.left_out)
-        for effect in all_effects(finding)
+        for effect in finding.effects
     ]
     columns = (
         "question", "on", "effect", "95 % interval", "verdict", "seeds", "the claim expects",
@@ -35,32 +35,17 @@ def effects_grid(finding: Finding) -> Grid:
     return make_grid(f"effects-{finding.claim.name}", "Effects", columns, rows)
 
 
-def all_effects(finding: Finding) -> tuple[Effect, ...]:
-    """The questions of a claim, each followed by the same contrast on each task."""
-    asked = {(effect.contrast.name, effect.task) for effect in finding.questions}
-    more = [e for e in finding.by_task if (e.contrast.name, e.task) not in asked]
-    names = dict.fromkeys(e.contrast.name for e in (*finding.questions, *more))
-    return tuple(
-        effect
-        for name in names
-        for effect in (*finding.questions, *more)
-        if effect.contrast.name == name
-    )
-
-
-def picture_grid(finding: Finding, picture: Picture, evidence: Evidence) -> Grid:
+def picture_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid:
     """A table of arms by two axes, each with its difference to plain LoRA."""
-    values, measure = evidence.values, picture.measure
-    tasks = tasks_of(finding, evidence.scale, measure)
+    values, measure = evidence.values, drawing.measure
+    tasks = finding.tasks(measure)
+    columns = list(dict.fromkeys(name for cells in drawing.cells.values() for name in cells))
     rows = [
         [
             text(row),
-            *(
-                _placed(values, tasks, picture.cells.get((row, column)), measure)
-                for column in picture.columns
-            ),
+            *(_placed(values, tasks, cells.get(column), measure) for column in columns),
         ]
-        for row in picture.rows
+        for row, cells in drawing.cells.items()
     ]
     plain = level(values, tasks, BASELINE, measure)
     notes = (
@@ -68,25 +53,25 @@ def picture_grid(finding: Finding, picture: Picture, evidence: Evidence) -> Grid
         f" seeds. Below it the difference to plain LoRA, which has {_spread(plain).text}, seed by"
         " seed, with its 95 % interval.",
     )
-    name = f"grid-{finding.claim.name}-{finding.claim.pictures.index(picture) + 1}"
-    return make_grid(name, picture.title, ("", *picture.columns), rows, notes)
+    name = f"grid-{finding.claim.name}-{finding.claim.drawings.index(drawing) + 1}"
+    return make_grid(name, drawing.title, ("", *columns), rows, notes)
 
 
 def measures_of(claim: Claim) -> tuple[str, ...]:
     """Return the measures that a claim compares or shows."""
     used = {contrast.measure for contrast in claim.contrasts}
-    used |= {picture.measure for picture in claim.pictures if picture.kind != "effects"}
+    used |= {drawing.measure for drawing in claim.drawings if drawing.kind != "effects"}
     return tuple(measure for measure in MEASURES if measure in used)
 
 
 def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
-    """Mean ± standard deviation of every arm of a claim on every task."""
-    tasks = finding.claim.tasks.get(evidence.scale.name, ())
+    """Mean ± standard deviation of every name of a claim on every task."""
+    tasks = finding.claim.tasks
     rows = []
-    for arm in dict.fromkeys((BASELINE, *finding.claim.arms)):
-        found = [level(evidence.values, [task], arm, measure) for task in tasks]
+    for name in dict.fromkeys((BASELINE, *finding.claim.configurations)):
+        found = [level(evidence.values, [task], name, measure) for task in tasks]
         if any(effect.values for effect in found):
-            rows.append([text(arm), *(_spread(effect, seeds=True) for effect in found)])
+            rows.append([text(name), *(_spread(effect, seeds=True) for effect in found)])
     name = f"values-{finding.claim.name}-{measure.replace(' ', '-')}"
     title = _capital(MEASURES[measure])
     repeated = "repeats" if measure == COST else "seeds"
@@ -111,13 +96,13 @@ def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
     ]
 
 
-def _placed(values: Values, tasks: Sequence[str], arm: str | None, measure: str) -> Entry:
+def _placed(values: Values, tasks: Sequence[str], name: str | None, measure: str) -> Entry:
     """A cell of a table of arms."""
-    if arm is None:
+    if name is None:
         return Entry(MISSING, None)
-    entry = _spread(level(values, tasks, arm, measure))
-    found = gain(values, tasks, arm, measure)
-    if arm == BASELINE or found.mean is None:
+    entry = _spread(level(values, tasks, name, measure))
+    found = gain(values, tasks, name, measure)
+    if name == BASELINE or found.mean is None:
         return entry
     parts = [difference(found.mean, measure)]
     parts += [] if found.low is None else [bounds(found.low, found.high, measure)]

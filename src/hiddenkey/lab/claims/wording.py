@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from hiddenkey.lab.claims.effects import no_effect
 from hiddenkey.lab.claims.findings import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
 from hiddenkey.lab.present.words import MISSING, number, signed
@@ -63,7 +62,7 @@ def effect_text(effect: Effect) -> str:
 def expectation(contrast: Contrast) -> str:
     """Say what the claim expects of an effect."""
     measure = contrast.measure
-    null = no_effect(contrast)
+    null = contrast.no_effect
     match contrast.expect:
         case "better":
             return f"above {null:g}"

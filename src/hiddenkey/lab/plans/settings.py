@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.run.options import TrainOptions
@@ -27,6 +28,20 @@ RESERVED: Final = {
     "overwrite": "output",
 }
 """Settings that are the plan's own, and the plan's name for them."""
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings in a YAML file by name, and what is wrong with it as a whole."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return {}, [f"{path}: must be YAML ({' '.join(str(error).split())}); fix the file"]
+    if not isinstance(content, dict):
+        kind = type(content).__name__
+        return {}, [f"{path}: must hold settings as 'name: value', got {kind}"]
+    return content, []
 
 
 def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
