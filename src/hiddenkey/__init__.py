@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiddenkey.attachment.attachment import Attachment, attach
-    from hiddenkey.attachment.plan import Site
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
     from hiddenkey.framework.catalogue import Method, method, methods
     from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
     from hiddenkey.framework.schedule import RateSchedule
+    from hiddenkey.framework.site import Site
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _MODULES = {
     "framework.catalogue": ("Method", "method", "methods"),
     "framework.config": ("Consistency", "Drop", "DropoutConfig"),
     "errors": ("AttachError", "ConfigError", "ConsistencyError", "VersionWarning"),
-    "attachment.plan": ("Site",),
+    "framework.site": ("Site",),
     "framework.schedule": ("RateSchedule",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

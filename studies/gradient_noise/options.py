@@ -107,7 +107,7 @@ def find_faults(options: GradientNoiseOptions) -> list[str]:
 def _pattern_faults(options: GradientNoiseOptions) -> list[str]:
     from hiddenkey.framework.config import not_one_of
     from hiddenkey.framework.patterns import PATTERNS
-    from hiddenkey.positions import POSITIONS
+    from hiddenkey.framework.positions import POSITIONS
 
     known = [name for name in PATTERNS if name not in POSITIONS["attention_logits"].refused]
     if not options.patterns:

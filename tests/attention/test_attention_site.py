@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attention import fused, kernels, masks
+from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.site import AttentionSite, fused_refusal
 from hiddenkey.measure import ShareCounter
-from hiddenkey.positions.attention import VisibleKeys
 
 BATCH, HEADS, LENGTH, WIDTH = 3, 4, 13, 8
 SCALING = WIDTH**-0.5

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiddenkey.attention import reference
-from hiddenkey.positions.attention import VisibleKeys, draw_entries, draw_keys
+from hiddenkey.attention.keys import VisibleKeys, draw_entries, draw_keys
 from masks import RATES, SEEDS, padded, within_chance
 
 HEADS = 4

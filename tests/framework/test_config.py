@@ -13,7 +13,7 @@ from hiddenkey import ConfigError, Consistency, Drop, DropoutConfig
 from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.framework.config import CONFIG_FILE
 from hiddenkey.framework.patterns import PATTERNS
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
 
 HIDDEN = Drop("hidden", "element", 0.1)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import hiddenkey
 from hiddenkey import ConfigError
-from hiddenkey.attachment.plan import Site
 from hiddenkey.framework.schedule import RateSchedule, by_position
+from hiddenkey.framework.site import Site
 from models import lora_model
 
 SCHEDULES = st.builds(

@@ -10,6 +10,7 @@ from torch import nn
 
 from hiddenkey import AttachError, Drop
 from hiddenkey.framework.patterns import PATTERNS
+from hiddenkey.framework.positions import POSITIONS, Position
 from hiddenkey.measure import ShareCounter
 from hiddenkey.sequence import drop as sequence
 from hiddenkey.sequence.site import SequenceSite
@@ -192,3 +193,34 @@ def test_padding_of_another_length_is_not_applied(tokens, visible):
     states = torch.ones(7, tokens, FEATURES)  # a batch that padded() never draws
     found = module(states)
     assert noise.counter.read() == pytest.approx(found.eq(0).double().mean().item(), rel=1e-6)
+
+
+def test_a_position_inside_of_a_module_acts_where_its_own_code_calls_the_site(monkeypatch):
+    class Doubling(nn.Module):
+        inner = staticmethod(lambda states: states)
+
+        def forward(self, states):
+            return 2 * self.inner(states)
+
+    class Handle:
+        def __init__(self, module):
+            self.module = module
+
+        def remove(self):
+            del self.module.inner
+
+    def install(module, site):
+        module.inner = site.apply
+        return Handle(module)
+
+    inside = Position(where="what is doubled", acts="inside", inside=install)
+    monkeypatch.setitem(POSITIONS, "doubled", inside)
+    module, noise = Doubling().train(), site(Drop("doubled", "element", 0.5))
+    handle = noise.install(module)
+    states = torch.ones(4, 50, 20)
+    dropped = module(states)
+    assert set(dropped.unique().tolist()) == {0.0, 4.0}  # 2 · 1 / (1 − 0.5)
+    assert noise.counter.read() == pytest.approx((dropped == 0).float().mean().item())
+    assert module.eval()(states).equal(2 * states)
+    handle.remove()
+    assert module.train()(states).equal(2 * states)

@@ -52,6 +52,8 @@ class OwnAttention(nn.Module):
 
 
 class OwnLayer(GradientCheckpointingLayer):
+    activation = staticmethod(F.gelu)
+
     def __init__(self, config):
         super().__init__()
         self.attention = OwnAttention(config)
@@ -64,7 +66,7 @@ class OwnLayer(GradientCheckpointingLayer):
         return states + self.feed_forward(states)
 
     def feed_forward(self, states):
-        return self.down(F.gelu(self.up(states)))
+        return self.down(self.activation(self.up(states)))
 
 
 class OwnModel(PreTrainedModel):

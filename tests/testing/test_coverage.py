@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from hiddenkey.anatomy import Gap
-from hiddenkey.attachment.plan import Site
+from hiddenkey.framework.site import Site
 from hiddenkey.testing.coverage import Coverage
 from hiddenkey.testing.findings import CheckError
 from hiddenkey.testing.spy import Spy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hiddenkey.framework.patterns import PATTERNS
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.testing import Conformance, examine_model
 from models import PAD, batch
 from testing.own_models import OwnConfig, OwnModel, own_model
@@ -21,13 +21,20 @@ def shown(monkeypatch):
     """Everything that the document defines; the tables are put back."""
     monkeypatch.setitem(PATTERNS, "pairs", None)
     monkeypatch.setitem(POSITIONS, "first_dense", None)
+    monkeypatch.setitem(POSITIONS, "activation", None)
     names = {"MyModel": OwnModel, "config": OwnConfig(pad_token_id=PAD), "batch": batch()}
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
         exec(block, names)
     return names
 
 
-TESTS = ["test_my_model", "test_my_pattern", "test_my_position", "test_my_attention"]
+TESTS = [
+    "test_my_model",
+    "test_my_pattern",
+    "test_my_position",
+    "test_my_inner_position",
+    "test_my_attention",
+]
 
 
 @pytest.mark.parametrize("name", TESTS)

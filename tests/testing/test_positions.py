@@ -7,7 +7,7 @@ import torch
 
 import hiddenkey
 from hiddenkey.framework.patterns import PATTERNS
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.testing import examine_position
 from models import batch, plain_model
@@ -128,20 +128,20 @@ def test_a_broken_rule_fails_its_own_checks_alone(rule):
 
 def test_noise_in_padding_is_found(monkeypatch):
     """A position that does not learn which tokens are padding drops them like others."""
-    apply = SequenceSite._apply
+    apply = SequenceSite.apply
 
     def forgetful(self, states):
         self.visible = lambda: None
         return apply(self, states)
 
-    monkeypatch.setattr(SequenceSite, "_apply", forgetful)
+    monkeypatch.setattr(SequenceSite, "apply", forgetful)
     report = examine_position("hidden", own_model(), batch(padding="right"))
     assert {finding.check for finding in report.failures} == {"padding units", "counting"}
     assert "units of padding tokens fall" in report.failures[0].detail
 
 
 def test_noise_in_evaluation_is_found(monkeypatch):
-    monkeypatch.setattr(SequenceSite, "_is_silent", lambda self, module: False, raising=False)
+    monkeypatch.setattr(SequenceSite, "is_silent", False, raising=False)
 
     def always(self, module, args, output):
         return self._apply(output)

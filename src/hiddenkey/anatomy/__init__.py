@@ -4,7 +4,7 @@ Nothing here knows an architecture by its name. Layers are lists of modules that
 attention is known by what its code calls, the feed-forward output by the shape of its layer.
 """
 
-from hiddenkey.anatomy.attention import KINDS, AttentionPart, calls_softmax, find_attention
+from hiddenkey.anatomy.attention import AttentionPart, calls_softmax, find_attention
 from hiddenkey.anatomy.feed_forward import find_feed_forward
 from hiddenkey.anatomy.head import find_head
 from hiddenkey.anatomy.layers import find_layers, find_stacks
@@ -19,7 +19,6 @@ from hiddenkey.anatomy.model import (
 from hiddenkey.anatomy.part import Gap, Part, walk
 
 __all__ = [
-    "KINDS",
     "AttentionPart",
     "Gap",
     "Part",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -14,7 +14,6 @@ from hiddenkey.anatomy.unsuited import has_tokens_as_keys
 from hiddenkey.errors import AttachError
 
 Kind = Literal["self", "cross"]
-KINDS: tuple[Kind, ...] = ("self", "cross")
 """What the keys are: the sequence itself, or another one, such as an encoder's output."""
 
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
@@ -39,7 +38,7 @@ class AttentionPart(Part):
 
 
 def find_attention(
-    layers: list[Part], pattern: str | None = None, kinds: tuple[str, ...] = KINDS
+    layers: list[Part], pattern: str | None = None, kinds: tuple[str, ...] = get_args(Kind)
 ) -> list[AttentionPart]:
     """Find the innermost modules that compute softmax attention.
 
@@ -50,7 +49,7 @@ def find_attention(
     Args:
         layers: the layers to search.
         pattern: regular expression that fully matches the names of the wanted modules instead.
-        kinds: which of ``KINDS`` to return.
+        kinds: which kinds to return.
 
     Raises:
         AttachError: if ``pattern`` matches nothing.

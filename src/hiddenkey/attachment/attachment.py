@@ -16,20 +16,21 @@ from hiddenkey.anatomy import Gap, Part
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
-from hiddenkey.attachment.plan import Kernel, Plan, Site, make_plan
+from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
 from hiddenkey.errors import ConfigError, ConsistencyError
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
-from hiddenkey.positions import POSITIONS
 from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.step.checkpointing import refuse_unpreserved_rng
 from hiddenkey.step.consistency import LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnDraws, rank_faults
+from hiddenkey.step.places import Plan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.training_pass import TrainingPass
 
@@ -318,13 +319,12 @@ class Attachment:
         refuse_unpreserved_rng(self._transformer, self._layers)
         self._counters = {place.site.key: ShareCounter() for place in self._plan.places}
         for place in self._plan.around:
-            key, before = place.site.key, POSITIONS[place.drop.position].acts == "before"
-            counter = self._counters[key]
+            key = place.site.key
             decoder = anatomy.in_decoder(self._transformer, place.part.name)
             visible = functools.partial(self._pass.visible.of, decoder)
-            site = SequenceSite(place.drop, visible, self._pass.counts, counter)
+            site = SequenceSite(place.drop, visible, self._pass.counts, self._counters[key])
             self._rates.connect(key, site.set_rate)
-            self._handles.append(site.hook(place.part.module, before=before))
+            self._handles.append(site.install(place.part.module))
         if self._plan.attention:
             self._attention = AttentionInstallation(
                 self._transformer,

@@ -9,12 +9,13 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import AttentionPart
-from hiddenkey.attachment.plan import Place, Plan
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.intercept import intercept, remove_interrupted
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
+from hiddenkey.step.places import Place, Plan
 from hiddenkey.step.rates import Rates
 
 
@@ -69,11 +70,11 @@ class AttentionInstallation:
         dispatch.uninstall(self._before)
 
     def _site(self, places: Sequence[Place]) -> AttentionSite:
-        drops = {place.drop.position: place.drop for place in places}
+        drops = {POSITIONS[place.drop.position].attention: place.drop for place in places}
         keys = {place.drop.position: place.site.key for place in places}
         site = AttentionSite(
-            logits=drops.get("attention_logits"),
-            weights=drops.get("attention_weights"),
+            logits=drops.get("logits"),
+            weights=drops.get("weights"),
             config=self._config,
             kind=_part(places).kind,
             is_fused=self._plan.fuses,

@@ -4,87 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import AttentionPart, Gap, Part
+from hiddenkey.attachment.finders import find_parts
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import Drop, DropoutConfig, not_one_of
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.framework.site import Site
 from hiddenkey.step.consistency import MULTI_LABEL, TASKS, chunked_refusal
+from hiddenkey.step.places import Place, Plan
 
 Kernel = Literal["auto", "reference", "fused"]
 _KERNELS = ("auto", "reference", "fused")
 _LM_LOSSES = ("auto", "chunked", "full")
-
-
-@dataclass(frozen=True)
-class Site:
-    """One place where an attached configuration acts.
-
-    Attributes:
-        name: module, as the transformer names it (without PEFT's prefix).
-        layer: index of its transformer layer; ``None`` for the positions ``input`` and ``output``.
-        position: where noise enters.
-        pattern: which units fall together.
-        rate: share that falls.
-        rescale: what happens to the rest.
-        kernel: ``fused``, ``reference`` or ``intercepted`` for attention, ``hook`` elsewhere.
-        member: what tells it from others of its position in its layer, such as ``cross``; empty
-            where there is one only.
-    """
-
-    name: str
-    layer: int | None
-    position: str
-    pattern: str
-    rate: float
-    rescale: str
-    kernel: str
-    member: str = ""
-
-    @property
-    def key(self) -> str:
-        """Short name for logs, such as ``attention_logits/3`` or ``attention_logits/3/cross``."""
-        place = self.position if self.layer is None else f"{self.position}/{self.layer}"
-        return f"{place}/{self.member}" if self.member else place
-
-
-@dataclass(frozen=True)
-class Place:
-    """A drop at a module."""
-
-    drop: Drop
-    part: Part
-    site: Site
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Where a configuration acts, and in which layers it finds nothing to act on.
-
-    Attributes:
-        places: where it acts.
-        gaps: layers in which a position does not exist.
-        fuses: attention may take the fused path wherever a module hands its queries over.
-    """
-
-    places: tuple[Place, ...]
-    gaps: tuple[Gap, ...]
-    fuses: bool
-
-    @property
-    def attention(self) -> list[Place]:
-        """The places inside attention modules."""
-        return [p for p in self.places if POSITIONS[p.drop.position].acts == "inside"]
-
-    @property
-    def around(self) -> list[Place]:
-        """The places before and after modules."""
-        return [p for p in self.places if POSITIONS[p.drop.position].acts != "inside"]
 
 
 def make_plan(
@@ -117,7 +54,7 @@ def make_plan(
     places: list[Place] = []
     gaps: list[Gap] = []
     for drop in config.drops:
-        found = POSITIONS[drop.position].find(transformer, dropping, config)
+        found = find_parts(drop.position, transformer, dropping, config)
         parts = [part for part in found if isinstance(part, Part)]
         gaps += [replace(g, position=drop.position) for g in found if isinstance(g, Gap)]
         places += [
@@ -215,7 +152,7 @@ def _lm_loss_faults(config: DropoutConfig, transformer: Any, lm_loss: str) -> li
 
 
 def _attention_drops(config: DropoutConfig) -> list[Drop]:
-    return [drop for drop in config.drops if POSITIONS[drop.position].acts == "inside"]
+    return [drop for drop in config.drops if POSITIONS[drop.position].attention]
 
 
 def _path(fuses: bool, part: Part) -> str:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys
 from hiddenkey.attention.layouts import NO_KEY, Call, Layout, Layouts
 from hiddenkey.errors import AttachError
-from hiddenkey.positions.attention import KEY_PATTERNS, VisibleKeys
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite

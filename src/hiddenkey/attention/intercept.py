@@ -24,10 +24,10 @@ from torch.utils.hooks import RemovableHandle
 from hiddenkey.anatomy.unsuited import has_shared_keys
 from hiddenkey.attention import reference
 from hiddenkey.attention.blocks import BlockDraws
+from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.layouts import Call, layouts_of
 from hiddenkey.attention.view import HIDDEN_BELOW, is_ordered
 from hiddenkey.errors import AttachError
-from hiddenkey.positions.attention import VisibleKeys
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from hiddenkey.positions.attention import VisibleKeys
+from hiddenkey.attention.keys import VisibleKeys
 
 Builder = Callable[..., Any]
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hiddenkey.anatomy.attention import Kind
 from hiddenkey.attention import fused, kernels, reference
+from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 from hiddenkey.attention.view import View, is_ordered, read_mask
 from hiddenkey.framework.config import Drop, DropoutConfig
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.positions.attention import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 
 
 @dataclass
@@ -43,9 +44,9 @@ class AttentionSite:
 
     def set_rate(self, position: str, rate: float) -> None:
         """Change the rate of the drop at ``position`` from now on."""
-        if position == "attention_logits" and self.logits is not None:
+        if self.logits is not None and self.logits.position == position:
             self.logits = dataclasses.replace(self.logits, rate=rate)
-        elif position == "attention_weights" and self.weights is not None:
+        elif self.weights is not None and self.weights.position == position:
             self.weights = dataclasses.replace(self.weights, rate=rate)
 
     @property
@@ -169,7 +170,7 @@ class AttentionSite:
             drop: one of this site's.
             allowed: boolean ``[batch, heads, queries, keys]``, which keys a query may see.
             keys: which keys any query may see.
-            protect_first: see :func:`hiddenkey.positions.attention.draw_keys`.
+            protect_first: see :func:`hiddenkey.attention.keys.draw_keys`.
 
         Returns:
             Keep mask that broadcasts to ``allowed``, before the rescue of empty queries.
@@ -215,7 +216,8 @@ def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:
     drop = drops[0]
     if drop.pattern not in KEY_PATTERNS:
         return f"pattern {drop.pattern!r} differs from query to query"
-    if drop.position == "attention_weights" and not drop.rescaling.startswith("normalised"):
+    acts_on_weights = POSITIONS[drop.position].attention == "weights"
+    if acts_on_weights and not drop.rescaling.startswith("normalised"):
         return f"rescale {drop.rescaling!r} does not renormalise"
     if keep_model_dropout:
         return "keep_model_dropout=True leaves the model's own attention dropout on"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.masks import structure_of
-from hiddenkey.positions.attention import VisibleKeys
 
 HIDDEN_BELOW = -5e3
 """A logit below this is that of a hidden key: models add −10,000 or the smallest number to it."""

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiddenkey import anatomy
+from hiddenkey.anatomy.sharding import is_of_fsdp
 from hiddenkey.chunked_loss.head import Head, LinearHead, ModuleHead
 from hiddenkey.chunked_loss.post import Post, PostHead, Scaled, SoftCapped
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import AttachError
-from hiddenkey.step.parallel import is_of_fsdp
 
 _LOSSES = {"ForCausalLMLoss": True, "ForMaskedLMLoss": False}  # and whether labels are shifted
 _LOSS_MODULE = "transformers.loss.loss_utils"

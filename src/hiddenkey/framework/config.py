@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.anatomy import KINDS
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.framework.patterns import PATTERNS
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import ATTENTION_KINDS, POSITIONS
 
 CONFIG_FILE: Final = "hiddenkey_config.json"
 
@@ -111,7 +110,7 @@ class DropoutConfig:
     keep_first: bool = True
     hidden_modules: str | None = None
     attention_modules: str | None = None
-    attention: tuple[str, ...] = KINDS
+    attention: tuple[str, ...] = ATTENTION_KINDS
 
     def __post_init__(self) -> None:
         for name in ("drops", "layers", "attention"):
@@ -316,8 +315,15 @@ def _layer_faults(layers: object) -> list[str]:
 
 def _kinds_faults(kinds: object) -> list[str]:
     if not isinstance(kinds, tuple) or not kinds:
-        return [f"attention must be a list of {', '.join(KINDS)}, or of one of them, got {kinds!r}"]
-    return [not_one_of("attention", kind, KINDS) for kind in kinds if kind not in KINDS]
+        return [
+            f"attention must be a list of {', '.join(ATTENTION_KINDS)}, or of one of them,"
+            f" got {kinds!r}"
+        ]
+    return [
+        not_one_of("attention", kind, ATTENTION_KINDS)
+        for kind in kinds
+        if kind not in ATTENTION_KINDS
+    ]
 
 
 def _expression_faults(name: str, expression: object) -> list[str]:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hiddenkey.attachment.plan import Site
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.framework.site import Site
 
 DECAYS = ("constant", "linear", "cosine")
 DEPTHS = ("flat", "growing", "falling")

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import Drop
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
 from hiddenkey.sequence.drop import draw_sequence, drop
 
@@ -32,9 +33,19 @@ class SequenceSite:
     visible: Callable[[], Tensor | None]
     counting: Callable[[], bool]
     counter: ShareCounter = field(default_factory=ShareCounter)
+    _module: nn.Module = field(init=False, repr=False)
+
+    def install(self, module: nn.Module) -> RemovableHandle:
+        """Act on what comes into ``module``, on what comes out, or inside, as the position says."""
+        position = POSITIONS[self.drop.position]
+        if callable(position.inside):
+            self._module = module
+            return position.inside(module, self)
+        return self.hook(module, before=position.acts == "before")
 
     def hook(self, module: nn.Module, *, before: bool) -> RemovableHandle:
         """Act on what comes into ``module`` (``before``) or on what comes out of it."""
+        self._module = module
         if before:
             return module.register_forward_pre_hook(self._before, with_kwargs=True)
         return module.register_forward_hook(self._after)
@@ -46,31 +57,36 @@ class SequenceSite:
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._is_silent(module):
+        if self.is_silent:
             return None
         if args:
-            return (self._apply(args[0]), *args[1:]), kwargs
+            return (self.apply(args[0]), *args[1:]), kwargs
         name = "hidden_states" if "hidden_states" in kwargs else "inputs_embeds"
         if name not in kwargs:
             raise AttachError(
                 f"{type(module).__name__} was called without its hidden states as first argument;"
                 f" position {self.drop.position!r} is not supported on this architecture yet"
             )
-        return args, {**kwargs, name: self._apply(kwargs[name])}
+        return args, {**kwargs, name: self.apply(kwargs[name])}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        if self._is_silent(module):
+        if self.is_silent:
             return None
         if isinstance(output, tuple):
-            return (self._apply(output[0]), *output[1:])
+            return (self.apply(output[0]), *output[1:])
         if isinstance(module, nn.Conv1d):  # [batch, features, tokens]
-            return self._apply(output.transpose(1, 2)).transpose(1, 2)
-        return self._apply(output)
+            return self.apply(output.transpose(1, 2)).transpose(1, 2)
+        return self.apply(output)
 
-    def _is_silent(self, module: nn.Module) -> bool:
-        return not module.training or self.drop.rate == 0
+    @property
+    def is_silent(self) -> bool:
+        """Whether nothing is dropped now: in evaluation mode, and at rate 0."""
+        return not self._module.training or self.drop.rate == 0
 
-    def _apply(self, states: Tensor) -> Tensor:
+    def apply(self, states: Tensor) -> Tensor:
+        """Drop units of ``states``, ``[batch, tokens, features]`` or ``[batch, features]``."""
+        if self.is_silent:
+            return states
         visible = self.visible()
         if visible is None or visible.shape != states.shape[:2]:
             visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from hiddenkey.anatomy import AttentionPart, Part
-from hiddenkey.attachment.plan import Place
 from hiddenkey.errors import AttachError
 from hiddenkey.measure import ShareCounter
+from hiddenkey.step.places import Place
 
 _REPLACING = ("unsloth", "unsloth_zoo")
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch._compile import _disable_dynamo
 
+from hiddenkey.anatomy.sharding import is_fsdp
 from hiddenkey.errors import AttachError
 
 _TENSOR_PARALLEL = "tp"  # its name in the meshes of transformers, accelerate and torchtitan
@@ -146,20 +147,6 @@ def refuse_replica(module: nn.Module) -> None:
         )
 
 
-def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP2 or DeepSpeed ZeRO-3 gathers a module's weights before each of its calls."""
-    return _is_fsdp(module) or hasattr(next(module.parameters(), None), "ds_id")
-
-
-def is_of_fsdp(hook: Any) -> bool:
-    """Whether a module's hook is one of FSDP2's, which gather weights and compute nothing."""
-    return getattr(hook, "__module__", "").startswith("torch.distributed.fsdp.")
-
-
-def _is_fsdp(module: nn.Module) -> bool:
-    return hasattr(module, "set_requires_gradient_sync") and hasattr(module, "unshard")
-
-
 def _generator(device: torch.device) -> Any:
     """Return a device's global generator; its state is the host's, so no device is waited for."""
     if device.type == "cpu":
@@ -174,7 +161,7 @@ def _sharing_a_batch(transformer: nn.Module) -> Any:
 
     The meshes of sharded weights tell: without FSDP2 all their dimensions are tensor-parallel.
     """
-    is_data_sharded = any(_is_fsdp(module) for module in transformer.modules())
+    is_data_sharded = any(is_fsdp(module) for module in transformer.modules())
     for parameter in transformer.parameters():
         mesh: Any = getattr(parameter, "device_mesh", None)
         if mesh is None:

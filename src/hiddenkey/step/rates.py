@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hiddenkey.attachment.plan import Site
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of, rate_faults
+from hiddenkey.framework.site import Site
 
 
 class Rates:

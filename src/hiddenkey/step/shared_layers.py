@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from hiddenkey.anatomy import Part
+from hiddenkey.anatomy.sharding import is_sharded
 from hiddenkey.step import caches
-from hiddenkey.step.parallel import is_sharded
 
 _NOT_SHARED = ("output_hidden_states", "output_attentions")  # they show what was not run
 

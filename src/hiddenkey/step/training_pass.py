@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import Part
-from hiddenkey.attachment.plan import Plan
 from hiddenkey.chunked_loss.passes import OtherStates
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.config import DropoutConfig
@@ -22,6 +21,7 @@ from hiddenkey.step.consistency import ConsistencyPass, LanguageModelLoss, Other
 from hiddenkey.step.guards import FirstPass, refuse_moved
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnDraws, refuse_replica
+from hiddenkey.step.places import Plan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.shared_layers import SharedPrefix
 from hiddenkey.step.visibility import VisibleTokens

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hiddenkey.attention import reference
 from hiddenkey.errors import ConfigError
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.testing.findings import CheckError, Report, fail_if, run_checks
 from hiddenkey.testing.passes import distance
 
@@ -81,7 +81,7 @@ class _Path:
     def run(self, case: _Case) -> tuple[list[Tensor], list[Tensor]]:
         """Return output and gradients of the path, and of the specification."""
         path = partial(self.attend, keep=case.keep, allowed=case.allowed)
-        is_logits = self.position == "attention_logits"
+        is_logits = POSITIONS[self.position].attention == "logits"
         specification = partial(
             reference.attention,
             allowed=case.allowed,
@@ -117,7 +117,7 @@ def examine_attention(
     Raises:
         ConfigError: if the position is not one of attention, or has no such rescaling.
     """
-    if position not in POSITIONS or POSITIONS[position].acts != "inside":
+    if position not in POSITIONS or not POSITIONS[position].attention:
         raise ConfigError(
             f"position must be attention_logits or attention_weights, got {position!r}"
         )

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from hiddenkey.attachment.plan import Site
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.framework.site import Site
 from hiddenkey.testing.findings import fail_if
 from hiddenkey.testing.spy import Operation, Seen
 
@@ -44,7 +44,7 @@ class Coverage:
             CheckError: if attention or a layer is neither served nor named as a gap.
         """
         positions = list(dict.fromkeys(s.position for s in self.sites if s.layer is not None))
-        inside = [position for position in positions if POSITIONS[position].acts == "inside"]
+        inside = [position for position in positions if POSITIONS[position].attention]
         faults = []
         for position in inside:
             faults += self._attention_faults(position)

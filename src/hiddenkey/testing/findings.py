@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hiddenkey.attachment.plan import Site
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+from hiddenkey.framework.site import Site
 
 Check = Callable[[], str]
 """Returns what it measured, in words; raises :class:`CheckError` with what is wrong."""

@@ -8,9 +8,9 @@ import statistics
 from torch import Tensor
 
 from hiddenkey.attachment.attachment import Attachment
-from hiddenkey.attachment.plan import Site
 from hiddenkey.framework.config import Drop
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.framework.site import Site
 from hiddenkey.testing.chance import spread
 from hiddenkey.testing.examination import Examination
 from hiddenkey.testing.findings import CheckError, fail_if
@@ -154,7 +154,7 @@ def _share_faults(
     if any(math.isnan(share) for share in shares):
         return [f"{site.key} at {site.name} was not reached"]
     chance = spread(shares) + _rounding(drop, examination.batch)
-    lowest = drop.rate * (0.5 if POSITIONS[drop.position].acts == "inside" else 1.0) - chance
+    lowest = drop.rate * (0.5 if POSITIONS[drop.position].attention else 1.0) - chance
     mean = statistics.fmean(shares)
     if lowest <= mean <= drop.rate + chance:
         return []

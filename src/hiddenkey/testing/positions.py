@@ -16,7 +16,7 @@ import hiddenkey
 from hiddenkey import anatomy
 from hiddenkey.framework.compensation import rescale
 from hiddenkey.framework.config import Drop, DropoutConfig
-from hiddenkey.positions import POSITIONS
+from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.testing.batches import named_batches
 from hiddenkey.testing.chance import spread
 from hiddenkey.testing.examination import Examination

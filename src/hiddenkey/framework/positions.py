@@ -1,24 +1,27 @@
-"""Where noise enters: the first axis of arXiv 2403.00812, one file per place.
+"""Where noise enters: the first axis of arXiv 2403.00812, as data.
 
 A position says which patterns mean something there, which rescaling it takes (the first one is its
-default), how its modules are found in a transformer, and where in them it acts.
+default), and where in its modules it acts. The modules are found by
+:mod:`hiddenkey.attachment.finders`, or by the position's own ``find``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
-
-from torch import nn
-
-from hiddenkey.anatomy import Gap, Part
-from hiddenkey.positions import attention, hidden, input, output
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
     from hiddenkey.framework.config import DropoutConfig
 
-    Find = Callable[[nn.Module, list[Part], DropoutConfig], Sequence[Part | Gap]]
+    Find = Callable[[nn.Module, list[Any], DropoutConfig], Sequence[Any]]
+    Install = Callable[[nn.Module, Any], RemovableHandle]
+
+ATTENTION_KINDS = ("self", "cross")
+"""What the keys of an attention module are: its own sequence's, or another one's."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,28 @@ class Position:
 
     Attributes:
         where: the place in words.
-        acts: on what comes into the module, on what comes out, or inside its attention function.
-        find: (transformer, layers that drop, configuration) -> the modules, and the gaps.
+        acts: on what comes into the module, on what comes out, or ``inside`` of its computation.
+        find: (transformer, layers that drop, configuration) -> the modules
+            (:class:`hiddenkey.anatomy.Part`) and the layers without one
+            (:class:`hiddenkey.anatomy.Gap`); ``None`` for the positions of this file.
         rescales: rescaling rules that fit, the default first.
         refused: pattern → why it means nothing here.
+        inside: where it acts inside of a module: ``logits`` or ``weights`` of its attention, or a
+            function (module, site) -> handle. The function makes the module call ``site.apply`` on
+            states ``[batch, tokens, features]`` of its own; ``handle.remove()`` undoes that.
     """
 
     where: str
     acts: Literal["before", "after", "inside"]
-    find: Find
-    rescales: tuple[str, ...]
+    find: Find | None = None
+    rescales: tuple[str, ...] = ("inverse", "none")
     refused: Mapping[str, str] = field(default_factory=dict)
+    inside: Literal["logits", "weights"] | Install | None = None
+
+    @property
+    def attention(self) -> str | None:
+        """``logits`` or ``weights`` where the position is inside of attention, else ``None``."""
+        return self.inside if isinstance(self.inside, str) else None
 
 
 _NO_FEATURE = {"feature": "an attention map has keys and queries, but no features"}
@@ -47,34 +61,31 @@ POSITIONS: MutableMapping[str, Position] = {
     "input": Position(
         where="embedding sequence that enters the first layer",
         acts="before",
-        find=input.find,
         rescales=("none", "inverse"),
     ),
     "attention_logits": Position(
         where="attention logits, before softmax",
         acts="inside",
-        find=attention.find,
         rescales=("none",),
         refused=_NO_FEATURE,
+        inside="logits",
     ),
     "attention_weights": Position(
         where="attention weights, after softmax",
         acts="inside",
-        find=attention.find,
         rescales=("normalised", "normalised-with-gradient", "inverse", "none"),
         refused=_NO_FEATURE,
+        inside="weights",
     ),
     "hidden": Position(
         where="feed-forward hidden representations: output of the second dense layer, before the"
         " residual add",
         acts="after",
-        find=hidden.find,
         rescales=("inverse", "none"),
     ),
     "output": Position(
         where="representation that enters the classifier",
         acts="before",
-        find=output.find,
         rescales=("inverse", "none"),
         refused=dict.fromkeys(("column", "span", "feature"), _ONE_VECTOR),
     ),

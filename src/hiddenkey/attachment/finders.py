@@ -1,0 +1,139 @@
+"""Finds the modules of each position in a transformer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from hiddenkey import anatomy
+from hiddenkey.anatomy import Gap, Part
+from hiddenkey.anatomy.part import is_inside
+from hiddenkey.anatomy.unsuited import refusal
+from hiddenkey.errors import AttachError
+from hiddenkey.framework.positions import POSITIONS
+
+if TYPE_CHECKING:
+    from hiddenkey.framework.config import DropoutConfig
+    from hiddenkey.framework.positions import Find
+
+_ROUTING = re.compile(r"router|gate|expert|moe|mlp", re.IGNORECASE)
+
+
+def find_parts(
+    position: str, transformer: nn.Module, layers: list[Part], config: DropoutConfig
+) -> Sequence[Part | Gap]:
+    """Return the modules of a position, and the layers in which it does not exist.
+
+    Args:
+        position: key of ``POSITIONS``.
+        transformer: the model.
+        layers: the layers that drop.
+        config: the configuration.
+
+    Raises:
+        AttachError: if the model does not have, or does not show, the position.
+    """
+    find = POSITIONS[position].find or _FINDERS[position]
+    return find(transformer, layers, config)
+
+
+def find_input(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> list[Part]:
+    """Return the first layer (Cutoff, arXiv 2009.13818).
+
+    What enters it holds token, position and segment embeddings.
+    """
+    first = anatomy.find_layers(transformer)[0]
+    return [Part(None, first.name, first.module)]
+
+
+def find_hidden(
+    transformer: nn.Module, layers: list[Part], config: DropoutConfig
+) -> Sequence[Part | Gap]:
+    """Return the last linear layer of each feed-forward block (HiddenCut, arXiv 2106.00149).
+
+    Raises:
+        AttachError: if a layer leaves open which it is, or no layer has one.
+    """
+    return anatomy.find_feed_forward(transformer, layers, config.hidden_modules)
+
+
+def find_output(transformer: nn.Module, layers: list[Part], config: DropoutConfig) -> list[Part]:
+    """Return the classifier or language-model head; what enters it is dropped.
+
+    Raises:
+        AttachError: if the model has no head.
+    """
+    return [anatomy.find_head(transformer)]
+
+
+def find_attention(
+    transformer: nn.Module, layers: list[Part], config: DropoutConfig
+) -> Sequence[Part | Gap]:
+    """Return the attention modules of each layer, and the layers that have none.
+
+    Raises:
+        AttachError: if no layer has softmax attention of the wanted kinds.
+    """
+    found = anatomy.find_attention(layers, config.attention_modules, config.attention)
+    if not found:
+        kinds = " or ".join(config.attention)
+        raise AttachError(
+            f"{type(transformer).__name__} computes no softmax {kinds}-attention in its layers, so"
+            " it has no keys to drop; use a method without attention drops, such as 'hiddencut'"
+        )
+    for part in found:
+        if reason := refusal(part.module):
+            raise AttachError(
+                f"{part.name} ({type(part.module).__name__}) {reason}, so its keys cannot be"
+                " dropped; use a method without attention drops, such as 'hiddencut'"
+            )
+    reached = {part.layer for part in found}
+    missing = [_gap(layer, config.attention) for layer in layers if layer.layer not in reached]
+    if config.attention_modules is not None:  # the user has said which
+        return [*found, *missing]
+    outside = _outside(transformer, anatomy.find_layers(transformer))
+    names = {part.name for part in found}
+    return [*found, *missing, *(gap for gap in outside if gap.name not in names)]
+
+
+def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:
+    """Return what else attends: towers beside the text's, a pooling head behind the layers."""
+    towers = [stack.name for stack in anatomy.find_stacks(transformer, others=True)]
+    inside = {name for layer in layers for name in (layer.name, *(n for n, _ in layer.beside))}
+    found = anatomy.find_attention([Part(None, "", transformer)])
+    alone = [part.name for part in found if not is_inside(part.name, (*inside, *towers))]
+    return [
+        *(Gap(None, name, "attention", "another tower than the text's") for name in towers),
+        *(Gap(None, name, "attention", "attention outside the layers") for name in alone),
+    ]
+
+
+def _gap(layer: Part, kinds: Sequence[str]) -> Gap:
+    if anatomy.find_attention([layer]):
+        return Gap(layer.layer, layer.name, "attention", f"no {' or '.join(kinds)}-attention")
+    unnamed = [
+        f"{part.name} ({type(part.module).__name__})"
+        for part in anatomy.walk(layer)
+        if anatomy.calls_softmax(part.module) and not _ROUTING.search(part.name)
+    ]
+    if unnamed:
+        reason = (
+            f"a softmax in {', '.join(unnamed)}, of which neither name nor class says attention; if"
+            " it is, name it with DropoutConfig(attention_modules=<regular expression>)"
+        )
+    else:
+        children = (type(child).__name__ for child in layer.module.children())
+        reason = f"no softmax attention, only {', '.join(dict.fromkeys(children))}"
+    return Gap(layer.layer, layer.name, "attention", reason)
+
+
+_FINDERS: Mapping[str, Find] = {
+    "input": find_input,
+    "attention_logits": find_attention,
+    "attention_weights": find_attention,
+    "hidden": find_hidden,
+    "output": find_output,
+}

@@ -1,0 +1,44 @@
+"""Where a configuration acts on one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hiddenkey.anatomy import Gap, Part
+from hiddenkey.framework.config import Drop
+from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.framework.site import Site
+
+
+@dataclass(frozen=True)
+class Place:
+    """A drop at a module."""
+
+    drop: Drop
+    part: Part
+    site: Site
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where a configuration acts, and in which layers it finds nothing to act on.
+
+    Attributes:
+        places: where it acts.
+        gaps: layers in which a position does not exist.
+        fuses: attention may take the fused path wherever a module hands its queries over.
+    """
+
+    places: tuple[Place, ...]
+    gaps: tuple[Gap, ...]
+    fuses: bool
+
+    @property
+    def attention(self) -> list[Place]:
+        """The places inside attention modules."""
+        return [p for p in self.places if POSITIONS[p.drop.position].attention]
+
+    @property
+    def around(self) -> list[Place]:
+        """The places before, after and inside of other modules."""
+        return [p for p in self.places if not POSITIONS[p.drop.position].attention]
