@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from gradient_noise.options import NAME, GradientNoiseOptions
-from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.files import page_folder
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
     from hiddenkey.lab.run.preparation import Prepared
 
 
-def run(arguments: list[str]) -> int:
+def run(options: GradientNoiseOptions) -> int:
     """Run the analysis, write its files and return the exit status."""
-    options = parse(GradientNoiseOptions, f"analyze {NAME}", arguments)
     quiet()
     from gradient_noise.measurement import analyse, prepare_analysis
 

@@ -25,12 +25,11 @@ from torch import Tensor, nn
 import hiddenkey
 from gradient_noise.attention_maps import LogitsSpy, MapFindings, MapStatistics, SeenLogits
 from gradient_noise.moments import (
-    GROUPS,
     GradientStream,
     Moments,
     variance_between,
 )
-from gradient_noise.options import GradientNoiseOptions, find_faults
+from gradient_noise.options import GROUPS, GradientNoiseOptions, find_faults
 from gradient_noise.training_points import Batch, TrainedModel, fixed_batches, train_through
 from hiddenkey.errors import AttachError, ConfigError
 from hiddenkey.lab.run.preparation import Prepared, prepare

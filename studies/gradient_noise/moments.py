@@ -24,8 +24,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-GROUPS: Final = 8
-"""Groups that the masks fall into; the jackknife leaves out one at a time."""
+from gradient_noise.options import GROUPS
 
 _CONFIDENCE: Final = 0.95
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from gradient_noise.moments import GROUPS
 from hiddenkey.lab.run.options import TrainOptions
 
 NAME: Final = "gradient-noise"
 """Of the analysis, and of its files."""
+
+GROUPS: Final = 8
+"""Groups that the masks are divided into; the jackknife leaves out one at a time."""
 
 
 @dataclass(frozen=True)

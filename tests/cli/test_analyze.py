@@ -1,7 +1,8 @@
 import pytest
 
 from hiddenkey.cli import analyze
-from hiddenkey.cli.analyze import ANALYSES, Analysis
+from hiddenkey.cli.analyze import ANALYSES
+from hiddenkey.cli.commands import Command
 from hiddenkey.cli.main import main
 from hiddenkey.errors import ConfigError
 
@@ -31,7 +32,7 @@ def test_every_analysis_says_its_settings(name, capsys):
 
 
 def test_a_study_that_is_not_installed_is_named_with_its_command(monkeypatch):
-    missing = Analysis("no_such_study.command", "a question")
+    missing = Command("a question", "no_such_study.command")
     monkeypatch.setattr(analyze, "ANALYSES", {"gradient-noise": missing})
     with pytest.raises(ConfigError, match=r"checkout.*run: python studies/no_such_study"):
         analyze.run(["gradient-noise"])

@@ -1,8 +1,12 @@
 import pytest
 
-from hiddenkey.cli import report
+from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.errors import ConfigError
 from lab.report.synthetic import record, study
+
+
+def report(words):
+    return COMMANDS["report"].run("report", words)
 
 
 def store(folder, runs):
@@ -13,7 +17,7 @@ def store(folder, runs):
 
 def test_report_says_the_verdict_and_where_the_page_is(tmp_path, capsys):
     folder = store(tmp_path / "compare", study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
-    assert report.run([str(folder)]) == 0
+    assert report([str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "headlines, equal steps: Yes: hiddenkey is better than lora." in shown
     assert f"page: {folder}/report/report.html" in shown
@@ -22,14 +26,14 @@ def test_report_says_the_verdict_and_where_the_page_is(tmp_path, capsys):
 
 def test_failures_are_said(tmp_path, capsys):
     folder = store(tmp_path, [record(), record(method="hiddenkey", error="no")])
-    report.run([str(folder)])
+    report([str(folder)])
     assert "1 of 2 runs failed" in capsys.readouterr().out
 
 
 def test_output_and_baseline(tmp_path, capsys):
     folder = store(tmp_path / "compare", study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
     words = [str(folder), "--baseline", "hiddenkey", "--output", str(tmp_path / "other")]
-    assert report.run(words) == 0
+    assert report(words) == 0
     assert "No: lora is worse than hiddenkey" in capsys.readouterr().out
     assert (tmp_path / "other" / "report.html").exists()
     assert not (folder / "report").exists()
@@ -38,13 +42,13 @@ def test_output_and_baseline(tmp_path, capsys):
 def test_unknown_baseline_is_refused_and_nothing_is_written(tmp_path):
     folder = store(tmp_path, study(rates=(0.1,)))
     with pytest.raises(ConfigError, match=r"got 'hiddenkeys'; did you mean 'hiddenkey"):
-        report.run([str(folder), "--baseline", "hiddenkeys"])
+        report([str(folder), "--baseline", "hiddenkeys"])
     assert not (folder / "report").exists()
 
 
 def test_a_folder_without_records_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="must be one that 'hiddenkey compare' wrote"):
-        report.run([str(tmp_path)])
+        report([str(tmp_path)])
 
 
 def test_truncated_records_are_all_named(tmp_path):
@@ -53,7 +57,7 @@ def test_truncated_records_are_all_named(tmp_path):
     for path in paths[:2]:
         path.write_text(path.read_text()[:200])
     with pytest.raises(ConfigError) as caught:
-        report.run([str(folder)])
+        report([str(folder)])
     assert len(caught.value.faults) == 2
     for path, fault in zip(paths, caught.value.faults, strict=False):
         assert fault.startswith(f"{path}: not a whole record")
@@ -63,11 +67,11 @@ def test_truncated_records_are_all_named(tmp_path):
 
 def test_unknown_flag_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--basline is not a setting; did you mean '--baseline'"):
-        report.run([str(tmp_path), "--basline", "lora"])
+        report([str(tmp_path), "--basline", "lora"])
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     folder = store(tmp_path / "compare", [record()])
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="output must be a folder that can be written"):
-        report.run([str(folder), "--output", str(tmp_path / "file")])
+        report([str(folder), "--output", str(tmp_path / "file")])

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from hiddenkey.cli import score
+from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.errors import ConfigError
 
 REFERENCES = "The cat sat.\nA cat sat on it.\n\nIt rains a lot.\n"
@@ -20,6 +20,10 @@ def _no_java(monkeypatch):
     monkeypatch.delenv("JAVA_HOME", raising=False)
 
 
+def score(words):
+    return COMMANDS["score"].run("score", words)
+
+
 def write(folder, name, content):
     (folder / name).write_text(content, encoding="utf-8")
     return str(folder / name)
@@ -32,7 +36,7 @@ def run(tmp_path, capsys):
     def call(task, references, outputs, *words, name="a.txt"):
         paths = write(tmp_path, name, references), write(tmp_path, "b.txt", outputs)
         arguments = ["--task", task, "--references", paths[0], "--outputs", paths[1], *words]
-        assert score.run(arguments) == 0
+        assert score(arguments) == 0
         return capsys.readouterr().out
 
     return call
@@ -104,9 +108,9 @@ def test_glue_task(run):
 def test_refusals(tmp_path, words, message):
     files = ["--references", str(tmp_path / "a.txt"), "--outputs", str(tmp_path / "b.txt")]
     with pytest.raises(ConfigError, match=message):
-        score.run([*words, *files])
+        score([*words, *files])
 
 
 def test_files_must_be_named():
     with pytest.raises(ConfigError, match="arguments are required: references, outputs"):
-        score.run(["--task", "e2e"])
+        score(["--task", "e2e"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.folders import output_folder, with_folders
+from hiddenkey.cli.folders import output_folder
+from hiddenkey.cli.options import OverfittingOptions
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab.analyses.overfitting import TaskWatch, watch_overfitting
 from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots
@@ -31,23 +30,8 @@ from hiddenkey.lab.present.markup import Section
 NAME = "overfitting"
 
 
-@dataclass(frozen=True)
-class OverfittingOptions:
-    """How far the runs of comparisons overfit, and how far their probabilities can be believed."""
-
-    folders: tuple[str, ...] = ()
-    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
-    baseline: str = "lora"
-    """Method that the others are compared with."""
-    methods: tuple[str, ...] = ()
-    """Methods to look at beside the baseline; none: all."""
-    output: str | None = None
-    """Folder of overfitting.json, .md and the pictures; none: 'analysis' in the first folder."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: OverfittingOptions) -> int:
     """Read the records, print a table for each task, write the files; return the exit status."""
-    options = parse(OverfittingOptions, "analyze overfitting", with_folders(arguments))
     records = read_finished(options.folders)
     for method in options.methods:
         require_method("methods", method, records)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
-from hiddenkey.cli.arguments import parse
-from hiddenkey.cli.folders import output_folder, with_folders
+from hiddenkey.cli.folders import output_folder
+from hiddenkey.cli.options import TransferOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.analyses.rate_tables import tabulate_rates
 from hiddenkey.lab.analyses.sources import read_finished
@@ -32,28 +30,8 @@ from hiddenkey.lab.present.markup import Section
 NAME = "transfer"
 
 
-@dataclass(frozen=True)
-class TransferOptions:
-    """What one dropout rate for all tasks loses against the best rate of each."""
-
-    folders: tuple[str, ...] = ()
-    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
-    method: str = "hiddenkey-minus"
-    """Method whose rate is asked for; its runs must be at several rates on several tasks."""
-    baseline: str = "lora"
-    """Method that gains are above."""
-    tasks: tuple[str, ...] = ()
-    """Tasks to look at; none: all that have runs at two rates or more."""
-    stage: Literal["compare", "search"] = "compare"
-    """compare: the runs that are compared; search: those on held-out training examples that chose
-    settings."""
-    output: str | None = None
-    """Folder of transfer.json, .md and the picture; none: 'analysis' in the first folder."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: TransferOptions) -> int:
     """Read the records, print the tables and write the files; return the exit status."""
-    options = parse(TransferOptions, "analyze transfer", with_folders(arguments))
     records = read_finished(options.folders, options.stage)
     table = tabulate_rates(records, options.method, options.baseline, options.tasks)
     found = study_transfer(table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import types
 import typing
 from argparse import HelpFormatter
@@ -55,6 +56,7 @@ def parse(
 
 def build_parser(kind: type[Any], command: str, positional: str | None = None) -> ArgumentParser:
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
+    _resolve(kind)
     parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False, allow_abbrev=False)
     skip = set()
     if positional is not None:
@@ -67,6 +69,26 @@ def build_parser(kind: type[Any], command: str, positional: str | None = None) -
     )
     parser.add_class_arguments(kind, skip=skip)
     return parser
+
+
+def _resolve(kind: type[Any]) -> None:
+    """Replace the strings among a dataclass's annotations by types.
+
+    jsonargparse would import whatever the module imports for type checking alone.
+    """
+    kind.__init__.__annotations__ |= typing.get_type_hints(kind)
+
+
+def command_line(command: str, options: Any) -> str:
+    """Return the command with a flag for each setting that is not the default."""
+    words = ["hiddenkey", *command.split()]
+    for each in _fields(type(options)):
+        value = getattr(options, each.name)
+        if value != each.default:
+            flag = "--" + each.name.replace("_", "-")
+            values = value if isinstance(value, tuple) else () if value is True else (value,)
+            words += [flag, *map(str, values)]
+    return shlex.join(words)
 
 
 class _Parser(ArgumentParser):
@@ -96,11 +118,18 @@ def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
             while rest and not rest[0].startswith("--"):
                 values.append(rest.pop(0))
             words.append(f"--{name}={_as_list(values, item)}")
-        elif hint is bool and not equals and not (rest and rest[0].lower() in ("true", "false")):
+        elif not equals and _stands_alone(hint, rest):
             words.append(f"--{name}=true")
         else:
             words.append(f"--{name}{equals}{value}")
     return words
+
+
+def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
+    """Whether a flag of this type is true by being there."""
+    if hint is bool:
+        return not (rest and rest[0].lower() in ("true", "false"))
+    return bool in typing.get_args(hint) and not (rest and not rest[0].startswith("--"))
 
 
 def _with_recipes(words: Sequence[str]) -> list[str]:

@@ -7,13 +7,12 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.options import ClaimsOptions
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
@@ -37,40 +36,8 @@ _FAILED = 1
 _MOST_WORKERS = 4
 
 
-@dataclass(frozen=True)
-class ClaimsOptions:
-    """Which claims to test, and how large the evidence is."""
-
-    claims: tuple[str, ...] = ()
-    """Names of claims, such as C1 C4; also without the flag; none: all of them."""
-    scale: str = "small"
-    """tiny (minutes, only to try the path), small (about two hours on two cores), medium (one GPU),
-    paper (the paper's models), or a YAML file of your own."""
-    seeds: int | None = None
-    """Training seeds of every arm; none: the scale's. More of them narrow the intervals, and a
-    larger number goes on from a smaller one; decide on it before you look at a verdict."""
-    data: str | None = None
-    """Folder of the tasks in GLUE's layout, E2E and WebNLG, for those tasks that need it."""
-    output: str | None = None
-    """Folder of the evidence; the same command goes on there; none: runs/claims/SCALE."""
-    plans: str | None = None
-    """Folder of the claims' plans; none: those that come with the package."""
-    workers: int | None = None
-    """Runs at the same time, each with its share of the processor's cores; none: one for each core
-    up to four, and one with an accelerator."""
-    storage: str | None = None
-    """URL of the database that shares out the runs; none: a file in the output folder."""
-    page_only: bool = False
-    """Run nothing: write the page from what is there."""
-    retry_failed: bool = False
-    """Run again what failed before."""
-    dry_run: bool = False
-    """List the runs and estimate the time from a few timed steps; nothing is written."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: ClaimsOptions) -> int:
     """Run what is missing, write the page and return the exit status: 1 if a run failed."""
-    options = parse(ClaimsOptions, "claims", _words(arguments))
     folder = reading.default_folder() if options.plans is None else Path(options.plans)
     claims, scale = reading.read_plans(folder, options.scale, options.claims)
     scale = _with_seeds(scale, options.seeds)
@@ -96,13 +63,6 @@ def run(arguments: list[str]) -> int:
     for problem in problems:
         say(console, problem)
     return _FAILED if problems else 0
-
-
-def _words(arguments: Sequence[str]) -> list[str]:
-    """Take the words before the first flag as the names of claims."""
-    words = list(arguments)
-    first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    return ["--claims", *words[:first], *words[first:]] if first else words
 
 
 def _with_seeds(scale: Scale, number: int | None) -> Scale:

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from hiddenkey.cli import report
-from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab.compare.coordinator import Coordinator
@@ -28,9 +27,8 @@ from hiddenkey.lab.queue.storage import storage_errors
 _FAILED = 1
 
 
-def run(arguments: list[str]) -> int:
+def run(plan: Plan) -> int:
     """Run what is missing of a plan and return the exit status: 1 if a run failed."""
-    plan = parse(Plan, "compare", _words(arguments))
     data = check(plan)
     outline = Outline(plan, data)
     console = standard_console()
@@ -44,18 +42,6 @@ def run(arguments: list[str]) -> int:
     ):
         work_off(console, plan, coordinator, _local_settings(plan), _told(plan))
         return _conclude(console, plan, coordinator)
-
-
-def _words(arguments: Sequence[str]) -> list[str]:
-    """Take a first word without hyphens as the plan's file, and ``--search`` alone as true."""
-    words = list(arguments)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
-    for index, word in enumerate(words):
-        following = words[index + 1] if index + 1 < len(words) else "--"
-        if word == "--search" and following.startswith("--"):
-            words[index] = "--search=true"
-    return words
 
 
 def _told(plan: Plan) -> list[str]:

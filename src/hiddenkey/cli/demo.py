@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab import demo, demo_report
 from hiddenkey.lab.demo_report import Difference, Row
@@ -17,9 +16,8 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
 
 
-def run(arguments: list[str]) -> int:
+def run(options: demo.DemoOptions) -> int:
     """Run the demonstration and return the exit status."""
-    options = parse(demo.DemoOptions, "demo", arguments)
     runs = demo.plan(options)
     console = standard_console()
     started = time.perf_counter()

@@ -6,12 +6,10 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.cli import doctor_adapters, doctor_all
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.options import DoctorOptions
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.quiet import quiet
@@ -21,50 +19,15 @@ if TYPE_CHECKING:
 
     from hiddenkey import DropoutConfig, Site
 
-_ALL: Final = "--all"
 _AUTO: Final = {
     "causal": "AutoModelForCausalLM",
     "seq2seq": "AutoModelForSeq2SeqLM",
     "image": "AutoModelForImageClassification",
 }
-_ADAPTERS: Final = "--adapters"
 
 
-@dataclass(frozen=True)
-class DoctorOptions:
-    """Which model and method to look at."""
-
-    model: str
-    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
-    method: str = "hiddenkey"
-    """Name of a method, or a folder or file with a hiddenkey_config.json."""
-    rate: float | None = None
-    """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
-    rates: dict[str, float] = field(default_factory=dict)
-    """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
-    layers: tuple[int, ...] | None = None
-    """Indices of the layers that drop, from 0; none: all."""
-    kernel: Literal["auto", "reference", "fused"] = "auto"
-    """Attention path: auto takes the fused one where it is possible."""
-    head: Literal["classification", "regression", "causal", "seq2seq", "image"] = "classification"
-    """Kind of model to build around the transformer."""
-    meta: bool = False
-    """Read the model's configuration only, no weights; works for any size."""
-    json: bool = False
-    """Print JSON instead of a table."""
-    all: bool = False
-    """Examine every architecture instead of one model; see hiddenkey doctor --all --help."""
-    adapters: bool = False
-    """Examine every adapter of PEFT instead of one model; see doctor --adapters --help."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: DoctorOptions) -> int:
     """Print the sites and return the exit status."""
-    if _ALL in arguments:
-        return doctor_all.run([word for word in arguments if word != _ALL])
-    if _ADAPTERS in arguments:
-        return doctor_adapters.run([word for word in arguments if word != _ADAPTERS])
-    options = parse(DoctorOptions, "doctor", arguments, positional="model")
     config = _config(options)
     quiet()
     found = examine(options, config)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.arguments import command_line
+from hiddenkey.cli.options import ArchitecturesOptions
 from hiddenkey.cli.terminal import standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
@@ -23,30 +22,11 @@ RECORD: Final = "models.json"
 _SOUND: Final = ("pass", "refused", "cannot be built")
 
 
-@dataclass(frozen=True)
-class SweepOptions:
-    """Which types to examine, each as a tiny random model."""
-
-    types: tuple[str, ...] = ()
-    """Names of model types, as in transformers' config.json; none: every type."""
-    tasks: tuple[str, ...] = ()
-    """Kinds of model: causal, seq2seq, classification, image; none: each type's main one."""
-    jobs: int = 2
-    """Worker processes; each uses one core and about 1 GiB."""
-    limit: float = 240.0
-    """Seconds for one type; then its process is ended, and its verdict is 'timed out'."""
-    output: str | None = None
-    """Folder to write MODELS.md and models.json to; the rest of MODELS.md stays."""
-    json: bool = False
-    """Print the record as JSON instead of lines."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: ArchitecturesOptions) -> int:
     """Examine the types; 1 if one of them attaches without passing, else 0."""
     from hiddenkey.compat.record import Record
     from hiddenkey.compat.run import choose, sweep
 
-    options = parse(SweepOptions, "doctor --all", arguments)
     if faults := _faults(options):
         raise ConfigError(faults)
     quiet()
@@ -56,7 +36,7 @@ def run(arguments: list[str]) -> int:
         rows.append(row)
         if not options.json:
             _print(f"{len(rows):>3} of {len(chosen)}  {_line(row)}")
-    record = Record.of(rows, _command(arguments))
+    record = Record.of(rows, command_line("doctor --all", options))
     if options.output is not None:
         _write(record, Path(options.output))
     if options.json:
@@ -67,7 +47,7 @@ def run(arguments: list[str]) -> int:
     return 0 if all(row.verdict in _SOUND for row in rows) else 1
 
 
-def _faults(options: SweepOptions) -> list[str]:
+def _faults(options: ArchitecturesOptions) -> list[str]:
     from hiddenkey.compat.types import TASKS
 
     faults = [not_one_of("tasks", task, TASKS) for task in options.tasks if task not in TASKS]
@@ -88,10 +68,6 @@ def _write(record: Record, folder: Path) -> None:
     head = json.dumps(plain, indent=1)[:-2]
     write_whole(folder / RECORD, f'{head},\n "rows": [\n{rows}\n]}}\n')
     replace_section(folder / DOCUMENT, SECTION, render(record))
-
-
-def _command(arguments: Sequence[str]) -> str:
-    return " ".join(["hiddenkey doctor --all", *arguments])
 
 
 def _line(row: Row) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.run.estimate import Estimate, EstimateOptions, estimates
 from hiddenkey.quiet import quiet
 
 
-def run(arguments: list[str]) -> int:
+def run(options: EstimateOptions) -> int:
     """Print the estimates and return the exit status."""
-    options = parse(EstimateOptions, "estimate", arguments)
     quiet()
     rows = list(estimates(options))
     console = standard_console()

@@ -10,22 +10,10 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Final, NoReturn
+from typing import NoReturn
 
-COMMANDS: Final = {
-    "demo": "compare LoRA and HiddenKey on bundled data, in a few minutes",
-    "train": "fine-tune a model with LoRA and a dropout method on a task",
-    "compare": "run a plan of methods, rates, tasks and seeds, by several workers if wished",
-    "report": "turn a comparison into a page, figures and tables",
-    "analyze": "look into what noise does: list of the analyses by 'hiddenkey analyze'",
-    "claims": "test the paper's claims, and write a page of verdicts",
-    "score": "score outputs against references: E2E, WebNLG, GLUE",
-    "estimate": "estimate memory and time of training a model, before renting a machine",
-    "recipes": "list the settings that come with the package, and copy them to change them",
-    "methods": "list the dropout methods, their axes and their papers",
-    "doctor": "show where a method acts on a model, layer by layer",
-}
+from hiddenkey.cli.commands import COMMANDS
+
 _USER_ERROR = 2
 _INTERRUPTED = 130
 
@@ -53,9 +41,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
     try:
         _refuse_several_processes(command)
-        module = import_module(f"hiddenkey.cli.{command}")
-        status: int = module.run(arguments)
-        return status
+        return COMMANDS[command].run(command, arguments)
     except ConfigError as error:
         _report(command, error.faults)
     except (AttachError, ConsistencyError) as error:
@@ -96,7 +82,7 @@ def _report(command: str, faults: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    listing = "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="hiddenkey",
         description="Structured dropout for fine-tuning transformers (arXiv 2403.00812).",

@@ -5,30 +5,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import dataclass
 from typing import Any, Final
 
 from rich.table import Table
 
 import hiddenkey
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.options import MethodsOptions
 from hiddenkey.cli.terminal import plain_table, standard_console
 
 _ARXIV: Final = re.compile(r"arXiv [\d.]+")
 _WIDE: Final = 110
 
 
-@dataclass(frozen=True)
-class MethodsOptions:
-    """How to list the methods."""
-
-    json: bool = False
-    """Print JSON, with the whole configuration of each method, instead of a table."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: MethodsOptions) -> int:
     """Print the methods and return the exit status."""
-    options = parse(MethodsOptions, "methods", arguments)
     if options.json:
         json.dump(records(), sys.stdout, indent=2)
         print()

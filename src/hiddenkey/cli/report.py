@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.options import ReportOptions
 from hiddenkey.cli.terminal import say, standard_console
 
 
-@dataclass(frozen=True)
-class ReportOptions:
-    """A report on the runs that 'hiddenkey compare' stored."""
-
-    folder: str
-    """Folder of the comparison."""
-    baseline: str = "lora"
-    """Method that the others are compared with."""
-    output: str | None = None
-    """Folder of the report; none: FOLDER/report."""
-
-
-def run(arguments: list[str]) -> int:
+def run(options: ReportOptions) -> int:
     """Write the report and return the exit status."""
-    options = parse(ReportOptions, "report", arguments, positional="folder")
     folder = Path(options.folder)
     output = None if options.output is None else Path(options.output)
     write(standard_console(), folder, options.baseline, output)

@@ -12,7 +12,7 @@ from typing import Any, Final
 from rich.markup import escape
 from rich.table import Table
 
-from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.options import ScoreOptions
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.files import read_material
@@ -24,22 +24,6 @@ _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
 
 
 @dataclass(frozen=True)
-class ScoreOptions:
-    """What to score."""
-
-    task: str
-    """e2e, webnlg, or a task of GLUE."""
-    references: str
-    """File of what is right: for e2e and webnlg .xml, .csv, .tsv, .jsonl, or text with a reference
-    a line and instances separated by an empty line; for GLUE a dev.tsv in the official layout."""
-    outputs: str
-    """File of what a model gave, in the order of the references: .csv, .tsv, .jsonl, or text with
-    an output or label a line."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-@dataclass(frozen=True)
 class Part:
     """The scores of all instances or of some."""
 
@@ -47,9 +31,8 @@ class Part:
     scores: Scores
 
 
-def run(arguments: list[str]) -> int:
+def run(options: ScoreOptions) -> int:
     """Print the scores and return the exit status."""
-    options = parse(ScoreOptions, "score", arguments)
     parts = score_files(options)
     if options.json:
         json.dump(_record(options, parts), sys.stdout, indent=2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
@@ -14,9 +13,8 @@ from hiddenkey.lab.run.result import Result, Summary
 from hiddenkey.quiet import quiet
 
 
-def run(arguments: list[str]) -> int:
+def run(options: TrainOptions) -> int:
     """Train and return the exit status."""
-    options = parse(TrainOptions, "train", arguments)
     prepared = prepare(options)  # refuses before the seconds that importing transformers takes
     quiet()
     from hiddenkey.cli.progress import ShownProgress

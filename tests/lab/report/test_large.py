@@ -14,8 +14,8 @@ METHODS = (
 PROGRAM = r"""
 import json, re, resource, sys
 from pathlib import Path
-from hiddenkey.cli import report
-report.run([sys.argv[1]])
+from hiddenkey.cli.main import main
+main(["report", sys.argv[1]])
 used = resource.getrusage(resource.RUSAGE_SELF)
 # ru_maxrss would be that of the process that started this one, where that is larger
 peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])

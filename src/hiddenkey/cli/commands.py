@@ -1,0 +1,145 @@
+"""The subcommands: what each is for, its settings, and the module that runs it.
+
+Nothing heavy is imported here. A command's settings are read before its module is imported, so that
+``--help`` and a wrong flag are answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import takewhile
+from typing import Any, Final
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        summary: what it is for, in one line.
+        module: its ``run`` takes the settings and returns the exit status.
+        options: ``module:class`` of its settings, whose import is light; ``None`` if the module
+            reads the words itself.
+        positional: the setting that is given without a flag.
+        leading: the setting that words before the first flag are values of.
+        instead: other commands, by the flag that asks for them.
+    """
+
+    summary: str
+    module: str
+    options: str | None = None
+    positional: str | None = None
+    leading: str | None = None
+    instead: Mapping[str, Command] = field(default_factory=dict)
+
+    def run(self, name: str, words: Sequence[str]) -> int:
+        """Read the settings, run the command and return the exit status.
+
+        Args:
+            name: of the command, for messages.
+            words: what follows it on the command line.
+
+        Raises:
+            ConfigError: with every fault of the settings.
+        """
+        for flag, other in self.instead.items():
+            if flag in words:
+                return other.run(f"{name} {flag}", [word for word in words if word != flag])
+        given = list(words) if self.options is None else self.read(name, words)
+        status: int = import_module(self.module).run(given)
+        return status
+
+    def read(self, name: str, words: Sequence[str]) -> Any:
+        """Return the settings that the words give, an instance of the class ``options``."""
+        from hiddenkey.cli.arguments import parse
+
+        module, _, kind = (self.options or "").partition(":")
+        options = getattr(import_module(module), kind)
+        return parse(options, name, self._with_flag(words), self.positional)
+
+    def _with_flag(self, words: Sequence[str]) -> list[str]:
+        first = list(takewhile(lambda word: not word.startswith("-"), words))
+        flag = [f"--{self.leading}"] if self.leading and first else []
+        return [*flag, *words]
+
+
+def _command(
+    summary: str, module: str, options: str, *, of: str = "hiddenkey.cli.options", **more: Any
+) -> Command:
+    return Command(summary, f"hiddenkey.cli.{module}", f"{of}:{options}", **more)
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "demo": _command(
+        "compare LoRA and HiddenKey on bundled data, in a few minutes",
+        "demo", "DemoOptions", of="hiddenkey.lab.demo",
+    ),
+    "train": _command(
+        "fine-tune a model with LoRA and a dropout method on a task",
+        "train", "TrainOptions", of="hiddenkey.lab.run.options",
+    ),
+    "compare": _command(
+        "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
+        "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
+    ),
+    "report": _command(
+        "turn a comparison into a page, figures and tables",
+        "report", "ReportOptions", positional="folder",
+    ),
+    "analyze": Command(
+        "look into what noise does: list of the analyses by 'hiddenkey analyze'",
+        "hiddenkey.cli.analyze",
+    ),
+    "claims": _command(
+        "test the paper's claims, and write a page of verdicts",
+        "claims", "ClaimsOptions", leading="claims",
+    ),
+    "score": _command(
+        "score outputs against references: E2E, WebNLG, GLUE", "score", "ScoreOptions"
+    ),
+    "estimate": _command(
+        "estimate memory and time of training a model, before renting a machine",
+        "estimate", "EstimateOptions", of="hiddenkey.lab.run.estimate",
+    ),
+    "recipes": Command(
+        "list the settings that come with the package, and copy them to change them",
+        "hiddenkey.cli.recipes",
+    ),
+    "methods": _command(
+        "list the dropout methods, their axes and their papers", "methods", "MethodsOptions"
+    ),
+    "doctor": _command(
+        "show where a method acts on a model, layer by layer",
+        "doctor", "DoctorOptions", positional="model",
+        instead={
+            "--all": _command(
+                "what a method does on every architecture of transformers",
+                "doctor_all", "ArchitecturesOptions",
+            ),
+            "--adapters": _command(
+                "what the library does with every adapter of PEFT",
+                "doctor_adapters", "AdaptersOptions",
+            ),
+        },
+    ),
+}  # fmt: skip
+"""By name, in the order of the help."""
+
+ANALYSES: Final[Mapping[str, Command]] = {
+    "gradient-noise": Command(
+        "bias and noise of LoRA's gradients under DropKey and DropAttention, equal masks",
+        "gradient_noise.command",
+        "gradient_noise.options:GradientNoiseOptions",
+    ),
+    "overfitting": _command(
+        "gap to the training examples, calibration and confidence, with and without a method",
+        "analyze_overfitting", "OverfittingOptions", leading="folders",
+    ),
+    "transfer": _command(
+        "what one dropout rate for all tasks loses against each task's best",
+        "analyze_transfer", "TransferOptions", leading="folders",
+    ),
+}  # fmt: skip
+"""What ``hiddenkey analyze`` runs, by name."""

@@ -1,0 +1,164 @@
+"""Settings of the commands that have no other home for them; the text under each is its help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """A report on the runs that 'hiddenkey compare' stored."""
+
+    folder: str
+    """Folder of the comparison."""
+    baseline: str = "lora"
+    """Method that the others are compared with."""
+    output: str | None = None
+    """Folder of the report; none: FOLDER/report."""
+
+
+@dataclass(frozen=True)
+class ClaimsOptions:
+    """Which claims to test, and how large the evidence is."""
+
+    claims: tuple[str, ...] = ()
+    """Names of claims, such as C1 C4; also without the flag; none: all of them."""
+    scale: str = "small"
+    """tiny (minutes, only to try the path), small (about two hours on two cores), medium (one GPU),
+    paper (the paper's models), or a YAML file of your own."""
+    seeds: int | None = None
+    """Training seeds of every arm; none: the scale's. More of them narrow the intervals, and a
+    larger number goes on from a smaller one; decide on it before you look at a verdict."""
+    data: str | None = None
+    """Folder of the tasks in GLUE's layout, E2E and WebNLG, for those tasks that need it."""
+    output: str | None = None
+    """Folder of the evidence; the same command goes on there; none: runs/claims/SCALE."""
+    plans: str | None = None
+    """Folder of the claims' plans; none: those that come with the package."""
+    workers: int | None = None
+    """Runs at the same time, each with its share of the processor's cores; none: one for each core
+    up to four, and one with an accelerator."""
+    storage: str | None = None
+    """URL of the database that shares out the runs; none: a file in the output folder."""
+    page_only: bool = False
+    """Run nothing: write the page from what is there."""
+    retry_failed: bool = False
+    """Run again what failed before."""
+    dry_run: bool = False
+    """List the runs and estimate the time from a few timed steps; nothing is written."""
+
+
+@dataclass(frozen=True)
+class OverfittingOptions:
+    """How far the runs of comparisons overfit, and how far their probabilities can be believed."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
+    baseline: str = "lora"
+    """Method that the others are compared with."""
+    methods: tuple[str, ...] = ()
+    """Methods to look at beside the baseline; none: all."""
+    output: str | None = None
+    """Folder of overfitting.json, .md and the pictures; none: 'analysis' in the first folder."""
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """What one dropout rate for all tasks loses against the best rate of each."""
+
+    folders: tuple[str, ...] = ()
+    """Folders that 'hiddenkey compare' or 'hiddenkey claims' wrote; may stand without the flag."""
+    method: str = "hiddenkey-minus"
+    """Method whose rate is asked for; its runs must be at several rates on several tasks."""
+    baseline: str = "lora"
+    """Method that gains are above."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to look at; none: all that have runs at two rates or more."""
+    stage: Literal["compare", "search"] = "compare"
+    """compare: the runs that are compared; search: those on held-out training examples that chose
+    settings."""
+    output: str | None = None
+    """Folder of transfer.json, .md and the picture; none: 'analysis' in the first folder."""
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What to score."""
+
+    task: str
+    """e2e, webnlg, or a task of GLUE."""
+    references: str
+    """File of what is right: for e2e and webnlg .xml, .csv, .tsv, .jsonl, or text with a reference
+    a line and instances separated by an empty line; for GLUE a dev.tsv in the official layout."""
+    outputs: str
+    """File of what a model gave, in the order of the references: .csv, .tsv, .jsonl, or text with
+    an output or label a line."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class MethodsOptions:
+    """How to list the methods."""
+
+    json: bool = False
+    """Print JSON, with the whole configuration of each method, instead of a table."""
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Which model and method to look at."""
+
+    model: str
+    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
+    method: str = "hiddenkey"
+    """Name of a method, or a folder or file with a hiddenkey_config.json."""
+    rate: float | None = None
+    """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
+    layers: tuple[int, ...] | None = None
+    """Indices of the layers that drop, from 0; none: all."""
+    kernel: Literal["auto", "reference", "fused"] = "auto"
+    """Attention path: auto takes the fused one where it is possible."""
+    head: Literal["classification", "regression", "causal", "seq2seq", "image"] = "classification"
+    """Kind of model to build around the transformer."""
+    meta: bool = False
+    """Read the model's configuration only, no weights; works for any size."""
+    json: bool = False
+    """Print JSON instead of a table."""
+    all: bool = False
+    """Examine every architecture instead of one model; see hiddenkey doctor --all --help."""
+    adapters: bool = False
+    """Examine every adapter of PEFT instead of one model; see doctor --adapters --help."""
+
+
+@dataclass(frozen=True)
+class ArchitecturesOptions:
+    """Which types to examine, each as a tiny random model."""
+
+    types: tuple[str, ...] = ()
+    """Names of model types, as in transformers' config.json; none: every type."""
+    tasks: tuple[str, ...] = ()
+    """Kinds of model: causal, seq2seq, classification, image; none: each type's main one."""
+    jobs: int = 2
+    """Worker processes; each uses one core and about 1 GiB."""
+    limit: float = 240.0
+    """Seconds for one type; then its process is ended, and its verdict is 'timed out'."""
+    output: str | None = None
+    """Folder to write MODELS.md and models.json to; the rest of MODELS.md stays."""
+    json: bool = False
+    """Print the record as JSON instead of lines."""
+
+
+@dataclass(frozen=True)
+class AdaptersOptions:
+    """Which adapters to examine, each on tiny random models."""
+
+    types: tuple[str, ...] = ()
+    """Names of PEFT's types, such as LORA or PREFIX_TUNING; none: every type."""
+    jobs: int = 2
+    """Worker processes; 1 examines them in this one."""
+    output: str | None = None
+    """Folder to write MODELS.md to; the rest of the file stays."""
