@@ -1,4 +1,4 @@
-"""How long a user waits for ``import hiddenkey`` and for ``hiddenkey --help``.
+"""How long a user waits for ``import hiddenkey`` and for the ``--help`` of every command.
 
     python benchmarks/startup.py [--turns 15] [--output FILE]
 
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import markdown, write_record
+from hiddenkey.cli.commands import ANALYSES, COMMANDS
 
 WARM_UP = 1
 TIMED = """
@@ -70,7 +71,17 @@ CASES: Mapping[str, Case] = {
     "after it, `import hiddenkey`": timed("import hiddenkey", "import torch", 50),
     "after it, all public names of hiddenkey": timed(EVERY_NAME, "import torch", 50),
     "an interpreter that does nothing": Case(("-c", "")),
-    "`hiddenkey --help`": Case(("-m", "hiddenkey.cli.main", "--help"), target_ms=500),
+    **{
+        f"`{' '.join(['hiddenkey', *words])} --help`": Case(
+            ("-m", "hiddenkey.cli.main", *words, "--help"), target_ms=500
+        )
+        for words in (
+            [],
+            *([name] for name in COMMANDS),
+            *(["analyze", name] for name in ANALYSES),
+            *(["doctor", flag] for flag in COMMANDS["doctor"].instead),
+        )
+    },
 }
 
 

@@ -8,7 +8,17 @@ import pytest
 
 import hiddenkey
 from hiddenkey.cli import main as entry
+from hiddenkey.cli.commands import ANALYSES, COMMANDS
 from hiddenkey.installation import install_command
+
+HEAVY = ("torch", "transformers", "peft", "scipy", "optuna", "jinja2", "matplotlib", "rich")
+HELPS = [
+    *([name] for name in COMMANDS),
+    *(["analyze", name] for name in ANALYSES),
+    *(["doctor", flag] for flag in COMMANDS["doctor"].instead),
+]
+# loads torch with the configuration; to be emptied
+LOADS_TORCH = (["compare"],)
 
 
 def run_fresh(*words):
@@ -18,7 +28,7 @@ def run_fresh(*words):
         "from hiddenkey.cli.main import main\n"
         "try:\n    status = main(sys.argv[1:])\n"
         "except SystemExit as end:\n    status = end.code\n"
-        "watched = ('torch', 'transformers', 'peft', 'jsonargparse')\n"
+        f"watched = {HEAVY!r}\n"
         "heavy = [name for name in watched if name in sys.modules]\n"
         "print(json.dumps([status, heavy]))\n"
     )
@@ -39,6 +49,20 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
         assert f"  {command}" in shown
     assert (status, heavy) == (0, [])
     assert seconds < 2, "0.1 s on an idle machine; the limit leaves room for a busy one"
+
+
+@pytest.mark.parametrize("words", HELPS, ids=" ".join)
+def test_help_of_every_command_imports_nothing_heavy(words):
+    shown, errors, status, heavy = run_fresh(*words, "--help")
+    assert (status, errors) == (0, "")
+    assert " ".join(["usage: hiddenkey", *words]) in shown
+    assert heavy == (["torch"] if words in LOADS_TORCH else [])
+
+
+def test_a_wrong_flag_is_refused_before_anything_heavy_is_imported():
+    _, errors, status, heavy = run_fresh("claims", "--sede", "3")
+    assert "--sede is not a setting; did you mean '--seeds'" in errors
+    assert (status, heavy) == (2, [])
 
 
 def test_methods_does_not_import_transformers():
