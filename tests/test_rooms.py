@@ -63,7 +63,6 @@ UPWARD = {
     ("framework.config", "positions"),
     ("framework.schedule", "attachment.plan"),
     ("framework.schedule", "positions"),
-    ("lab.queue.storage", "lab.plans.plan"),
     ("step.guards", "attachment.plan"),
     ("step.rates", "attachment.plan"),
     ("step.training_pass", "attachment.plan"),

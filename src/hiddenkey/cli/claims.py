@@ -55,7 +55,11 @@ def run(options: ClaimsOptions) -> int:
         states = survey.look(store, outline).get(store.name, {})
         _tell(console, gather(claims, scale, outline, states, command), store)
         return 0
-    with storage_errors(store), interrupted_by_sigterm(), Coordinator(store, outline) as work:
+    with (
+        storage_errors(store.job_store),
+        interrupted_by_sigterm(),
+        Coordinator(store, outline) as work,
+    ):
         work_off(console, store, work, local)
         problems = work.problems()
     states = survey.look(store, outline).get(store.name, {})

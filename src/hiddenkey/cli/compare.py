@@ -36,7 +36,7 @@ def run(plan: Plan) -> int:
         _show_survey(console, plan, outline, data)
         return 0
     with (
-        storage_errors(plan),
+        storage_errors(plan.job_store),
         interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):

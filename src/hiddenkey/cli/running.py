@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hiddenkey.cli.terminal import say
+from hiddenkey.lab.compare.assignment import Assignment, work_on
 from hiddenkey.lab.compare.coordinator import Coordinator
-from hiddenkey.lab.compare.pool import Assignment, Pool
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue.pool import Pool
 
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1
@@ -44,7 +45,7 @@ def work_off(
     if progress.finished:
         return
     threads = max(1, (os.cpu_count() or 1) // plan.workers)
-    assignment = Assignment(plan, tuple(coordinator.studies), local, threads)
+    assignment = Assignment(plan.job_store, tuple(coordinator.studies), local, threads)
     bar = Progress(
         TextColumn("jobs"),
         BarColumn(),
@@ -53,7 +54,7 @@ def work_off(
         console=console,
         disable=not console.is_terminal,
     )
-    with bar, Pool(assignment, plan.workers) as pool:
+    with bar, Pool(work_on, assignment, plan.workers) as pool:
         task = bar.add_task("jobs", total=progress.total, completed=progress.done)
         while not progress.finished:
             pool.check()

@@ -271,14 +271,14 @@ def test_a_full_folder_stops_the_command_and_fails_no_run(plan, monkeypatch):
     real, fault = workers.train, "output must be a folder with free space"
 
     def full(*_, **__):
-        monkeypatch.setattr(coordinators.ComparisonFolder, "fault", lambda self: fault)
+        monkeypatch.setattr(coordinators.WorkFolder, "fault", lambda self: fault)
         raise RuntimeError("file write failed")
 
     monkeypatch.setattr(workers, "train", full)
     with pytest.raises(ConfigError, match=fault):
         worker_for(coordinator).take_one()
     monkeypatch.setattr(workers, "train", real)
-    monkeypatch.setattr(coordinators.ComparisonFolder, "fault", lambda self: None)
+    monkeypatch.setattr(coordinators.WorkFolder, "fault", lambda self: None)
     assert {record.status for record in run_here(plan).records()} == {"finished"}
 
 

@@ -15,7 +15,7 @@ from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.plans import agreement
 from hiddenkey.lab.plans.check import check
-from hiddenkey.lab.queue.folder import ComparisonFolder
+from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.storage import open_storage
 from lab.compare.driver import begin, run_here, worker_for
 
@@ -157,17 +157,17 @@ def test_runs_that_left_the_plan_leave_the_queue(plan):
 
 def test_a_study_is_created_once_by_commands_that_start_together(plan):
     Path(plan.output).mkdir()
-    first, second = open_storage(plan), open_storage(plan)
+    first, second = open_storage(plan.job_store), open_storage(plan.job_store)
     for storage in (first, second):
         storage.engine.dispose()
 
 
 def test_of_two_processes_one_names_the_folder(tmp_path):
-    folder = ComparisonFolder(tmp_path)
+    folder = WorkFolder(tmp_path)
     folder.prepare()
     name = folder.identity
     assert len(name) == 32
-    assert ComparisonFolder(tmp_path).identity == name
+    assert WorkFolder(tmp_path).identity == name
     with folder.lock("job"):
         assert not folder.is_free("job")
     assert folder.is_free("job")

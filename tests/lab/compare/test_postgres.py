@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:Futu
 
 
 def trials_of(plan):
-    storage = open_storage(plan)
+    storage = open_storage(plan.job_store)
     trials = optuna.load_study(study_name=plan.name, storage=storage).get_trials()
     storage.engine.dispose()
     return trials

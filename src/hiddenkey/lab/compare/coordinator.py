@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
 
 import optuna
@@ -26,7 +25,7 @@ from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.agreement import agree
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue import jobs
-from hiddenkey.lab.queue.folder import ComparisonFolder
+from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.queue.storage import open_storage, open_study
 
@@ -88,9 +87,9 @@ class Coordinator:
 
     def __init__(self, plan: Plan, outline: Jobs) -> None:
         self._outline = outline
-        self.folder = ComparisonFolder(Path(plan.output))
+        self.folder = WorkFolder(plan.job_store.folder)
         self.folder.prepare()
-        self._storage = open_storage(plan)
+        self._storage = open_storage(plan.job_store)
         opened = {name: open_study(self._storage, name) for name in outline.studies}
         self.studies = {name: study for name, (study, _) in opened.items()}
         self._main, created = opened[plan.name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import optuna
@@ -20,7 +19,7 @@ from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
-from hiddenkey.lab.queue.storage import FILE, open_storage, storage_errors
+from hiddenkey.lab.queue.storage import open_storage, storage_errors
 from hiddenkey.lab.run.options import TrainOptions
 
 
@@ -47,11 +46,11 @@ def look(plan: Plan, outline: Jobs) -> States:
     Raises:
         ConfigError: if the storage cannot be reached, or holds a plan that this one contradicts.
     """
-    if plan.storage is None and not (Path(plan.output) / FILE).is_file():
+    if not plan.job_store.exists:
         return {}
-    storage = open_storage(plan)
+    storage = open_storage(plan.job_store)
     found: dict[str, Mapping[str, State]] = {}
-    with storage_errors(plan):
+    with storage_errors(plan.job_store):
         there = optuna.get_all_study_names(storage)
         for name in outline.studies:
             if name not in there:

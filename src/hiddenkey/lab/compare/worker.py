@@ -33,8 +33,8 @@ from hiddenkey.lab.plans.identity import PATHS, Run, options_from
 from hiddenkey.lab.plans.search import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.attempt import Attempt, LiveView, frozen, show
-from hiddenkey.lab.queue.folder import ComparisonFolder
-from hiddenkey.lab.queue.jobs import Job, Kind
+from hiddenkey.lab.queue.folder import WorkFolder
+from hiddenkey.lab.queue.jobs import Job
 from hiddenkey.lab.run.folder import CONFIG, RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
@@ -57,7 +57,7 @@ class Worker:
     def __init__(
         self,
         studies: Sequence[optuna.Study],
-        folder: ComparisonFolder,
+        folder: WorkFolder,
         local: Mapping[str, Mapping[str, Any]],
     ) -> None:
         self._studies = studies
@@ -65,7 +65,7 @@ class Worker:
         self._local = local
         self._data = Data()
         self._held = ExitStack()
-        self._work: Mapping[Kind, Callable[[optuna.Trial, Job], float]] = {
+        self._work: Mapping[str, Callable[[optuna.Trial, Job], float]] = {
             "run": self._run,
             "search": self._search,
             "probe": self._probe,

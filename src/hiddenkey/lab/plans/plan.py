@@ -16,6 +16,7 @@ from typing import Any, Final
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.settings import read_settings
+from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
@@ -95,6 +96,11 @@ class Plan:
     def name(self) -> str:
         """Name of the comparison in the database."""
         return self.study or Path(self.output).resolve().name
+
+    @property
+    def job_store(self) -> JobStore:
+        """Where its jobs are kept."""
+        return JobStore(Path(self.output), self.storage, self.heartbeat, self.grace)
 
     @property
     def searched(self) -> Search | None:

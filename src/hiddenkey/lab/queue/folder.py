@@ -1,4 +1,4 @@
-"""The folder of a comparison: its run folders, its locks, and whether it takes another byte."""
+"""The folder of some jobs: its run folders, its locks, and whether it takes another byte."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _POLL_SECONDS: Final = 0.2
 
 
-class ComparisonFolder:
-    """Where the runs of a comparison are kept on this machine."""
+class WorkFolder:
+    """Where the runs of some jobs are kept on this machine."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()

@@ -1,8 +1,8 @@
 """Jobs and the trials that do them: what is queued, running, finished, failed or lost.
 
-A job is one thing to do: a run, a trial of a search, a measurement of cost. Optuna may hold several
-trials for a job: the worker of one died, or two machines queued the same job at the same moment.
-The job's state follows from all of them, and of several living trials the first one counts.
+A job is one thing to do, such as a run. Optuna may hold several trials for a job: the worker of one
+died, or two machines queued the same job at the same moment. The job's state follows from all of
+them, and of several living trials the first one counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hiddenkey.lab.queue.storage import MOST_DEATHS
 
-Kind = Literal["run", "search", "probe"]
 Status = Literal["missing", "waiting", "running", "finished", "failed", "lost"]
 
 ERROR: Final = "error"
@@ -44,7 +43,7 @@ class Job:
     """
 
     key: str
-    kind: Kind
+    kind: str
     payload: Mapping[str, Any]
     params: Mapping[str, float]
 

@@ -1,4 +1,4 @@
-"""The Optuna studies of a comparison: how their storage is opened, and errors of it in plain words.
+"""The database of jobs, as Optuna's studies: how it is opened, and its errors in plain words.
 
 Optuna does the sharing: a trial is taken by one worker, its heartbeat tells that the worker lives,
 and a trial without one is failed and queued again.
@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -23,13 +22,10 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.installation import install_command
-from hiddenkey.lab.plans.plan import Plan
-
-FILE: Final = "study.db"
-"""Name of the default storage in the output folder."""
+from hiddenkey.lab.queue.store import JobStore
 
 MOST_DEATHS: Final = 10
-"""How often the worker of one run may die before the run counts as failed."""
+"""How often the worker of one job may die before the job counts as failed."""
 
 _WAIT_SECONDS: Final = 60
 _CONNECT_SECONDS: Final = 10
@@ -47,22 +43,15 @@ class Storage(RDBStorage):  # type: ignore[misc]
             _log.warning("no heartbeat for trial %d: %s", trial_id, _reason(error))
 
 
-def default_url(output: Path) -> str:
-    """URL of the SQLite file in the output folder."""
-    url = sqlalchemy.URL.create("sqlite", database=str(output.resolve() / FILE))
-    return url.render_as_string(hide_password=False)
-
-
-def open_storage(plan: Plan) -> Storage:
-    """Connect to the plan's storage and create its tables where they are missing.
+def open_storage(store: JobStore) -> Storage:
+    """Connect to a database and create its tables where they are missing.
 
     Raises:
         ConfigError: if the URL is none, its driver is missing or the database cannot be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    url = plan.storage or default_url(Path(plan.output))
-    with _plain_errors(url):
-        return _connect(_with_installed_driver(url), plan)
+    with storage_errors(store):
+        return _connect(_with_installed_driver(store.url), store)
 
 
 def open_study(storage: Storage, name: str) -> tuple[optuna.Study, bool]:
@@ -78,14 +67,7 @@ def open_study(storage: Storage, name: str) -> tuple[optuna.Study, bool]:
     return study, True
 
 
-@contextmanager
-def storage_errors(plan: Plan) -> Iterator[None]:
-    """Turn the loss of the storage into one clear error."""
-    with _plain_errors(plan.storage or default_url(Path(plan.output))):
-        yield
-
-
-def _connect(url: str, plan: Plan) -> Storage:
+def _connect(url: str, store: JobStore) -> Storage:
     for attempt in range(10):
         try:
             with warnings.catch_warnings():
@@ -94,8 +76,8 @@ def _connect(url: str, plan: Plan) -> Storage:
                     # Optuna formats the URL: braces of a path must survive that
                     url=url.replace("{", "{{").replace("}", "}}"),
                     engine_kwargs=_engine_settings(url),
-                    heartbeat_interval=plan.heartbeat,
-                    grace_period=plan.grace,
+                    heartbeat_interval=store.heartbeat,
+                    grace_period=store.grace,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MOST_DEATHS),
                 )
         except SQLAlchemyError as error:
@@ -150,7 +132,9 @@ def _with_installed_driver(url: str) -> str:
 
 
 @contextmanager
-def _plain_errors(url: str) -> Iterator[None]:
+def storage_errors(store: JobStore) -> Iterator[None]:
+    """Turn the loss of the database into one clear error."""
+    url = store.url
     try:
         yield
     except ArgumentError as error:
@@ -168,7 +152,7 @@ def _plain_errors(url: str) -> Iterator[None]:
             raise
         raise ConfigError(
             f"storage must be a database that can be reached and written, {_shown(url)!r} is not"
-            f" ({_reason(error)}); start the server or mend the URL and run the same command"
+            f" ({_reason(error)}); start the server or correct the URL and run the same command"
             " again: finished runs are kept"
         ) from error
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from hiddenkey.lab.queue.folder import ComparisonFolder
+from hiddenkey.lab.queue.folder import WorkFolder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from hiddenkey.lab.comparison.folder import ComparisonFolder
+from hiddenkey.lab.queue.folder import WorkFolder
 
-with ComparisonFolder(Path(sys.argv[1])).lock(sys.argv[2]):
+with WorkFolder(Path(sys.argv[1])).lock(sys.argv[2]):
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
 """
@@ -22,7 +22,7 @@ with ComparisonFolder(Path(sys.argv[1])).lock(sys.argv[2]):
 
 @pytest.fixture
 def folder(tmp_path):
-    folder = ComparisonFolder(tmp_path)
+    folder = WorkFolder(tmp_path)
     folder.prepare()
     return folder
 

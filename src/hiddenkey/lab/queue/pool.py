@@ -9,51 +9,30 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans.plan import Plan
 
-_POLL_SECONDS: Final = 0.5
 _PATIENCE_SECONDS: Final = 30
 _MOST_DEATHS_EACH: Final = 12
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a worker process is started with.
-
-    Attributes:
-        plan: tells storage and folder.
-        studies: names of the studies to work on, the first one first.
-        local: settings that differ between machines, by task.
-        threads: threads of PyTorch.
-    """
-
-    plan: Plan
-    studies: tuple[str, ...]
-    local: Mapping[str, Mapping[str, Any]]
-    threads: int
 
 
 class Pool:
     """Keeps some worker processes going.
 
     Args:
-        assignment: what each of them does.
+        work: what each of them calls; importable by its name. It is interrupted at the end.
+        argument: what ``work`` is called with; it travels to the process.
         workers: how many.
     """
 
-    def __init__(self, assignment: Assignment, workers: int) -> None:
+    def __init__(self, work: Callable[[Any], None], argument: object, workers: int) -> None:
         self._context = get_context("spawn")
-        self._assignment = assignment
+        self._work = (work, argument)
         self._deaths = 0
         self._most_deaths = _MOST_DEATHS_EACH * workers
         self._seats = [self._start() for _ in range(workers)]
@@ -102,7 +81,7 @@ class Pool:
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
         here, there = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_serve, args=(self._assignment, there), daemon=False)
+        process = self._context.Process(target=_serve, args=(*self._work, there), daemon=False)
         process.start()
         there.close()
         return process, here
@@ -117,38 +96,18 @@ def _received(messages: Connection) -> tuple[str, ...]:
     return faults
 
 
-def _serve(assignment: Assignment, messages: Connection) -> None:
+def _serve(work: Callable[[Any], None], argument: object, messages: Connection) -> None:
     """Main function of a worker process."""
     _end_with_parent()
     # Ctrl-C reaches the whole group; the command alone decides, and then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        _work(assignment)
+        work(argument)
     except KeyboardInterrupt:
         return
     except ConfigError as error:
         messages.send(error.faults)
-
-
-def _work(assignment: Assignment) -> None:
-    import torch
-
-    from hiddenkey.lab.compare.worker import Worker
-    from hiddenkey.lab.queue.folder import ComparisonFolder
-    from hiddenkey.lab.queue.storage import open_storage, open_study, storage_errors
-    from hiddenkey.quiet import quiet
-
-    torch.set_num_threads(assignment.threads)
-    quiet()
-    plan = assignment.plan
-    storage = open_storage(plan)
-    with storage_errors(plan):
-        studies = [open_study(storage, name)[0] for name in assignment.studies]
-        worker = Worker(studies, ComparisonFolder(Path(plan.output)), assignment.local)
-        while True:
-            if not worker.take_one():
-                time.sleep(_POLL_SECONDS)
 
 
 def _interrupt(*_: object) -> None:
