@@ -6,7 +6,9 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.predictions.files import read_material
-from hiddenkey.lab.tasks import e2e
+from hiddenkey.lab.tasks.files import FileFaults
+from hiddenkey.lab.tasks.generation import E2E_COLUMNS, merge_references
+from hiddenkey.lab.tasks.tables import read_examples
 
 REFERENCES = [("One, two.", "Two."), ("Three?",), ("Four", "four", "4")]
 OUTPUTS = ["1", "", "3"]
@@ -111,8 +113,8 @@ def test_official_test_set_is_read_as_its_meanings(glue, tmp_path):
     path = glue / "e2e" / "testset_w_refs.csv"
     outputs = write(tmp_path, "b.txt", "x\n" * 630)
     material = read_material("e2e", path, outputs)
-    expected = e2e.group_pairs(e2e.read_pairs(path))
-    assert [instance.source for instance in material.instances] == [i.source for i in expected]
+    expected = merge_references(read_examples(path, E2E_COLUMNS, FileFaults(path)))
+    assert [instance.source for instance in material.instances] == [i.texts[0] for i in expected]
     assert sum(map(len, material.references)) == 4693
 
 
@@ -151,13 +153,13 @@ GOOD = "a\n\nb\n"
         ("a.txt", b"\na\n\nb\n", "a.txt, line 1: one empty line separates two instances"),
         ("a.txt", b"a\n\ncaf\xe9\n", "a.txt, line 3: must be UTF-8, got byte 0xe9; save the file"),
         ("a.csv", b"mr,other,more\nA,b,c\n", "a.csv: must have a column 'references' or"),
-        ("a.csv", b"mr,ref\nA,b\nA\n", "a.csv, line 3: must have 2 fields, got 1; mend the row"),
+        ("a.csv", b"mr,ref\nA,b\nA\n", "a.csv, line 3: must have 2 fields, got 1; fix the row"),
         ("a.csv", b"mr,ref\nA,b\nB, \n", "a.csv, line 3: a reference must not be empty; fill it"),
         ("a.jsonl", b'{"ref": "a"}\n{"ref": 3}\n', "a.jsonl, line 2: column 'ref' must hold text"),
         ("a.jsonl", b'{"ref": "a"}\n{"rf": "b"}\n', "a.jsonl, line 2: column 'ref' must hold text"),
         ("a.jsonl", b'{"references": []}\n', "a.jsonl, line 1: column 'references' must hold"),
         ("a.jsonl", b'{"ref"\n', "a.jsonl, line 1: must be one JSON object"),
-        ("a.xml", b"<a><b></a>", "a.xml, line 1: must be well-formed XML (mismatched tag); mend"),
+        ("a.xml", b"<a><b></a>", "a.xml, line 1: must be well-formed XML (mismatched tag); "),
     ],
 )  # fmt: skip
 def test_broken_references_are_refused_with_file_and_line(tmp_path, name, content, message):

@@ -82,7 +82,7 @@ def test_faults_of_both_files_come_together(tmp_path):
     assert caught.value.faults == (
         f"{train}, line 3: label must be one of entailment, not_entailment, got 'maybe';"
         " correct the row",
-        f"{train}, line 4: must have 4 fields, got 3; mend the row",
+        f"{train}, line 4: must have 4 fields, got 3; fix the row",
         f"{dev}: must have a column 'sentence2', got 'index', 'sentence1', 'hypothesis', 'label';"
         " name one of them or add it",
     )

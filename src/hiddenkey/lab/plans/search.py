@@ -167,7 +167,7 @@ def _read_seeds(value: Any, values: dict[str, Any]) -> list[str]:
     seeds = value if isinstance(value, list | tuple) else [value]
     good = seeds and all(_is_whole(seed) and 0 <= seed < 2**32 for seed in seeds)
     if not good or len(set(seeds)) < len(seeds):
-        return [f"search.seeds must be different seeds from 0 to 2**32 - 1, got {value!r}; mend it"]
+        return [f"search.seeds must be different seeds from 0 to 2**32 - 1, got {value!r}; fix it"]
     values["seeds"] = tuple(seeds)
     return []
 
@@ -194,7 +194,7 @@ def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
             and bounds[0] < bounds[1]
         ):
             faults.append(
-                f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; mend it"
+                f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; fix it"
             )
     if not faults:
         values["space"] = {name: (bounds[0], bounds[1]) for name, bounds in value.items()}

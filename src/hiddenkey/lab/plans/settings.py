@@ -71,7 +71,7 @@ def _read_one(name: str, value: Any, where: str, typed: dict[str, Any]) -> list[
         typed[name] = _parser().parse_object({name: value})[name]
     except ArgumentError:
         wanted = TYPES[name].replace(" | None", " or null")
-        return [f"{where}.{name} must be {wanted}, got {value!r}; mend it"]
+        return [f"{where}.{name} must be {wanted}, got {value!r}; fix it"]
     return []
 
 

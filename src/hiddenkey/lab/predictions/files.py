@@ -17,8 +17,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.records import FORMATS, OUTPUTS, REFERENCES, Record, read_records
 from hiddenkey.lab.scores import Family
 from hiddenkey.lab.tasks import webnlg
-from hiddenkey.lab.tasks.faults import FileFaults
-from hiddenkey.lab.tasks.utf8 import read_text
+from hiddenkey.lab.tasks.files import FileFaults, read_text
 
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 

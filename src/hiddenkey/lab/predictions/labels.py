@@ -14,10 +14,9 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.records import FORMATS
 from hiddenkey.lab.scores.metrics import Values
 from hiddenkey.lab.tasks import TASKS, Example, Task
-from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.files import FileFaults, read_text
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
 from hiddenkey.lab.tasks.tables import Columns, Row, read_examples, read_rows, to_examples
-from hiddenkey.lab.tasks.utf8 import read_text
 
 _COLUMNS: Final = ("prediction", "label", "score", "output")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.files import FileFaults
 from hiddenkey.lab.tasks.tables import Row, read_rows
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl")
@@ -58,7 +58,7 @@ def read_records(path: Path, names: Sequence[str], faults: FileFaults) -> list[R
         value = row.values.get(column)
         texts: list[Any] = value if isinstance(value, list) else [value]
         if not texts or not all(isinstance(text, str) for text in texts):
-            faults.add(f"column {column!r} must hold text, got {value!r}; mend the row", row.line)
+            faults.add(f"column {column!r} must hold text, got {value!r}; fix the row", row.line)
             continue
         records.append(
             Record(

@@ -2,23 +2,27 @@
 
 Training takes each text as an example of its own; evaluation takes each meaning representation or
 set of triples once, with all its texts as references.
+
+E2E (Dušek et al. 2018) has CSV files with a row for each text. A meaning representation, such as
+``name[Aromi], area[riverside]``, has several texts, which need not follow each other.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Final, TypeVar
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
 from hiddenkey.lab.tasks.base import Example, Source, Splits, Task
-from hiddenkey.lab.tasks.e2e import group_pairs, read_pairs
-from hiddenkey.lab.tasks.webnlg import read_entries
+from hiddenkey.lab.tasks.folders import find_folder
+from hiddenkey.lab.tasks.tables import Columns, read_splits
+from hiddenkey.lab.tasks.webnlg import Entry, read_entries
 
-Part = TypeVar("Part")
-
+E2E_COLUMNS: Final = Columns(("mr",), "ref", is_text=True)
 _END_OF_DATA: Final = " ||"  # as in the LoRA paper, to tell the data from the text
 _ATTRIBUTE: Final = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*,?")
 _E2E_FILES: Final = {
@@ -26,6 +30,16 @@ _E2E_FILES: Final = {
     "dev": "devset.csv",
     "test": "testset_w_refs.csv",
 }
+
+
+def merge_references(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """Return one example for each prompt, with all its texts as references, in order."""
+    texts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for example in examples:
+        texts[example.texts].append(str(example.label))
+    return tuple(
+        Example(prompt, references[0], tuple(references)) for prompt, references in texts.items()
+    )
 
 
 def meaning_as_prompt(meaning: str) -> str:
@@ -36,21 +50,30 @@ def meaning_as_prompt(meaning: str) -> str:
 
 
 def _load_e2e(source: Source) -> Splits:
-    folder = _find(source, ("e2e",), _E2E_FILES["train"])
+    folder = find_folder(source.folder, ("e2e",), (_E2E_FILES["train"],))
     files = [folder / _E2E_FILES[part] for part in ("train", source.split)]
-    train, evaluation = _read_both(read_pairs, files)
-    return Splits(
-        tuple(Example((meaning_as_prompt(pair.source),), pair.text) for pair in train),
-        tuple(
-            Example((meaning_as_prompt(found.source),), found.references[0], found.references)
-            for found in group_pairs(evaluation)
-        ),
+    train, evaluation = read_splits(files[0], files[1], E2E_COLUMNS)
+    return Splits(_with_prompts(train), _with_prompts(merge_references(evaluation)))
+
+
+def _with_prompts(examples: Sequence[Example]) -> tuple[Example, ...]:
+    return tuple(
+        replace(example, texts=(meaning_as_prompt(example.texts[0]),)) for example in examples
     )
 
 
 def _load_webnlg(source: Source) -> Splits:
-    folder = _find(source, ("webnlg_2017", "webnlg"), "train")
-    train, evaluation = _read_both(read_entries, [folder / "train", folder / source.split])
+    folder = find_folder(source.folder, ("webnlg_2017", "webnlg"), ("train",))
+    parts: list[tuple[Entry, ...]] = []
+    faults: list[str] = []
+    for part in ("train", source.split):
+        try:
+            parts.append(read_entries(folder / part))
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    train, evaluation = parts
     has_unseen = not all(entry.seen for entry in evaluation)
     return Splits(
         tuple(
@@ -71,33 +94,6 @@ def _load_webnlg(source: Source) -> Splits:
     )
 
 
-def _read_both(read: Callable[[Path], Part], paths: Sequence[Path]) -> list[Part]:
-    parts: list[Part] = []
-    faults: list[str] = []
-    for path in paths:
-        try:
-            parts.append(read(path))
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
-        raise ConfigError(faults)
-    return parts
-
-
-def _find(source: Source, names: tuple[str, ...], content: str) -> Path:
-    if source.folder is None:
-        raise ConfigError(f"the task needs --data, got none; give the folder that holds {names[0]}")
-    places = [*(source.folder / name for name in names), source.folder]
-    for place in places:
-        if (place / content).exists():
-            return place
-    searched = ", ".join(str(place / content) for place in places)
-    raise ConfigError(
-        f"--data must be a folder that holds {names[0]}/{content}, got {str(source.folder)!r}"
-        f" (searched {searched}); give the folder above the task's folder"
-    )
-
-
 E2E: Final = Task(
     name="e2e",
     summary="E2E: describe a restaurant",
@@ -105,8 +101,8 @@ E2E: Final = Task(
     metrics=METRICS["e2e"],
     needs="folder",
     load=_load_e2e,
-    text_columns=("mr",),
-    label_column="ref",
+    text_columns=E2E_COLUMNS.texts,
+    label_column=E2E_COLUMNS.label,
     files="e2e/trainset.csv",
     family="e2e",
 )

@@ -7,7 +7,7 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.installation import install_command
 from hiddenkey.lab.tasks.base import Example
-from hiddenkey.lab.tasks.faults import FileFaults
+from hiddenkey.lab.tasks.files import FileFaults
 from hiddenkey.lab.tasks.tables import Columns, Row, to_examples
 
 NAME: Final = "hub"

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
-from hiddenkey.lab.tasks.faults import FileFaults
-from hiddenkey.lab.tasks.utf8 import read_text
+from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -61,15 +59,11 @@ def read_splits(
     Raises:
         ConfigError: with the faults of both files together.
     """
-    faults: list[str] = []
-    parts = []
-    for path in (train_file, eval_file):
-        of_file = FileFaults(path)
-        parts.append(read_examples(path, columns, of_file))
-        faults += of_file.shown()
-    if faults:
-        raise ConfigError(faults)
-    return parts[0], parts[1]
+    faults = (FileFaults(train_file), FileFaults(eval_file))
+    train = read_examples(train_file, columns, faults[0])
+    evaluation = read_examples(eval_file, columns, faults[1])
+    refuse(*faults)
+    return train, evaluation
 
 
 def read_examples(path: Path, columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
@@ -86,6 +80,8 @@ def to_examples(rows: Sequence[Row], columns: Columns, faults: FileFaults) -> tu
         for name, text in zip(columns.texts, texts, strict=True):
             if not isinstance(text, str):
                 faults.add(f"column {name!r} must hold text, got {text!r}; quote it", row.line)
+            elif columns.is_text and not text.strip():
+                faults.add(f"column {name!r} must hold text, got {text!r}; fill it in", row.line)
         label = _label(row.values[columns.label], row.line, columns, faults)
         if label is not None and all(isinstance(text, str) for text in texts):
             examples.append(Example(texts, label))
@@ -134,7 +130,7 @@ def _table_rows(
     rows = []
     for line, fields in records:
         if len(fields) != len(header):
-            faults.add(f"must have {len(header)} fields, got {len(fields)}; mend the row", line)
+            faults.add(f"must have {len(header)} fields, got {len(fields)}; fix the row", line)
         else:
             rows.append(Row(line, dict(zip(header, fields, strict=True))))
     return rows
@@ -155,7 +151,7 @@ def _records(path: Path, text: str, faults: FileFaults) -> Iterator[tuple[int, l
                 yield start, fields
             start = reader.line_num + 1
     except csv.Error as error:
-        faults.add(f"must be valid CSV ({error}); mend the quotes", start)
+        faults.add(f"must be valid CSV ({error}); fix the quotes", start)
 
 
 def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row]:
@@ -166,10 +162,10 @@ def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            faults.add(f"must be one JSON object ({error.msg}); mend the line", number)
+            faults.add(f"must be one JSON object ({error.msg}); fix the line", number)
             continue
         if not isinstance(record, dict):
-            faults.add(f"must be one JSON object, got {line.strip()[:40]!r}; mend the line", number)
+            faults.add(f"must be one JSON object, got {line.strip()[:40]!r}; fix the line", number)
         elif not _lacks_columns(list(record), needed, faults, number):
             rows.append(Row(number, record))
     return rows
@@ -217,7 +213,7 @@ def _label(
     if columns.is_text:
         if isinstance(value, str) and value.strip():
             return value
-        faults.add(f"column {columns.label!r} must hold a text, got {value!r}; fill it in", line)
+        faults.add(f"column {columns.label!r} must hold text, got {value!r}; fill it in", line)
         return None
     if columns.labels is not None:
         index = columns.labels.get(spelling(value))

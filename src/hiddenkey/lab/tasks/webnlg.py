@@ -11,24 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from xml.etree.ElementTree import Element
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.tasks.faults import FileFaults
-from hiddenkey.lab.tasks.markup import Element, read_xml
+from hiddenkey.lab.tasks.files import FileFaults, refuse
+from hiddenkey.lab.tasks.xml_files import line_of, read_xml, text_of
 
 SEEN_CATEGORIES: Final = frozenset(
-    {
-        "Airport",
-        "Astronaut",
-        "Building",
-        "City",
-        "ComicsCharacter",
-        "Food",
-        "Monument",
-        "SportsTeam",
-        "University",
-        "WrittenWork",
-    }
+    (
+        *("Airport", "Astronaut", "Building", "City", "ComicsCharacter", "Food", "Monument"),
+        *("SportsTeam", "University", "WrittenWork"),
+    )
 )
 _GOOD: Final = "good"
 _IDENTIFIER: Final = re.compile(r"Id(\d+)")
@@ -86,24 +79,19 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
     files = sorted(path.rglob("*.xml")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"{path}: must hold .xml files, got none; give the folder above them")
-    broken: list[str] = []
-    entries: list[Entry] = []
-    for file in files:
-        faults = FileFaults(file)
-        entries += _read_file(file, faults)
-        broken += faults.shown()
-    if broken:
-        raise ConfigError(broken)
-    return tuple(entries)
+    faults = [FileFaults(file) for file in files]
+    entries = [_read_file(file, of_file) for file, of_file in zip(files, faults, strict=True)]
+    refuse(*faults)
+    return tuple(entry for found in entries for entry in found)
 
 
 def _read_file(path: Path, faults: FileFaults) -> list[Entry]:
     root = read_xml(path, faults)
     if root is None:
         return []
-    elements = [element for element in root.walk() if element.name == "entry"]
+    elements = list(root.iter("entry"))
     if not elements:
-        faults.add(f"must hold <entry> elements, got none in <{root.name}>; check the path")
+        faults.add(f"must hold <entry> elements, got none in <{root.tag}>; check the path")
     return _by_number([_entry(element, faults) for element in elements])
 
 
@@ -117,43 +105,35 @@ def _by_number(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _entry(element: Element, faults: FileFaults) -> Entry:
+    line = line_of(element)
     for name in ("category", "eid"):
-        if not element.attributes.get(name):
-            faults.add(f"<entry> must have the attribute {name!r}; add it", element.line)
-    triples = [
-        _triple(child, faults)
-        for group in element.find("modifiedtripleset")
-        for child in group.find("mtriple")
-    ]
-    size = element.attributes.get("size")
+        if not element.get(name):
+            faults.add(f"<entry> must have the attribute {name!r}; add it", line)
+    triples = [_triple(child, faults) for child in element.findall("modifiedtripleset/mtriple")]
+    size = element.get("size")
     if not triples:
-        faults.add("<entry> must have a <modifiedtripleset> with <mtriple>; add it", element.line)
+        faults.add("<entry> must have a <modifiedtripleset> with <mtriple>; add it", line)
     elif size is not None and size != str(len(triples)):
         faults.add(
             f"<entry> must have as many <mtriple> as its size {size!r}, got {len(triples)};"
             " correct the size",
-            element.line,
+            line,
         )
     texts = tuple(
-        Text(child.text, child.attributes.get("comment", _GOOD)) for child in element.find("lex")
+        Text(text_of(child), child.get("comment", _GOOD)) for child in element.findall("lex")
     )
     if not texts or not all(text.text for text in texts):
-        faults.add("<entry> must have <lex> elements with text; add the text", element.line)
-    return Entry(
-        element.attributes.get("category", ""),
-        element.attributes.get("eid", ""),
-        tuple(triples),
-        texts,
-    )
+        faults.add("<entry> must have <lex> elements with text; add the text", line)
+    return Entry(element.get("category", ""), element.get("eid", ""), tuple(triples), texts)
 
 
 def _triple(element: Element, faults: FileFaults) -> tuple[str, str, str]:
-    parts = [part.strip() for part in element.text.split(" | ")]
-    if len(parts) != 3 or not all(parts):
-        faults.add(
-            f"<mtriple> must be 'subject | property | object', got {element.text[:80]!r};"
-            " correct it",
-            element.line,
-        )
-        return ("", "", "")
-    return (parts[0], parts[1], parts[2])
+    parts = [part.strip() for part in text_of(element).split(" | ")]
+    if len(parts) == 3 and all(parts):
+        return (parts[0], parts[1], parts[2])
+    faults.add(
+        f"<mtriple> must be 'subject | property | object', got {text_of(element)[:80]!r};"
+        " correct it",
+        line_of(element),
+    )
+    return ("", "", "")
