@@ -22,10 +22,10 @@ from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import Claim, Scale
-from hiddenkey.lab.claims.rule import LEAST
 from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.jobs import State
@@ -74,7 +74,7 @@ def _with_seeds(scale: Scale, number: int | None) -> Scale:
     if number is None or number == len(scale.seeds):
         return scale
     if number < 1:
-        raise ConfigError(f"seeds must be at least 1, got {number}; a verdict needs {LEAST}")
+        raise ConfigError(f"seeds must be at least 1, got {number}; a verdict needs {FEWEST}")
     after = max(scale.seeds) + 1
     seeds = (*scale.seeds, *range(after, after + number))[:number]
     summary = f"{scale.summary}; here with {number} seed{'s' if number > 1 else ''}"

@@ -1,7 +1,8 @@
 import pytest
 
 from hiddenkey.lab.claims.judge import judge
-from hiddenkey.lab.claims.power import reckon
+from hiddenkey.lab.claims.power import expected_power
+from hiddenkey.lab.evidence.planning import Design
 from lab.claims.studies import ARMS, TASKS, claim, contrast, of_effects, scale, six
 
 HELD = [2.0, 2.1, 1.9, 2.05, 1.95, 2.0]
@@ -29,7 +30,7 @@ def test_one_question_over_all_tasks(effects, verdict):
         found.questions[0].p_holds,
         found.questions[0].p_fails,
     )
-    assert found.power == reckon(claim(contrast()), scale())
+    assert found.power == expected_power(claim(contrast()), scale())
     assert (found.left_out, found.missing) == ({}, 0)
 
 
@@ -98,7 +99,7 @@ def test_without_runs_nothing_is_told(scope):
 def test_a_scale_that_a_claim_has_no_tasks_for():
     found = judge(claim(contrast(), tasks=(), scope="each task"), scale(), on_all(HELD))
     assert (found.questions, found.needed, found.verdict) == ((), 0, "cannot tell")
-    assert found.sentences == ("No task counts yet, so nothing can be told.",)
+    assert found.sentences == ("No task counts yet, so nothing is known.",)
 
 
 def test_costs_count_on_every_task():
@@ -116,7 +117,7 @@ def test_costs_count_on_every_task():
     assert [question.tasks for question in found.questions] == [TASKS, ()]
     assert found.verdict == "cannot tell"
     assert found.sentences[2] == (
-        "ours − LoRA: no seed has all the values that it takes, so nothing can be told."
+        "ours − LoRA: no seed has all the values that it takes, so nothing is known."
     )
 
 
@@ -127,26 +128,36 @@ def test_costs_count_on_every_task():
         ("better", 0.5, 0.1, "holds; above 0, but by less than 1 point: real, but negligible."),
         ("better", 0.0, 0.1, "does not hold; a gain of 1 point is excluded."),
         ("better", -3.0, 0.1, "does not hold; below 0."),
-        ("better", 0.5, 5.0, "cannot tell; neither 0 nor a gain of 1 point is excluded."),
+        (
+            "better",
+            0.5,
+            5.0,
+            "cannot tell: inconclusive, neither 0 nor a gain of 1 point is excluded.",
+        ),
         ("no better", 3.0, 0.1, "does not hold; above 0."),
         ("no better", 0.5, 0.1, "holds; above 0, but by less than 1 point: real, but negligible."),
         ("no better", 0.0, 0.1, "holds; a gain of 1 point is excluded."),
         ("equal", 0.0, 0.1, "holds; less than 1 point from 0."),
         ("equal", -0.5, 0.1, "holds; not 0, but off by less than 1 point: real, but negligible."),
         ("equal", 3.0, 0.1, "does not hold; not 0."),
-        ("equal", 0.0, 5.0, "cannot tell; neither 0 nor a difference of 1 point is excluded."),
+        (
+            "equal",
+            0.0,
+            5.0,
+            "cannot tell: inconclusive, neither 0 nor a difference of 1 point is excluded.",
+        ),
         ("between", 3.0, 0.1, "does not hold; outside of the expected range."),
         (
             "between",
             1.0,
             5.0,
-            "cannot tell; neither a value within the expected range nor one outside is excluded.",
+            "cannot tell: inconclusive, neither a value within the expected range nor one outside",
         ),
         (
             "better",
             3.0,
             0.0,
-            "cannot tell; all of them are equal, and so few equal values show too little.",
+            "cannot tell: inconclusive, since so few equal values show nothing.",
         ),
     ],
 )
@@ -156,19 +167,24 @@ def test_sentences_say_what_follows(expect, centre, spread, reason):
     (sentence,) = judge(claim(asked, tasks=("first",)), scale(), of_effects(effects)).sentences
     assert sentence.startswith("ours − LoRA: ")
     assert "(first; 5 seeds): " in sentence
-    assert sentence.endswith(reason)
+    assert reason in sentence
 
 
 def test_sentences_have_the_numbers():
     values = on_all([1.0, 2.0, 3.0])
     (sentence,) = judge(claim(contrast()), scale(), values).sentences
-    # 2 -+ 4.303 / sqrt(3)
-    assert sentence == (
-        "ours − LoRA: +2.00 points [−0.48, +4.48] (mean of first, second and third; 3 seeds):"
-        " cannot tell; neither 0 nor a gain of 1 point is excluded."
+    # 2 -+ 4.303 * sqrt((1 + 1 / 12) / 3)
+    assert sentence.startswith(
+        "ours − LoRA: +2.00 points [−0.59, +4.59] (mean of first, second and third; 3 seeds):"
+        " cannot tell: inconclusive, neither 0 nor a gain of 1 point is excluded."
+    )
+    planned = Design(3, 1.0)
+    shown, needed = f"{planned.detectable():.2g} points", f"{planned.pairs_needed(1.0)}."
+    assert sentence.endswith(
+        f" With this scatter 3 seeds have an 80 % chance to show {shown}; 1 point takes {needed}"
     )
     few = judge(claim(contrast(), tasks=("first",)), scale(), of_effects([5.0, 6.0]), missing=1)
-    assert few.sentences[0].endswith("cannot tell; fewer than 3 show nothing.")
+    assert few.sentences[0].endswith("cannot tell: inconclusive, since fewer than 3 show nothing.")
     assert few.sentences[1] == "Provisional: 1 run of the plan is missing."
     tally = judge(six(), scale(), {k: v for arm in ARMS for k, v in on_all(HELD, arm=arm).items()})
     assert tally.sentences[0] == (

@@ -101,15 +101,15 @@ def test_every_claim_has_its_verdict_in_words_and_colour(found, page):
 def test_summary_tells_effect_and_what_was_run(found, page):
     rows = {row[0][0]: row for row in page.table("Claims and verdicts")}
     (question,) = found.findings[2].questions
-    low, high = shown(question.low), shown(question.high)
+    low, high = shown(question.interval[0]), shown(question.interval[1])
     assert rows["C3"][2] == [f"{question.contrast.name}: {shown(question.mean)} points"
                              f" [{low}, {high}]"]  # fmt: skip
     headline, *effects = rows["C2"][2]
-    assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 cannot be told"
+    assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 are open"
     assert [effect.partition(":")[0] for effect in effects] == [
         f"{effect.contrast.name}, {effect.task}" for effect in found.findings[1].questions
     ]
-    assert rows["C2"][3] == ["4 ways to train × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
+    assert rows["C2"][3] == ["4 configurations × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
     assert rows["C9"][3] == ["step time of 2 × 3 repeats, 12 missing"]
 
 
@@ -192,9 +192,9 @@ def test_rule_margins_and_power_are_told_before_the_claims(found):
     text = re.sub(r"\s+", " ", render(found))
     claim = text.index('id="claim-1"')
     for words in (
-        "Here every way to train has 7 seeds.",
+        "Here every configuration has 7 seeds.",
         "0.5 points (C1); 1 point (C1, C2, C3, C4, C5)",
-        "vary by 0.80 points",
+        "vary by 0.80 percentage points",
         "the demonstration&#39;s ten runs",
     ):
         assert 0 < text.index(words) < claim

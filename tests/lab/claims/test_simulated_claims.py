@@ -12,7 +12,7 @@ from scipy import stats
 
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.judge import judge
-from hiddenkey.lab.claims.power import reckon
+from hiddenkey.lab.claims.power import expected_power
 from lab.claims.studies import ARMS, TASKS, claim, contrast, drawn, scale, six
 
 STUDIES = 300
@@ -88,9 +88,9 @@ def test_large_effects_are_found(random, expect, gain, right):
     assert of_claims(random, asked, {"ours": gain}, studies=100)[right] >= 99
 
 
-def test_power_is_as_reckoned(random):
+def test_power_is_as_estimated(random):
     asked = claim(contrast())
-    (power,) = reckon(asked, scale())
+    (power,) = expected_power(asked, scale())
     low, high = stats.binom.ppf([0.0005, 0.9995], STUDIES, power.detects)
     assert low <= of_claims(random, asked, {"ours": 1.0})["holds"] <= high
     # an effect of 0 that looks real by chance is not called a failure as well

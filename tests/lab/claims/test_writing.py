@@ -45,8 +45,8 @@ def test_values_effects_and_verdicts_are_plain_json(found, folder):
     ]
     for plain, finding in zip(read["claims"], found.findings, strict=True):
         assert plain["left_out"] == dict(finding.left_out)
-        assert [(q["mean"], q["low"], q["high"], q["values"]) for q in plain["questions"]] == [
-            (e.mean, e.low, e.high, list(e.values)) for e in finding.questions
+        assert [(q["mean"], (q["low"], q["high"]), q["values"]) for q in plain["questions"]] == [
+            (e.mean, e.interval, list(e.values)) for e in finding.questions
         ]
         assert {q["expected_low"] for q in plain["questions"]} == {None}, "no infinity in JSON"
     values = {(v["task"], v["arm"], v["measure"]): v["by_seed"] for v in read["values"]}

@@ -96,9 +96,9 @@ def _draw_effect(axes: Axes, effect: Effect, at: float, *, counts: bool, named: 
     """Draw one line; a verdict enters the legend once."""
     style = VERDICT_STYLES[effect.verdict]
     pooled = effect.task is None
-    if effect.low is not None and effect.high is not None:
+    if effect.interval is not None:
         width = 3 if pooled else 1.2
-        axes.hlines(at, effect.low, effect.high, color=style.colour, linewidth=width)
+        axes.hlines(at, *effect.interval, color=style.colour, linewidth=width)
     axes.plot(
         [effect.mean or 0.0],
         [at],
@@ -118,7 +118,7 @@ def _span(groups: Sequence[Sequence[Effect]]) -> tuple[float, float]:
         end
         for group in groups
         for e in group
-        for end in (e.mean, e.low, e.high, e.contrast.no_effect)
+        for end in (e.mean, *(e.interval or ()), e.contrast.no_effect)
         if end is not None
     ]
     more = (max(ends) - min(ends)) / 2

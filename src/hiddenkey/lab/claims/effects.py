@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Values
-from hiddenkey.lab.claims.plan import COST, Contrast
+from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast
 from hiddenkey.lab.claims.rule import decide
-from hiddenkey.lab.claims.student import Sample
+from hiddenkey.lab.evidence.inference import Estimate
 
 _DECIMALS: Final = 9
 """Decimals of a seed's effect that are kept: more than a metric, a loss or a time has, and what
@@ -21,16 +21,14 @@ def effect(
 ) -> Effect:
     """Estimate a contrast over tasks, or on one of them.
 
-    A seed's effect is the weighted sum of the arms' values, averaged over the tasks; a seed counts
-    if all arms have a value for it on all tasks. The weights carry the sign: for a gap or a loss,
-    where less is better, the claim gives the better arm a negative weight.
+    A seed's effect is the weighted sum of the configurations' values, averaged over the tasks; a
+    seed counts if all configurations have a value for it on all tasks. The weights carry the sign:
+    for a gap or a loss, where less is better, the better configuration has a negative weight.
 
     Step times are ratios, so they are summed and averaged as logarithms and returned as ratios: no
     effect is a ratio of 1, and the margin is what the ratio may be above or below 1.
 
-    The interval is Student's t, as that of
-    :func:`~hiddenkey.lab.evidence.statistics.compare_paired`, and so are the p-values (seeds that
-    all give the same effect: see :class:`~hiddenkey.lab.claims.student.Sample`).
+    Interval and p-values are those of :class:`~hiddenkey.lab.evidence.inference.Estimate`.
 
     ================ =========================== ==========================================
     expected         holds                       does not hold
@@ -46,23 +44,19 @@ def effect(
 
     Args:
         contrast: the question.
-        values: value by seed, by task setup, arm and measure.
+        values: value by seed, by task setup, configuration and measure.
         tasks: the task setups of the mean.
         task: the only one to look at, instead of the mean.
     """
     relative = contrast.measure == COST
     by_seed = _by_seed(contrast, values, tasks if task is None else (task,))
-    sample = Sample.of(by_seed)
-    p_holds, p_fails = _p_values(contrast, sample)
-    shown = math.exp if relative else float
-    reach = sample.reach()
+    found = Estimate.of(by_seed, resolution=0 if relative else None)
+    p_holds, p_fails = _p_values(contrast, found)
     return Effect(
         contrast=contrast,
         task=task,
-        values=tuple(shown(value) for value in by_seed),
-        mean=shown(sample.mean) if by_seed else None,
-        low=None if reach is None else shown(sample.mean - reach),
-        high=None if reach is None else shown(sample.mean + reach),
+        values=tuple(map(contrast.shown, by_seed)),
+        estimate=found,
         p_holds=p_holds,
         p_fails=p_fails,
         verdict=decide(p_holds, p_fails),
@@ -70,13 +64,28 @@ def effect(
     )
 
 
+def level(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+    """Return a configuration's mean over tasks and seeds, with its interval."""
+    return effect(_unjudged({name: 1.0}, measure), values, tasks)
+
+
+def gain(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+    """Return a configuration's difference to plain LoRA, seed by seed."""
+    return effect(_unjudged({name: 1.0, BASELINE: -1.0}, measure), values, tasks)
+
+
+def _unjudged(weights: Mapping[str, float], measure: str) -> Contrast:
+    """A contrast that is shown, not judged."""
+    return Contrast("", weights, measure, "better", margin=0.0)
+
+
 def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[float]:
     """Return the effect of each seed, in the order of the seeds; of step times its logarithm."""
     scaled = math.log if contrast.measure == COST else float
     parts: list[tuple[float, Mapping[int, float]]] = [
-        (weight / len(tasks), values.get((task, arm, contrast.measure), {}))
+        (weight / len(tasks), values.get((task, name, contrast.measure), {}))
         for task in tasks
-        for arm, weight in contrast.weights.items()
+        for name, weight in contrast.weights.items()
     ]
     if not parts:
         return []
@@ -87,21 +96,20 @@ def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[f
     ]
 
 
-def _p_values(contrast: Contrast, sample: Sample) -> tuple[float, float]:
+def _p_values(contrast: Contrast, found: Estimate) -> tuple[float, float]:
     """Return the p-values of "not what is expected" and of "what is expected"."""
     place = _log if contrast.measure == COST else float  # as _by_seed has its effects
-    none = contrast.no_effect
-    less, zero, more = (place(none + step * contrast.margin) for step in (-1, 0, 1))
+    less, zero, more = (place(contrast.no_effect + step * contrast.margin) for step in (-1, 0, 1))
     match contrast.expect:
         case "better":
-            return sample.above(zero), sample.below(more)
+            return found.above(zero), found.below(more)
         case "no better":
-            return sample.below(more), sample.above(zero)
+            return found.below(more), found.above(zero)
         case "equal":
-            return sample.within(less, more), sample.outside(zero, zero)
+            return found.within(less, more), found.differs(zero)
         case "between":
             low, high = place(contrast.low), place(contrast.high)
-            return sample.within(low, high), sample.outside(low, high)
+            return found.within(low, high), found.outside(low, high)
 
 
 def _log(ratio: float) -> float:

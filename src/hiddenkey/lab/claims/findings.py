@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiddenkey.lab.claims.plan import COST, Claim, Contrast, Scale
+from hiddenkey.lab.evidence.inference import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
@@ -52,9 +53,7 @@ class Effect:
         task: name of the task setup; ``None`` for the mean over tasks.
         values: effect by seed, in the order of the seeds; for means over tasks the seeds that all
             of them have.
-        mean: mean effect; a step time's is the geometric mean. ``None`` without a value.
-        low: lower end of the 95 % interval; ``None`` below two values.
-        high: its upper end.
+        estimate: of their mean; of step times on the log scale.
         p_holds: p-value of "the effect is not what the claim expects".
         p_fails: p-value of "the effect could be what the claim expects".
         verdict: of this contrast alone.
@@ -64,13 +63,22 @@ class Effect:
     contrast: Contrast
     task: str | None
     values: tuple[float, ...]
-    mean: float | None
-    low: float | None
-    high: float | None
+    estimate: Estimate
     p_holds: float
     p_fails: float
     verdict: Verdict
     tasks: tuple[str, ...] = ()
+
+    @property
+    def mean(self) -> float | None:
+        """Mean effect; a step time's is the geometric mean. ``None`` without a value."""
+        return self.contrast.shown(self.estimate.mean) if self.values else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The mean's 95 % interval; ``None`` where the values are too few."""
+        found, shown = self.estimate.interval(), self.contrast.shown
+        return None if found is None else (shown(found[0]), shown(found[1]))
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,11 @@ class Power:
         contrast: its name.
         seeds: number of seeds.
         tasks: number of tasks that the effect is a mean over.
-        half_width: expected half width of the 95 % interval, in points; infinite for one seed.
+        half_width: expected half width of the 95 % interval, in percentage points; infinite below
+            three seeds.
         detects: chance that an effect as large as the margin is distinguished from 0.
         excludes: chance that an effect of 0 is shown to be smaller than the margin.
+        needed: fewest seeds with which ``detects`` is 80 %; ``None`` above 1,000.
     """
 
     contrast: str
@@ -92,6 +102,7 @@ class Power:
     half_width: float
     detects: float
     excludes: float
+    needed: int | None
 
 
 @dataclass(frozen=True)

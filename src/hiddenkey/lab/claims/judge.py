@@ -9,7 +9,7 @@ from statistics import fmean
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.findings import Effect, Finding, Values
 from hiddenkey.lab.claims.plan import BASELINE, COST, Claim, Scale
-from hiddenkey.lab.claims.power import reckon
+from hiddenkey.lab.claims.power import expected_power
 from hiddenkey.lab.claims.rule import combine, decide, how_many
 from hiddenkey.lab.claims.sentences import sentences
 from hiddenkey.lab.present.words import count, number
@@ -50,7 +50,7 @@ def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Findi
         sentences=(),
         left_out=left_out,
         missing=missing,
-        power=reckon(claim, scale),
+        power=expected_power(claim, scale),
     )
     return dataclasses.replace(finding, sentences=sentences(finding))
 

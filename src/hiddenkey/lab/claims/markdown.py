@@ -10,9 +10,9 @@ from typing import Final
 
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Evidence, Finding
-from hiddenkey.lab.claims.overview import cautions, plan_words, when
 from hiddenkey.lab.claims.plan_tables import chosen_grid, tasks_grid
 from hiddenkey.lab.claims.rule import RULE
+from hiddenkey.lab.claims.sentences import cautions, plan_words, when
 from hiddenkey.lab.claims.summary import run_text, summary_grid
 from hiddenkey.lab.claims.tables import effects_grid, picture_grid
 from hiddenkey.lab.present.canvas import Plot

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Verdict
-from hiddenkey.lab.claims.overview import cautions, environment_grids, plan_words, when
 from hiddenkey.lab.claims.plan import COST, Claim
-from hiddenkey.lab.claims.plan_tables import chosen_grid, power_grid, scores_grid, tasks_grid
+from hiddenkey.lab.claims.plan_tables import (
+    chosen_grid,
+    environment_grids,
+    power_grid,
+    scores_grid,
+    tasks_grid,
+)
 from hiddenkey.lab.claims.rule import RULE
+from hiddenkey.lab.claims.sentences import cautions, plan_words, when
 from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
 from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
 from hiddenkey.lab.present.entries import Grid

@@ -83,6 +83,10 @@ class Contrast:
         """An effect of nothing: 0, but 1 of ratios."""
         return 1 if self.measure == COST else 0
 
+    def shown(self, value: float) -> float:
+        """An effect as it is shown; step times are averaged as logarithms and shown as ratios."""
+        return math.exp(value) if self.measure == COST else value
+
 
 @dataclass(frozen=True)
 class Drawing:

@@ -6,12 +6,12 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from hiddenkey.lab.claims.effects import level
 from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
-from hiddenkey.lab.claims.levels import level
 from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.wording import margin, setting, value
 from hiddenkey.lab.present.entries import Grid, make_grid, numeric, text
-from hiddenkey.lab.present.words import MISSING
+from hiddenkey.lab.present.words import MISSING, count
 
 
 def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
@@ -39,7 +39,7 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
 
 
 def power_grid(evidence: Evidence) -> Grid:
-    """What the plan could show of each contrast, reckoned before the runs."""
+    """What the plan could show of each contrast, estimated before the runs."""
     rows = []
     for finding in evidence.findings:
         contrasts = {contrast.name: contrast for contrast in finding.claim.contrasts}
@@ -126,3 +126,16 @@ def _half_width(width: float, measure: str) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
+
+
+def environment_grids(evidence: Evidence) -> tuple[Grid, ...]:
+    """Versions and machines, a table for each distinct set."""
+    return tuple(
+        make_grid(
+            f"environment-{index}",
+            f"Versions and machine of {count(runs, 'run')}",
+            ("what", "value"),
+            [[text(name), text(str(value))] for name, value in environment.items()],
+        )
+        for index, (environment, runs) in enumerate(evidence.environments, 1)
+    )

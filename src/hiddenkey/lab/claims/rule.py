@@ -7,30 +7,33 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Verdict
+from hiddenkey.lab.evidence import inference
+from hiddenkey.lab.evidence.inference import FEWEST
 
-LEVEL: Final = 0.025
+LEVEL: Final = inference.LEVEL / 2
 """Share of wrong verdicts of either kind that is accepted; a 95 % interval has it on each side."""
 
-LEAST: Final = 3
-"""Fewest seeds from which anything is concluded."""
-
 RULE: Final = (
-    "A question is a difference between ways to train with the same seed. Seeds are what is"
-    f" repeated: with fewer than {LEAST} nothing is concluded. Each question has two t-tests, both"
-    f" at {100 * LEVEL:g} %. “Better” holds if the effect is shown to be above 0, and does not hold"
-    " if it is shown to be below the margin, the smallest effect that would matter. “No better”"
-    " holds below the margin and does not hold above 0. “Equal” holds if the effect is shown to be"
-    " less than the margin from 0, and does not hold if it is shown to differ from 0. “Between”"
-    " holds inside of the expected range and does not hold outside. So verdicts go with the 95 %"
-    " interval, but where a question can fail in two directions: there each has half of the"
-    f" {100 * LEVEL:g} %. An effect that is shown to be above 0 and below the margin answers both"
-    " tests: the verdict is “holds”, and the text says that the effect is too small to matter. A"
-    " claim says how many of its questions must hold. It holds if so many are shown to hold, and"
-    " does not hold if so many are shown not to that the rest would be too few, both by the partial"
-    " conjunction test in Bonferroni's form (Benjamini and Heller 2008), which makes up for looking"
-    " at several questions and allows them to share runs. In all other cases the verdict is “cannot"
-    " tell”. The verdict is about the tasks of the plan; a task that plain LoRA does not learn does"
-    " not count. Claims are judged one by one: of forty verdicts of a kind one may be chance."
+    "A question is a difference between configurations with the same seed. Seeds are what is"
+    f" repeated: with fewer than {FEWEST} nothing is concluded. Each question has two t-tests,"
+    f" both at {100 * LEVEL:g} %. “Better” holds if the effect is shown to be above 0. It does not"
+    " hold if the effect is shown to be below the margin, the smallest effect that would matter."
+    " “No better” holds below the margin and does not hold above 0. “Equal” holds if the effect"
+    " is shown to be less than the margin from 0, and does not hold if it is shown to differ from"
+    " 0. “Between” holds inside of the expected range and does not hold outside. So verdicts go"
+    " with the 95 % interval, but where a question can fail in two directions: there each has"
+    f" half of the {100 * LEVEL:g} %. An effect that is shown to be above 0 and below the margin"
+    " answers both tests: the verdict is “holds”, and the text says that the effect is too small"
+    " to matter."
+    "\n\n"
+    "A claim says how many of its questions must hold. It holds if so many are shown to hold. It"
+    " does not hold if so many are shown not to that the rest would be too few. Both are decided"
+    " by the partial conjunction test in Bonferroni's form (Benjamini and Heller 2008). It"
+    " corrects for looking at several questions and allows them to share runs. In all other cases"
+    " the verdict is “cannot tell”: the evidence is inconclusive, and the text says why and how"
+    " large an effect so many seeds could show. The verdict is about the tasks of the plan; a"
+    " task that plain LoRA does not learn does not count. Claims are judged one by one: of forty"
+    " verdicts of a kind one may be chance."
 )
 """The rule in words, for the page."""
 

@@ -1,27 +1,82 @@
-"""A finding in plain words: what was seen, what follows, and what is missing."""
+"""A finding, and all findings together, in plain words."""
 
 from __future__ import annotations
 
-from hiddenkey.lab.claims.findings import Effect, Finding
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
 from hiddenkey.lab.claims.plan import COST
-from hiddenkey.lab.claims.rule import LEAST, LEVEL
-from hiddenkey.lab.claims.wording import effect_text, margin
-from hiddenkey.lab.present.words import count, listing, probability
+from hiddenkey.lab.claims.rule import LEVEL
+from hiddenkey.lab.claims.wording import effect_text, margin, size
+from hiddenkey.lab.evidence.inference import FEWEST
+from hiddenkey.lab.evidence.planning import Design
+from hiddenkey.lab.present.words import count, listing, number, probability
+
+READING: Final = (
+    "In the tables of effects, the verdict on a claim rests on the bold lines. Where there are"
+    " none, it rests on each task that counts. A small first p-value speaks for the claim: so clear"
+    " an effect would be rare if it were not as claimed. A small second one speaks against it."
+)
+"""How to read the tables of effects."""
 
 
 def sentences(finding: Finding) -> tuple[str, ...]:
     """Say what a finding rests on, one thing to know in each."""
+    missing = finding.missing
     return (
         *([_tally(finding)] if len(finding.questions) != 1 else []),
-        *(_question(question) for question in finding.questions),
+        *map(_question, finding.questions),
         *(f"{task} does not count: {reason}." for task, reason in finding.left_out.items()),
-        *([_provisional(finding.missing)] if finding.missing else []),
+        *(
+            [f"Provisional: {count(missing, 'run')} of the plan {_are(missing)} missing."]
+            if missing
+            else []
+        ),
     )
+
+
+def cautions(evidence: Evidence) -> tuple[str, ...]:
+    """Return what a reader must know before the verdicts; nothing if all is there."""
+    if not evidence.runs:
+        return ("No run has finished yet, so nothing is known of any claim.",)
+    missing = [f"{f.claim.name} {f.missing}" for f in evidence.findings if f.missing]
+    if not missing:
+        return ()
+    return (
+        "Provisional: runs or measurements of the plan are not there yet, or failed:"
+        f" {', '.join(missing)} (claims share runs). Effects and verdicts may change.",
+    )
+
+
+def when(evidence: Evidence) -> str:
+    """Say how many runs there are, and from when."""
+    if not evidence.runs:
+        return "No run yet."
+    started, ended = (t.replace("T", " ")[:16] for t in (evidence.started, evidence.ended))
+    end = ended.removeprefix(f"{started[:10]} ")  # the day once, if it is the same
+    return f"{count(evidence.runs, 'run')}, from {started} to {end} UTC."
+
+
+def plan_words(evidence: Evidence) -> tuple[str, ...]:
+    """Say how large the plan is, its margins, what it could show, and how to read the tables."""
+    seeds = count(len(evidence.scale.seeds), "seed")
+    return (
+        f"Here every configuration has {seeds}.{_margins(evidence)}",
+        *_power(evidence),
+        READING,
+    )
+
+
+def _are(amount: int) -> str:
+    return "is" if amount == 1 else "are"
 
 
 def _tally(finding: Finding) -> str:
     if not finding.questions:
-        return "No task counts yet, so nothing can be told."
+        return "No task counts yet, so nothing is known."
     verdicts = [question.verdict for question in finding.questions]
     return (
         f"{finding.needed} of {len(verdicts)} questions must hold; shown to hold:"
@@ -32,67 +87,105 @@ def _tally(finding: Finding) -> str:
     )
 
 
-def _provisional(missing: int) -> str:
-    are = "is" if missing == 1 else "are"
-    return f"Provisional: {count(missing, 'run')} of the plan {are} missing."
-
-
 def _question(found: Effect) -> str:
     name = found.contrast.name
     if found.mean is None:
-        return f"{name}: no seed has all the values that it takes, so nothing can be told."
+        return f"{name}: no seed has all the values that it takes, so nothing is known."
     where = (
         f"mean of {listing(found.tasks)}" if len(found.tasks) > 1 else found.task or found.tasks[0]
     )
-    repeats = count(len(found.values), "repeat" if found.contrast.measure == COST else "seed")
-    return f"{name}: {effect_text(found)} ({where}; {repeats}): {found.verdict}; {_reason(found)}."
+    start = f"{name}: {effect_text(found)} ({where}; {_repeats(found)}): {found.verdict}"
+    if found.verdict == "cannot tell":
+        return f"{start}: inconclusive, {_open(found)}.{_could_show(found)}"
+    return f"{start}; {_shown(found)}."
 
 
-def _reason(found: Effect) -> str:
-    """Say what the values exclude, or why they exclude nothing."""
-    if len(found.values) < LEAST:
-        return f"fewer than {LEAST} show nothing"
-    if found.low == found.high and found.verdict == "cannot tell":
-        return "all of them are equal, and so few equal values show too little"
+def _repeats(found: Effect) -> str:
+    return count(len(found.values), "repeat" if found.contrast.measure == COST else "seed")
+
+
+def _open(found: Effect) -> str:
+    """Say why the values exclude nothing."""
+    none, enough = found.contrast.no_effect, margin(found.contrast)
+    if len(found.values) < FEWEST:
+        return f"since fewer than {FEWEST} show nothing"
+    if not found.estimate.deviation:
+        return "since so few equal values show nothing"
     match found.contrast.expect:
-        case "better":
-            return _one_sided(found, above=found.p_holds < LEVEL, small=found.p_fails < LEVEL)
-        case "no better":
-            return _one_sided(found, above=found.p_fails < LEVEL, small=found.p_holds < LEVEL)
+        case "better" | "no better":
+            return f"neither {none:g} nor a gain of {enough} is excluded"
         case "equal":
-            return _equal(found)
+            return f"neither {none:g} nor a difference of {enough} is excluded"
         case "between":
-            return _between(found)
+            return "neither a value within the expected range nor one outside is excluded"
 
 
-def _one_sided(found: Effect, *, above: bool, small: bool) -> str:
-    none, enough = found.contrast.no_effect, margin(found.contrast)
-    if above and small:
-        return f"above {none:g}, but by less than {enough}: real, but negligible"
+def _could_show(found: Effect) -> str:
+    """Say how large an effect so many seeds could show, and how many would show the margin."""
+    contrast, deviation = found.contrast, found.estimate.deviation
+    if not deviation or len(found.values) < FEWEST or contrast.expect == "between":
+        return ""
+    both = contrast.expect == "equal"
+    design = Design(len(found.values), deviation, level=LEVEL if both else 2 * LEVEL)
+    least = contrast.shown(design.detectable()) - contrast.no_effect
+    shown = size(float(f"{least:.2g}"), contrast.measure)
+    text = f" With this scatter {_repeats(found)} have an 80 % chance to show {shown}"
+    threshold = abs(math.log1p(contrast.margin)) if contrast.measure == COST else contrast.margin
+    needed = design.pairs_needed(threshold) if threshold else None
+    if needed is None or needed <= len(found.values):
+        return f"{text}."
+    return f"{text}; {margin(contrast)} takes {needed}."
+
+
+def _shown(found: Effect) -> str:
+    """Say what the values exclude."""
+    none, enough, expect = found.contrast.no_effect, margin(found.contrast), found.contrast.expect
+    holds, fails = found.p_holds < LEVEL, found.p_fails < LEVEL
+    if expect == "between":
+        return "within the expected range" if holds else "outside of the expected range"
+    if expect == "equal":
+        if holds and fails:
+            return f"not {none:g}, but off by less than {enough}: real, but negligible"
+        return f"less than {enough} from {none:g}" if holds else f"not {none:g}"
+    above, small = (holds, fails) if expect == "better" else (fails, holds)
     if above:
-        return f"above {none:g}"
-    if not small:
-        return f"neither {none:g} nor a gain of {enough} is excluded"
-    if found.high is not None and found.high < none:
-        return f"below {none:g}"
-    return f"a gain of {enough} is excluded"
+        negligible = f", but by less than {enough}: real, but negligible" if small else ""
+        return f"above {none:g}{negligible}"
+    below = found.interval is not None and found.interval[1] < none
+    return f"below {none:g}" if below else f"a gain of {enough} is excluded"
 
 
-def _equal(found: Effect) -> str:
-    none, enough = found.contrast.no_effect, margin(found.contrast)
-    within, differs = found.p_holds < LEVEL, found.p_fails < LEVEL
-    if within and differs:
-        return f"not {none:g}, but off by less than {enough}: real, but negligible"
-    if within:
-        return f"less than {enough} from {none:g}"
-    if differs:
-        return f"not {none:g}"
-    return f"neither {none:g} nor a difference of {enough} is excluded"
+def _margins(evidence: Evidence) -> str:
+    claims: dict[str, dict[str, None]] = defaultdict(dict)
+    for finding in evidence.findings:
+        for contrast in finding.claim.contrasts:
+            if contrast.expect != "between":
+                claims[margin(contrast)][finding.claim.name] = None
+    if not claims:
+        return ""
+    parts = (f"{amount} ({', '.join(names)})" for amount, names in claims.items())
+    return f" Margins, the smallest effects that would matter: {'; '.join(parts)}."
 
 
-def _between(found: Effect) -> str:
-    if found.p_holds < LEVEL:
-        return "within the expected range"
-    if found.p_fails < LEVEL:
-        return "outside of the expected range"
-    return "neither a value within the expected range nor one outside is excluded"
+def _power(evidence: Evidence) -> tuple[str, ...]:
+    known = [power for finding in evidence.findings for power in finding.power]
+    if not known:
+        return ()
+    scatter = evidence.scale.scatter
+    return (
+        "Before the runs, the difference of two configurations on one task and with the same seed"
+        f" was taken to vary by {number(scatter.deviation, 2)} percentage points (standard"
+        f" deviation; {scatter.source}). A question's 95 % interval was then expected to reach"
+        f" {_range([power.half_width for power in known], 2)} points to each side. An effect as"
+        f" large as its margin had a chance of {_range([100 * p.detects for p in known], 0)} % to"
+        " be distinguished from nothing. A method without any effect had a chance of"
+        f" {_range([100 * p.excludes for p in known], 0)} % to be distinguished from the margin.",
+    )
+
+
+def _range(values: Sequence[float], digits: int) -> str:
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "any number of"
+    low, high = number(min(finite), digits), number(max(finite), digits)
+    return low if low == high else f"{low} to {high}"

@@ -67,7 +67,7 @@ def run_text(finding: Finding, scale: Scale) -> str:
     parts = []
     if trained:
         parts.append(
-            f"{count(len(trained), 'way')} to train × {count(len(planned), 'task')} ×"
+            f"{count(len(trained), 'configuration')} × {count(len(planned), 'task')} ×"
             f" {count(len(scale.seeds), 'seed')}"
         )
     if claim.timed:
@@ -101,7 +101,7 @@ def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
     verdicts = [effect.verdict for effect in asked]
     tally = (
         f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
-        f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} cannot be told"
+        f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} are open"
     )
     if len(shown) > _SHOWN:
         shown = [*shown[: _SHOWN - 1], f"and {len(shown) - _SHOWN + 1} more below"]

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hiddenkey.lab.claims.effects import level
 from hiddenkey.lab.claims.findings import Evidence, Finding, Values
-from hiddenkey.lab.claims.levels import level
 from hiddenkey.lab.claims.plan import Drawing
 from hiddenkey.lab.claims.wording import AXES, value
 from hiddenkey.lab.present.canvas import (
@@ -105,9 +105,8 @@ def _lines(values: Values, tasks: Sequence[str], drawing: Drawing) -> tuple[_Lin
         for x, name in sorted(names.items()):
             effect = level(values, tasks, name, drawing.measure)
             if effect.mean is not None:
-                low = effect.mean if effect.low is None else effect.low
-                high = effect.mean if effect.high is None else effect.high
-                points.append((x, effect.mean, low, high))
+                ends = effect.interval or (effect.mean, effect.mean)
+                points.append((x, effect.mean, *ends))
         found.append(_Line(label, tuple(points[:1] if is_level else points), is_level))
     return tuple(line for line in found if line.points)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import Final
 
+from hiddenkey.lab.claims.effects import gain, level
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
-from hiddenkey.lab.claims.levels import deviation, gain, level
 from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Drawing
 from hiddenkey.lab.claims.wording import (
     bounds,
@@ -16,6 +16,7 @@ from hiddenkey.lab.claims.wording import (
     p_value,
     value,
 )
+from hiddenkey.lab.evidence.comparisons import describe
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, listing
 
@@ -76,7 +77,7 @@ def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
     title = _capital(MEASURES[measure])
     repeated = "repeats" if measure == COST else "seeds"
     notes = (f"Mean ± standard deviation (number of {repeated}).",)
-    return make_grid(name, title, ("way to train", *tasks), rows, notes)
+    return make_grid(name, title, ("configuration", *tasks), rows, notes)
 
 
 def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
@@ -86,7 +87,7 @@ def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
         Entry(contrast.name, contrast.name, strong=effect.task is None),
         text(effect.task or _MEAN),
         numeric(effect.mean, difference(effect.mean, measure)),
-        text(bounds(effect.low, effect.high, measure)),
+        text(bounds(effect.interval, measure)),
         text("left out" if out else effect.verdict),
         numeric(len(effect.values), f"{len(effect.values)}"),
         text(expectation(contrast)),
@@ -105,14 +106,14 @@ def _placed(values: Values, tasks: Sequence[str], name: str | None, measure: str
     if name == BASELINE or found.mean is None:
         return entry
     parts = [difference(found.mean, measure)]
-    parts += [] if found.low is None else [bounds(found.low, found.high, measure)]
+    parts += [] if found.interval is None else [bounds(found.interval, measure)]
     return Entry(entry.text, entry.value, details=(" ".join(parts),))
 
 
 def _spread(found: Effect, *, seeds: bool = False) -> Entry:
     if found.mean is None:
         return Entry(MISSING, None)
-    measure, varies = found.contrast.measure, deviation(found)
+    measure, varies = found.contrast.measure, describe(found.values).deviation
     shown = value(found.mean, measure)
     if varies is not None:
         shown += f" ± {value(varies, measure)}"

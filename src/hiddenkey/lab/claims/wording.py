@@ -9,17 +9,8 @@ from hiddenkey.lab.claims.findings import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
 from hiddenkey.lab.present.words import MISSING, number, signed
 
-_DIGITS: Final = {"loss": 4}
-_USUAL: Final = 2
-
-UNITS: Final = {
-    "metric": "points",
-    "best": "points",
-    "gap": "points",
-    "loss": "",
-    COST: "×",
-}
-"""What a measure is counted in; a loss has no unit."""
+UNITS: Final = {"metric": "points", "best": "points", "gap": "points", "loss": "", COST: "×"}
+"""What a measure is counted in, percentage points as "points"; a loss has no unit."""
 
 AXES: Final = {
     "metric": "main metric, points",
@@ -42,11 +33,11 @@ def difference(found: float | None, measure: str) -> str:
     return value(found, measure) if measure == COST else signed(found, _digits(measure))
 
 
-def bounds(low: float | None, high: float | None, measure: str) -> str:
+def bounds(interval: tuple[float, float] | None, measure: str) -> str:
     """Return ``[low, high]`` of an effect, or a dash without an interval."""
-    if low is None or high is None:
+    if interval is None:
         return MISSING
-    return f"[{difference(low, measure)}, {difference(high, measure)}]"
+    return f"[{', '.join(difference(end, measure) for end in interval)}]"
 
 
 def effect_text(effect: Effect) -> str:
@@ -55,33 +46,35 @@ def effect_text(effect: Effect) -> str:
     if effect.mean is None:
         return "no value yet"
     unit = "" if measure == COST else UNITS[measure]
-    interval = "" if effect.low is None else bounds(effect.low, effect.high, measure)
+    interval = "" if effect.interval is None else bounds(effect.interval, measure)
     return " ".join(part for part in (difference(effect.mean, measure), unit, interval) if part)
 
 
 def expectation(contrast: Contrast) -> str:
     """Say what the claim expects of an effect."""
-    measure = contrast.measure
-    null = contrast.no_effect
+    measure, none = contrast.measure, contrast.no_effect
     match contrast.expect:
         case "better":
-            return f"above {null:g}"
+            return f"above {none:g}"
         case "no better":
-            return f"below {difference(null + contrast.margin, measure)}"
+            return f"below {difference(none + contrast.margin, measure)}"
         case "equal":
-            return f"within {margin(contrast)} of {null:g}"
+            return f"within {margin(contrast)} of {none:g}"
         case "between":
             return _span(contrast.low, contrast.high, measure)
 
 
 def margin(contrast: Contrast) -> str:
     """Return the smallest effect that would matter; a step time's is a share."""
-    if contrast.measure == COST:
-        return f"{100 * contrast.margin:g} %"
-    unit = UNITS[contrast.measure]
-    if contrast.margin == 1:
-        unit = unit.removesuffix("s")
-    return f"{contrast.margin:g} {unit}".strip()
+    return size(contrast.margin, contrast.measure)
+
+
+def size(amount: float, measure: str) -> str:
+    """Return how large an effect is, with its unit and without its sign."""
+    if measure == COST:
+        return f"{100 * amount:g} %"
+    unit = UNITS[measure].removesuffix("s") if amount == 1 else UNITS[measure]
+    return f"{amount:g} {unit}".strip()
 
 
 def setting(found: float | None) -> str:
@@ -94,11 +87,6 @@ def p_value(found: float) -> str:
     return "< 0.001" if found < 0.001 else f"{found:.3f}"
 
 
-def moment(time: str) -> str:
-    """Return a UTC time to the minute; nothing of an empty one."""
-    return time.replace("T", " ")[:16]
-
-
 def _span(low: float, high: float, measure: str) -> str:
     if math.isinf(low) or (measure == COST and low == 0):
         return f"at most {difference(high, measure)}"
@@ -108,4 +96,4 @@ def _span(low: float, high: float, measure: str) -> str:
 
 
 def _digits(measure: str) -> int:
-    return _DIGITS.get(measure, _USUAL)
+    return 4 if measure == "loss" else 2

@@ -118,7 +118,9 @@ class Estimate:
             return 1.0
         if self.error == 0:
             return 2.0**-self.count if distance > 0 else 1.0
-        return float(special.stdtr(self.count - 1, -distance / self.error))
+        p = float(special.stdtr(self.count - 1, -distance / self.error))
+        # equal values are never surer of any threshold than the sign test is
+        return p if self.deviation else max(p, 2.0**-self.count)
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,7 @@ def common_step(values: Sequence[float]) -> float:
     """Return the largest step that all values are multiples of; next to 0 if there is none."""
     step = 0.0
     finest = _FINEST * max(abs(value) for value in values)
-    for value in values:
-        rest = abs(value)
+    for rest in sorted(map(abs, values)):  # their order must not matter
         while rest > finest:  # Euclid's algorithm, with remainders of least size
             step, rest = rest, abs(math.remainder(step, rest))
     return step
