@@ -33,6 +33,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+import demo_runs as demo
 import hiddenkey
 from cost_gain_report import (
     COMPARISONS,
@@ -46,7 +47,6 @@ from cost_gain_report import (
     tabulate,
 )
 from harness import by_turns, compare, environment, write_record
-from hiddenkey.lab import demo
 from hiddenkey.lab.run.adapters import add_adapter
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.models import load_model

@@ -16,7 +16,7 @@ import statistics
 from collections import defaultdict
 from pathlib import Path
 
-from hiddenkey.lab import demo
+import demo_runs as demo
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.tasks import TASKS, Example, Source

@@ -24,7 +24,6 @@ LEVELS = (
     {"__main__"},
     {"cli"},
     {"compat"},
-    {"lab.demo", "lab.demo_report"},
     {"lab.claims", "lab.analyses"},
     {"lab.report", "lab.compare"},
     {"lab.present"},

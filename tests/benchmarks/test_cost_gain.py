@@ -7,7 +7,7 @@ import pytest
 
 import cost_gain
 import cost_gain_report
-from hiddenkey.lab import demo
+import demo_runs as demo
 from hiddenkey.lab.run.method import dropout_config
 from hiddenkey.lab.run.result import Result, Summary
 from hiddenkey.lab.run.rules import validate

@@ -73,8 +73,7 @@ def _command(
 
 COMMANDS: Final[Mapping[str, Command]] = {
     "demo": _command(
-        "compare LoRA and HiddenKey on bundled data, in a few minutes",
-        "demo", "DemoOptions", of="hiddenkey.lab.demo",
+        "compare LoRA and HiddenKey on bundled data, in a few minutes", "demo", "DemoOptions"
     ),
     "train": _command(
         "fine-tune a model with LoRA and a dropout method on a task",

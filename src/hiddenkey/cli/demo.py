@@ -1,95 +1,75 @@
-"""``hiddenkey demo``: LoRA and HiddenKey side by side on bundled data."""
+"""``hiddenkey demo``: the packaged plan ``recipes/demo.yaml``, and what came out in a few lines."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from hiddenkey.cli import compare
+from hiddenkey.cli.commands import COMMANDS
+from hiddenkey.cli.options import DemoOptions
+from hiddenkey.cli.terminal import grid_table, say, standard_console
+from hiddenkey.lab.evidence.axes import Checkpoint
+from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.report import Tables, tabulate
+from hiddenkey.lab.report.comparison_grids import AFTER
+from hiddenkey.lab.report.grids import cost_grid, gap_grid
+from hiddenkey.lab.report.verdicts import effect_of
 
-from hiddenkey.cli.terminal import plain_table, say, standard_console
-from hiddenkey.lab import demo, demo_report
-from hiddenkey.lab.demo_report import Difference, Row
-from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.result import Result
+RECIPE: Final = "demo"
+_MEASURES: Final[tuple[tuple[Checkpoint, bool], ...]] = (
+    ("last", True),
+    ("best", True),
+    ("last", False),
+)
+"""Checkpoint, and whether it is the main metric or the loss."""
 
 
-def run(options: demo.DemoOptions) -> int:
-    """Run the demonstration and return the exit status."""
-    runs = demo.plan(options)
-    console = standard_console()
+def run(options: DemoOptions) -> int:
+    """Run the demonstration and return the exit status: 1 if a run failed."""
     started = time.perf_counter()
-    say(
-        console,
-        f"{len(runs)} runs: {', '.join(demo.CHOSEN)} x {options.seeds} seeds on"
-        f" {demo.BUDGET['train_size']} training headlines, {options.workers} at a time",
-    )
-    results = _train(console, runs, options.workers)
-    rows = demo_report.tabulate(results)
-    found = demo_report.differences(results, "hiddenkey")
+    if status := compare.run(plan_of(options)):
+        return status
     folder = Path(options.output)
-    picture = folder / "curves.png"
-    demo_report.draw_curves(
-        {m: [r.folder for r in runs if r.method == m] for m in demo.CHOSEN}, picture
-    )
-    summary = demo_report.write_summary(folder, rows, found)
-    console.print(_table(rows))
-    for line in _findings(found, options.seeds):
-        say(console, line)
-    say(console, f"curves: {picture}   numbers: {summary}   runs: {folder}/METHOD-seedN")
+    tables, console = tabulate(read_records(folder)), standard_console()
+    for scope in tables.scopes:
+        console.print(grid_table(gap_grid(scope)))
+        console.print(grid_table(cost_grid(scope, tables.baseline)))
+    for sentence in differences(tables):
+        say(console, sentence)
+    report = folder / "report"
+    pictures = ", ".join(map(str, sorted(report.glob("figures/curves*.png"))))
+    say(console, f"curves: {pictures}   numbers: {report}/tables/comparison.csv")
     say(console, f"{time.perf_counter() - started:.0f} s")
     return 0
 
 
-def _train(console: Console, runs: list[TrainOptions], workers: int) -> list[Result]:
-    bar = Progress(
-        TextColumn("runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
+def plan_of(options: DemoOptions) -> Plan:
+    """Return the recipe's plan with the demonstration's settings."""
+    plan: Plan = COMMANDS["compare"].read("demo", [RECIPE])
+    return dataclasses.replace(
+        plan,
+        seeds=tuple(range(options.seeds)),
+        common={**plan.common, "epochs": options.epochs},
+        output=options.output,
+        workers=options.workers,
     )
-    with bar:
-        task = bar.add_task("runs", total=len(runs))
-
-        def finished(result: Result) -> None:
-            metric = result.metrics[result.main_metric]
-            say(
-                bar.console,
-                f"{result.method:<9} seed {result.seed}: {result.main_metric} best"
-                f" {metric.best:.3f}, last {metric.last:.3f}, evaluation loss best"
-                f" {result.eval_loss.best:.3f}, last {result.eval_loss.last:.3f},"
-                f" {result.seconds_per_step:.3f} s/step",
-            )
-            bar.advance(task)
-
-        return demo.run_all(runs, workers, finished)
 
 
-def _table(rows: list[Row]) -> Table:
-    seeds = rows[0].seeds
-    table = plain_table(f"mean ± standard deviation over {seeds} seeds")
-    table.add_column("method")
-    for column in (
-        "accuracy\nbest epoch",
-        "accuracy\nlast epoch",
-        "eval loss\nbest epoch",
-        "eval loss\nlast epoch",
-        "accuracy gap\ntrain - eval",
-        "s/step\nvs LoRA",
-    ):
-        table.add_column(column, justify="right")
-    for row in rows:
-        spreads = (row.best, row.last, row.loss_best, row.loss_last, row.gap)
-        table.add_row(row.method, *map(str, spreads), f"{row.cost:.2f}x")
-    return table
-
-
-def _findings(found: list[Difference], seeds: int) -> list[str]:
-    return [
-        f"hiddenkey - lora, paired over {seeds} seeds:",
-        *(f"  {difference}" for difference in found),
-    ]
+def differences(tables: Tables) -> Iterator[str]:
+    """Yield each method's differences to the baseline, paired by seed, as sentences."""
+    for scope in tables.scopes:
+        for table in scope.tasks:
+            for checkpoint, main in _MEASURES:
+                for arm in scope.arms:
+                    cell = table.find(arm, checkpoint, main=main)
+                    if cell is not None and cell.comparison is not None:
+                        yield (
+                            f"{arm.label} − {tables.baseline}, {cell.measure.name}"
+                            f" {AFTER[checkpoint]}: {cell.comparison.verdict},"
+                            f" {effect_of(cell.comparison)}"
+                        )

@@ -7,6 +7,20 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
+class DemoOptions:
+    """The demonstration's own settings; all others are those of the recipe 'demo'."""
+
+    output: str = "runs/demo"
+    """Folder of the runs and the report; an interrupted demonstration goes on there."""
+    seeds: int = 5
+    """Training seeds for each method."""
+    workers: int = 2
+    """Runs at the same time, each with its share of the processor's cores."""
+    epochs: float = 20.0
+    """Passes over the 200 training headlines."""
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """A report on the runs that 'hiddenkey compare' stored."""
 
