@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.present.files import write_file
 
-_TITLE = "# Models and adapters\n"
+DOCUMENT: Final = "MODELS.md"
+_TITLE: Final = "# Models and adapters\n"
 
 
 def replace_section(path: Path, name: str, text: str) -> None:
@@ -37,9 +43,9 @@ def replace_section(path: Path, name: str, text: str) -> None:
         whole = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
         after, replaced = whole.subn(lambda _: section, before)
         if not replaced:
-            raise ConfigError(f"{path}: {end} must come after {begin}; mend the marks")
+            raise ConfigError(f"{path}: {end} must come after {begin}; fix the marks")
     else:
-        raise ConfigError(f"{path}: {begin} and {end} must be there once each; mend the marks")
+        raise ConfigError(f"{path}: {begin} and {end} must be there once each; fix the marks")
     write_whole(path, after)
 
 
@@ -49,16 +55,49 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            half.write_text(text, encoding="utf-8")
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
+        write_file(path, text.encode())
     except OSError as error:
         raise ConfigError(_unusable(path, error)) from error
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table; cells may hold Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def verdicts(counts: Mapping[str, int], meanings: Mapping[str, str], what: str) -> str:
+    """Return the table of how often each verdict came, in the order of their meanings."""
+    rows = [(name, str(counts[name]), text) for name, text in meanings.items() if counts.get(name)]
+    return table(("verdict", what, "meaning"), rows)
+
+
+def written_by(command: str, date: str, versions: Mapping[str, str]) -> str:
+    """Say what wrote a section, when, and with which versions."""
+    listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return f"Written by `{command}` on {date} with {listed}."
+
+
+def today() -> str:
+    """Return the date in UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def installed(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _unusable(path: Path, error: OSError) -> str:

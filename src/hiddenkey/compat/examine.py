@@ -13,11 +13,10 @@ from torch import Tensor, nn
 import hiddenkey
 from hiddenkey import anatomy
 from hiddenkey.anatomy.part import Gap
+from hiddenkey.compat.blocks import misfits, norm_sides
 from hiddenkey.compat.build import BuildError, Tiny, build
-from hiddenkey.compat.norms import norm_sides
 from hiddenkey.compat.record import Row, Verdict
 from hiddenkey.compat.types import Task
-from hiddenkey.compat.widths import misfits
 from hiddenkey.compat.words import first_line, first_sentence
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.config import DropoutConfig

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Final
 
+from hiddenkey.compat.document import table, verdicts, written_by
 from hiddenkey.compat.record import Record, Row
 
 SECTION: Final = "architectures"
-_ORDER: Final = (
-    "pass",
-    "refused",
-    "partial",
-    "fails",
-    "crashed",
-    "timed out",
-    "cannot be built",
-)
 _MEANING: Final = {
     "pass": "every check held",
     "refused": "the library does not attach, and says why",
@@ -31,22 +22,17 @@ _MEANING: Final = {
 def render(record: Record) -> str:
     """Return the section: what was run, counts, and one line for each type."""
     passed, built = record.text_share()
-    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     share = f"{passed} of {built} text types that can be built pass" + (
         f" ({passed / built:.1%})" if built else ""
     )
-    counts = record.counts()
     parts = [
         "## Architectures",
-        f"Written by `{record.command}` on {record.date} with {versions}.",
+        written_by(record.command, record.date, record.versions),
         _PREFACE,
         f"**{share}.**",
-        _table(
-            ("verdict", "types", "meaning"),
-            ([name, str(counts[name]), _MEANING[name]] for name in _ORDER if name in counts),
-        ),
+        verdicts(record.counts(), _MEANING, "types"),
         _COLUMNS,
-        _table(
+        table(
             ("type", "task", "class", "attention", "feed-forward", "verdict", "reason"),
             (_line(row) for row in record.rows),
         ),
@@ -97,12 +83,3 @@ def _feed_forward(row: Row) -> str:
     modules = ", ".join(f"`{name}`" for name in row.feed_forward) or "none"
     sides = f"; {', '.join(row.norm)}" if row.norm else ""
     return f"{modules}, {row.hidden_layers} of {row.layers}{sides}"
-
-
-def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    rows = [columns, ["---"] * len(columns), *lines]
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+from hiddenkey.compat.document import installed, today
 from hiddenkey.compat.types import TEXT_TASKS
 
 Verdict = Literal["pass", "refused", "partial", "fails", "cannot be built", "crashed", "timed out"]
-PACKAGES: Final = ("torch", "transformers", "peft")
 
 
 @dataclass(frozen=True)
@@ -88,12 +85,10 @@ class Record:
         """Make a record of rows that a command measured now, here."""
         import hiddenkey
 
-        versions = {"hiddenkey": hiddenkey.__version__, "python": platform.python_version()}
-        versions |= {name: version(name) for name in PACKAGES}
-        date = datetime.now(UTC).date().isoformat()
-        return cls(
-            command, date, versions, tuple(sorted(rows, key=lambda row: (row.type, row.task)))
-        )
+        versions = {"hiddenkey": hiddenkey.__version__}
+        versions |= installed("torch", "transformers", "peft")
+        in_order = sorted(rows, key=lambda row: (row.type, row.task))
+        return cls(command, today(), versions, tuple(in_order))
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows with each verdict, the most frequent first."""

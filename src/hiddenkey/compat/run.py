@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from hiddenkey.compat.examine import examine, prepare
-from hiddenkey.compat.pool import Outcome, run_jobs
 from hiddenkey.compat.record import Row, Verdict
 from hiddenkey.compat.types import Task, all_types, class_names, tasks_of
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
+from hiddenkey.lab.queue.isolated import Outcome, run_jobs
 
 
 def choose(types: Sequence[str], tasks: Sequence[Task]) -> list[tuple[str, Task]]:

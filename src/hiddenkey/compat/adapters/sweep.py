@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final, cast
 
 from hiddenkey.compat.adapters.checks import VERDICTS, AdapterRow, examine_adapter
 from hiddenkey.compat.adapters.methods import all_methods
+from hiddenkey.compat.document import installed, table, today, verdicts, written_by
 from hiddenkey.compat.examine import prepare
-from hiddenkey.compat.pool import run_jobs
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
+from hiddenkey.lab.queue.isolated import run_jobs
 
 _LIMIT_SECONDS: Final = 120.0
 _PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "torchao")
@@ -106,33 +104,12 @@ def section(rows: Sequence[AdapterRow], command: str) -> str:
     """
     counts = Counter(row.verdict for row in rows)
     kinds = len({row.peft_type for row in rows})
-    versions = ", ".join([f"Python {platform.python_version()}", *_versions()])
-    meanings = [(name, str(counts[name]), text) for name, text in VERDICTS.items() if counts[name]]
     parts = [
         "## Adapters",
-        f"Written by `{command}` on {datetime.now(UTC):%Y-%m-%d} with {versions}.",
+        written_by(command, today(), installed(*_PACKAGES)),
         _MEANING,
         f"**{kinds} types of PEFT's adapters in {len(rows)} settings.**",
-        _table(("verdict", "settings", "meaning"), meanings),
-        _table(_COLUMNS, map(astuple, rows)),
+        verdicts(counts, VERDICTS, "settings"),
+        table(_COLUMNS, map(astuple, rows)),
     ]
     return "\n\n".join(parts)
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _versions() -> list[str]:
-    found = []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return found

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hiddenkey.compat.pool import run_jobs
+from hiddenkey.lab.queue.isolated import run_jobs
 
 
 def outcomes(function, jobs, **settings):
