@@ -31,7 +31,7 @@ def test_the_section_of_the_document_is_replaced(tmp_path: Path, capsys):
     assert text.startswith("# Models\n\nWords.\n")
     assert text.endswith("\n\nMore words.\n")
     assert "old" not in text
-    assert "doctor --adapters --types [OSF,CPT]" in text
+    assert "doctor --adapters --types OSF CPT --jobs 1" in text
     rows = {(line[0], line[2]): line for line in cells(text) if line[2:3] in (["llama"], ["bert"])}
     assert rows["OSF", "llama"][3:] == ["4 of 4", "exact", "24", "same", "same", "pass", ""]
     assert rows["CPT", "llama"][-2] == "noise only"
