@@ -3,8 +3,14 @@ import re
 
 import pytest
 
-from hiddenkey.lab.claims.markdown import markdown
+from hiddenkey.lab.claims.figures import list_plots
+from hiddenkey.lab.claims.page import markdown as written
+from hiddenkey.lab.present.markup import Picture
 from lab.claims.synthetic import claims, evidence
+
+
+def markdown(found):
+    return written(found, [Picture(plot, "") for plot in list_plots(found)])
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,8 @@ def test_every_claim_has_its_verdict_in_words_and_colour(found, page):
     verdicts = [finding.verdict for finding in found.findings]
     assert set(verdicts) == {"holds", "does not hold", "cannot tell"}
     rows = page.table("Claims and verdicts")
-    assert [(row[0][0], row[1]) for row in rows] == [
-        (finding.claim.name, [finding.verdict]) for finding in found.findings
+    assert [(row[0], row[2]) for row in rows] == [
+        ([finding.claim.name], [finding.verdict]) for finding in found.findings
     ]
     assert {text: name for name, text in page.chips} == {
         "holds": "chip holds",
@@ -102,15 +102,15 @@ def test_summary_tells_effect_and_what_was_run(found, page):
     rows = {row[0][0]: row for row in page.table("Claims and verdicts")}
     (question,) = found.findings[2].questions
     low, high = shown(question.interval[0]), shown(question.interval[1])
-    assert rows["C3"][2] == [f"{question.contrast.name}: {shown(question.mean)} points"
+    assert rows["C3"][3] == [f"{question.contrast.name}: {shown(question.mean)} points"
                              f" [{low}, {high}]"]  # fmt: skip
-    headline, *effects = rows["C2"][2]
+    headline, *effects = rows["C2"][3]
     assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 are open"
     assert [effect.partition(":")[0] for effect in effects] == [
         f"{effect.contrast.name}, {effect.task}" for effect in found.findings[1].questions
     ]
-    assert rows["C2"][3] == ["4 configurations × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
-    assert rows["C9"][3] == ["step time of 2 × 3 repeats, 12 missing"]
+    assert rows["C2"][4] == ["4 configurations × 3 tasks × 7 seeds, 1 task left out, 12 missing"]
+    assert rows["C9"][4] == ["step time of 2 × 3 repeats, 12 missing"]
 
 
 def test_effects_are_those_of_the_values(page):
@@ -217,7 +217,7 @@ def test_a_page_without_runs_says_so():
     assert "No setting has been chosen yet." in text
     assert "No run yet." in text
     summary = Page(page).table("Claims and verdicts")
-    assert [row[2] for row in summary] == [["no value yet"]] * len(summary)
+    assert [row[3] for row in summary] == [["no value yet"]] * len(summary)
     assert "left out" not in text
     assert {verdict for _, verdict in Page(page).chips} == {"cannot tell"}
 
@@ -236,8 +236,8 @@ def test_many_questions_are_cut_short_in_the_summary():
     long = dataclasses.replace(second, contrasts=(*second.contrasts, *more))
     page = Page(render(evidence(chosen=(long,))))
     (row,) = page.table("Claims and verdicts")
-    assert len(row[2]) == 7
-    assert row[2][-1] == "and 7 more below"
+    assert len(row[3]) == 7
+    assert row[3][-1] == "and 7 more below"
     assert len(page.table("Effects")) == 18
 
 

@@ -27,7 +27,7 @@ def within(count, share):
 def test_five_seeds_by_hand():
     # one task, deviation 1, margin 2: the mean has a standard error of 1 / sqrt(5)
     found = power_of(contrast(margin=2.0), seeds=5, tasks=("first",))
-    assert (found.contrast, found.seeds, found.tasks) == ("ours − LoRA", 5, 3)
+    assert (found.contrast.name, found.seeds, found.tasks) == ("ours − LoRA", 5, 3)
     one = expected_power(claim(contrast(margin=2.0), tasks=("first",)), scale(seeds=5))[0]
     assert one.tasks == 1
     # expected deviation of 5 normal values: sqrt(2/4) gamma(5/2) / gamma(2) = 0.9400

@@ -79,7 +79,7 @@ def _draw_effects(figure: Figure, finding: Finding, groups: Sequence[Sequence[Ef
                 axes,
                 effect,
                 middle,
-                counts=finding.counts(effect.task, effect.contrast.measure),
+                counts=finding.counts(effect),
                 named=named,
             )
             labels.append((middle, shorten(effect.task or "mean", 18)))
@@ -139,7 +139,7 @@ def _effects_caption(finding: Finding, effects: Sequence[Effect]) -> str:
     margins = any(effect.contrast.expect != "between" for effect in effects)
     pooled = any(effect.task is None for effect in effects)
     tasks = any(effect.task is not None for effect in effects)
-    out = any(not finding.counts(effect.task, effect.contrast.measure) for effect in effects)
+    out = any(not finding.counts(effect) for effect in effects)
     parts = ["Effects with their 95 % intervals, coloured by the verdict on each."]
     parts += ["Thick: mean over the tasks that count; thin: each task."] if pooled and tasks else []
     parts += ["Hollow: a task that does not count."] if out else []

@@ -70,6 +70,11 @@ class Effect:
     tasks: tuple[str, ...] = ()
 
     @property
+    def label(self) -> str:
+        """The question, and the task if it is of one."""
+        return self.contrast.name + (f", {self.task}" if self.task else "")
+
+    @property
     def mean(self) -> float | None:
         """Mean effect; a step time's is the geometric mean. ``None`` without a value."""
         return self.contrast.shown(self.estimate.mean) if self.values else None
@@ -86,7 +91,7 @@ class Power:
     """What the plan could show of one contrast, estimated before the runs.
 
     Attributes:
-        contrast: its name.
+        contrast: the question.
         seeds: number of seeds.
         tasks: number of tasks that the effect is a mean over.
         half_width: expected half width of the 95 % interval, in percentage points; infinite below
@@ -96,7 +101,7 @@ class Power:
         needed: fewest seeds with which ``detects`` is 80 %; ``None`` above 1,000.
     """
 
-    contrast: str
+    contrast: Contrast
     seeds: int
     tasks: int
     half_width: float
@@ -135,13 +140,14 @@ class Finding:
     missing: int
     power: tuple[Power, ...]
 
-    def counts(self, task: str | None, measure: str) -> bool:
-        """Whether a task counts; for what a step costs all of them do."""
-        return measure == COST or task not in self.left_out
-
     def tasks(self, measure: str) -> tuple[str, ...]:
-        """The task setups that count."""
-        return tuple(task for task in self.claim.tasks if self.counts(task, measure))
+        """The task setups that count; for what a step costs these are all."""
+        planned = self.claim.tasks
+        return tuple(task for task in planned if measure == COST or task not in self.left_out)
+
+    def counts(self, effect: Effect) -> bool:
+        """Whether an effect is of tasks that count."""
+        return effect.task is None or effect.task in self.tasks(effect.contrast.measure)
 
     @property
     def effects(self) -> tuple[Effect, ...]:

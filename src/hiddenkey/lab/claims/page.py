@@ -1,13 +1,15 @@
-"""The page of the claims: one HTML file with its style and figures inside, without a script."""
+"""The claims in HTML, one file without a script, and as a section of a results page in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import dataclasses
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, get_args
 
 from hiddenkey.lab.claims.findings import Evidence, Finding, Verdict
-from hiddenkey.lab.claims.plan import COST, Claim
+from hiddenkey.lab.claims.plan import COST, MEASURES
 from hiddenkey.lab.claims.plan_tables import (
     chosen_grid,
     environment_grids,
@@ -16,92 +18,121 @@ from hiddenkey.lab.claims.plan_tables import (
     tasks_grid,
 )
 from hiddenkey.lab.claims.rule import RULE
-from hiddenkey.lab.claims.sentences import cautions, plan_words, when
-from hiddenkey.lab.claims.summary import SummaryRow, summary_rows
-from hiddenkey.lab.claims.tables import effects_grid, measures_of, picture_grid, values_grid
+from hiddenkey.lab.claims.sentences import cautions, plan_words, run_text, when
+from hiddenkey.lab.claims.tables import drawing_grid, effects_grid, summary_grid, values_grid
 from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.markup import Picture, read_asset
+from hiddenkey.lab.present.formats import escape_markdown, markdown_table
+from hiddenkey.lab.present.markup import Picture, Section, read_asset
 from hiddenkey.lab.present.markup import render_page as render
 
 _PACKAGE: Final = "hiddenkey.lab.claims"
-_VERDICTS: Final[tuple[str, ...]] = get_args(Verdict)
+_WIDTH: Final = 100
+_MARK: Final = re.compile(r" (?=(?:\d+[.)]|[-+]) )")
+"""The space before what would begin a list at the start of a line."""
 
 
-@dataclass(frozen=True)
-class Section:
-    """A claim on the page.
-
-    Attributes:
-        id: of the section.
-        claim: the claim.
-        summary: its line in the summary.
-        sentences: what the verdict rests on.
-        grids: tables that stand open.
-        folded: tables that open on a press.
-        pictures: its figures.
-    """
-
-    id: str
-    claim: Claim
-    summary: SummaryRow
-    sentences: tuple[str, ...]
-    grids: tuple[Grid, ...]
-    folded: tuple[Grid, ...]
-    pictures: tuple[Picture, ...]
-
-
-def render_page(evidence: Evidence, pictures: Iterable[Picture]) -> str:
+def render_page(evidence: Evidence, pictures: Sequence[Picture]) -> str:
     """Return the page as HTML text.
 
     Args:
         evidence: what to say.
         pictures: the figures of :func:`~hiddenkey.lab.claims.figures.list_plots`, drawn.
     """
-    drawn = list(pictures)
-    rows = zip(evidence.findings, summary_rows(evidence), strict=True)
     return render(
         "claims.html",
         _PACKAGE,
-        scale=evidence.scale,
+        evidence=evidence,
         when=when(evidence),
         cautions=cautions(evidence),
-        sections=[
-            _section(index, finding, row, evidence, drawn)
-            for index, (finding, row) in enumerate(rows, 1)
+        summary=summary_grid(evidence, "claim-"),
+        parts=[
+            (finding, _section(finding, evidence, pictures, f"claim-{index}"))
+            for index, finding in enumerate(evidence.findings, 1)
         ],
-        rule=RULE.split("\n\n"),
-        plan=plan_words(evidence),
+        rule=(*RULE.split("\n\n"), *plan_words(evidence)),
         power=power_grid(evidence),
-        chosen=chosen_grid(evidence),
-        scores=scores_grid(evidence),
-        command=evidence.command,
+        chosen=_with_rows(chosen_grid(evidence), scores_grid(evidence)),
         environments=environment_grids(evidence),
         style=read_asset("claims.css", _PACKAGE),
-        verdicts=_VERDICTS,
+        verdicts=get_args(Verdict),
     )
 
 
+def markdown(evidence: Evidence, pictures: Sequence[Picture]) -> str:
+    """Return the section, headed by its date; pictures are expected in the same folder."""
+    blocks = _blocks(evidence, pictures)
+    return "\n\n".join(block.rstrip() for block in blocks) + "\n"
+
+
 def _section(
-    index: int, finding: Finding, row: SummaryRow, evidence: Evidence, pictures: Sequence[Picture]
+    finding: Finding, evidence: Evidence, pictures: Iterable[Picture], anchor: str = ""
 ) -> Section:
+    """A claim: what was run, its tables and figures; values by task are folded."""
     claim = finding.claim
-    tables = [picture for picture in claim.drawings if picture.kind == "grid"]
-    values = {measure: values_grid(finding, evidence, measure) for measure in measures_of(claim)}
-    cost = (values.pop(COST),) if COST in values else ()
+    used = {contrast.measure for contrast in claim.contrasts}
+    used |= {drawing.measure for drawing in claim.drawings if drawing.kind != "effects"}
+    values = {name: values_grid(finding, evidence, name) for name in MEASURES if name in used}
+    cost = [values.pop(COST)] if COST in values else []
+    drawn = [drawing_grid(finding, d, evidence) for d in claim.drawings if d.kind == "grid"]
     return Section(
-        id=f"claim-{index}",
-        claim=claim,
-        summary=row,
-        sentences=finding.sentences,
-        grids=_with_rows(
-            effects_grid(finding),
-            *(picture_grid(finding, picture, evidence) for picture in tables),
-            *cost,
-        ),
+        id=anchor,
+        title=f"{claim.name} {claim.title}",
+        words=(run_text(finding, evidence.scale),),
+        grids=_with_rows(effects_grid(finding), *drawn, *cost),
         folded=_with_rows(tasks_grid([finding], evidence), *values.values()),
         pictures=tuple(picture for picture in pictures if picture.plot.kind == claim.name),
     )
 
 
+def _blocks(evidence: Evidence, pictures: Sequence[Picture]) -> Iterator[str]:
+    title = escape_markdown(f"The paper's claims, scale {evidence.scale.name}")
+    yield f"## {f'{evidence.ended[:10]} · ' if evidence.ended else ''}{title}"
+    yield f"    {evidence.command}"
+    yield _prose(f"{evidence.scale.summary.rstrip('.')}. {when(evidence)}")
+    for environment, runs in evidence.environments:
+        listed = ", ".join(f"{name} {value}" for name, value in environment.items())
+        yield _prose(f"{runs} of the runs: {listed}.")
+    yield from (_prose(words, "> ") for words in cautions(evidence))
+    yield _table(summary_grid(evidence))
+    yield from map(_prose, (*RULE.split("\n\n"), *plan_words(evidence)))
+    for finding in evidence.findings:
+        yield from _claim(finding, _section(finding, evidence, pictures))
+    for grid in _with_rows(tasks_grid(evidence.findings, evidence), chosen_grid(evidence)):
+        yield f"### {grid.title}"
+        yield _table(grid)
+
+
+def _claim(finding: Finding, section: Section) -> Iterator[str]:
+    claim = finding.claim
+    yield f"### {escape_markdown(f'{claim.name}: {claim.title}: {finding.verdict}')}"
+    yield _prose(f"The paper: {claim.paper}")
+    yield _prose(f"The test: {claim.how}")
+    yield from (_prose(f"What was run: {words}.") for words in section.words)
+    yield "\n".join(_prose(words, "- ") for words in finding.sentences)
+    for index, grid in enumerate(section.grids):
+        if index:
+            yield f"{escape_markdown(grid.title)}:"
+        yield _table(grid)
+    for picture in section.pictures:
+        plot = picture.plot
+        yield f"![{escape_markdown(f'{plot.title}. {plot.alt}')}]({plot.name}.png)"
+        yield _prose(f"{plot.title}. {plot.caption}")
+
+
 def _with_rows(*grids: Grid) -> tuple[Grid, ...]:
     return tuple(grid for grid in grids if grid.rows)
+
+
+def _table(grid: Grid) -> str:
+    table = markdown_table(dataclasses.replace(grid, notes=()))
+    return "\n".join((table, *map(_prose, grid.notes)))
+
+
+def _prose(words: str, mark: str = "") -> str:
+    """Return words in lines as long as those of the other documents."""
+    kept = _MARK.sub("\u00a0", escape_markdown(words))
+    lines = textwrap.fill(
+        kept, _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark),
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
+    return lines.replace("\u00a0", " ")

@@ -18,9 +18,8 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
     """The task setups of claims: what they are, and whether they count."""
     scale = evidence.scale
     left_out = {task: why for finding in findings for task, why in finding.left_out.items()}
-    named = [task for finding in findings for task in finding.claim.tasks]
     rows = []
-    for name in dict.fromkeys(named):
+    for name in dict.fromkeys(task for finding in findings for task in finding.claim.tasks):
         setup = scale.tasks[name]
         options = {**scale.common, **setup.options}
         plain = level(evidence.values, [name], BASELINE, "metric")
@@ -40,27 +39,25 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
 
 def power_grid(evidence: Evidence) -> Grid:
     """What the plan could show of each contrast, estimated before the runs."""
-    rows = []
-    for finding in evidence.findings:
-        contrasts = {contrast.name: contrast for contrast in finding.claim.contrasts}
-        for power in finding.power:
-            contrast = contrasts[power.contrast]
-            measure = contrast.measure
-            rows.append(
-                [
-                    text(finding.claim.name),
-                    text(power.contrast),
-                    numeric(power.seeds, f"{power.seeds}"),
-                    numeric(power.tasks, f"{power.tasks}"),
-                    text(margin(contrast)),
-                    numeric(power.half_width, _half_width(power.half_width, measure)),
-                    numeric(power.detects, _percent(power.detects)),
-                    numeric(power.excludes, _percent(power.excludes)),
-                ]
-            )
+    rows = [
+        [
+            text(finding.claim.name),
+            text(power.contrast.name),
+            numeric(power.seeds, f"{power.seeds}"),
+            numeric(power.tasks, f"{power.tasks}"),
+            text(margin(power.contrast)),
+            numeric(power.half_width, _half_width(power.half_width, power.contrast.measure)),
+            numeric(power.detects, f"{100 * power.detects:.0f} %"),
+            numeric(power.excludes, f"{100 * power.excludes:.0f} %"),
+            numeric(power.needed, "over 1000" if power.needed is None else f"{power.needed}"),
+        ]
+        for finding in evidence.findings
+        for power in finding.power
+    ]
     columns = (
         "claim", "question", "seeds", "tasks", "margin", "expected 95 % interval",
         "sees an effect of the margin", "rules the margin out if there is no effect",
+        "seeds to see it in 80 %",
     )  # fmt: skip
     return make_grid("power", "What the plan could show", columns, rows)
 
@@ -89,29 +86,34 @@ def scores_grid(evidence: Evidence) -> Grid:
     rows = []
     for found in _ordered(evidence):
         for learning_rate in sorted({rate for rate, _ in found.scores}):
+            scores = {rate: found.scores.get((learning_rate, rate)) for rate in rates}
             cells = [
-                dataclasses.replace(
-                    numeric(found.scores.get((learning_rate, rate))),
-                    strong=(learning_rate, rate) == found.setting,
-                )
-                for rate in rates
+                dataclasses.replace(numeric(score), strong=(learning_rate, rate) == found.setting)
+                for rate, score in scores.items()
             ]
-            rows.append(
-                [
-                    text(found.task),
-                    text(found.choice),
-                    numeric(learning_rate, setting(learning_rate)),
-                    *cells,
-                ]
-            )
+            shown = numeric(learning_rate, setting(learning_rate))
+            rows.append([text(found.task), text(found.choice), shown, *cells])
     heads = ("without a rate" if rate is None else f"rate {setting(rate)}" for rate in rates)
     notes = (
         "Mean main metric on held-out training examples; the chosen setting is bold. Learning rate"
         " and dropout rate are chosen by their means over the table's other axis, so it need not"
-        " hold the largest number.",
+        " have the largest number.",
     )
     columns = ("task", "choice", "learning rate", *heads)
     return make_grid("scores", "All settings that were tried", columns, rows, notes)
+
+
+def environment_grids(evidence: Evidence) -> tuple[Grid, ...]:
+    """Versions and machines, a table for each distinct set."""
+    return tuple(
+        make_grid(
+            f"environment-{index}",
+            f"Versions and machine of {count(runs, 'run')}",
+            ("what", "value"),
+            [[text(name), text(str(found))] for name, found in environment.items()],
+        )
+        for index, (environment, runs) in enumerate(evidence.environments, 1)
+    )
 
 
 def _ordered(evidence: Evidence) -> list[Chosen]:
@@ -122,20 +124,3 @@ def _ordered(evidence: Evidence) -> list[Chosen]:
 
 def _half_width(width: float, measure: str) -> str:
     return f"± {value(width, measure)}" if math.isfinite(width) else MISSING
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def environment_grids(evidence: Evidence) -> tuple[Grid, ...]:
-    """Versions and machines, a table for each distinct set."""
-    return tuple(
-        make_grid(
-            f"environment-{index}",
-            f"Versions and machine of {count(runs, 'run')}",
-            ("what", "value"),
-            [[text(name), text(str(value))] for name, value in environment.items()],
-        )
-        for index, (environment, runs) in enumerate(evidence.environments, 1)
-    )

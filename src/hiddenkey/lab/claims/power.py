@@ -46,4 +46,4 @@ def _power(contrast: Contrast, scale: Scale, tasks: int) -> Power:
     if contrast.expect == "equal":
         excludes = planning.equivalence(seeds, design.spread, contrast.margin, LEVEL)
     needed = design.pairs_needed(contrast.margin)
-    return Power(contrast.name, seeds, tasks, both.half_width(), detects, excludes, needed)
+    return Power(contrast, seeds, tasks, both.half_width(), detects, excludes, needed)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
-from hiddenkey.lab.claims.plan import COST
+from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.rule import LEVEL
 from hiddenkey.lab.claims.wording import effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
@@ -36,6 +36,23 @@ def sentences(finding: Finding) -> tuple[str, ...]:
             else []
         ),
     )
+
+
+def run_text(finding: Finding, scale: Scale) -> str:
+    """Say in one line what a claim's plan runs, and how much of it is missing."""
+    claim, parts = finding.claim, []
+    if claim.trained:
+        parts.append(
+            f"{count(len(claim.trained), 'configuration')} × {count(len(claim.tasks), 'task')} ×"
+            f" {count(len(scale.seeds), 'seed')}"
+        )
+    if claim.timed:
+        parts.append(f"step time of {len(claim.timed)} × {count(scale.repeats, 'repeat')}")
+    if finding.left_out and any(effect.mean is not None for effect in finding.by_task):
+        parts.append(f"{count(len(finding.left_out), 'task')} left out")
+    if finding.missing:
+        parts.append(f"{finding.missing} missing")
+    return ", ".join(parts)
 
 
 def cautions(evidence: Evidence) -> tuple[str, ...]:

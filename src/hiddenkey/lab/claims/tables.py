@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import gain, level
-from hiddenkey.lab.claims.findings import Effect, Evidence, Finding, Values
-from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Claim, Drawing
+from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
+from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing
+from hiddenkey.lab.claims.sentences import run_text
 from hiddenkey.lab.claims.wording import (
     bounds,
     difference,
+    effect_text,
     expectation,
     margin,
     p_value,
@@ -20,13 +22,48 @@ from hiddenkey.lab.evidence.comparisons import describe
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, listing
 
-_MEAN: Final = "mean over tasks"
+_SHOWN: Final = 6
+"""Most lines of effects of a claim in the summary; its section has all of them."""
+
+
+def summary_grid(evidence: Evidence, anchors: str = "") -> Grid:
+    """The table on top: claim, verdict, effect, what was run.
+
+    Args:
+        evidence: what to say.
+        anchors: beginning of the names of the claims' sections, to link to.
+    """
+    rows = []
+    for index, finding in enumerate(evidence.findings, 1):
+        claim, (headline, details) = finding.claim, _headline(finding)
+        rows.append(
+            [
+                Entry(claim.name, claim.name, strong=True, link=anchors and f"{anchors}{index}"),
+                text(claim.title),
+                Entry(finding.verdict, finding.verdict, strong=True),
+                Entry(headline, headline, details=details),
+                text(run_text(finding, evidence.scale)),
+            ]
+        )
+    columns = ("claim", "in one line", "verdict", "effect [95 % interval]", "what was run")
+    return make_grid("summary", "Claims and verdicts", columns, rows)
 
 
 def effects_grid(finding: Finding) -> Grid:
     """Every contrast of a claim, over the tasks and on each."""
     rows = [
-        _effect_row(effect, () if effect.contrast.measure == COST else finding.left_out)
+        [
+            Entry(effect.contrast.name, effect.contrast.name, strong=effect.task is None),
+            text(effect.task or "mean over tasks"),
+            numeric(effect.mean, difference(effect.mean, effect.contrast.measure)),
+            text(bounds(effect.interval, effect.contrast.measure)),
+            text(effect.verdict if finding.counts(effect) or effect.mean is None else "left out"),
+            numeric(len(effect.values), f"{len(effect.values)}"),
+            text(expectation(effect.contrast)),
+            text(MISSING if effect.contrast.expect == "between" else margin(effect.contrast)),
+            numeric(effect.p_holds, p_value(effect.p_holds)),
+            numeric(effect.p_fails, p_value(effect.p_fails)),
+        ]
         for effect in finding.effects
     ]
     columns = (
@@ -36,78 +73,70 @@ def effects_grid(finding: Finding) -> Grid:
     return make_grid(f"effects-{finding.claim.name}", "Effects", columns, rows)
 
 
-def picture_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid:
-    """A table of arms by two axes, each with its difference to plain LoRA."""
-    values, measure = evidence.values, drawing.measure
-    tasks = finding.tasks(measure)
+def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid:
+    """A table of configurations by two axes, each with its difference to plain LoRA."""
+    measure, tasks = drawing.measure, finding.tasks(drawing.measure)
     columns = list(dict.fromkeys(name for cells in drawing.cells.values() for name in cells))
     rows = [
-        [
-            text(row),
-            *(_placed(values, tasks, cells.get(column), measure) for column in columns),
-        ]
+        [text(row), *(_cell(evidence, tasks, cells.get(name), measure) for name in columns)]
         for row, cells in drawing.cells.items()
     ]
-    plain = level(values, tasks, BASELINE, measure)
+    plain = level(evidence.values, tasks, BASELINE, measure)
+    counted = listing(tasks, 9) or "no task counts"
     notes = (
-        f"{_capital(MEASURES[measure])}; {_mean_of(tasks)}; mean ± standard deviation over the"
-        f" seeds. Below it the difference to plain LoRA, which has {_spread(plain).text}, seed by"
-        " seed, with its 95 % interval.",
+        f"{_capital(MEASURES[measure])}; {'mean of ' if len(tasks) > 1 else ''}{counted};"
+        " mean ± standard deviation over the seeds. Below it the difference to plain LoRA, which"
+        f" has {_spread(plain).text}, seed by seed, with its 95 % interval.",
     )
     name = f"grid-{finding.claim.name}-{finding.claim.drawings.index(drawing) + 1}"
     return make_grid(name, drawing.title, ("", *columns), rows, notes)
 
 
-def measures_of(claim: Claim) -> tuple[str, ...]:
-    """Return the measures that a claim compares or shows."""
-    used = {contrast.measure for contrast in claim.contrasts}
-    used |= {drawing.measure for drawing in claim.drawings if drawing.kind != "effects"}
-    return tuple(measure for measure in MEASURES if measure in used)
-
-
 def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
-    """Mean ± standard deviation of every name of a claim on every task."""
-    tasks = finding.claim.tasks
+    """Mean ± standard deviation of every configuration of a claim on every task."""
     rows = []
     for name in dict.fromkeys((BASELINE, *finding.claim.configurations)):
-        found = [level(evidence.values, [task], name, measure) for task in tasks]
+        found = [level(evidence.values, [task], name, measure) for task in finding.claim.tasks]
         if any(effect.values for effect in found):
             rows.append([text(name), *(_spread(effect, seeds=True) for effect in found)])
-    name = f"values-{finding.claim.name}-{measure.replace(' ', '-')}"
-    title = _capital(MEASURES[measure])
     repeated = "repeats" if measure == COST else "seeds"
-    notes = (f"Mean ± standard deviation (number of {repeated}).",)
-    return make_grid(name, title, ("configuration", *tasks), rows, notes)
+    return make_grid(
+        f"values-{finding.claim.name}-{measure.replace(' ', '-')}",
+        _capital(MEASURES[measure]),
+        ("configuration", *finding.claim.tasks),
+        rows,
+        (f"Mean ± standard deviation (number of {repeated}).",),
+    )
 
 
-def _effect_row(effect: Effect, left_out: Container[str | None]) -> list[Entry]:
-    contrast, measure = effect.contrast, effect.contrast.measure
-    out = effect.task in left_out and effect.mean is not None
-    return [
-        Entry(contrast.name, contrast.name, strong=effect.task is None),
-        text(effect.task or _MEAN),
-        numeric(effect.mean, difference(effect.mean, measure)),
-        text(bounds(effect.interval, measure)),
-        text("left out" if out else effect.verdict),
-        numeric(len(effect.values), f"{len(effect.values)}"),
-        text(expectation(contrast)),
-        text(MISSING if contrast.expect == "between" else margin(contrast)),
-        numeric(effect.p_holds, p_value(effect.p_holds)),
-        numeric(effect.p_fails, p_value(effect.p_fails)),
-    ]
+def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
+    """A claim's effect; of several questions how many hold, and their effects."""
+    asked = finding.questions
+    if all(effect.mean is None for effect in asked):
+        return "no value yet", ()
+    shown = [f"{effect.label}: {effect_text(effect)}" for effect in asked]
+    if len(asked) == 1:
+        return shown[0], ()
+    verdicts = [effect.verdict for effect in asked]
+    tally = (
+        f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
+        f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} are open"
+    )
+    if len(shown) > _SHOWN:
+        shown = [*shown[: _SHOWN - 1], f"and {len(shown) - _SHOWN + 1} more below"]
+    return tally, tuple(shown)
 
 
-def _placed(values: Values, tasks: Sequence[str], name: str | None, measure: str) -> Entry:
-    """A cell of a table of arms."""
+def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: str) -> Entry:
+    """A cell of a table of configurations."""
     if name is None:
         return Entry(MISSING, None)
-    entry = _spread(level(values, tasks, name, measure))
-    found = gain(values, tasks, name, measure)
+    entry = _spread(level(evidence.values, tasks, name, measure))
+    found = gain(evidence.values, tasks, name, measure)
     if name == BASELINE or found.mean is None:
         return entry
-    parts = [difference(found.mean, measure)]
-    parts += [] if found.interval is None else [bounds(found.interval, measure)]
-    return Entry(entry.text, entry.value, details=(" ".join(parts),))
+    interval = "" if found.interval is None else f" {bounds(found.interval, measure)}"
+    return Entry(entry.text, entry.value, details=(difference(found.mean, measure) + interval,))
 
 
 def _spread(found: Effect, *, seeds: bool = False) -> Entry:
@@ -118,10 +147,6 @@ def _spread(found: Effect, *, seeds: bool = False) -> Entry:
     if varies is not None:
         shown += f" ± {value(varies, measure)}"
     return Entry(f"{shown} ({len(found.values)})" if seeds else shown, found.mean)
-
-
-def _mean_of(tasks: Sequence[str]) -> str:
-    return f"mean of {listing(tasks, 9)}" if len(tasks) > 1 else listing(tasks) or "no task counts"
 
 
 def _capital(words: str) -> str:

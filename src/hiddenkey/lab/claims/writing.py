@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
-from hiddenkey.lab.claims.markdown import markdown
-from hiddenkey.lab.claims.page import render_page
+from hiddenkey.lab.claims.page import markdown, render_page
 from hiddenkey.lab.present.files import page_folder
 
 PAGE: Final = "index.html"
@@ -39,16 +38,13 @@ def write(evidence: Evidence, folder: Path) -> Path:
     with page_folder(folder) as out:
         pictures = out.draw(list_plots(evidence))
         out.write_values(VALUES, to_plain(evidence))
-        out.write(TEXT, markdown(evidence))
+        out.write(TEXT, markdown(evidence, pictures))
         page = out.write(PAGE, render_page(evidence, pictures))
-        _remove_others(folder, {picture.plot.name for picture in pictures})
+        names = {picture.plot.name for picture in pictures}
+        for path in list(folder.iterdir()):
+            if _PICTURE.fullmatch(path.name) and path.stem not in names:
+                path.unlink(missing_ok=True)
     return page
-
-
-def _remove_others(folder: Path, names: set[str]) -> None:
-    for path in list(folder.iterdir()):
-        if _PICTURE.fullmatch(path.name) and path.stem not in names:
-            path.unlink(missing_ok=True)
 
 
 def to_plain(evidence: Evidence) -> dict[str, Any]:
@@ -57,21 +53,12 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
         "scale": evidence.scale.name,
         "summary": evidence.scale.summary,
         "seeds": list(evidence.scale.seeds),
-        "command": evidence.command,
-        "runs": evidence.runs,
-        "started": evidence.started,
-        "ended": evidence.ended,
-        "environments": [
-            {"runs": runs, **environment} for environment, runs in evidence.environments
-        ],
+        **_fields(evidence, "command", "runs", "started", "ended"),
+        "environments": [{"runs": runs, **found} for found, runs in evidence.environments],
         "claims": [_finding(finding) for finding in evidence.findings],
         "chosen": [
             {
-                "task": found.task,
-                "choice": found.choice,
-                "learning_rate": found.learning_rate,
-                "rate": found.rate,
-                "runs": found.runs,
+                **_fields(found, "task", "choice", "learning_rate", "rate", "runs"),
                 "scores": [
                     {"learning_rate": learning_rate, "rate": rate, "held_out": score}
                     for (learning_rate, rate), score in found.scores.items()
@@ -79,55 +66,49 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
             }
             for found in evidence.chosen
         ],
-        "values": list(_values(evidence)),
+        "values": [
+            {"task": task, "arm": name, "measure": measure, "by_seed": _by_name(by_seed)}
+            for (task, name, measure), by_seed in evidence.values.items()
+        ],
     }
-
-
-def _values(evidence: Evidence) -> Iterator[dict[str, Any]]:
-    for (task, arm, measure), by_seed in evidence.values.items():
-        seeds = {str(seed): value for seed, value in sorted(by_seed.items())}
-        yield {"task": task, "arm": arm, "measure": measure, "by_seed": seeds}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:
     return {
         "claim": finding.claim.name,
         "title": finding.claim.title,
-        "verdict": finding.verdict,
-        "p_holds": finding.p_holds,
-        "p_fails": finding.p_fails,
-        "needed": finding.needed,
-        "sentences": list(finding.sentences),
+        **_fields(finding, "verdict", "p_holds", "p_fails", "needed", "sentences", "missing"),
         "left_out": dict(finding.left_out),
-        "missing": finding.missing,
         "questions": [_effect(effect) for effect in finding.questions],
         "by_task": [_effect(effect) for effect in finding.by_task],
         "power": [
-            {**vars(power), "half_width": _finite(power.half_width)} for power in finding.power
+            {**_fields(power, *vars(power)), "contrast": power.contrast.name}
+            for power in finding.power
         ],
     }
 
 
 def _effect(effect: Effect) -> dict[str, Any]:
-    contrast = effect.contrast
+    contrast, (low, high) = effect.contrast, effect.interval or (None, None)
     return {
         "question": contrast.name,
-        "measure": contrast.measure,
+        **_fields(contrast, "measure", "expect", "margin"),
         "weights": dict(contrast.weights),
-        "expect": contrast.expect,
-        "margin": contrast.margin,
         "expected_low": _finite(contrast.low),
         "expected_high": _finite(contrast.high),
-        "task": effect.task,
-        "values": list(effect.values),
-        "mean": effect.mean,
-        "low": effect.interval and effect.interval[0],
-        "high": effect.interval and effect.interval[1],
-        "p_holds": effect.p_holds,
-        "p_fails": effect.p_fails,
-        "verdict": effect.verdict,
+        **_fields(effect, "task", "values", "mean", "p_holds", "p_fails", "verdict"),
+        "low": low,
+        "high": high,
     }
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _fields(found: object, *names: str) -> dict[str, Any]:
+    return {name: _finite(getattr(found, name)) for name in names}
+
+
+def _by_name(by_seed: Mapping[int, float]) -> dict[str, float]:
+    return {str(seed): value for seed, value in sorted(by_seed.items())}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -21,12 +21,14 @@ class Entry:
         value: as a program reads and a reader sorts it; ``None`` if there is none.
         strong: set in bold.
         details: further lines in small print.
+        link: anchor on the page that it leads to; empty: none.
     """
 
     text: str
     value: Value
     strong: bool = False
     details: tuple[str, ...] = ()
+    link: str = ""
 
 
 @dataclass(frozen=True)
