@@ -18,7 +18,7 @@ from pathlib import Path
 import demo_runs as demo
 from cost_gain import options_of, settings, steps_in_equal_time, stored_costs
 from harness import markdown
-from hiddenkey.lab.evidence.statistics import compare_paired
+from hiddenkey.lab.evidence.comparisons import compare_paired
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
 from hiddenkey.quiet import quiet

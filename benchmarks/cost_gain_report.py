@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import markdown
-from hiddenkey.lab.evidence.statistics import PairedComparison, compare_paired
+from hiddenkey.lab.evidence.comparisons import PairedComparison, compare_paired
 from hiddenkey.lab.present.canvas import COLOURS, INK, Plot, render, standalone
 from hiddenkey.lab.run.result import Result
 
@@ -149,8 +149,7 @@ def note(rows: Sequence[Row]) -> str:
     return (
         f"s/step: relative to LoRA. Mean ± standard deviation over {found.count} seeds after the"
         " last step; differences are paired by seed, with Student's 95 % interval, not corrected"
-        f" for their number; an exact permutation test of {found.count} pairs has"
-        f" p ≥ {found.smallest_p:.3g}. Exact loss: every 1, fraction 1, one branch."
+        " for their number. Exact loss: every 1, fraction 1, one branch."
     )
 
 

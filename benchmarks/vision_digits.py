@@ -29,7 +29,7 @@ from torch import Tensor
 import hiddenkey
 from harness import markdown, write_record
 from hiddenkey import DropoutConfig
-from hiddenkey.lab.evidence.statistics import PairedComparison, adjust_holm, compare_paired
+from hiddenkey.lab.evidence.comparisons import PairedComparison, adjust_holm, compare_paired
 
 PLAIN, OWN = "no dropout", "own dropout"
 NOISE = {"DropKey": "dropkey", "HiddenCut": "hiddencut", "HiddenKey⁻": "hiddenkey-minus",

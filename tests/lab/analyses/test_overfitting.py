@@ -78,20 +78,20 @@ def test_differences_are_paired_and_tested(watch):
     assert compared.difference == pytest.approx(-0.1, abs=0.005)
     low, high = stats.t.interval(0.95, 7, loc=sum(differences) / 8, scale=stats.sem(differences))
     assert (compared.low, compared.high) == (pytest.approx(low), pytest.approx(high))
-    # eight seeds of one sign, and two settings in the family
-    assert compared.p_value == pytest.approx(2 / 2**8)
-    assert compared.p_adjusted == pytest.approx(2 * 2 / 2**8)
+    # two settings in the family, and the other was rejected before
+    assert compared.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-3)
+    assert compared.p_value <= compared.p_adjusted <= 2 * compared.p_value
     assert told_apart(found)
     assert mark(found) == "*"
     assert ending(watch, "lora", "ece").comparison is None
 
 
-def test_too_few_seeds_are_said_and_intervals_marked():
-    (watch,) = watch_overfitting(runs_of(seeds=4))
+def test_too_few_seeds_are_said():
+    (watch,) = watch_overfitting(runs_of(seeds=2))
     found = ending(watch, "hiddenkey", "ece")
     assert not told_apart(found)
-    assert mark(found) == "°"
-    assert "no test tells anything from the baseline, and no data could: 4 pairs" in headline(watch)
+    assert mark(found) == ""
+    assert "no difference from the baseline is shown. 3 pairs are the fewest" in headline(watch)
 
 
 def test_headline_names_what_is_lower_and_higher(watch):
@@ -231,7 +231,7 @@ def test_curves_have_a_panel_for_each_quantity(watch):
 def test_differences_at_the_end_have_a_panel_for_each_quantity(watch):
     _, plot = overfitting_plots([watch], "lora")
     assert plot.title == "headlines: differences to lora after the last step"
-    assert "hiddenkey: accuracy gap −0.070 [−0.070, −0.070], loss −" in plot.alt
+    assert "hiddenkey: accuracy gap −0.070 [−0.115, −0.025], loss −" in plot.alt
     svg, _ = render(plot)
     for label in ("accuracy gap", "loss", "ece", "confidence", "dropkey", "hiddenkey"):
         assert f">{label}<" in svg

@@ -113,7 +113,7 @@ def test_selection_takes_the_best_mean_and_counts_what_was_tried():
     assert found["lora"].tried == 1
 
 
-def test_costs_are_medians_of_paired_ratios():
+def test_costs_are_paired_ratios_with_intervals():
     times = {"lora": [1.0, 2.0, 4.0], "hiddenkey": [2.0, 2.0, 12.0]}
     runs = [
         with_result(
@@ -125,10 +125,11 @@ def test_costs_are_medians_of_paired_ratios():
         for seed, seconds in enumerate(column)
     ]
     costs = {cost.arm.label: cost for cost in only_task(runs).costs}
-    assert costs["lora"].relative_time == 1
-    assert costs["hiddenkey"].relative_time == 2  # of the ratios 2, 1 and 3
+    assert costs["lora"].time.value == 1
+    assert costs["hiddenkey"].time.value == pytest.approx(6 ** (1 / 3))  # of 2, 1 and 3
+    assert not costs["hiddenkey"].time.differs
     assert costs["hiddenkey"].seconds_per_step == 2
-    assert costs["hiddenkey"].relative_memory == pytest.approx(1.5)
+    assert costs["hiddenkey"].memory.value == pytest.approx(1.5)
     assert not costs["hiddenkey"].device_memory
 
 
@@ -139,10 +140,10 @@ def test_memory_of_the_accelerator_wins():
     ]
     costs = {cost.arm.label: cost for cost in only_task(runs).costs}
     assert costs["hiddenkey"].memory_mib == 1300
-    assert costs["hiddenkey"].relative_memory == pytest.approx(1.3)
+    assert costs["hiddenkey"].memory.value == pytest.approx(1.3)
     assert costs["hiddenkey"].device_memory
 
 
 def test_cost_without_a_baseline_has_no_ratio():
     (cost,) = only_task([record(method="hiddenkey")]).costs
-    assert (cost.relative_time, cost.relative_memory, cost.gain) == (None, None, None)
+    assert (cost.time, cost.memory, cost.gain) == (None, None, None)

@@ -17,7 +17,8 @@ def verdict_of(*shifts, seeds=8, methods=("dropkey", "hiddenkey", "hiddencut")):
     return table.verdict
 
 
-UP, DOWN, NOTHING = (0.05, 0.04), (-0.05, -0.04), (0.02, -0.02, 0.01, -0.01)
+UP, DOWN = (0.05, 0.04), (-0.05, -0.04)
+NOTHING, OPEN = (0.004, -0.004, 0.002, -0.002), (0.02, -0.02, 0.01, -0.01)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,11 @@ UP, DOWN, NOTHING = (0.05, 0.04), (-0.05, -0.04), (0.02, -0.02, 0.01, -0.01)
             "No clear difference between lora and any of the 2 settings.",
         ),
         ((UP, NOTHING), "better", "Yes: dropkey is better than lora."),
+        (
+            (OPEN, NOTHING),
+            "inconclusive",
+            "Inconclusive (8 seeds): no difference from lora is shown.",
+        ),
     ],
 )
 def test_headline_says_yes_no_or_that_it_depends(shifts, answer, headline):
@@ -47,7 +53,7 @@ def test_headline_says_yes_no_or_that_it_depends(shifts, answer, headline):
 
 def test_basis_names_metric_pairs_test_and_correction():
     first = verdict_of(UP, DOWN).sentences[0]
-    for part in ("accuracy after the last step", "8 seeds", "paired with lora", "permutation test"):
+    for part in ("accuracy after the last step", "8 seeds", "paired with lora", "Student's t"):
         assert part in first
     assert "Holm's correction over 2 comparisons" in first
 
@@ -55,21 +61,27 @@ def test_basis_names_metric_pairs_test_and_correction():
 def test_better_shows_difference_interval_p_and_wins():
     sentence = verdict_of(UP).sentences[1]
     assert sentence.startswith("dropkey: better, +0.045 [+0.0")
-    assert "p = 0.008 after Holm's correction, 8 wins, 0 ties and 0 losses by seed" in sentence
+    assert "p < 0.001 after Holm's correction, 8 wins, 0 ties and 0 losses by seed" in sentence
 
 
 def test_no_difference_is_not_called_equality():
     sentences = " ".join(verdict_of(NOTHING).sentences)
-    assert "This is not evidence that the methods are equal" in sentences
-    assert "leave room for differences from −0.0" in sentences
+    assert "No difference as large as 0.01: the intervals reach from −0.0" in sentences
 
 
-def test_few_seeds_are_weak_evidence_without_any_star():
-    verdict = verdict_of(UP, seeds=3)
-    assert verdict.answer == "weak evidence"
-    assert verdict.headline == "Too little evidence to tell anything from lora."
+def test_three_seeds_can_reach_a_verdict():
+    assert verdict_of(UP, seeds=3).answer == "better"
+
+
+@pytest.mark.parametrize(
+    ("shift", "seeds", "reason"),
+    [(OPEN, 3, "Underpowered with 3 seeds"), (UP, 2, "3 pairs are the fewest")],
+)
+def test_too_few_seeds_are_inconclusive_with_the_reason_and_without_any_star(shift, seeds, reason):
+    verdict = verdict_of(shift, seeds=seeds)
+    assert verdict.answer == "inconclusive"
     text = " ".join(verdict.sentences)
-    assert "3 pairs are too few" in text
+    assert reason in text
     assert "*" not in text
 
 

@@ -39,6 +39,6 @@ def test_a_report_leaves_out_what_is_unknown(tmp_path):
     runs = [without_peak(record(method=method)) for method in ("lora", "hiddenkey")]
     tables = tabulate(runs, "lora")
     costs = tables.scopes[0].tasks[0].costs
-    assert [(cost.memory_mib, cost.relative_memory) for cost in costs] == [(None, None)] * 2
+    assert [(cost.memory_mib, cost.memory) for cost in costs] == [(None, None)] * 2
     write_report(tables, tmp_path, title="runs")
     assert "nan" not in (tmp_path / "tables" / "cost.csv").read_text(encoding="utf-8")

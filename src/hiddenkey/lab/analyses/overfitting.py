@@ -16,17 +16,17 @@ from hiddenkey.lab.analyses.sources import arrange, relabel
 from hiddenkey.lab.evidence.arms import Run, arm_order
 from hiddenkey.lab.evidence.axes import Arm, Task
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
-from hiddenkey.lab.evidence.findings import Curve
-from hiddenkey.lab.evidence.pairing import differing, nearest, settings_of
-from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.evidence.statistics import (
+from hiddenkey.lab.evidence.comparisons import (
     Description,
     PairedComparison,
     adjust_holm,
     compare_paired,
     describe,
 )
+from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
+from hiddenkey.lab.evidence.findings import Curve
+from hiddenkey.lab.evidence.pairing import differing, nearest, settings_of
+from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.run.calibration import CALIBRATION
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.analyses.overfitting import Ending, Row, TaskWatch
+from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
-
-LEVEL: Final = 0.05
-"""Share of false alarms that is accepted for each quantity of a task, after Holm's correction."""
 
 READING: Final = (
     "All values are those after the last step, without noise. A gap is the value on a sample of the"
@@ -44,19 +42,14 @@ def short_cell(row: Row, ending: Ending, baseline: str) -> str:
 
 
 def mark(ending: Ending) -> str:
-    """``*``: beyond chance after Holm's correction; ``°``: the interval alone leaves out 0."""
-    found = ending.comparison
-    if found is None or found.low is None or found.high is None:
-        return ""
-    if told_apart(ending):
-        return "*"
-    return "°" if found.low > 0 or found.high < 0 else ""
+    """``*``: the interval excludes 0, after Holm's correction."""
+    return "*" if told_apart(ending) else ""
 
 
 def told_apart(ending: Ending) -> bool:
     """Whether the difference to the baseline is beyond chance, after Holm's correction."""
     found = ending.comparison
-    return found is not None and found.p_adjusted is not None and found.p_adjusted <= LEVEL
+    return found is not None and excludes(found.interval)
 
 
 def headline(watch: TaskWatch) -> str:
@@ -74,8 +67,7 @@ def headline(watch: TaskWatch) -> str:
     if parts:
         return f"{watch.task.label}: {'; '.join(parts)}."
     weak = _too_few(watch)
-    reason = f", and no data could: {weak}" if weak else "."
-    return f"{watch.task.label}: no test tells anything from the baseline{reason}"
+    return f"{watch.task.label}: no difference from the baseline is shown.{' ' * bool(weak)}{weak}"
 
 
 def _is_larger(ending: Ending) -> bool:
@@ -83,9 +75,9 @@ def _is_larger(ending: Ending) -> bool:
 
 
 def _too_few(watch: TaskWatch) -> str:
-    """Why the tests could have shown nothing, where that is so for all of them."""
+    """Why the seeds are too few, where all comparisons are inconclusive."""
     found = [end.comparison for row in watch.rows for end in row.endings if end.comparison]
-    weak = [comparison.note for comparison in found if comparison.verdict == "weak evidence"]
+    weak = [comparison.note for comparison in found if comparison.verdict == "inconclusive"]
     return min((note or "" for note in weak), key=len) if len(weak) == len(found) > 0 else ""
 
 
@@ -115,10 +107,9 @@ def _comparisons(watch: TaskWatch) -> str:
         return ""
     seeds = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"
     return (
-        f"Second lines: difference to the baseline, paired over {seeds} seeds, with its 95 %"
-        " interval (Student's t); third lines: p of the paired permutation test, after Holm's"
-        f" correction over the settings. Bold where p is at most {LEVEL:g}. Intervals stand alone:"
-        " of twenty of them about one leaves out the truth."
+        f"Second lines: difference to the baseline, paired over {seeds} seeds, with its interval"
+        " (Student's t). Third lines: p after Holm's correction over the settings, as the"
+        f" interval has it. Bold where the interval excludes 0."
     )
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from scipy import stats
 
 from hiddenkey.lab.analyses.rate_tables import RateTable
-from hiddenkey.lab.evidence.statistics import PairedComparison, compare_paired
-from hiddenkey.lab.evidence.statistics.describe import CONFIDENCE
+from hiddenkey.lab.evidence.comparisons import PairedComparison, compare_paired
+from hiddenkey.lab.evidence.inference import LEVEL
 
 Values = np.ndarray[Any, Any]
 Rule = Literal["own", "common", "elsewhere"]
@@ -248,7 +248,7 @@ def estimate(differences: Values, *, share_runs: bool) -> Estimate:
     """
     size = len(differences)
     widened = 1 / size + (1 / (size - 1) if share_runs else 0)
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, size - 1)
+    quantile = stats.t.ppf(1 - LEVEL / 2, size - 1)
     reach = float(quantile * differences.std(ddof=1) * np.sqrt(widened))
     mean = float(differences.mean())
     return Estimate(tuple(differences.tolist()), mean, mean - reach, mean + reach)

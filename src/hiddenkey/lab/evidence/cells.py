@@ -10,9 +10,9 @@ from typing import Final
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
+from hiddenkey.lab.evidence.comparisons import adjust_holm, compare_paired, describe
 from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.evidence.pairing import find_baselines
-from hiddenkey.lab.evidence.statistics import adjust_holm, compare_paired, describe
 
 LOSS: Final = "loss"
 CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")

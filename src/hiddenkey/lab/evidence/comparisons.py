@@ -14,6 +14,7 @@ from hiddenkey.lab.evidence.inference import (
     FEWEST,
     LEVEL,
     Estimate,
+    accepted,
     differences,
     excludes,
     finite,
@@ -149,7 +150,7 @@ def compare_paired(
 ) -> PairedComparison:
     """Compare one configuration with the baseline on the same seeds, by Student's t.
 
-    Pairs that differ by less than about 1e-10 of the largest value are ties.
+    Pairs that differ by less than about 1e-12 of the largest value are ties.
 
     Args:
         ours: one value per seed.
@@ -171,7 +172,7 @@ def compare_paired(
         margin = _MARGIN * max(1.0, abs(statistics.fmean(baseline)))
     comparison = PairedComparison(
         estimate=estimate,
-        confidence=1 - _accepted(level),
+        confidence=1 - accepted(level),
         margin=margin,
         effect_size=_effect_size(estimate),
         wins=up if larger_is_better else down,
@@ -202,7 +203,7 @@ def adjust_holm(
         The comparisons in the same order, with ``p_adjusted``, ``confidence``, ``verdict`` and
         ``note``.
     """
-    level, family = _accepted(level), len(comparisons)
+    level, family = accepted(level), len(comparisons)
     found: dict[Key, PairedComparison] = {}
     stopped, largest, confidence = False, 0.0, 1 - level
     for passed, key in enumerate(sorted(comparisons, key=lambda key: comparisons[key].p_value)):
@@ -268,14 +269,3 @@ def _effect_size(estimate: Estimate) -> float | None:
         return None
     factor = math.exp(math.lgamma(free / 2) - math.lgamma((free - 1) / 2)) / math.sqrt(free / 2)
     return estimate.mean / estimate.deviation * factor
-
-
-def _accepted(level: float) -> float:
-    """Return the level of a test.
-
-    Raises:
-        ValueError: if it is no share between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level!r}; 0.05 is usual")
-    return float(level)

@@ -11,6 +11,7 @@ from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.findings import Cell, Cost
+from hiddenkey.lab.evidence.inference import Ratio
 from hiddenkey.lab.evidence.pairing import find_baselines
 from hiddenkey.lab.run.result import Result
 
@@ -33,7 +34,6 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
     for arm, results in groups.items():
         base = arm if arm.method == baseline else against[arm]
         others = {} if base is None else groups[base]
-        gain = gains.get(arm)
         sample = next(iter(results.values()))
         costs.append(
             Cost(
@@ -41,14 +41,12 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
                 runs=len(results),
                 steps=statistics.median(r.steps for r in results.values()),
                 seconds_per_step=statistics.median(r.seconds_per_step for r in results.values()),
-                relative_time=_ratio(results, others, lambda r: r.seconds_per_step),
+                time=_ratio(results, others, lambda r: r.seconds_per_step),
                 memory_mib=finite(statistics.median(memory(r) for r in results.values())),
-                relative_memory=_ratio(results, others, memory),
+                memory=_ratio(results, others, memory),
                 device_memory=sample.peak_device_memory_mib is not None,
                 lora_parameters=sample.lora_parameters,
-                gain=None if gain is None else gain.difference,
-                gain_low=None if gain is None else gain.low,
-                gain_high=None if gain is None else gain.high,
+                gain=gains.get(arm),
             )
         )
     return tuple(costs)
@@ -64,8 +62,8 @@ def memory(result: Result) -> float:
 
 def _ratio(
     results: dict[int, Result], others: dict[int, Result], read: Callable[[Result], float]
-) -> float | None:
-    """Median ratio over common seeds: runs of one seed are trained near each other in time."""
+) -> Ratio | None:
+    """Ratio over common seeds: runs of one seed are trained near each other in time."""
     pairs = [(read(results[seed]), read(others[seed])) for seed in results.keys() & others.keys()]
-    ratios = [own / base for own, base in pairs if own > 0 and base > 0]
-    return statistics.median(ratios) if ratios else None
+    known = [(own, base) for own, base in pairs if own > 0 and base > 0]
+    return Ratio.of(*zip(*known, strict=True)) if known else None

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiddenkey.lab.evidence.axes import Arm, Measure
-from hiddenkey.lab.evidence.statistics import Description, PairedComparison
+from hiddenkey.lab.evidence.comparisons import Description, PairedComparison
+from hiddenkey.lab.evidence.inference import Ratio
 
 Answer = Literal[
-    "better", "worse", "mixed", "no clear difference", "weak evidence", "nothing to compare"
+    "better", "worse", "mixed", "no clear difference", "inconclusive", "nothing to compare"
 ]
 
 
@@ -77,30 +78,26 @@ class Cost:
         runs: finished runs.
         steps: optimiser steps, the median over runs.
         seconds_per_step: median over runs.
-        relative_time: seconds per step relative to the baseline's, median over pairs of equal
-            seed; ``None`` without a baseline.
+        time: seconds per step relative to the baseline's, over pairs of equal seed; ``None``
+            without a baseline.
         memory_mib: median peak memory: of the accelerator where there is one, else resident memory;
             ``None`` where the operating system does not tell it.
-        relative_memory: relative to the baseline's, median over pairs of equal seed.
+        memory: relative to the baseline's, over pairs of equal seed.
         device_memory: True if the memory is the accelerator's.
         lora_parameters: parameters of the adapter, 0 without one.
-        gain: mean paired difference of the main metric after the last step.
-        gain_low: lower end of its 95 % interval.
-        gain_high: upper end.
+        gain: comparison of the main metric after the last step; ``None`` without a baseline.
     """
 
     arm: Arm
     runs: int
     steps: float
     seconds_per_step: float
-    relative_time: float | None
+    time: Ratio | None
     memory_mib: float | None
-    relative_memory: float | None
+    memory: Ratio | None
     device_memory: bool
     lora_parameters: int
-    gain: float | None
-    gain_low: float | None
-    gain_high: float | None
+    gain: PairedComparison | None
 
 
 @dataclass(frozen=True)

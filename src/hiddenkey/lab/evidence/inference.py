@@ -17,6 +17,7 @@ all the same, which variances added up by task do not.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,11 +30,11 @@ LEVEL: Final = 0.05
 FEWEST: Final = 3
 """Fewest values of which a mean has an interval or a p-value."""
 
-_DIGITS: Final = 10
+_DIGITS: Final = 12
 """Significant digits of the largest value that differences keep: more than a metric or a float32
 loss has, and what float64 loses is far below."""
 
-_FINEST: Final = 1e-6
+_FINEST: Final = 1e-4
 """Finest grid that is looked for, as a share of the largest value: finer ones leave no trace."""
 
 
@@ -76,6 +77,10 @@ class Estimate:
         variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
         step = common_step(values) if resolution is None else resolution
         return cls(count, mean, math.sqrt(variance), math.sqrt((variance + step**2 / 12) / count))
+
+    def widened(self, factor: float) -> Estimate:
+        """Return the estimate with a larger standard error, for values that share data."""
+        return dataclasses.replace(self, error=factor * self.error)
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Return the interval of the mean; ``None`` below three values.
@@ -179,16 +184,33 @@ def excludes(interval: tuple[float, float] | None, value: float = 0.0) -> bool:
 def differences(ours: Sequence[float], baseline: Sequence[float]) -> list[float]:
     """Return ours minus the baseline's, free of what only rounding did to them.
 
-    0.9 − 0.8 and 0.8 − 0.7 differ in their last bits. So differences keep ten digits of the largest
-    value: ties are 0, and equal differences are equal.
+    0.9 − 0.8 and 0.8 − 0.7 differ in their last bits. So differences keep twelve digits of the
+    largest value: ties are 0, and equal differences are equal.
 
     Raises:
         ValueError: if the lengths differ, there are none, or a value is missing or not finite.
     """
     own, base = _paired(ours, baseline)
     largest = max(abs(value) for value in (*own, *base))
-    digits = _DIGITS - math.ceil(math.log10(largest)) if largest else 0
-    return [round(a - b, digits) + 0.0 for a, b in zip(own, base, strict=True)]
+    return tidy([a - b for a, b in zip(own, base, strict=True)], largest)
+
+
+def tidy(values: Sequence[float], largest: float | None = None) -> list[float]:
+    """Round to twelve digits of the largest value, that of ``values`` or the one they come from."""
+    size = max(abs(value) for value in values) if largest is None else largest
+    digits = _DIGITS - math.ceil(math.log10(size)) if size else 0
+    return [round(value, digits) + 0.0 for value in values]
+
+
+def accepted(level: float) -> float:
+    """Return the level of a test.
+
+    Raises:
+        ValueError: if it is no share between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}; 0.05 is usual")
+    return float(level)
 
 
 def finite(values: Sequence[Any], what: str) -> list[float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hiddenkey.lab.evidence.comparisons import Description
 from hiddenkey.lab.evidence.findings import Spread
-from hiddenkey.lab.evidence.statistics import Description
 from hiddenkey.lab.present.words import MISSING, interval, number
 
 Value = str | int | float | None

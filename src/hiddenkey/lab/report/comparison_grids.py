@@ -6,8 +6,8 @@ from typing import Final
 
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint
 from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.evidence.comparisons import EFFECT_SIZE
 from hiddenkey.lab.evidence.findings import Cell
-from hiddenkey.lab.evidence.statistics import EFFECT_SIZE
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread, text
 from hiddenkey.lab.present.words import MISSING, count, interval, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
@@ -31,9 +31,9 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
         for arm in scope.arms
     ]
     notes = [
-        "Mean ± standard deviation over the seeds and the mean's 95 % bootstrap interval; below,"
-        f" difference to {baseline} with its 95 % interval and what may be said of it. Bold: the"
-        " largest mean, which alone is no finding.",
+        "Mean ± standard deviation over the seeds and the mean's 95 % interval; below,"
+        f" difference to {baseline} with its interval after Holm's correction, and the verdict."
+        " Bold: the largest mean, which alone is no finding.",
     ]
     notes += [BEST_IS_CHOSEN] if checkpoint == "best" else []
     headings = ["setting", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
@@ -87,10 +87,10 @@ def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid
         if others or cell.measure.main or cell.measure.name == LOSS
     ]
     notes = [
-        f"Differences are minus {baseline}, paired by seed. low, high: ends of the 95 % interval,"
-        " by bootstrap for the mean, by Student's t for the difference. p: paired permutation test;"
-        " p (Holm): corrected over the settings of a task. Effect size:"
-        f" {EFFECT_SIZE}. Verdicts allow for the correction."
+        f"Differences are minus {baseline}, paired by seed. low, high: ends of the interval by"
+        " Student's t, at 95 % for the mean. Holm's correction over the settings of a task is in"
+        " p (Holm) and in the difference's interval, which excludes 0 exactly if the verdict is a"
+        f" difference. Effect size: {EFFECT_SIZE}."
     ]
     return make_grid(name_of(scope, "comparison"), "All numbers", columns, rows, notes)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hiddenkey.lab.evidence.comparisons import PairedComparison
+from hiddenkey.lab.evidence.inference import Ratio
 from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, numeric, spread, text
-from hiddenkey.lab.present.words import MISSING, interval, number, probability, signed
+from hiddenkey.lab.present.words import MISSING, count, interval, number, probability, signed
 from hiddenkey.lab.report.comparison_grids import (
     BEST_IS_CHOSEN,
     comparison_grid,
@@ -54,14 +56,10 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
         [
             text(table.task.label),
             text(cost.arm.label),
-            Entry(
-                signed(cost.gain),
-                cost.gain,
-                details=lines_of(interval(cost.gain_low, cost.gain_high, sign=True)),
-            ),
-            numeric(cost.relative_time, _times(cost.relative_time)),
+            _gain(cost.gain),
+            _times(cost.time),
             numeric(cost.seconds_per_step),
-            numeric(cost.relative_memory, _times(cost.relative_memory)),
+            _times(cost.memory),
             numeric(cost.memory_mib, _whole(cost.memory_mib)),
             numeric(cost.steps, f"{cost.steps:,.0f}"),
             numeric(cost.lora_parameters, f"{cost.lora_parameters:,}"),
@@ -74,9 +72,10 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
         "peak MiB", "steps", "adapter parameters",
     )  # fmt: skip
     notes = [
-        "Medians over seeds; ratios are medians over pairs of equal seed. Gain: paired difference"
-        f" of the main metric to {baseline} after the last step. Runs at the same time on one"
-        " machine slow each other down."
+        "Medians over seeds; ratios are geometric means over pairs of equal seed, with 95 %"
+        " intervals (Student's t of the logarithms). Gain: paired difference of the main metric to"
+        f" {baseline} after the last step. Runs at the same time on one machine slow each other"
+        " down."
     ]
     costs = [cost for table in scope.tasks for cost in table.costs]
     if any(not cost.device_memory for cost in costs):
@@ -158,5 +157,20 @@ def _whole(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def _times(ratio: float | None) -> str:
-    return MISSING if ratio is None else f"{ratio:.2f} ×"
+def _gain(found: PairedComparison | None) -> Entry:
+    if found is None:
+        return Entry(MISSING, None)
+    bounds = interval(found.low, found.high, sign=True)
+    return Entry(signed(found.difference), found.difference, details=lines_of(bounds))
+
+
+def _times(ratio: Ratio | None) -> Entry:
+    """A ratio with its interval; one that includes 1 is neither a gain nor a cost, and says so."""
+    if ratio is None:
+        return Entry(MISSING, None)
+    bounds = ratio.interval()
+    same = ratio.logarithm.mean == ratio.logarithm.error == 0
+    details = [] if bounds is None or same else [interval(*bounds, digits=2)]
+    if not (ratio.differs or same):
+        details.append(f"inconclusive ({count(ratio.logarithm.count, 'seed')})")
+    return Entry(f"{ratio.value:.2f} ×", ratio.value, details=tuple(details))

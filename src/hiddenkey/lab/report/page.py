@@ -45,7 +45,7 @@ def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
         sections=_sections(tables, list(pictures)),
         faults=_faults(tables.failures),
         data=_run_data(tables),
-        verdicts=("better", "worse", "no clear difference", "weak evidence"),
+        verdicts=("better", "worse", "no clear difference", "inconclusive"),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
 from hiddenkey.lab.evidence.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
-from hiddenkey.lab.evidence.statistics import Ranking
+from hiddenkey.lab.evidence.ranks import Ranking
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The answer for one task in plain words, also where it is "no" or "too little evidence"."""
+"""The answer for one task in plain words, also where it is "no" or "inconclusive"."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.evidence.axes import Budget, Checkpoint
+from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.findings import Answer, Cell, Verdict
-from hiddenkey.lab.evidence.statistics import PairedComparison
+from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.present.words import count, interval, listing, probability, signed
 
-_ORDER: Final = ("better", "worse", "no clear difference", "weak evidence")
+_ORDER: Final = ("better", "worse", "no clear difference", "inconclusive")
 _BUDGET: Final = {
     "steps": "",
     "time": ", all given the wall time that the baseline took",
@@ -70,8 +71,8 @@ def _nothing(cells: Sequence[Cell], baseline: str) -> Verdict:
         sentence = f"Only the baseline {baseline} has runs."
     else:
         sentence = (
-            f"No method can be paired with {baseline}: {listing(reasons)}. Two common seeds are"
-            " the least that can be compared, six the least that can reach the 5 % level."
+            f"No method can be paired with {baseline}: {listing(reasons)}. At least"
+            f" {FEWEST} common seeds are needed for a verdict."
         )
     return Verdict("nothing to compare", "Nothing to compare yet.", (sentence, *_left_out(cells)))
 
@@ -80,10 +81,10 @@ def _answer(compared: Sequence[tuple[Cell, PairedComparison]]) -> Answer:
     found = {comparison.verdict for _, comparison in compared}
     if {"better", "worse"} <= found:
         return "mixed"
-    for verdict in ("better", "worse", "no clear difference"):
+    for verdict in ("better", "worse", "inconclusive"):
         if verdict in found:
             return verdict
-    return "weak evidence"
+    return "no clear difference"
 
 
 def _headline(
@@ -104,8 +105,8 @@ def _headline(
         )
     if answer == "worse":
         return f"No: {_these(worse, total)} worse than {baseline}, and none is better."
-    if answer == "weak evidence":
-        return f"Too little evidence to tell anything from {baseline}."
+    if answer == "inconclusive":
+        return f"Inconclusive ({_seeds(compared)}): no difference from {baseline} is shown."
     if total == 1:
         return f"No clear difference between {names[answer][0]} and {baseline}."
     return f"No clear difference between {baseline} and any of the {total} settings."
@@ -119,15 +120,18 @@ def _these(labels: Sequence[str], total: int) -> str:
 
 
 def _basis(compared: Sequence[tuple[Cell, PairedComparison]], baseline: str, budget: Budget) -> str:
-    pairs = sorted({comparison.count for _, comparison in compared})
-    seeds = f"{pairs[0]}" if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]}"
-    tests = listing(sorted({comparison.test for _, comparison in compared}))
     metric = compared[0][0].measure.name
     family = count(len(compared), "comparison")
     return (
-        f"Measured by {metric} after the last step{_BUDGET[budget]}; {seeds} seeds, each paired"
-        f" with {baseline}'s run of the same seed; {tests}; Holm's correction over {family}."
+        f"Measured by {metric} after the last step{_BUDGET[budget]}; {_seeds(compared)}, each"
+        f" paired with {baseline}'s run of the same seed; Student's t; Holm's correction over"
+        f" {family}, in the intervals too."
     )
+
+
+def _seeds(compared: Sequence[tuple[Cell, PairedComparison]]) -> str:
+    pairs = sorted({comparison.count for _, comparison in compared})
+    return count(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
 
 
 def _effects(compared: Sequence[tuple[Cell, PairedComparison]], answer: Answer) -> list[str]:
@@ -150,12 +154,13 @@ def _effects(compared: Sequence[tuple[Cell, PairedComparison]], answer: Answer) 
 
 
 def _room(comparisons: Sequence[PairedComparison]) -> str:
-    bounds = [(c.low, c.high) for c in comparisons if c.low is not None and c.high is not None]
-    text = "This is not evidence that the methods are equal"
-    if not bounds:
-        return f"{text}."
+    bounds = [c.interval for c in comparisons if c.interval is not None]
     low, high = min(low for low, _ in bounds), max(high for _, high in bounds)
-    return f"{text}: the intervals leave room for differences from {signed(low)} to {signed(high)}."
+    margin = max(c.margin for c in comparisons)
+    return (
+        f"No difference as large as {margin:.3g}: the intervals reach from {signed(low)} to"
+        f" {signed(high)}."
+    )
 
 
 def _by_method(compared: Sequence[tuple[Cell, PairedComparison]]) -> list[str]:

@@ -25,7 +25,7 @@ from hiddenkey.lab.report.tables import Scope, TaskTable
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figure of gain over relative time; under equal time there is no cost to show."""
-    costs = [c for c in table.costs if c.gain is not None and c.relative_time is not None]
+    costs = [c for c in table.costs if c.gain is not None and c.time is not None]
     if not costs or scope.budget == "time":
         return
     baseline = palette.baseline
@@ -51,8 +51,8 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         task=table.task.label,
         title=f"{place(scope.budget, table.task.label)}: gain over cost",
         caption=(
-            "One point for each setting: mean difference after the last step with its 95 %"
-            " interval, over the median ratio of seconds per step. Up is better, right is dearer."
+            "One point for each setting: mean difference after the last step with its interval,"
+            " over the ratio of seconds per step. Up is better, right is more expensive."
         ),
         alt=_cost_alt(costs, baseline, table.task.metric),
         height=2.7 + legend_height([baseline, *by_method]),
@@ -62,15 +62,12 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
 
 def _cost_points(axes: Axes, costs: Sequence[Cost], style: Style) -> None:
     for cost in costs:
-        if cost.relative_time is None or cost.gain_low is None or cost.gain_high is None:
-            continue
-        axes.plot(
-            [cost.relative_time] * 2, [cost.gain_low, cost.gain_high], color=style.colour, alpha=0.4
-        )
-    known = [(c.relative_time, c.gain) for c in costs if c.relative_time is not None]
+        bounds = cost.gain and cost.gain.interval
+        if cost.time is not None and bounds:
+            axes.plot([cost.time.value] * 2, bounds, color=style.colour, alpha=0.4)
+    known = [(c.time.value, c.gain.difference) for c in costs if c.time and c.gain]
     axes.plot(
-        [time for time, _ in known],
-        [gain for _, gain in known if gain is not None],
+        *zip(*known, strict=True),
         linestyle="none",
         marker=style.marker,
         markersize=6,
@@ -130,7 +127,8 @@ def _rank_ticks(count: int) -> list[int]:
 
 def _cost_alt(costs: Sequence[Cost], baseline: str, metric: str) -> str:
     parts = [
-        f"{cost.arm.label}: {signed(cost.gain)} at {number(cost.relative_time, 2)} times the time"
-        for cost in costs
+        f"{c.arm.label}: {signed(c.gain.difference)} at {number(c.time.value, 2)} times the time"
+        for c in costs
+        if c.gain and c.time
     ]
     return f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}."

@@ -35,7 +35,7 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         title=f"{place(scope.budget, table.task.label)}: {metric} of every seed",
         caption=(
             "After the last step. Small points: one run each; large point and line: mean and its"
-            " 95 % bootstrap interval."
+            " 95 % interval (Student's t)."
         ),
         alt=_values_alt(metric, cells),
         height=ROW * len(cells) + 0.8,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from hiddenkey.lab.evidence.comparisons import Description
 from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
-from hiddenkey.lab.evidence.statistics import Description
 from hiddenkey.lab.present.canvas import (
     LINES,
     Axes,
@@ -87,7 +87,7 @@ def _sweep_plot(
         task=table.task.label,
         title=f"{place(scope.budget, table.task.label)}: {metric} over {option}{suffix}",
         caption=(
-            "Mean over seeds after the last step; bands: 95 % bootstrap interval of the mean."
+            "Mean over seeds after the last step; bands: 95 % interval of the mean (t)."
             " Reading the best point off this picture is a choice made on the evaluation examples."
         ),
         alt=_sweep_alt(lines, levels, option, metric),

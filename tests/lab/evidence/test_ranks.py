@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hiddenkey.lab.evidence.statistics import rank_methods
-from hiddenkey.lab.evidence.statistics.ranks import nemenyi_quantile
+from hiddenkey.lab.evidence.ranks import nemenyi_quantile, rank_methods
 
 TABLES = st.integers(3, 6).flatmap(
     lambda methods: st.lists(
@@ -135,7 +134,7 @@ def test_all_methods_equal_on_all_tasks():
 def test_too_few_tasks_are_told():
     # 3 methods on 2 tasks: 2.343 * sqrt(12 / 12) is above the largest distance of ranks, 2
     assert ranking([[3, 2, 1]] * 2).note.startswith(
-        "2 tasks are too few for 3 methods: even the same order on every task would not tell"
+        "2 tasks are too few for 3 methods: even the same order on every task would not"
     )
     few = ranking([[3, 2, 1]] * 9)
     assert few.note == (

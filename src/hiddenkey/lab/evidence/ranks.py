@@ -1,4 +1,4 @@
-"""Several methods over several tasks: average ranks, and which of them can be told apart."""
+"""Several methods over several tasks: average ranks, and which of them can be distinguished."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.lab.evidence.statistics.values import Array, accepted, finite, grid, on_grid
+from hiddenkey.lab.evidence.inference import accepted, finite, tidy
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+else:
+    Array = Any
 
 _FEW: Final = 10
 """Tasks below which Demšar's rule of thumb calls the tests' approximation poor."""
@@ -27,9 +34,9 @@ class Ranking:
         p_value: its p-value: whether any method differs from any other.
         critical_difference: Nemenyi's: average ranks this far apart differ at ``level``.
         level: share of false alarms that is accepted.
-        cliques: the largest groups of methods that cannot be told apart, in order of rank; a method
-            in no group differs from all others. Where Friedman's test finds nothing, pairs are not
-            looked at, and all methods are one group.
+        cliques: the largest groups of methods that cannot be distinguished, in order of rank; a
+            method in no group differs from all others. Where Friedman's test finds nothing, pairs
+            are not looked at, and all methods are one group.
         note: what weakens the evidence, as sentences, or ``None``.
     """
 
@@ -118,7 +125,7 @@ def _ranks(table: Array) -> Array:
     from scipy import stats
 
     # each task on a grid of its own, since metrics differ in scale
-    columns = [on_grid(column, grid(column)) for column in table.T]
+    columns = [tidy(column.tolist()) for column in table.T]
     return np.asarray(stats.rankdata(-np.stack(columns, axis=1), axis=0))
 
 
@@ -143,7 +150,7 @@ def nemenyi_quantile(methods: int, level: float) -> float:
 def _cliques(ordered: Mapping[str, float], critical: float) -> tuple[tuple[str, ...], ...]:
     """Return the runs of neighbours less than the critical difference apart, none in another."""
     names, ranks = list(ordered), list(ordered.values())
-    # for each method the last one that it cannot be told apart from
+    # for each method the last one that it cannot be distinguished from
     ends = [max(j for j, rank in enumerate(ranks) if rank - best < critical) for best in ranks]
     starts = [0, *(after for after, (one, two) in enumerate(pairwise(ends), 1) if two > one)]
     return tuple(tuple(names[start : ends[start] + 1]) for start in starts if ends[start] > start)
@@ -155,7 +162,7 @@ def _note(methods: int, tasks: int, critical: float, p_value: float, level: floa
     if critical > methods - 1:
         sentences.append(
             f"{tasks} tasks are too few for {methods} methods: even the same order on every task"
-            " would not tell the first from the last."
+            " would not distinguish the first from the last."
         )
     elif tasks < _FEW:
         sentences.append(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hiddenkey.lab.evidence.statistics import adjust_holm, compare_paired, describe, rank_methods
+from hiddenkey.lab.evidence.comparisons import adjust_holm, compare_paired, describe
+from hiddenkey.lab.evidence.ranks import rank_methods
 
 STUDIES = 500
 LEVEL = 0.05
@@ -35,31 +36,20 @@ def random():
     return np.random.default_rng(20240301)
 
 
-@pytest.mark.parametrize(
-    ("examples", "attained"),
-    # of 256 sums without ties, 2 * 6 are as extreme as the level allows; ties only leave out some
-    [(None, 12 / 256), (100, 0.0)],
-)
-def test_no_difference_is_found_no_more_often_than_the_level(random, examples, attained):
+@pytest.mark.parametrize("examples", [None, 100])
+@pytest.mark.parametrize("seeds", [3, 8])
+def test_no_difference_is_found_no_more_often_than_the_level(random, examples, seeds):
     single = family = 0
     for _ in range(STUDIES):
-        baseline, *others = study(random, methods=4, seeds=8, examples=examples)
+        baseline, *others = study(random, methods=4, seeds=seeds, examples=examples)
         found = {key: compare_paired(ours, baseline) for key, ours in enumerate(others)}
         # one comparison per study, since those of a study share their baseline
         single += found[0].verdict in ("better", "worse")
         family += any(
             comparison.verdict in ("better", "worse") for comparison in adjust_holm(found).values()
         )
-    assert at_least(attained) <= single <= at_most(LEVEL)
+    assert at_least(0.0 if examples else LEVEL) <= single <= at_most(LEVEL)
     assert family <= at_most(LEVEL)
-
-
-def test_random_sign_changes_keep_the_level_too(random):
-    found = 0
-    for _ in range(STUDIES):
-        baseline, ours = study(random, methods=1, seeds=16)
-        found += compare_paired(ours, baseline).p_value <= LEVEL
-    assert at_least(LEVEL) <= found <= at_most(LEVEL)
 
 
 def test_without_a_correction_many_comparisons_would_find_something(random):
@@ -93,23 +83,24 @@ def test_pairing_is_what_finds_it(random):
     assert found <= 50
 
 
-def test_five_seeds_never_find_anything(random):
-    for _ in range(50):
-        baseline, ours = study(random, methods=1, seeds=5, gain=0.5)
-        assert compare_paired(ours, baseline).verdict == "weak evidence"
+def test_three_seeds_find_what_is_large(random):
+    found = 0
+    for _ in range(100):
+        baseline, ours = study(random, methods=1, seeds=3, gain=0.1)
+        found += compare_paired(ours, baseline).verdict == "better"
+    assert found >= 90
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(random):
-    bootstrap = student = 0
+    of_mean = of_difference = 0
     for _ in range(STUDIES):
         values = random.normal(size=5)
         description = describe(values)
-        bootstrap += description.low <= 0 <= description.high
+        of_mean += description.low <= 0 <= description.high
         comparison = compare_paired(values, [0.0] * 5)
-        student += comparison.low <= 0 <= comparison.high
-    # 83 % of samples of 5, as the documentation of describe says
-    assert at_least(0.83) <= bootstrap <= at_most(0.83)
-    assert at_least(0.95) <= student <= at_most(0.95)
+        of_difference += comparison.low <= 0 <= comparison.high
+    assert at_least(0.95) <= of_mean <= at_most(0.95)
+    assert of_difference == of_mean
 
 
 def test_a_ranking_keeps_the_level_and_finds_a_difference(random):
