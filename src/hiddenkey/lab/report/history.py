@@ -1,4 +1,4 @@
-"""Every stored run as a row, the failed ones, and what a search tried."""
+"""Every stored run as a row, and what a search tried."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import dataclasses
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hiddenkey.lab.evidence.arms import Run, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.costs import memory
-from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.report.tables import Failure, RunRow, SearchTrial
+from hiddenkey.lab.report.tables import RunRow, SearchTrial
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]
 
@@ -32,11 +31,6 @@ def tabulate_runs(
         rows.append(_row(run, index, run.record.id in replaced, differing))
     environments = tuple((json.loads(text), counts[index]) for text, index in numbers.items())
     return tuple(rows), environments
-
-
-def tabulate_failures(runs: Iterable[Run]) -> tuple[Failure, ...]:
-    """Return the failed runs with their errors."""
-    return tuple(_failure(run) for run in runs if run.record.status == "failed")
 
 
 def tabulate_search(runs: Sequence[Run]) -> tuple[SearchTrial, ...]:
@@ -87,51 +81,32 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _row(run: Run, environment: int, superseded: bool, differing: Sequence[str]) -> RunRow:
-    record = run.record
-    result = record.result
+    record, result = run.record, run.record.result
     metric = None if result is None else result.metrics.get(result.main_metric)
     return RunRow(
         id=record.id,
         task=run.task.label,
         arm=run.arm.label,
-        method=run.arm.method,
         seed=run.seed,
         stage=record.stage,
         budget=record.budget,
         status=record.status,
-        metric="" if result is None else result.main_metric,
-        last=None if metric is None else finite(metric.last),
-        best=None if metric is None else finite(metric.best),
-        best_step=None if metric is None else metric.best_step,
-        loss_last=None if result is None else finite(result.eval_loss.last),
-        loss_best=None if result is None else finite(result.eval_loss.best),
-        steps=None if result is None else result.steps,
-        seconds_per_step=None if result is None else finite(result.seconds_per_step),
-        memory_mib=None if result is None else finite(memory(result)),
+        superseded=superseded,
+        metric=result.main_metric if result else "",
+        last=finite(metric.last) if metric else None,
+        best=finite(metric.best) if metric else None,
+        best_step=metric.best_step if metric else None,
+        loss_last=finite(result.eval_loss.last) if result else None,
+        loss_best=finite(result.eval_loss.best) if result else None,
+        steps=result.steps if result else None,
+        seconds_per_step=finite(result.seconds_per_step) if result else None,
+        memory_mib=finite(memory(result)) if result else None,
         attempts=record.attempts,
         started=record.started,
         ended=record.ended,
         options={name: record.options.get(name) for name in differing},
         environment=environment,
-        superseded=superseded,
-    )
-
-
-def _failure(run: Run) -> Failure:
-    record: Record = run.record
-    error = (record.error or "").strip()
-    lines = error.splitlines()
-    return Failure(
-        id=record.id,
-        task=run.task.label,
-        arm=run.arm.label,
-        seed=run.seed,
-        stage=record.stage,
-        budget=record.budget,
-        attempts=record.attempts,
-        ended=record.ended,
-        summary=lines[-1].strip() if lines else "no error was stored",
-        error=error,
+        error=(record.error or "").strip(),
     )
 
 

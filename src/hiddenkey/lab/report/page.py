@@ -13,8 +13,7 @@ from hiddenkey.lab.present.markup import render_page as render
 from hiddenkey.lab.present.words import count
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
 from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
-from hiddenkey.lab.report.records import FIELDS
-from hiddenkey.lab.report.tables import Failure, Scope, Tables
+from hiddenkey.lab.report.tables import FIELDS, RunRow, Scope, Tables
 
 _PACKAGE: Final = "hiddenkey.lab.report"
 _LONGEST_ERROR: Final = 6000
@@ -28,7 +27,7 @@ class Fault:
     """Failed runs with the same last line of their errors."""
 
     summary: str
-    runs: tuple[Failure, ...]
+    runs: tuple[RunRow, ...]
     error: str
     cut: bool
 
@@ -128,8 +127,8 @@ def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Sect
     ]
 
 
-def _faults(failures: Sequence[Failure]) -> list[Fault]:
-    groups: dict[str, list[Failure]] = defaultdict(list)
+def _faults(failures: Sequence[RunRow]) -> list[Fault]:
+    groups: dict[str, list[RunRow]] = defaultdict(list)
     for failure in failures:
         groups[failure.summary].append(failure)
     return [

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from hiddenkey.lab.present.entries import Entry, Grid, Value, make_grid
-from hiddenkey.lab.report.tables import Tables
-
-FIELDS: Final = (
-    "id", "task", "arm", "seed", "stage", "budget", "status", "superseded", "metric", "last",
-    "best", "best_step", "loss_last", "loss_best", "steps", "seconds_per_step", "memory_mib",
-    "attempts", "started", "ended",
-)  # fmt: skip
-"""What is said of each run, in this order."""
+from hiddenkey.lab.report.tables import FIELDS, Tables
 
 
 def runs_grid(tables: Tables) -> Grid:

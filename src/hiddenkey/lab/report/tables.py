@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
 from hiddenkey.lab.evidence.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
@@ -88,12 +88,12 @@ class RunRow:
     Attributes:
         id: its identity.
         task: label of the task.
-        arm: label of the arm.
-        method: the method.
+        arm: label of the configuration.
         seed: its seed.
         stage: ``compare`` or ``search``.
         budget: ``steps`` or ``time``.
         status: ``finished`` or ``failed``.
+        superseded: a newer run of the same configuration, task and seed replaces it.
         metric: name of the main metric; empty for failed runs.
         last: main metric after the last step.
         best: main metric at the best evaluation.
@@ -108,17 +108,17 @@ class RunRow:
         ended: UTC time.
         options: those that differ between runs.
         environment: index into ``Tables.environments``.
-        superseded: a newer run of the same arm, task and seed replaces it in the comparison.
+        error: all of a failed run's error.
     """
 
     id: str
     task: str
     arm: str
-    method: str
     seed: int
     stage: str
     budget: str
     status: str
+    superseded: bool
     metric: str
     last: float | None
     best: float | None
@@ -133,23 +133,18 @@ class RunRow:
     ended: str
     options: Mapping[str, Any]
     environment: int
-    superseded: bool
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A failed run: what it was, the last line of its error, and all of it."""
-
-    id: str
-    task: str
-    arm: str
-    seed: int
-    stage: str
-    budget: str
-    attempts: int
-    ended: str
-    summary: str
     error: str
+
+    @property
+    def summary(self) -> str:
+        """The last line of the error."""
+        return self.error.rpartition("\n")[2].strip() or "no error was stored"
+
+
+FIELDS: Final = tuple(
+    field.name for field in fields(RunRow) if field.name not in ("options", "environment", "error")
+)
+"""What the list of all runs says of each, in this order."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +156,6 @@ class Tables:
         scopes: equal steps first, then equal time; either may be absent.
         search: the settings that a search tried.
         runs: every record.
-        failures: every failed record.
         shared: options that all runs have in common.
         environments: the distinct ones, with the number of runs.
         notes: what a reader must know about all of it.
@@ -171,7 +165,11 @@ class Tables:
     scopes: tuple[Scope, ...]
     search: tuple[SearchTrial, ...]
     runs: tuple[RunRow, ...]
-    failures: tuple[Failure, ...]
     shared: Mapping[str, Any]
     environments: tuple[tuple[Mapping[str, Any], int], ...]
     notes: tuple[str, ...]
+
+    @property
+    def failures(self) -> tuple[RunRow, ...]:
+        """Every failed run."""
+        return tuple(row for row in self.runs if row.status == "failed")

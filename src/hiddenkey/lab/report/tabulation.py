@@ -20,7 +20,7 @@ from hiddenkey.lab.evidence.ranks import Ranking, rank_methods
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.evidence.sweeps import tabulate_selections, tabulate_sweeps
 from hiddenkey.lab.present.words import count, listing
-from hiddenkey.lab.report.history import tabulate_failures, tabulate_runs, tabulate_search
+from hiddenkey.lab.report.history import tabulate_runs, tabulate_search
 from hiddenkey.lab.report.notes import task_notes
 from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
@@ -52,7 +52,6 @@ def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
         scopes=tuple(scopes),
         search=tabulate_search(search),
         runs=rows,
-        failures=tabulate_failures([*steps, *time, *search]),
         shared=shared,
         environments=environments,
         notes=_notes(records, replaced, baseline),
