@@ -39,7 +39,6 @@ LEVELS = (
     {"integrations"},
     {"attachment"},
     {"step"},
-    {"positions"},
     {"chunked_loss"},
     {"sequence", "attention"},
     {"anatomy", "framework"},
@@ -48,26 +47,7 @@ LEVELS = (
 # Not of the library: what a training script never loads.
 OUTSIDE = ("cli", "__main__", "compat", "lab")
 # Modules without a level: packages of which others stand on several.
-FACADES = {"", "lab"}
-
-# What still goes upward, as (module, what it imports). To be emptied; nothing may be added.
-UPWARD = {
-    ("attention.blocks", "positions.attention"),
-    ("attention.intercept", "positions.attention"),
-    ("attention.masks", "positions.attention"),
-    ("attention.site", "positions.attention"),
-    ("attention.view", "positions.attention"),
-    ("chunked_loss.capture", "step.parallel"),
-    ("framework.config", "anatomy"),
-    ("framework.config", "positions"),
-    ("framework.schedule", "attachment.plan"),
-    ("framework.schedule", "positions"),
-    ("step.guards", "attachment.plan"),
-    ("step.rates", "attachment.plan"),
-    ("step.training_pass", "attachment.plan"),
-}
-# Rooms that the configuration still loads. To be emptied.
-LOADED_BY_CONFIG = {"anatomy", "positions"}
+FACADES = {"", "lab", "positions", "patterns"}
 
 
 @dataclass(frozen=True)
@@ -170,7 +150,7 @@ def test_every_module_has_a_room():
 
 def test_rooms_import_downward():
     upward = {(each.source, each.target) for each in imports() if not goes_down(each)}
-    assert sorted(upward - UPWARD) == []
+    assert sorted(upward) == []
 
 
 def test_the_library_knows_neither_the_lab_nor_the_command_line():
@@ -233,4 +213,4 @@ def test_the_configuration_knows_no_model(module):
     loaded = [name.removeprefix("hiddenkey.") for name in json.loads(done.stdout)]
     rooms = ("anatomy", "attention", "attachment", "positions", "step")
     wrong = {room for room in rooms if any(is_in(name, room) for name in loaded)}
-    assert wrong <= LOADED_BY_CONFIG
+    assert wrong == set()

@@ -1,4 +1,4 @@
-"""Counts, on the device and without synchronising, how much really falls."""
+"""Counts, on the device and without synchronising, how much is dropped."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 class ShareCounter:
-    """Share of visible units that fell at one site since the last reading."""
+    """Observed drop rate of visible units at one site since the last reading."""
 
     def __init__(self) -> None:
         # tensors alone: a number that changes would make torch.compile compile each step anew
-        self._fallen: Tensor | None = None
+        self._dropped: Tensor | None = None
         self._visible: Tensor | None = None
 
     @property
     def has_counted(self) -> bool:
         """Whether a draw was counted since the last reading."""
-        return self._fallen is not None
+        return self._dropped is not None
 
     @torch.no_grad()
     def add(self, keep: Tensor, visible: Tensor) -> None:
@@ -42,16 +42,16 @@ class ShareCounter:
             keep: boolean, True for units that are not visible.
             visible: how many are visible.
         """
-        fallen = keep.numel() - keep.view(torch.uint8).sum()
-        self._fallen = fallen if self._fallen is None else self._fallen + fallen
+        dropped = keep.numel() - keep.view(torch.uint8).sum()
+        self._dropped = dropped if self._dropped is None else self._dropped + dropped
         self._visible = visible if self._visible is None else self._visible + visible
 
     def read(self) -> float:
         """Return the share and start again; NaN where nothing was counted. Synchronises."""
-        if self._fallen is None or self._visible is None:
+        if self._dropped is None or self._visible is None:
             return float("nan")
-        share: float = (self._fallen / self._visible).item()
-        self._fallen = self._visible = None
+        share: float = (self._dropped / self._visible).item()
+        self._dropped = self._visible = None
         return share
 
 

@@ -15,7 +15,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey import AttachError, ConfigError, Consistency, Drop, DropoutConfig
 from hiddenkey.attention import dispatch
-from hiddenkey.step import training_pass
+from hiddenkey.step.consistency import ConsistencyLoss
 from models import (
     FAMILIES,
     assert_same_gradients,
@@ -305,7 +305,7 @@ def test_a_module_replaced_after_attach():
     [
         (dispatch, "install"),
         (hiddenkey.attach.__globals__["model_dropout"], "switch_off"),
-        (training_pass.ConsistencyPass, "__init__"),
+        (ConsistencyLoss, "__init__"),
     ],
     ids=["attention", "dropout", "consistency"],
 )

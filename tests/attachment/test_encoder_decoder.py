@@ -97,7 +97,7 @@ def test_noise_in_the_decoder_alone_runs_the_encoder_once():
     assert "lower 2 layers shared" in str(attachment)
     shared, found = step(model, inputs)
     assert len(calls) == 1
-    attachment._pass.prefix = None
+    attachment._step.shared = None
     whole, expected = step(model, inputs)
     assert len(calls) == 3
     assert shared == pytest.approx(whole, rel=1e-5)

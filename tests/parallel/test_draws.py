@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import hiddenkey
 from hiddenkey import AttachError
-from hiddenkey.step.parallel import OwnDraws, means_over_processes
+from hiddenkey.step.parallel import OwnRandomNumbers, means_over_processes
 from models import batch, lora_model, plain_model, transformer_in, with_lora
 from parallel.launch import on_processes
 from parallel.scenes import configured, whole
@@ -268,7 +268,7 @@ def test_the_generators_of_the_models_devices_are_lent_too(monkeypatch):
     before = [gpu.get_state() for gpu in gpus]
     seeds = []
     for rank in (0, 1):
-        draws = OwnDraws(nn.Module(), [_Layer(), _Layer()], rank)
+        draws = OwnRandomNumbers(nn.Module(), [_Layer(), _Layer()], rank)
         torch.manual_seed(3)
         draws.begin()
         assert gpus[1].initial_seed() == cpu.initial_seed()
@@ -288,7 +288,7 @@ def test_the_generator_is_lent_where_offloaded_weights_are_used(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     before = gpu.get_state()
-    draws = OwnDraws(nn.Module(), [nn.Linear(2, 2)], 1)
+    draws = OwnRandomNumbers(nn.Module(), [nn.Linear(2, 2)], 1)
     draws.begin()
     assert gpu.initial_seed() == torch.initial_seed()
     draws.end()

@@ -80,7 +80,7 @@ def run(folder: Path, task: str, config: DropoutConfig, settings: dict[str, Any]
         train_dataset=examples(task),
         data_collator=collate,
     )
-    if task == "classification":  # its loss is a mean; see docs/ARCHITECTURE.md
+    if task == "classification":  # its loss is a mean; see docs/DECISIONS.md
         trainer.model_accepts_loss_kwargs = False
     watch(trainer, attachment)
     trainer.train(resume_from_checkpoint=resume)

@@ -175,7 +175,7 @@ def test_labels_of_a_language_model_may_be_sparse(family):
     )
 
 
-# ---------------------------------------------------------------- the other pass itself
+# ---------------------------------------------------------------- the second forward pass itself
 
 
 class Calls:
@@ -240,12 +240,12 @@ def test_the_other_pass_saves_nothing_for_backward_and_its_rows_are_constants(fa
 
 
 def test_the_rows_kept_of_the_other_pass_require_no_gradient(monkeypatch):
-    from hiddenkey.step.consistency import ConsistencyPass
+    from hiddenkey.step.consistency import ConsistencyLoss
 
     kept = []
-    before = ConsistencyPass.before
+    before = ConsistencyLoss.before
     monkeypatch.setattr(
-        ConsistencyPass, "before", lambda *args: kept.append(before(*args)) or kept[-1]
+        ConsistencyLoss, "before", lambda *args: kept.append(before(*args)) or kept[-1]
     )
     for task in ("classification", "regression"):
         model = lora_model("bert", task)
@@ -650,7 +650,7 @@ def test_the_other_pass_alone_is_in_bfloat16():
     attachment = hiddenkey.attach(model, config(precision="bfloat16"))
     step(model, batch())
     assert dtypes == [torch.bfloat16, torch.float32]
-    assert "other pass bfloat16" in str(attachment)
+    assert "second pass bfloat16" in str(attachment)
 
 
 def test_both_branches_have_one_precision():

@@ -7,7 +7,7 @@ import torch
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError
-from hiddenkey.step.shared_layers import SharedPrefix
+from hiddenkey.step.shared_layers import SharedLayers
 from models import (
     CACHE,
     FAMILIES,
@@ -69,7 +69,7 @@ def test_loss_and_gradients_are_those_of_two_whole_passes(monkeypatch, family, t
     model = made(family, task)
     hiddenkey.attach(model, SETTINGS[setting])
     shared, shared_gradients = step(model, inputs)
-    monkeypatch.setattr(SharedPrefix, "_fits", lambda self, arguments: False)
+    monkeypatch.setattr(SharedLayers, "_fits", lambda self, arguments: False)
     whole, whole_gradients = step(model, inputs)
     assert shared == pytest.approx(whole, rel=1e-6)
     assert_same_gradients(shared_gradients, whole_gradients)

@@ -32,7 +32,7 @@ class Stack:
     Attributes:
         name: the list's name in the transformer.
         layers: its members; their indices are not final.
-        owner: config of the model around it, which tells a text tower from others.
+        owner: config of the model around it, which distinguishes a text tower from others.
     """
 
     name: str

@@ -28,11 +28,11 @@ from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.step.checkpointing import refuse_unpreserved_rng
 from hiddenkey.step.consistency import LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced
+from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.own_loss import OwnLoss
-from hiddenkey.step.parallel import OwnDraws, rank_faults
+from hiddenkey.step.parallel import OwnRandomNumbers, rank_faults
 from hiddenkey.step.places import Plan
 from hiddenkey.step.rates import Rates
-from hiddenkey.step.training_pass import TrainingPass
 
 _ATTACHMENT = "_hiddenkey_attachment"
 
@@ -57,7 +57,7 @@ def attach(
         config: name of a method or a configuration.
         kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
             possible for column and span patterns; ``reference`` computes the attention map;
-            ``auto`` takes ``fused`` where it is possible. ``Attachment.sites`` tells.
+            ``auto`` takes ``fused`` where it is possible. See ``Attachment.sites``.
         lm_loss: how a language model's loss is computed in training passes, where the configuration
             has a consistency loss. ``chunked`` never holds logits of the size
             ``[tokens, vocabulary]``, and ``output.logits`` is then ``None``; ``full`` leaves the
@@ -136,9 +136,9 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         self._attention: AttentionInstallation | None = None
         self._silenced: list[model_dropout.Setting] = []
-        draws = OwnDraws(transformer, [part.module for part in layers], data_parallel_rank)
+        draws = OwnRandomNumbers(transformer, [part.module for part in layers], data_parallel_rank)
         self._entry = transformer if entry is None else entry  # its call is one training pass
-        self._pass = TrainingPass(
+        self._step = StepHooks(
             transformer, self._entry, layers, plan, config, self._rates, draws, self.meter
         )
 
@@ -210,32 +210,32 @@ class Attachment:
                 another ``own_loss`` is open; on leaving, if a pass was seen and ``own.total`` was
                 not called.
         """
-        if self._pass.own is not None:
+        if self._step.own is not None:
             raise ConsistencyError("own_loss is open already; leave it before the next one")
-        if self._pass.consistency is not None:
-            self._pass.consistency.check_own_loss(labels)
+        if self._step.consistency is not None:
+            self._step.consistency.check_own_loss(labels)
 
         def close() -> None:
-            self._pass.own = None
+            self._step.own = None
 
-        self._pass.own = OwnLoss(
+        self._step.own = OwnLoss(
             labels,
             items,
             expects_pass=lambda: self._transformer.training and torch.is_grad_enabled(),
             record=self.meter.add,
             close=close,
         )
-        return self._pass.own
+        return self._step.own
 
     @property
     def consistency_passes(self) -> int:
         """Training passes seen since attaching that count for ``Consistency.every``."""
-        return self._pass.consistency.passes if self._pass.consistency else 0
+        return self._step.consistency.passes if self._step.consistency else 0
 
     @consistency_passes.setter
     def consistency_passes(self, passes: int) -> None:
-        if self._pass.consistency:
-            self._pass.consistency.passes = passes
+        if self._step.consistency:
+            self._step.consistency.passes = passes
 
     @property
     def lm_sums(self) -> Sums | None:
@@ -243,14 +243,14 @@ class Attachment:
 
         ``None`` where its loss was not a chunked language-model loss.
         """
-        return self._pass.consistency.lm_sums if self._pass.consistency else None
+        return self._step.consistency.lm_sums if self._step.consistency else None
 
     def shares(self) -> dict[str, float]:
-        """Return the share of visible units that fell at each site since the last call.
+        """Return the observed drop rate of visible units at each site since the last call.
 
         Keys are :attr:`Site.key`; NaN where a site was not reached. Padding is not counted, nor are
-        passes in which the rate was 0, and a recomputed layer counts once. Reading waits for the
-        device.
+        passes in which the rate was 0, and activation checkpointing counts once. Reading waits for
+        the device.
         """
         shares = {key: counter.read() for key, counter in self._counters.items()}
         return {
@@ -277,15 +277,15 @@ class Attachment:
             lines.append(
                 f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
                 f" fraction {loss.fraction:g}, every {loss.every}"
-                + (f", other pass {loss.precision}" if loss.precision != "same" else "")
+                + (f", second pass {loss.precision}" if loss.precision != "same" else "")
                 + (
                     ", chunked"
-                    if self._pass.consistency and self._pass.consistency.is_chunked
+                    if self._step.consistency and self._step.consistency.is_chunked
                     else ""
                 )
                 + (
-                    f", lower {len(self._pass.prefix.layers)} layers shared"
-                    if self._pass.prefix
+                    f", lower {len(self._step.shared.layers)} layers shared"
+                    if self._step.shared
                     else ""
                 )
             )
@@ -305,7 +305,7 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._pass.remove()
+        self._step.remove()
         if self._attention is not None:
             self._attention.remove()
             self._attention = None
@@ -321,8 +321,8 @@ class Attachment:
         for place in self._plan.around:
             key = place.site.key
             decoder = anatomy.in_decoder(self._transformer, place.part.name)
-            visible = functools.partial(self._pass.visible.of, decoder)
-            site = SequenceSite(place.drop, visible, self._pass.counts, self._counters[key])
+            visible = functools.partial(self._step.visible.of, decoder)
+            site = SequenceSite(place.drop, visible, self._step.counts, self._counters[key])
             self._rates.connect(key, site.set_rate)
             self._handles.append(site.install(place.part.module))
         if self._plan.attention:
@@ -332,8 +332,8 @@ class Attachment:
                 self.config,
                 self._counters,
                 self._rates,
-                self._pass.counts,
+                self._step.counts,
             )
         if not self.config.keep_model_dropout:
             self._silenced = model_dropout.switch_off(self._transformer)
-        self._pass.install(self._counters, self._lm_loss)
+        self._step.install(self._counters, self._lm_loss)

@@ -27,8 +27,8 @@ class AttentionInstallation:
         plan: where they act.
         config: the configuration.
         counters: by :attr:`Site.key`.
-        rates: what tells the sites their rates.
-        counting: tells whether draws count now.
+        rates: the rates in force.
+        counting: whether draws count now.
 
     Raises:
         AttachError: if the model uses an attention implementation that cannot drop.

@@ -23,12 +23,12 @@ class BlockDraws:
 
     Which keys are visible is read from the first softmax that has queries: in every served module
     they see, between them, all keys that any query sees. None of the modules has an order, so the
-    first key is as free to fall as others.
+    first key may be dropped as others.
 
     Args:
         site: the drops.
         call: the call.
-        layouts_of: tells its layouts; asked at its first softmax.
+        layouts_of: gives its layouts; asked at its first softmax.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Attention within blocks and bands: which key stands in which column of a softmax.
 
 Models for long texts compute few of the logits, and lay them out so that one key stands in another
-column for each query or block of queries. A key that falls must fall wherever it stands; columns
-that hold none, such as what fills up a block or a sum over many tokens, do not fall.
+column for each query or block of queries. A dropped key must be dropped wherever it stands;
+columns that hold none, such as what fills up a block or a sum over many tokens, are kept.
 
 A layout numbers the keys of one call of an attention module from 0. All softmaxes of the call have
 the same keys, and each has a layout of its own.
@@ -67,7 +67,7 @@ class Layouts:
 
 
 def layouts_of(module: nn.Module) -> Callable[[Call], Layouts] | None:
-    """Return what tells the layouts of a module's calls; ``None`` for ordinary attention."""
+    """Return what gives the layouts of a module's calls; ``None`` for ordinary attention."""
     names = (kind.__name__ for kind in type(module).__mro__)
     return next((_LAYOUTS[name] for name in names if name in _LAYOUTS), None)
 

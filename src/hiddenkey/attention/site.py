@@ -27,7 +27,7 @@ class AttentionSite:
         weights: DropAttention's drop, or ``None``.
         config: the whole configuration, for its switches.
         is_fused: use the fused path instead of the reference.
-        counting: tells whether draws count now; they do not while a layer is recomputed.
+        counting: whether draws count now; not while activation checkpointing runs a layer again.
         counters: one counter for each drop's position.
         kind: what the keys are, ``self`` or ``cross``.
         is_intercepted: the module's own code runs, and what it calls is changed.
@@ -51,7 +51,7 @@ class AttentionSite:
 
     @property
     def is_silent(self) -> bool:
-        """Whether nothing falls, so that the module may compute its attention as without a site."""
+        """Whether nothing is dropped, so that the module may compute as without a site."""
         return not any(drop and drop.rate for drop in (self.logits, self.weights))
 
     @property
@@ -78,7 +78,7 @@ class AttentionSite:
             key: ``[batch, key_heads, keys, head_dim]``; ``heads`` is a multiple of ``key_heads``.
             value: ``[batch, key_heads, keys, value_dim]``.
             mask: see :func:`hiddenkey.attention.view.read_mask`.
-            is_causal: whether the module is a causal one; ``None`` where the mask tells.
+            is_causal: whether the module is a causal one; ``None`` where the mask says.
             mask_implies_causal: with ``mask=None``, a causal module still means a causal mask.
             scaling: factor of the logits.
             dropout: rate of the model's own attention dropout.
@@ -164,7 +164,7 @@ class AttentionSite:
     def draw(
         self, drop: Drop, allowed: Tensor, keys: VisibleKeys, protect_first: bool | Tensor
     ) -> Tensor:
-        """Draw a keep mask for attention that is computed as a map, and count what falls.
+        """Draw a keep mask for attention that is computed as a map, and count what is dropped.
 
         Args:
             drop: one of this site's.

@@ -234,7 +234,7 @@ class _Work:
         ]
 
     def pair(self, chunk: slice) -> None:
-        """Rows that are compared with the other pass."""
+        """Rows that are compared with the second forward pass."""
         assert self._other is not None
         logits, half = self._projection.pair(self._states[chunk], self._other[chunk])
         labels, factors = self._labels[chunk], self._settings.factors

@@ -17,8 +17,8 @@ from hiddenkey.framework.config import Consistency
 
 
 @dataclass(frozen=True)
-class OtherStates:
-    """What is kept of the other pass.
+class SecondStates:
+    """What is kept of the second forward pass.
 
     Attributes:
         rows: ``[rows, hidden]``, what reached the head at the labelled positions.
@@ -63,8 +63,8 @@ class ChunkedPasses:
 
     def before(
         self, run: Callable[[], Any], device: torch.device, chosen: Tensor | None
-    ) -> OtherStates | None:
-        """Run the other pass.
+    ) -> SecondStates | None:
+        """Run the second forward pass.
 
         Args:
             run: calls the model with labels, past its own hooks.
@@ -89,7 +89,7 @@ class ChunkedPasses:
             labels = captured.labels.flatten()
             kept = (labels != IGNORED_LABEL).nonzero().squeeze(-1)
             rows = captured.states.flatten(0, 1).index_select(0, kept)
-            return OtherStates(rows, output.loss, chosen)
+            return SecondStates(rows, output.loss, chosen)
         if state is None:
             raise _surprise(captured)
         self.refusal = captured
@@ -97,15 +97,15 @@ class ChunkedPasses:
         _restore_random_state(device, state)
         return None
 
-    def begin(self, other: OtherStates | None) -> None:
+    def begin(self, second: SecondStates | None) -> None:
         """Let the trained pass, which comes next, run without logits.
 
         Args:
-            other: what is kept of the other pass; ``None`` in a pass without the loss.
+            second: what is kept of the second forward pass; ``None`` in a pass without the loss.
         """
-        if other is None and not self._capture.is_verified:
+        if second is None and not self._capture.is_verified:
             return  # a resumed run may begin with such a pass; it takes the model's own way
-        self._capture.begin(lambda captured: self._compute(captured, other))
+        self._capture.begin(lambda captured: self._compute(captured, second))
         self._is_running = True
 
     def end(self) -> None:
@@ -114,7 +114,9 @@ class ChunkedPasses:
         self._parts = None
         self._is_running = False
 
-    def finish(self, output: Any, other: OtherStates | None) -> tuple[Tensor, Tensor | None] | None:
+    def finish(
+        self, output: Any, second: SecondStates | None
+    ) -> tuple[Tensor, Tensor | None] | None:
         """Return the trained pass's loss and the consistency loss in it.
 
         ``None`` if the pass had its logits.
@@ -128,22 +130,22 @@ class ChunkedPasses:
         if isinstance(captured, str) or self._parts is None:
             raise _surprise(str(captured))
         (loss, extra), own = self._parts, output.loss
-        if other is not None and self._consistency.backward == "both":
-            own = (own + other.own_loss) / 2
+        if second is not None and self._consistency.backward == "both":
+            own = (own + second.own_loss) / 2
         self.end()
-        return loss + own, extra if other is not None else None
+        return loss + own, extra if second is not None else None
 
-    def _compute(self, captured: Captured, other: OtherStates | None) -> None:
+    def _compute(self, captured: Captured, second: SecondStates | None) -> None:
         labels, states = captured.labels, captured.states.flatten(0, 1)
-        order = None if other is None else other.chosen
+        order = None if second is None else second.chosen
         kept = _labelled_rows(labels, order)
-        compared = 0 if other is None else len(other.rows)
-        factors = self._factors(captured, other, len(kept))
+        compared = 0 if second is None else len(second.rows)
+        factors = self._factors(captured, second, len(kept))
         sums = labelled_loss(
             states.index_select(0, kept),
             labels.flatten().index_select(0, kept),
             self._capture.head(),
-            other.rows.to(states.dtype) if other is not None and compared else None,
+            second.rows.to(states.dtype) if second is not None and compared else None,
             factors,
             entropy=True,
         )
@@ -155,17 +157,17 @@ class ChunkedPasses:
         self.sums = sums
         self._parts = (sums.loss / units, factors.divergence * sums.divergence / units)
 
-    def _factors(self, captured: Captured, other: OtherStates | None, rows: int) -> Factors:
-        if other is None:
+    def _factors(self, captured: Captured, second: SecondStates | None, rows: int) -> Factors:
+        if second is None:
             return Factors(divergence=0.0)
         settings, scale = self._consistency, 1.0
-        if other.chosen is not None:  # the chosen sequences stand for the whole batch
-            scale = captured.labels.shape[0] / len(other.chosen)
+        if second.chosen is not None:  # the chosen sequences stand for the whole batch
+            scale = captured.labels.shape[0] / len(second.chosen)
         divergence = settings.weight * settings.every * scale
         if settings.backward == "one":
             return Factors(divergence, kind=settings.kind)
         if captured.items is None:  # a mean over the rows of its own pass
-            scale = rows / max(1, len(other.rows))
+            scale = rows / max(1, len(second.rows))
         return Factors(divergence, 0.5, 0.5 * scale, settings.kind)
 
 

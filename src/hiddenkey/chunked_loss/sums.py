@@ -17,7 +17,7 @@ class Factors:
     Attributes:
         divergence: of the divergence between the two passes, summed over the rows compared.
         task: of the cross-entropy of the trained pass, summed over its rows.
-        other_task: of the cross-entropy of the other pass, where gradient flows through both.
+        other_task: of the second forward pass's cross-entropy, where gradient flows through both.
         kind: the divergence, ``kl`` (½ (D_KL(P₁‖P₂) + D_KL(P₂‖P₁))) or ``js`` (D_KL(P₁‖P₂)).
     """
 
@@ -36,7 +36,7 @@ class Sums(NamedTuple):
     Attributes:
         loss: factors · parts; the only one that carries gradient.
         task: Σ cross-entropy of the trained pass, in nats.
-        other_task: Σ cross-entropy of the other pass; 0 where its factor is 0.
+        other_task: Σ cross-entropy of the second forward pass; 0 where its factor is 0.
         divergence: Σ divergence of the rows compared, in nats; 0 where its factor is 0.
         correct: rows of the trained pass whose label has the highest logit.
         entropy: Σ entropy of the trained pass, in nats; 0 unless asked for.

@@ -1,9 +1,9 @@
 """What to drop where: the configuration, its validation and its file.
 
 The three fields of :class:`Drop` are two of the axes of *LoRA Meets Dropout under a Unified
-Framework* (arXiv 2403.00812) and half of the third: where noise enters, which units fall together,
-and by which factor the kept ones are rescaled. :class:`Consistency` is the other half of the third
-axis, a loss that closes the gap between training and inference.
+Framework* (arXiv 2403.00812) and half of the third: where noise enters, which units are dropped
+together, and by which factor the kept ones are rescaled. :class:`Consistency` is the other half of
+the third axis, a loss that closes the gap between training and inference.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ class Drop:
 
     Attributes:
         position: where it enters; a key of ``hiddenkey.positions.POSITIONS``.
-        pattern: which units fall together; a key of ``hiddenkey.framework.patterns.PATTERNS``.
-        rate: share of units that fall, in [0, 1).
+        pattern: which units are dropped together; a key of
+            ``hiddenkey.framework.patterns.PATTERNS``.
+        rate: share of units that is dropped, in [0, 1).
         rescale: what happens to the kept units; ``None`` takes the position's own rule.
     """
 
@@ -95,7 +96,7 @@ class DropoutConfig:
         keep_first: in causal attention, never drop the first visible key of a sequence. Otherwise a
             query that would lose all its keys keeps them all.
         hidden_modules: regular expression that fully matches the names of the second feed-forward
-            layers, for models in which their shape does not tell; ``None`` finds them.
+            layers, for models in which their shape is ambiguous; ``None`` finds them.
         attention_modules: regular expression that fully matches the names of the attention modules,
             for models of one's own whose attention is not found; ``None`` finds them.
         attention: which attention drops keys, ``self``, ``cross`` or both; models without

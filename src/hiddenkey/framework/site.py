@@ -13,12 +13,12 @@ class Site:
         name: module, as the transformer names it (without PEFT's prefix).
         layer: index of its transformer layer; ``None`` for the positions ``input`` and ``output``.
         position: where noise enters.
-        pattern: which units fall together.
-        rate: share that falls.
+        pattern: which units are dropped together.
+        rate: dropout rate.
         rescale: what happens to the rest.
         kernel: ``fused``, ``reference`` or ``intercepted`` for attention, ``hook`` elsewhere.
-        member: what tells it from others of its position in its layer, such as ``cross``; empty
-            where there is one only.
+        member: what distinguishes it from others of its position in its layer, such as ``cross``;
+            empty where there is one only.
     """
 
     name: str

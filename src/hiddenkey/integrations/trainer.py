@@ -25,7 +25,7 @@ def watch(trainer: Trainer, attachment: Attachment, *schedules: RateSchedule) ->
     """Let ``trainer`` log what an attachment does, and change its rates by a schedule.
 
     Adds to each training log, before any reporter sees it: ``task_loss``, ``consistency_loss``,
-    ``dropped/<position>/<layer>``, the share of units that really fell since the last log, and with
+    ``dropped/<position>/<layer>``, the share of units that was dropped since the last log, and with
     a schedule ``rate/<position>``, the mean rate of its layers in the last step. On several
     processes these are what ``loss`` is: means over all of them. Writes
     ``hiddenkey_config.json`` into each checkpoint. Under label smoothing and ``compute_loss_func``

@@ -28,7 +28,7 @@ def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) ->
 
 
 def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
-    """Zero what falls and rescale what stays: m · x / (1 − p) for ``inverse``, m · x for ``none``.
+    """Zero dropped units, rescale kept ones: m · x / (1 − p) for ``inverse``, m · x for ``none``.
 
     Args:
         states: ``[batch, tokens, features]``.

@@ -23,9 +23,9 @@ class SequenceSite:
     """The drop of one module, for the positions ``input``, ``hidden`` and ``output``.
 
     Attributes:
-        drop: what falls.
+        drop: what is dropped.
         visible: gives the batch's visible tokens, boolean ``[batch, tokens]``, or ``None``.
-        counting: tells whether draws count now; they do not while a layer is recomputed.
+        counting: whether draws count now; not while activation checkpointing runs a layer again.
         counter: the measured share.
     """
 

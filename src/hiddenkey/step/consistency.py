@@ -1,6 +1,6 @@
-"""Runs the second pass over a batch and compares it with the first.
+"""Runs the second forward pass over a batch and compares it with the first.
 
-The other pass runs before the trained one, without gradient by default, and only the rows that the
+The second one runs before the trained one, without gradient by default, and only the rows that the
 loss compares are kept of it: its activations are gone before the trained pass starts. A language
 model's rows are hidden states, and its loss is computed without its logits in full
 (:mod:`hiddenkey.chunked_loss.passes`), wherever the model allows it.
@@ -20,12 +20,13 @@ from torch.nn import functional as F
 
 from hiddenkey import anatomy
 from hiddenkey.chunked_loss import capture
-from hiddenkey.chunked_loss.passes import ChunkedPasses, OtherStates
+from hiddenkey.chunked_loss.passes import ChunkedPasses, SecondStates
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Sums
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation import CONSISTENCIES
 from hiddenkey.framework.config import Consistency
 from hiddenkey.step import caches
+from hiddenkey.step.arguments import lead, select, visible_tokens
 
 LanguageModelLoss = Literal["auto", "chunked", "full"]
 # Below this many classes logits are no larger than the hidden states of a few layers.
@@ -45,8 +46,8 @@ Run = Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
-class OtherPass:
-    """What is kept of the other pass.
+class SecondPass:
+    """What is kept of the second forward pass.
 
     Attributes:
         rows: ``[rows, classes]``, the logits or representations to compare with.
@@ -59,7 +60,7 @@ class OtherPass:
     chosen: Tensor | None
 
 
-class ConsistencyPass:
+class ConsistencyLoss:
     """The consistency loss of one model.
 
     Args:
@@ -141,6 +142,23 @@ class ConsistencyPass:
                 " own_loss got no labels; use own_loss(labels)"
             )
 
+    def check_call(self, arguments: Mapping[str, Any]) -> None:
+        """Refuse a call whose caller does not train on the model's own loss.
+
+        Args:
+            arguments: of the call, by name.
+
+        Raises:
+            ConsistencyError: if the call is one of TRL's trainers, which read hidden states.
+        """
+        if arguments.get("fused_lm_head"):
+            raise ConsistencyError(
+                "a consistency loss is configured, but TRL's trainers do not train on the"
+                " model's own loss, where it is added; instead of SFTTrainer use"
+                " hiddenkey.integrations.trl.ConsistencySFTTrainer; DPO, KTO, GRPO and RLOO"
+                " need deterministic log-probabilities: set consistency=None"
+            )
+
     def due(self) -> bool:
         """Count one training pass, and say whether it carries the loss."""
         self._passes = self._passes + 1
@@ -159,14 +177,14 @@ class ConsistencyPass:
         """Draw the sequences that take part: round(fraction · batch) of them, at least one."""
         if self.consistency.fraction == 1:
             return None
-        lead = _lead(arguments)
-        count = max(1, round(self.consistency.fraction * lead.shape[0]))
-        return torch.randperm(lead.shape[0], device=lead.device)[:count]
+        first = lead(arguments)
+        count = max(1, round(self.consistency.fraction * first.shape[0]))
+        return torch.randperm(first.shape[0], device=first.device)[:count]
 
     def before(
         self, run: Run, arguments: Mapping[str, Any], chosen: Tensor | None
-    ) -> OtherPass | OtherStates:
-        """Run the other pass.
+    ) -> SecondPass | SecondStates:
+        """Run the second forward pass.
 
         Args:
             run: calls the model without its hooks.
@@ -186,12 +204,12 @@ class ConsistencyPass:
             )
         batch = select(arguments, chosen)
         if self._chunked is not None and self._may_chunk(arguments):
-            device = _lead(arguments).device
-            other = self._chunked.before(
-                lambda: self._run_other(run, batch, chosen), device, chosen
+            device = lead(arguments).device
+            second = self._chunked.before(
+                lambda: self._run_second(run, batch, chosen), device, chosen
             )
-            if other is not None:
-                return other
+            if second is not None:
+                return second
             if self._must_chunk:
                 raise ConsistencyError(
                     "lm_loss='chunked' computes the loss from what reaches the model's head, but of"
@@ -201,16 +219,16 @@ class ConsistencyPass:
         # an encoder-decoder makes its decoder's input of the labels
         needs_labels = self.consistency.backward == "both" or self._task in _MADE_OF_LABELS
         given = batch if needs_labels else {**batch, "labels": None}
-        output = self._run_other(run, given, chosen)
+        output = self._run_second(run, given, chosen)
         rows, _ = self._rows(output, batch)
         loss = output.loss if self.consistency.backward == "both" else None
-        return OtherPass(rows, self._task_share(loss, arguments, chosen), chosen)
+        return SecondPass(rows, self._task_share(loss, arguments, chosen), chosen)
 
-    def _run_other(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
+    def _run_second(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
         if (name := caches.given(batch)) is not None:  # the trained pass takes it as it is
             batch = {**batch, name: caches.copied(batch[name], chosen)}
         gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
-        with gradient, self._other_precision(batch):
+        with gradient, self._second_precision(batch):
             if self.consistency.kind == "js":
                 with _inference_mode(self._entry):
                     output = run(batch)
@@ -219,18 +237,18 @@ class ConsistencyPass:
         self._check(output)
         return output
 
-    def _other_precision(self, batch: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    def _second_precision(self, batch: Mapping[str, Any]) -> AbstractContextManager[Any]:
         if self.consistency.precision == "same":
             return nullcontext()
-        return torch.autocast(_lead(batch).device.type, dtype=torch.bfloat16)
+        return torch.autocast(lead(batch).device.type, dtype=torch.bfloat16)
 
     def _task_share(
         self, loss: Tensor | None, arguments: Mapping[str, Any], chosen: Tensor | None
     ) -> Tensor | None:
-        """Return the other pass's task loss, as if it had been over the whole batch."""
+        """Return the second pass's task loss, as if it had been over the whole batch."""
         if loss is None or chosen is None or not self._is_sum(arguments):
             return loss
-        return loss * (_lead(arguments).shape[0] / chosen.shape[0])
+        return loss * (lead(arguments).shape[0] / chosen.shape[0])
 
     def _check(self, output: Any) -> None:
         config: Any = getattr(self._transformer, "config", None)
@@ -242,18 +260,18 @@ class ConsistencyPass:
         if getattr(config, "problem_type", None) == "multi_label_classification":
             raise ConsistencyError(MULTI_LABEL)
 
-    def begin(self, arguments: Mapping[str, Any], other: OtherPass | OtherStates | None) -> None:
+    def begin(self, arguments: Mapping[str, Any], second: SecondPass | SecondStates | None) -> None:
         """Prepare the trained pass, which comes next.
 
         Args:
             arguments: its own, by name.
-            other: from :meth:`before`; ``None`` in a pass that is not :meth:`due`.
+            second: from :meth:`before`; ``None`` in a pass that is not :meth:`due`.
         """
         if self._chunked is None:
             return
         self._chunked.sums = None
-        if not isinstance(other, OtherPass) and self._may_chunk(arguments):
-            self._chunked.begin(other)
+        if not isinstance(second, SecondPass) and self._may_chunk(arguments):
+            self._chunked.begin(second)
 
     def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a pass can go without logits; a loss of the script's own needs them."""
@@ -270,7 +288,7 @@ class ConsistencyPass:
         self,
         output: Any,
         arguments: Mapping[str, Any],
-        other: OtherPass | OtherStates | None,
+        second: SecondPass | SecondStates | None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the trained pass's loss, and the consistency loss in it.
 
@@ -279,29 +297,29 @@ class ConsistencyPass:
         ``weight`` and ``every``, and ``None`` in a pass that is not :meth:`due`. Where the loss was
         computed without logits, ``output.logits`` becomes ``None``.
         """
-        if self._chunked is not None and not isinstance(other, OtherPass):
-            parts = self._chunked.finish(output, other)
+        if self._chunked is not None and not isinstance(second, SecondPass):
+            parts = self._chunked.finish(output, second)
             if parts is not None:
                 output["logits"] = None
                 return parts
         task: Tensor | None = getattr(output, "loss", None)
-        if not isinstance(other, OtherPass):
+        if not isinstance(second, SecondPass):
             return task, None
         if self.is_own_loss:
-            return None, self._divergence(output, arguments, other)
-        assert task is not None  # labels were given, and the other pass returned a loss's output
-        extra = self._divergence(output, arguments, other)
-        if other.task_loss is not None:
-            task = (task + other.task_loss) / 2
+            return None, self._divergence(output, arguments, second)
+        assert task is not None  # labels were given, and the second pass returned one
+        extra = self._divergence(output, arguments, second)
+        if second.task_loss is not None:
+            task = (task + second.task_loss) / 2
         return task + extra, extra
 
-    def _divergence(self, output: Any, arguments: Mapping[str, Any], other: OtherPass) -> Tensor:
-        """Compare the trained pass with the other one."""
+    def _divergence(self, output: Any, arguments: Mapping[str, Any], second: SecondPass) -> Tensor:
+        """Compare the trained pass with the second one."""
         self._check(output)  # the first labels can make a model a multi-label one
-        rows, shares = self._rows(output, arguments, other.chosen)
-        divergence = (self._loss(rows, other.rows) * shares).sum() / self._units(arguments)
-        if other.chosen is not None:  # the chosen sequences stand for the whole batch
-            divergence = divergence * (_lead(arguments).shape[0] / other.chosen.shape[0])
+        rows, shares = self._rows(output, arguments, second.chosen)
+        divergence = (self._loss(rows, second.rows) * shares).sum() / self._units(arguments)
+        if second.chosen is not None:  # the chosen sequences stand for the whole batch
+            divergence = divergence * (lead(arguments).shape[0] / second.chosen.shape[0])
         return self.consistency.weight * self.consistency.every * divergence
 
     def _rows(
@@ -334,7 +352,7 @@ class ConsistencyPass:
         if self._is_sum(arguments):
             return arguments["num_items_in_batch"]  # type: ignore[no-any-return]
         if self._task not in _BY_TOKEN:
-            return _lead(arguments).shape[0]
+            return lead(arguments).shape[0]
         labels = arguments["labels"]
         return self._labelled(arguments, labels.shape[1]).sum().clamp_min(1)
 
@@ -389,44 +407,6 @@ def divides_by_items(transformer: nn.Module) -> bool:
     code = getattr(forward, "__code__", None)
     by_function = code is not None and "loss_function" in code.co_names
     return by_function and anatomy.task_of(transformer) in _LANGUAGE
-
-
-def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
-    """Return the tokens that are not padding, boolean ``[batch, tokens]``, if the batch tells."""
-    mask = arguments.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.dim() != 2:
-        return None
-    if caches.given(arguments) is not None:  # the mask also covers the keys in the cache
-        mask = mask[:, -shape[1] :]
-    return mask.bool() if mask.shape == shape else None
-
-
-def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any]:
-    """Return the arguments for the chosen sequences only.
-
-    Args:
-        arguments: of a model call, by name.
-        chosen: ``[sequences]`` indices, or ``None`` for all.
-    """
-    if chosen is None:
-        return dict(arguments)
-    total = _lead(arguments).shape[0]
-    return {
-        name: value[chosen]
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == total
-        else value
-        for name, value in arguments.items()
-    }
-
-
-def _lead(arguments: Mapping[str, Any]) -> Tensor:
-    for name in ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values"):
-        if isinstance(tensor := arguments.get(name), Tensor):
-            return tensor
-    raise ConsistencyError(
-        "the consistency loss needs input_ids or inputs_embeds in the model call, got"
-        f" {', '.join(arguments)}"
-    )
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class OwnLoss:
     Args:
         labels: what the loss compares with, as the model would take them; see ``own_loss``.
         items: divisor of a loss that is a sum; ``None`` where it is a mean.
-        expects_pass: tells whether a training pass must have been seen when the loss is added up.
+        expects_pass: whether a training pass must have been seen when the loss is added up.
         record: gets the task loss and the consistency loss of a training pass.
         close: called when the block ends.
     """

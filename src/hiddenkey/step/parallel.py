@@ -7,7 +7,7 @@ generators with that number and the process's place for as long as the pass last
 back. Whoever draws outside the passes sees one number a pass go, on every process the same.
 
 Processes that compute parts of one batch (tensor parallelism) share a place: their hidden states
-are copies of each other, and so must be what falls of them.
+are copies of each other, and so must be what is dropped of them.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def rank_faults(rank: object) -> list[str]:
     return [f"data_parallel_rank must be a whole number ≥ 0 or None, got {rank!r}; None finds it"]
 
 
-class OwnDraws:
+class OwnRandomNumbers:
     """The random numbers of one attached model in its training passes.
 
     Args:
         transformer: the Hugging Face model.
-        layers: its layers, which tell the devices.
+        layers: its layers, which give the devices.
         data_parallel_rank: this process's place among those that see different data; ``None``
             finds it out.
     """

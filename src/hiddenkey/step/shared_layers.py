@@ -20,7 +20,7 @@ from hiddenkey.step import caches
 _NOT_SHARED = ("output_hidden_states", "output_attentions")  # they show what was not run
 
 
-class SharedPrefix:
+class SharedLayers:
     """The layers whose outputs two passes have in common.
 
     While they are given, these layers return what :meth:`run` saw without computing anything.

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hiddenkey.step.consistency import visible_tokens
+from hiddenkey.step.arguments import visible_tokens
 
 
 class VisibleTokens:

@@ -11,7 +11,7 @@ from hiddenkey.framework.compensation import js, kl
 
 RESCALES = ("none", "inverse", "normalised", "normalised-with-gradient")
 
-# (logits of the trained pass, logits of the other pass) -> one value per row
+# (logits of the trained pass, logits of the second forward pass) -> one value per row
 ConsistencyLoss = Callable[[Tensor, Tensor], Tensor]
 
 CONSISTENCIES: Mapping[str, ConsistencyLoss] = {

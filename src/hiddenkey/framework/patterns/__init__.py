@@ -1,4 +1,4 @@
-"""Which units fall together: the second axis of arXiv 2403.00812, one file per pattern.
+"""Which units are dropped together: the second axis of arXiv 2403.00812, one file per pattern.
 
 Every pattern is a function ``keep_mask(shape, rate, visible)``. ``shape`` is
 ``(*groups, tokens, entries)``: for a hidden sequence ``(batch, tokens, features)``, for attention

@@ -17,7 +17,7 @@ def kept(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
 
     Args:
         shape: of the units.
-        rate: probability of falling.
+        rate: dropout rate.
         visible: boolean, broadcasts to ``shape``.
 
     Returns:

@@ -9,7 +9,7 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
 
     Args:
         shape: ``(*groups, tokens, entries)``.
-        rate: probability of falling.
+        rate: dropout rate.
         visible: boolean, broadcasts to ``shape``; a sequence is visible if any of its tokens is.
 
     Returns:

@@ -8,11 +8,11 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     """Drop one run of round(rate · n) neighbours among the n visible tokens.
 
     The start is uniform over all places where the whole run fits. Tokens that are not visible
-    neither count nor fall, so a run steps over them.
+    neither count nor are dropped, so a run steps over them.
 
     Args:
         shape: ``(*groups, tokens, entries)``.
-        rate: share of the visible tokens that fall.
+        rate: share of the visible tokens that is dropped.
         visible: boolean, broadcasts to ``shape``; a token is visible if any of its entries is.
 
     Returns:

@@ -1,0 +1,55 @@
+"""What the arguments of a model's call say of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hiddenkey.errors import ConsistencyError
+from hiddenkey.step import caches
+
+
+def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
+    """Return the tokens that are not padding, boolean ``[batch, tokens]``, if the batch tells."""
+    mask = arguments.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        return None
+    if caches.given(arguments) is not None:  # the mask also covers the keys in the cache
+        mask = mask[:, -shape[1] :]
+    return mask.bool() if mask.shape == shape else None
+
+
+def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any]:
+    """Return the arguments for the chosen sequences only.
+
+    Args:
+        arguments: of a model call, by name.
+        chosen: ``[sequences]`` indices, or ``None`` for all.
+    """
+    if chosen is None:
+        return dict(arguments)
+    total = lead(arguments).shape[0]
+    return {
+        name: value[chosen]
+        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == total
+        else value
+        for name, value in arguments.items()
+    }
+
+
+def lead(arguments: Mapping[str, Any]) -> Tensor:
+    """Return the input whose first dimension is the batch.
+
+    Raises:
+        ConsistencyError: if there is none.
+    """
+    for name in ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values"):
+        if isinstance(tensor := arguments.get(name), Tensor):
+            return tensor
+    raise ConsistencyError(
+        "the consistency loss needs input_ids or inputs_embeds in the model call, got"
+        f" {', '.join(arguments)}"
+    )

@@ -1,0 +1,224 @@
+"""The hooks around a model's training passes, and what survives from one pass to the next."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from hiddenkey.anatomy import Part
+from hiddenkey.errors import AttachError, ConsistencyError
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.measure import LossMeter, ShareCounter
+from hiddenkey.step import caches
+from hiddenkey.step.checkpointing import refuse_unpreserved_rng
+from hiddenkey.step.consistency import ConsistencyLoss, LanguageModelLoss
+from hiddenkey.step.guards import FirstPass, refuse_moved
+from hiddenkey.step.own_loss import OwnLoss
+from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
+from hiddenkey.step.places import Plan
+from hiddenkey.step.rates import Rates
+from hiddenkey.step.shared_layers import SharedLayers
+from hiddenkey.step.training_pass import TrainingPass
+from hiddenkey.step.visibility import VisibleTokens
+
+
+class StepHooks:
+    """The hooks around a model's training passes.
+
+    The attributes are all that survives between passes; what belongs to one pass is in
+    :class:`~hiddenkey.step.training_pass.TrainingPass`.
+
+    Args:
+        transformer: the model.
+        entry: the module whose call is one training pass.
+        layers: the model's layers.
+        plan: where the configuration acts.
+        config: the configuration.
+        rates: the rates in force.
+        random_numbers: this process's own.
+        meter: takes the parts of each pass's loss.
+
+    Attributes:
+        entry: the module whose call is one training pass.
+        parameters: names of its parameters.
+        rates: the rates in force.
+        random_numbers: this process's own.
+        meter: the parts of the loss, of the last pass and in the mean.
+        visible: the tokens that are no padding; a backward pass may ask for them again.
+        own: the task loss that the script computes of the next pass, if it does.
+        consistency: the loss between two passes, which counts them; ``None`` before
+            :meth:`install`, or without one.
+        shared: the layers that both passes share, and whether they may.
+        first_pass: what the first pass is watched for; ``None`` when it is over.
+        current: the call at work, ``None`` between calls.
+    """
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        entry: nn.Module,
+        layers: Sequence[Part],
+        plan: Plan,
+        config: DropoutConfig,
+        rates: Rates,
+        random_numbers: OwnRandomNumbers,
+        meter: LossMeter,
+    ) -> None:
+        self.entry = entry
+        self.parameters = parameter_names(entry) or parameter_names(transformer)
+        self.rates, self.random_numbers, self.meter = rates, random_numbers, meter
+        self.visible = VisibleTokens()
+        self.own: OwnLoss | None = None
+        self.consistency: ConsistencyLoss | None = None
+        self.shared: SharedLayers | None = None
+        self.first_pass: FirstPass | None = None
+        self.current: TrainingPass | None = None
+        self._transformer, self._layers = transformer, list(layers)
+        self._plan, self._config = plan, config
+        self._sites = [place.site for place in plan.places]
+        self._handles: list[RemovableHandle] = []
+        self._is_called = False
+
+    def install(self, counters: Mapping[str, ShareCounter], lm_loss: LanguageModelLoss) -> None:
+        """Put the hooks on.
+
+        Args:
+            counters: of the sites, by :attr:`Site.key`.
+            lm_loss: see :func:`hiddenkey.attach`.
+        """
+        self.first_pass = FirstPass(self._plan.places, self._layers, counters)
+        if self._config.consistency is not None:
+            self.consistency = ConsistencyLoss(
+                self._config.consistency,
+                self._transformer,
+                self._layers[-1].module,
+                lm_loss,
+                self.entry,
+            )
+            self.shared = self._find_shared()
+        self._handles += [
+            self.entry.register_forward_pre_hook(self._enter, with_kwargs=True),
+            # first of all: FSDP2 finds its way back through the outputs that its own hook is shown
+            self.entry.register_forward_hook(self._leave, prepend=True),
+            self.entry.register_forward_hook(self._tidy, always_call=True),
+        ]
+        for part in self._layers:
+            hook = part.module.register_forward_hook(self._prepare_recomputing)
+            self._handles.append(hook)
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if self.first_pass is not None:
+            self.first_pass.remove()
+        if self.consistency is not None:
+            self.consistency.remove()
+            self.consistency = None
+        self.shared = None
+
+    def _find_shared(self) -> SharedLayers | None:
+        """Return the layers in which both passes are equal, if there are any."""
+        if self._config.keep_model_dropout or any(s.position == "input" for s in self._sites):
+            return None
+        if self.entry is not self._transformer:  # it may run the layers more than once
+            return None
+        first = min((s.layer for s in self._sites if s.layer is not None), default=0)
+        if first == 0:
+            return None
+        return SharedLayers(self._transformer, self._layers[:first], self._layers[first:])
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._is_called = True
+        if not module.training:
+            return
+        refuse_replica(module)
+        refuse_unpreserved_rng(self._transformer, self._layers)
+        refuse_moved(self._transformer, self._plan.places)
+        arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        self.current = TrainingPass(self, arguments, self.own)
+        self.current.begin()
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        current, self.current, self._is_called = self.current, None, False
+        self.random_numbers.end()
+        if self.shared is not None and self.shared.release():
+            caches.remove_from(output)  # the layers that ran before are not in it
+        if current is None or not torch.is_grad_enabled():
+            return
+        refuse_moved(self._transformer, self._plan.places)  # BigBird changes itself in a pass
+        self._end_first_pass()
+        current.finish(output)
+
+    def _end_first_pass(self) -> None:
+        if self.first_pass is None or torch.compiler.is_compiling():
+            return
+        rates = self.rates.current
+        if all(rates[site.key] for site in self._sites if site.rate):
+            self.first_pass.finish(rates)  # in a warm-up the first pass draws nothing
+            self.first_pass = None
+
+    def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Leave nothing armed after a pass that failed."""
+        self.current, self._is_called = None, False
+        self.random_numbers.end()
+        if self.shared is not None:
+            self.shared.release()
+        if self.consistency is not None:
+            self.consistency.end()
+
+    def _prepare_recomputing(self, layer: nn.Module, args: Any, output: Any) -> None:
+        """Let activation checkpointing run a layer again with the padding and rates of its pass.
+
+        Gradient reaches a layer's output before the layer runs again. Any layer may: torch's
+        checkpoint wrappers leave no trace in it, which compiled code needs for not doing this.
+        """
+        states = output[0] if isinstance(output, tuple) else output
+        marked = getattr(layer, "gradient_checkpointing", False)
+        if not isinstance(states, Tensor) or not states.requires_grad:
+            return
+        if torch.compiler.is_compiling() and not marked:
+            return
+        visible, rates = self.visible.stored(), self.rates.current
+
+        def restore(gradient: Tensor) -> None:
+            self.visible.restore(visible)
+            self.rates.act(rates)
+
+        states.register_hook(restore)  # type: ignore[no-untyped-call]
+
+    def counts(self) -> bool:
+        """Whether a draw counts: it does not while a backward pass runs a layer again.
+
+        Raises:
+            AttachError: if a training pass goes around the call whose hooks know its padding.
+            ConsistencyError: if that call adds the consistency loss.
+        """
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+            return False
+        if self.consistency is not None and self.current is None and torch.is_grad_enabled():
+            raise ConsistencyError(
+                "a consistency loss is configured, but this training pass goes around the model's"
+                " own call, where the loss is added; call the model that was attached, or set"
+                " consistency=None"
+            )
+        if not self._is_called and torch.is_grad_enabled():
+            raise AttachError(
+                f"this training pass goes around the call of {type(self.entry).__name__}, where"
+                " padding, the masks of each process and the losses are known; call the model"
+                " itself, not its forward or its layers, and attach to the model that is trained"
+            )
+        return True
+
+
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of the parameters of ``forward``, without ``*args`` and ``**kwargs``."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return tuple(given.name for given in parameters if given.kind not in collecting)
