@@ -33,72 +33,63 @@ _HEADING, _LINE, _GAP = 0.24, 0.19, 0.12
 
 def effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
     """Yield the figure of the effects on a drawing's measure, if there is one."""
-    effects = [
-        effect
-        for effect in finding.effects
-        if effect.contrast.measure == drawing.measure and effect.mean is not None
-    ]
+    groups: dict[str, list[Effect]] = {}
+    for effect in finding.effects:
+        if effect.contrast.measure == drawing.measure and effect.mean is not None:
+            groups.setdefault(effect.contrast.name, []).append(effect)
+    effects = [effect for group in groups.values() for effect in group]
     if not effects:
         return
-    names = dict.fromkeys(effect.contrast.name for effect in effects)
-    groups = [[e for e in effects if e.contrast.name == name] for name in names]
-    height = sum(_HEADING + _LINE * len(group) + _GAP for group in groups)
-    verdicts = dict.fromkeys(effect.verdict for effect in effects)
+    height = sum(_HEADING + _LINE * len(group) + _GAP for group in groups.values())
+    shown = (f"{effect.label}: {effect_text(effect)}, {effect.verdict}" for effect in effects)
     yield Plot(
         name=name,
         kind=finding.claim.name,
         budget="steps",
         task="",
         title=drawing.title,
-        caption=_effects_caption(finding, effects),
-        alt=f"Effects. {'; '.join(_effect_alt(effect) for effect in effects)}.",
-        height=height + 0.65 + legend_height([*verdicts]),
-        draw=lambda figure: _draw_effects(figure, finding, groups),
+        caption=_caption(finding, effects),
+        alt=f"Effects. {'; '.join(shown)}.",
+        height=height + 0.65 + legend_height(list({effect.verdict for effect in effects})),
+        draw=lambda figure: _draw(figure, finding, list(groups.values())),
     )
 
 
-def _draw_effects(figure: Figure, finding: Finding, groups: Sequence[Sequence[Effect]]) -> None:
+def _draw(figure: Figure, finding: Finding, groups: Sequence[Sequence[Effect]]) -> None:
     """Draw questions from top to bottom; the vertical axis is in inches."""
     axes = figure.subplots()
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
-    labels: list[tuple[float, str]] = []
-    named: set[str] = set()
-    span, at = _span(groups), 0.0
+    labels: dict[float, str] = {}
+    span, at = _span([effect for group in groups for effect in group]), 0.0
     for group in groups:
+        contrast = group[0].contrast
         axes.text(
-            0, at + _HEADING / 2, shorten(group[0].contrast.name, 60),
+            0, at + _HEADING / 2, shorten(contrast.name, 60),
             transform=axes.get_yaxis_transform(), fontsize=8.5, va="center", in_layout=False,
         )  # fmt: skip
         top, at = at + _HEADING, at + _HEADING + _LINE * len(group)
         axes.fill_betweenx([top, at], *_band(group[0], span), color=INK, alpha=0.08, linewidth=0)
-        axes.vlines(group[0].contrast.no_effect, top, at, color=INK, linewidth=1)
+        axes.vlines(contrast.no_effect, top, at, color=INK, linewidth=1)
         for row, effect in enumerate(group):
             middle = top + _LINE * (row + 0.5)
-            _draw_effect(
-                axes,
-                effect,
-                middle,
-                counts=finding.counts(effect),
-                named=named,
-            )
-            labels.append((middle, shorten(effect.task or "mean", 18)))
+            _draw_effect(axes, effect, middle, counts=finding.counts(effect))
+            labels[middle] = shorten(effect.task or "mean", 18)
         at += _GAP
     axes.set_ylim(at, 0)
-    axes.set_yticks([place for place, _ in labels], [label for _, label in labels], fontsize=7.5)
+    axes.set_yticks([*labels], [*labels.values()], fontsize=7.5)
     axes.tick_params(axis="y", length=0)
-    measure = groups[0][0].contrast.measure
-    axes.set_xlabel(AXES[measure] if measure == COST else f"effect ({AXES[measure]})")
+    axis = AXES[contrast.measure]
+    axes.set_xlabel(axis if contrast.measure == COST else f"effect ({axis})")
     add_legend(figure, axes)
 
 
-def _draw_effect(axes: Axes, effect: Effect, at: float, *, counts: bool, named: set[str]) -> None:
+def _draw_effect(axes: Axes, effect: Effect, at: float, *, counts: bool) -> None:
     """Draw one line; a verdict enters the legend once."""
-    style = VERDICT_STYLES[effect.verdict]
-    pooled = effect.task is None
+    style, pooled = VERDICT_STYLES[effect.verdict], effect.task is None
     if effect.interval is not None:
-        width = 3 if pooled else 1.2
-        axes.hlines(at, *effect.interval, color=style.colour, linewidth=width)
+        axes.hlines(at, *effect.interval, color=style.colour, linewidth=3 if pooled else 1.2)
+    named = axes.get_legend_handles_labels()[1]
     axes.plot(
         [effect.mean or 0.0],
         [at],
@@ -109,16 +100,14 @@ def _draw_effect(axes: Axes, effect: Effect, at: float, *, counts: bool, named: 
         markerfacecolor=style.colour if counts else "none",
         label=None if effect.verdict in named else effect.verdict,
     )
-    named.add(effect.verdict)
 
 
-def _span(groups: Sequence[Sequence[Effect]]) -> tuple[float, float]:
+def _span(effects: Sequence[Effect]) -> tuple[float, float]:
     """What the intervals of a figure span, widened by half on each side."""
     ends = [
         end
-        for group in groups
-        for e in group
-        for end in (e.mean, *(e.interval or ()), e.contrast.no_effect)
+        for effect in effects
+        for end in (effect.mean, *(effect.interval or ()), effect.contrast.no_effect)
         if end is not None
     ]
     more = (max(ends) - min(ends)) / 2
@@ -130,29 +119,19 @@ def _band(effect: Effect, span: tuple[float, float]) -> tuple[float, float]:
     contrast = effect.contrast
     if contrast.expect == "between":
         return max(contrast.low, span[0]), min(contrast.high, span[1])
-    null = contrast.no_effect
-    return null - contrast.margin, null + contrast.margin
+    return contrast.no_effect - contrast.margin, contrast.no_effect + contrast.margin
 
 
-def _effects_caption(finding: Finding, effects: Sequence[Effect]) -> str:
-    ranges = any(effect.contrast.expect == "between" for effect in effects)
-    margins = any(effect.contrast.expect != "between" for effect in effects)
-    pooled = any(effect.task is None for effect in effects)
-    tasks = any(effect.task is not None for effect in effects)
-    out = any(not finding.counts(effect) for effect in effects)
-    parts = ["Effects with their 95 % intervals, coloured by the verdict on each."]
-    parts += ["Thick: mean over the tasks that count; thin: each task."] if pooled and tasks else []
-    parts += ["Hollow: a task that does not count."] if out else []
-    parts += ["Shaded: too small to matter."] if margins and not ranges else []
-    parts += ["Shaded: the range that the claim expects."] if ranges and not margins else []
-    parts += (
-        ["Shaded: too small to matter, or the range that the claim expects."]
-        if ranges and margins
-        else []
+def _caption(finding: Finding, effects: Sequence[Effect]) -> str:
+    shaded = dict.fromkeys(
+        "the range that the claim expects"
+        if effect.contrast.expect == "between"
+        else "too small to matter"
+        for effect in effects
     )
-    return " ".join(parts)
-
-
-def _effect_alt(effect: Effect) -> str:
-    place = f" on {effect.task}" if effect.task else ""
-    return f"{effect.contrast.name}{place}: {effect_text(effect)}, {effect.verdict}"
+    parts = ["Effects with their 95 % intervals, coloured by the verdict on each."]
+    if len({effect.task is None for effect in effects}) == 2:
+        parts.append("Thick: mean over the tasks that count; thin: each task.")
+    if not all(map(finding.counts, effects)):
+        parts.append("Hollow: a task that does not count.")
+    return " ".join([*parts, f"Shaded: {', or '.join(sorted(shaded, reverse=True))}."])

@@ -1,44 +1,182 @@
-"""The figures of the claims: they read the evidence and nothing else."""
+"""The figures of the claims: effects, and lines of a measure over a number such as the rank."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 from hiddenkey.lab.claims.effect_figures import effects_plot
-from hiddenkey.lab.claims.findings import Evidence
-from hiddenkey.lab.claims.plan import BASELINE
-from hiddenkey.lab.claims.sweep_figures import method_of, sweep_plot
-from hiddenkey.lab.present.canvas import Palette, Plot
+from hiddenkey.lab.claims.effects import level
+from hiddenkey.lab.claims.findings import Evidence, Finding, Values
+from hiddenkey.lab.claims.plan import BASELINE, Drawing
+from hiddenkey.lab.claims.wording import AXES, value
+from hiddenkey.lab.present.canvas import (
+    Axes,
+    Figure,
+    Palette,
+    Plot,
+    Style,
+    add_legend,
+    legend_height,
+    shorten,
+)
+
+_TOP: Final = 2.3
+"""Inches of the panel of the mean over tasks."""
+
+_PANEL: Final = 1.5
+"""Inches of a row of panels of single tasks."""
+
+_WIDE, _NARROW = 0.06, 0.12
+"""Least distance of two numbers at the axis of the large panel and of small ones, as a share."""
+
+_CAPTION: Final = (
+    "Mean over seeds; the lines through the points are 95 % intervals (Student's t).{panels} Runs"
+    " of one seed share weights and batches, so differences vary less than these intervals: see the"
+    " effects."
+)
+_PANELS: Final = " Large panel: mean over the tasks that count; small panels: each of them."
+
+_Points = Mapping[float, tuple[float, float, float]]
+"""Mean and ends of its interval by number on the axis; a level has the number NaN."""
 
 
 def list_plots(evidence: Evidence) -> list[Plot]:
     """Return the figures of all claims, named ``claims_<scale>_<claim>_<number>``.
 
-    The number is the picture's place in the claim's plan. Pictures without a value are left out,
-    and so are those that are tables.
+    The number is the drawing's place in the claim's plan. Figures without a value are left out, and
+    so are drawings that are tables.
     """
     return list(_plots(evidence))
 
 
 def _plots(evidence: Evidence) -> Iterator[Plot]:
-    palette = _palette(evidence)
+    series = [
+        (finding, points)
+        for finding in evidence.findings
+        for drawing in finding.claim.drawings
+        for points in drawing.series.values()
+    ]
+    methods = dict.fromkeys((BASELINE, *(_method(finding, points) for finding, points in series)))
+    palette = Palette(tuple(methods), BASELINE)
     for finding in evidence.findings:
-        for index, picture in enumerate(finding.claim.drawings, 1):
+        for index, drawing in enumerate(finding.claim.drawings, 1):
             parts = f"claims {evidence.scale.name} {finding.claim.name} {index}"
             name = re.sub(r"[^a-z0-9]+", "_", parts.lower())
-            if picture.kind == "sweep":
-                yield from sweep_plot(name, finding, picture, evidence, palette)
-            elif picture.kind == "effects":
-                yield from effects_plot(name, finding, picture)
+            if drawing.kind == "sweep":
+                yield from _sweep_plot(name, finding, drawing, evidence.values, palette)
+            elif drawing.kind == "effects":
+                yield from effects_plot(name, finding, drawing)
 
 
-def _palette(evidence: Evidence) -> Palette:
-    """Give each method of a line one colour in all figures."""
-    methods = [
-        method_of(finding, points)
-        for finding in evidence.findings
-        for picture in finding.claim.drawings
-        for points in picture.series.values()
-    ]
-    return Palette(tuple(dict.fromkeys((BASELINE, *methods))), BASELINE)
+def _method(finding: Finding, points: Mapping[float, str]) -> str:
+    """The method of a line's last point; the first may be plain LoRA, at rate 0."""
+    return finding.claim.configurations[points[max(points)]].method
+
+
+def _sweep_plot(
+    name: str, finding: Finding, drawing: Drawing, values: Values, palette: Palette
+) -> Iterator[Plot]:
+    """Yield the figure of a measure over a number, if there is a value.
+
+    The large panel is the mean over the tasks that count, the small ones are each of them.
+    """
+    tasks = finding.tasks(drawing.measure)
+    main = _lines(values, tasks, drawing)
+    if not main:
+        return
+    alone = {task: _lines(values, [task], drawing) for task in tasks if len(tasks) > 1}
+    looks = palette.styles((label, _method(finding, of)) for label, of in drawing.series.items())
+    rows = -(-len(alone) // 2)
+
+    def draw(figure: Figure) -> None:
+        grid = figure.add_gridspec(1 + rows, 2, height_ratios=[_TOP, *[_PANEL] * rows])
+        top = figure.add_subplot(grid[0, :])
+        title = f"mean over {len(tasks)} tasks" if alone else tasks[0]
+        _draw_panel(top, title, main, looks, drawing, _WIDE)
+        top.set(xlabel=drawing.x, ylabel=AXES[drawing.measure])
+        for place, (task, lines) in enumerate(alone.items()):
+            axes = figure.add_subplot(grid[1 + place // 2, place % 2])
+            _draw_panel(axes, task, lines, looks, drawing, _NARROW)
+            axes.tick_params(labelsize=7.5)
+        add_legend(figure, top)
+
+    yield Plot(
+        name=name,
+        kind=finding.claim.name,
+        budget="steps",
+        task="",
+        title=drawing.title,
+        caption=_CAPTION.format(panels=_PANELS if alone else ""),
+        alt=_alt(main, drawing),
+        height=_TOP + 0.3 + _PANEL * rows + legend_height([*drawing.series]),
+        draw=draw,
+    )
+
+
+def _lines(values: Values, tasks: Sequence[str], drawing: Drawing) -> dict[str, _Points]:
+    """The lines with a value; a series of one configuration, such as plain LoRA, is a level."""
+    found = {}
+    for label, names in drawing.series.items():
+        if len(set(names.values())) == 1:
+            names = {math.nan: next(iter(names.values()))}
+        points = {}
+        for x, name in sorted(names.items()):
+            effect = level(values, tasks, name, drawing.measure)
+            if effect.mean is not None:
+                points[x] = effect.mean, *(effect.interval or (effect.mean, effect.mean))
+        found[label] = points
+    return {label: points for label, points in found.items() if points}
+
+
+def _draw_panel(
+    axes: Axes,
+    title: str,
+    lines: Mapping[str, _Points],
+    looks: Mapping[str, Style],
+    drawing: Drawing,
+    apart: float,
+) -> None:
+    for label, points in lines.items():
+        _draw_line(axes, label, points, looks[label])
+    xs = sorted({x for points in lines.values() for x in points if not math.isnan(x)})
+    logarithmic = drawing.logarithmic and all(x > 0 for x in xs)
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+    ticks = _spaced([math.log(x) if logarithmic else x for x in xs], apart)
+    axes.set_xticks(xs, [f"{x:g}" if shown else "" for x, shown in zip(xs, ticks, strict=True)])
+    axes.minorticks_off()
+    axes.set_title(shorten(title, 24))
+
+
+def _draw_line(axes: Axes, label: str, points: _Points, style: Style) -> None:
+    means, lows, highs = zip(*points.values(), strict=True)
+    colour, dash = style.colour, style.dash
+    if math.isnan(next(iter(points))):
+        axes.axhline(means[0], color=colour, linestyle=dash, label=label)
+        axes.axhspan(lows[0], highs[0], color=colour, alpha=0.08, linewidth=0)
+    else:
+        axes.plot([*points], means, color=colour, linestyle=dash, marker=style.marker, label=label)
+        axes.vlines([*points], lows, highs, color=colour, alpha=0.45)
+
+
+def _spaced(places: Sequence[float], apart: float) -> list[bool]:
+    """Say which of the places on an axis have room for their number."""
+    shown: list[bool] = []
+    last = -math.inf
+    for place in places:
+        shown.append(place - last >= apart * (places[-1] - places[0]))
+        last = place if shown[-1] else last
+    return shown
+
+
+def _alt(lines: Mapping[str, _Points], drawing: Drawing) -> str:
+    parts = []
+    for label, points in lines.items():
+        shown = {x: value(mean, drawing.measure) for x, (mean, *_) in points.items()}
+        is_level = math.isnan(next(iter(points)))
+        listed = (mean if is_level else f"{x:g}: {mean}" for x, mean in shown.items())
+        parts.append(f"{label} {'everywhere' if is_level else 'at'} {', '.join(listed)}")
+    return f"{AXES[drawing.measure]} over {drawing.x}. {'; '.join(parts)}."
