@@ -199,7 +199,8 @@ def report(chosen: Mapping[str, Setting], rows: Sequence[Mapping[str, Any]]) -> 
         differences = [
             [method, _interval(accuracy[method]), _interval(loss[method])] for method in accuracy
         ]
-        columns = [f"minus {baseline}", "accuracy (95 %), p, verdict", "loss (95 %), p, verdict"]
+        what = "(interval after Holm), p, verdict"
+        columns = [f"minus {baseline}", f"accuracy {what}", f"loss {what}"]
         parts.append(markdown(columns, differences))
     return "\n\n".join(parts)
 

@@ -104,7 +104,8 @@ def test_rows_hold_differences_to_lora_and_to_the_exact_loss(results):
     assert row.loss.to_lora.difference == pytest.approx(-statistics.mean(gains))
     assert row.loss.to_lora.wins == SEEDS  # a smaller loss is better
     half_width = 4.302653 * statistics.stdev(gains) / SEEDS**0.5  # Student's t, 2 degrees
-    assert row.accuracy.to_lora.high == pytest.approx(statistics.mean(gains) + half_width)
+    width = row.accuracy.to_lora.high - row.accuracy.to_lora.difference
+    assert half_width < width < 1.1 * half_width  # the steps of the gains widen it
     share = (index - list(COSTS).index("every1-fraction1")) / index
     assert row.accuracy.to_exact.difference == pytest.approx(share * statistics.mean(gains))
     assert row.steps == round(140 / COSTS["both"])
@@ -118,7 +119,7 @@ def test_tables_have_a_line_for_each_setting(results):
     lines = cost_gain_report.table(rows, "equal steps").splitlines()
     assert len(lines) == 2 + 14
     assert lines[3].startswith("| HiddenKey⁻, no consistency loss | 1.09 | 140 | 0.831 ± 0.021 |")
-    assert "+0.011 (+0.009 to +0.013)" in lines[3]
+    assert "+0.011 (+0.008 to +0.014)" in lines[3]
     assert "over 3 seeds" in cost_gain_report.note(rows)
 
 
