@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,16 +76,13 @@ def to_record(
     data: Mapping[str, Any],
     environment: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return all numbers as plain JSON types; what is undefined is ``None``."""
-    record: dict[str, Any] = _plain(
-        {
-            "settings": dataclasses.asdict(options),
-            "data": data,
-            "environment": environment,
-            "measurements": [_measurement(setting) for setting in settings],
-        }
-    )
-    return record
+    """Return all numbers."""
+    return {
+        "settings": options,
+        "data": data,
+        "environment": environment,
+        "measurements": [_measurement(setting) for setting in settings],
+    }
 
 
 def _measurement(setting: Setting) -> dict[str, Any]:
@@ -99,29 +95,20 @@ def _measurement(setting: Setting) -> dict[str, Any]:
     matrices = {name: compare(setting, partial(operator.eq, name)) for name in batches[0]}
     single = [compare(_only_batch(setting, index)) for index in range(len(batches))]
     return {
-        "point": dataclasses.asdict(setting.point),
+        "point": setting.point,
         "pattern": setting.pattern,
         "rate": setting.rate,
         "outputs": {"largest_difference": setting.difference, "largest": setting.largest},
-        **{name: dataclasses.asdict(found) for name, found in parts.items()},
-        "batches": [dataclasses.asdict(found) for found in single],
-        "matrices": {name: dataclasses.asdict(found) for name, found in matrices.items()},
-        "maps": dataclasses.asdict(setting.maps),
+        **parts,
+        "batches": single,
+        "matrices": matrices,
+        "maps": setting.maps,
     }
 
 
 def _only_batch(setting: Setting, index: int) -> Setting:
     moments = {name: [batches[index]] for name, batches in setting.moments.items()}
     return dataclasses.replace(setting, moments=moments)
-
-
-def _plain(value: Any) -> Any:
-    """Turn mappings, sequences and NaN into what JSON has."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cells(row: Row) -> list[Entry]:

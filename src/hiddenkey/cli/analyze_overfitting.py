@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -68,7 +67,7 @@ def _write(options: OverfittingOptions, watches: tuple[TaskWatch, ...]) -> Path:
     values = {
         "baseline": options.baseline,
         "folders": list(options.folders),
-        "tasks": [dataclasses.asdict(watch) for watch in watches],
+        "tasks": watches,
     }
     with page_folder(output_folder(options.folders, options.output)) as out:
         out.write_values(f"{NAME}.json", values)

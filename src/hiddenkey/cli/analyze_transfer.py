@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -23,7 +22,7 @@ from hiddenkey.lab.analyses.transfer_tables import (
 )
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.files import page_folder
+from hiddenkey.lab.present.files import page_folder, plain
 from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
 
@@ -54,7 +53,7 @@ def _show(console: Console, grid: Grid) -> None:
 
 
 def _write(options: TransferOptions, found: Transfer, grids: tuple[Grid, ...]) -> Path:
-    values = {"folders": list(options.folders), "stage": options.stage, **dataclasses.asdict(found)}
+    values = {"folders": list(options.folders), "stage": options.stage, **plain(found)}
     with page_folder(output_folder(options.folders, options.output)) as out:
         out.write_values(f"{NAME}.json", values)
         pictures = out.draw(name_plots(transfer_plots(found)))

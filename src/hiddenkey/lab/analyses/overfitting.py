@@ -6,26 +6,19 @@ over the steps, and after the last step each setting's paired difference to the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from hiddenkey.lab.analyses.sources import arrange, relabel
 from hiddenkey.lab.evidence.arms import Run, arm_order
-from hiddenkey.lab.evidence.axes import Arm, Task
-from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.evidence.comparisons import (
-    Description,
-    PairedComparison,
-    adjust_holm,
-    compare_paired,
-    describe,
-)
+from hiddenkey.lab.evidence.axes import Arm, Measure, Task
+from hiddenkey.lab.evidence.cells import LOSS, compare_arms
 from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
-from hiddenkey.lab.evidence.findings import Curve
-from hiddenkey.lab.evidence.pairing import differing, nearest, settings_of
+from hiddenkey.lab.evidence.findings import Cell, Curve
+from hiddenkey.lab.evidence.pairing import differing, find_baselines, settings_of
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.run.calibration import CALIBRATION
@@ -54,23 +47,6 @@ class Quantity:
 
 
 @dataclass(frozen=True)
-class Ending:
-    """A quantity of one setting after the last step.
-
-    Attributes:
-        values: value by seed, in the seeds' order; seeds without a finite value are left out.
-        description: their summary; ``None`` without values.
-        comparison: with the baseline on the same seeds, ours minus the baseline's; ``better`` in
-            its verdict only means larger. ``None`` for the baseline or with less than two common
-            seeds.
-    """
-
-    values: tuple[tuple[int, float], ...]
-    description: Description | None
-    comparison: PairedComparison | None
-
-
-@dataclass(frozen=True)
 class Row:
     """One setting on one task.
 
@@ -79,14 +55,15 @@ class Row:
         seeds: number of its finished runs.
         against: label of the baseline's arm; ``None`` for the baseline itself or without one.
         also_differs: settings, beside those of the dropout method, that are not the baseline's.
-        endings: one for each quantity of the task, in their order.
+        endings: the quantities of the task after the last step, in their order. ``better`` in a
+            comparison's verdict only tells its direction.
     """
 
     arm: Arm
     seeds: int
     against: str | None
     also_differs: tuple[str, ...]
-    endings: tuple[Ending, ...]
+    endings: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -136,34 +113,41 @@ def watch_overfitting(
 def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
     quantities = _quantities(runs, task)
     groups: dict[Arm, list[Run]] = defaultdict(list)
-    for run in runs:
+    for run in sorted(runs, key=lambda run: arm_order(run.arm, baseline)):
         groups[run.arm].append(run)
-    ends = {arm: [_values(group, q) for q in quantities] for arm, group in groups.items()}
-    plain = [group[0] for arm, group in groups.items() if arm.method == baseline]
-    rows = [
-        _row(groups[arm], ends, None if arm.method == baseline else nearest(groups[arm][0], plain))
-        for arm in sorted(groups, key=lambda arm: arm_order(arm, baseline))
+    against = find_baselines(groups, baseline)
+    columns = [
+        compare_arms(
+            groups, against, Measure(each.label, "last", main=False), partial(_ending, each)
+        )
+        for each in quantities
     ]
+    rows = tuple(
+        Row(
+            arm=arm,
+            seeds=len(own),
+            against=None if base is None else base.label,
+            also_differs=_differing(own[0], None if base is None else groups[base][0]),
+            endings=endings,
+        )
+        for (arm, own), base, endings in zip(
+            groups.items(), against.values(), zip(*columns, strict=True), strict=True
+        )
+    )
     curves = tabulate_curves(runs, [quantity.name for quantity in quantities])
     notes = (*_calibration_notes(runs, task), *_diverged(rows), *_unpaired(rows, baseline))
-    return TaskWatch(task, quantities, _adjusted(rows), curves, notes)
+    return TaskWatch(task, quantities, rows, curves, notes)
 
 
-def _row(
-    runs: Sequence[Run], ends: Mapping[Arm, Sequence[Mapping[int, float]]], base: Run | None
-) -> Row:
-    own = runs[0]
-    if base is None:
-        endings = tuple(_ending(values, None) for values in ends[own.arm])
-        return Row(own.arm, len(runs), None, (), endings)
-    pairs = zip(ends[own.arm], ends[base.arm], strict=True)
-    return Row(
-        arm=own.arm,
-        seeds=len(runs),
-        against=base.arm.label,
-        also_differs=differing(settings_of(own), settings_of(base)),
-        endings=tuple(_ending(values, others) for values, others in pairs),
-    )
+def _differing(own: Run, base: Run | None) -> tuple[str, ...]:
+    return () if base is None else differing(settings_of(own), settings_of(base))
+
+
+def _ending(quantity: Quantity, run: Run) -> float | None:
+    """A run's value after the last step."""
+    if not run.record.metrics:
+        return None
+    return readers(quantity.name)[quantity.part](run.record.metrics[-1])
 
 
 def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
@@ -173,37 +157,6 @@ def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
     present = [name for name in dict.fromkeys(names) if f"eval_{name}" in known]
     gaps = [Quantity(name, "gap") for name in (task.metric, LOSS)]
     return (*gaps, *(Quantity(name, "evaluation") for name in present))
-
-
-def _values(runs: Sequence[Run], quantity: Quantity) -> dict[int, float]:
-    read = readers(quantity.name)[quantity.part]
-    ends = {run.seed: read(run.record.metrics[-1]) for run in runs if run.record.metrics}
-    return {seed: value for seed, value in sorted(ends.items()) if value is not None}
-
-
-def _ending(values: Mapping[int, float], base: Mapping[int, float] | None) -> Ending:
-    seeds = [seed for seed in values if base is not None and seed in base]
-    comparison = None
-    if base is not None and len(seeds) > 1:
-        comparison = compare_paired([values[s] for s in seeds], [base[s] for s in seeds])
-    description = describe(list(values.values())) if values else None
-    return Ending(tuple(values.items()), description, comparison)
-
-
-def _adjusted(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Apply Holm's correction to each quantity, over the rows."""
-    columns = list(zip(*(row.endings for row in rows), strict=True))
-    adjusted = []
-    for column in columns:
-        tested = {i: end.comparison for i, end in enumerate(column) if end.comparison is not None}
-        found = adjust_holm(tested) if tested else {}
-        adjusted.append(
-            [dataclasses.replace(end, comparison=found.get(i)) for i, end in enumerate(column)]
-        )
-    return tuple(
-        dataclasses.replace(row, endings=endings)
-        for row, endings in zip(rows, zip(*adjusted, strict=True), strict=True)
-    )
 
 
 def _calibration_notes(runs: Sequence[Run], task: Task) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.analyses.overfitting import Ending, Row, TaskWatch
+from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
+from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
@@ -31,7 +32,7 @@ def watch_grid(watch: TaskWatch) -> Grid:
     return make_grid("overfitting", title, columns, rows, [note for note in notes if note])
 
 
-def short_cell(row: Row, ending: Ending, baseline: str) -> str:
+def short_cell(row: Row, ending: Cell, baseline: str) -> str:
     """The difference to the baseline with :func:`mark`; else the mean, the baseline's bare."""
     if ending.comparison is not None:
         return signed(ending.comparison.difference) + mark(ending)
@@ -41,12 +42,12 @@ def short_cell(row: Row, ending: Ending, baseline: str) -> str:
     return mean if row.arm.method == baseline else f"({mean})"
 
 
-def mark(ending: Ending) -> str:
+def mark(ending: Cell) -> str:
     """``*``: the interval excludes 0, after Holm's correction."""
     return "*" if told_apart(ending) else ""
 
 
-def told_apart(ending: Ending) -> bool:
+def told_apart(ending: Cell) -> bool:
     """Whether the difference to the baseline is beyond chance, after Holm's correction."""
     found = ending.comparison
     return found is not None and excludes(found.interval)
@@ -70,7 +71,7 @@ def headline(watch: TaskWatch) -> str:
     return f"{watch.task.label}: no difference from the baseline is shown.{' ' * bool(weak)}{weak}"
 
 
-def _is_larger(ending: Ending) -> bool:
+def _is_larger(ending: Cell) -> bool:
     return ending.comparison is not None and ending.comparison.difference > 0
 
 
@@ -81,7 +82,7 @@ def _too_few(watch: TaskWatch) -> str:
     return min((note or "" for note in weak), key=len) if len(weak) == len(found) > 0 else ""
 
 
-def _full(ending: Ending) -> Entry:
+def _full(ending: Cell) -> Entry:
     found = ending.description
     if found is None:
         return Entry(MISSING, None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from hiddenkey.lab.evidence.arms import Run
@@ -25,8 +26,35 @@ def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:
         groups[run.arm].append(run)
     against = find_baselines(groups, baseline)
     return tuple(
-        cell for measure in _measures(runs) for cell in _by_measure(groups, measure, against)
+        cell
+        for measure in _measures(runs)
+        for cell in compare_arms(groups, against, measure, partial(value_of, measure=measure))
     )
+
+
+def compare_arms(
+    groups: Mapping[Arm, Sequence[Run]],
+    against: Mapping[Arm, Arm | None],
+    measure: Measure,
+    read: Callable[[Run], float | None],
+) -> list[Cell]:
+    """Summarise arms by one measure and compare each with its baseline, with Holm's correction.
+
+    Args:
+        groups: runs of one task by arm.
+        against: each arm's arm of the baseline, as ``find_baselines`` returns them.
+        measure: what is compared.
+        read: a run's value; ``None`` where it has none.
+    """
+    cells = {arm: _cell(arm, runs, measure, read, against[arm]) for arm, runs in groups.items()}
+    for arm, cell in cells.items():
+        base = against[arm]
+        if base is not None:
+            cells[arm] = _compared(cell, cells[base])
+    found = {arm: cell.comparison for arm, cell in cells.items() if cell.comparison is not None}
+    for arm, adjusted in (adjust_holm(found) if found else {}).items():
+        cells[arm] = dataclasses.replace(cells[arm], comparison=adjusted)
+    return list(cells.values())
 
 
 def value_of(run: Run, measure: Measure) -> float | None:
@@ -62,22 +90,14 @@ def _measures(runs: Sequence[Run]) -> list[Measure]:
     ]
 
 
-def _by_measure(
-    groups: Mapping[Arm, Sequence[Run]], measure: Measure, against: Mapping[Arm, Arm | None]
-) -> list[Cell]:
-    cells = {arm: _cell(arm, runs, measure, against[arm]) for arm, runs in groups.items()}
-    for arm, cell in cells.items():
-        base = against[arm]
-        if base is not None:
-            cells[arm] = _compared(cell, cells[base])
-    found = {arm: cell.comparison for arm, cell in cells.items() if cell.comparison is not None}
-    for arm, adjusted in (adjust_holm(found) if found else {}).items():
-        cells[arm] = dataclasses.replace(cells[arm], comparison=adjusted)
-    return list(cells.values())
-
-
-def _cell(arm: Arm, runs: Sequence[Run], measure: Measure, base: Arm | None) -> Cell:
-    values = [(run.seed, value_of(run, measure)) for run in runs]
+def _cell(
+    arm: Arm,
+    runs: Sequence[Run],
+    measure: Measure,
+    read: Callable[[Run], float | None],
+    base: Arm | None,
+) -> Cell:
+    values = [(run.seed, read(run)) for run in runs]
     known = tuple(sorted((seed, value) for seed, value in values if value is not None))
     statuses = Counter(run.record.status for run in runs)
     return Cell(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -37,8 +39,8 @@ class PageFolder:
         return write_file(self.folder / name, text.encode())
 
     def write_values(self, name: str, values: Mapping[str, Any]) -> Path:
-        """Write plain values as JSON."""
-        text = json.dumps(values, allow_nan=False, indent=1, ensure_ascii=False)
+        """Write values as JSON, after :func:`plain`."""
+        text = json.dumps(plain(values), allow_nan=False, indent=1, ensure_ascii=False)
         return self.write(name, f"{text}\n")
 
     def draw(self, plots: Iterable[Plot], under: str = "") -> list[Picture]:
@@ -110,6 +112,19 @@ def write_file(path: Path, content: bytes) -> Path:
         half.unlink(missing_ok=True)
         raise
     return path
+
+
+def plain(value: Any) -> Any:
+    """Return a value in JSON's types: dataclasses with their properties, NaN and ∞ as ``None``."""
+    if is_dataclass(value):
+        own = [field.name for field in fields(value)]
+        own += [name for name, found in vars(type(value)).items() if isinstance(found, property)]
+        return {name: plain(getattr(value, name)) for name in own}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_contents(folder: Path) -> set[str]:
