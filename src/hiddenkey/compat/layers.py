@@ -43,28 +43,40 @@ class Stack:
             for name, value in fields.items()
             if _PERIOD.fullmatch(name) and _is_count(value) and value > 1
         }
-        kept = _representatives(_kinds(fields, count), count)
+        said = {name: _entries(name, value, count) for name, value in fields.items()}
+        self._entries = {name: entries for name, entries in said.items() if entries is not None}
+        kept = _representatives(self._kinds(fields))
         if self._periods and len(kept) < 2 * FEWEST:
             kept += [index for index in range(count) if index not in kept]
             kept = sorted(kept[: 2 * FEWEST])
         self.kept: list[int] = kept
-        self.lists: set[str] = {
-            name
-            for name, value in fields.items()
-            if _is_per_layer(value, count)
-            or _is_cycle(name, value, count)
-            or _is_indices(name, value, count)
-        }
+        self.lists: set[str] = set(self._entries)
 
     def cut(self, name: str, value: Any) -> Any:
         """Return what a field says about the kept layers; ``None`` if it does not speak of any."""
         if name == self._main:
             return len(self.kept)
-        if _is_indices(name, value, self._count):
-            return type(value)(new for new, old in enumerate(self.kept) if old in value)
-        if _is_per_layer(value, self._count) or _is_cycle(name, value, self._count):
-            return type(value)(value[index % len(value)] for index in self.kept)
+        if name in self._entries:
+            entries = [self._entries[name][index] for index in self.kept]
+            if _is_indices(name, value, self._count):
+                return type(value)(index for index, is_in in enumerate(entries) if is_in)
+            return type(value)(entries)
         return self._cut_number(name, value) if _is_count(value) else None
+
+    def _kinds(self, fields: dict[str, Any]) -> list[tuple[str, ...]]:
+        """Say for each layer what each list and count says about it."""
+        layers = range(self._count)
+        columns: list[list[Any]] = [
+            entries
+            for entries in self._entries.values()
+            if not any(isinstance(entry, float) for entry in entries)
+        ]
+        for name, value in fields.items():
+            if _is_count(value) and _FIRST.fullmatch(name):
+                columns.append([index < value for index in layers])
+            elif _is_count(value) and _LAST.fullmatch(name):
+                columns.append([index >= self._count - value for index in layers])
+        return [tuple(repr(column[index]) for column in columns) for index in layers]
 
     def _cut_number(self, name: str, value: int) -> int | None:
         if _FIRST.fullmatch(name):
@@ -80,28 +92,10 @@ class Stack:
         return min(value, FEWEST) if _COUNT.fullmatch(name) else None
 
 
-def _kinds(fields: dict[str, Any], count: int) -> list[tuple[Any, ...]]:
-    """Say for each layer what each list and count says about it."""
-    columns: list[list[Any]] = []
-    for name, value in fields.items():
-        if _is_indices(name, value, count):
-            columns.append([index in value for index in range(count)])
-        elif _is_kinds(value, count) or _is_cycle(name, value, count):
-            columns.append([repr(value[index % len(value)]) for index in range(count)])
-        elif _is_count(value) and _FIRST.fullmatch(name):
-            columns.append([index < value for index in range(count)])
-        elif _is_count(value) and _LAST.fullmatch(name):
-            columns.append([index >= count - value for index in range(count)])
-    return [tuple(column[index] for column in columns) for index in range(count)]
-
-
-def _representatives(kinds: list[tuple[Any, ...]], count: int) -> list[int]:
+def _representatives(kinds: list[tuple[str, ...]]) -> list[int]:
     """Return the first layer of each kind, filled up with the next layers to the fewest."""
-    first: dict[tuple[Any, ...], int] = {}
-    for index, kind in enumerate(kinds):
-        first.setdefault(kind, index)
-    kept = list(first.values())[:MOST]
-    spare = [index for index in range(count) if index not in kept]
+    kept = sorted({kind: index for index, kind in reversed([*enumerate(kinds)])}.values())[:MOST]
+    spare = [index for index in range(len(kinds)) if index not in kept]
     return sorted(kept + spare[: max(0, FEWEST - len(kept))])
 
 
@@ -109,23 +103,19 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_per_layer(value: Any, count: int) -> bool:
-    return isinstance(value, list | tuple) and count > 0 and len(value) == count
+def _entries(name: str, value: Any, count: int) -> list[Any] | None:
+    """Return what a list says about each layer, or ``None`` if it is not about layers.
 
-
-def _is_kinds(value: Any, count: int) -> bool:
-    """Whether a list says something of each layer that makes it another kind of layer."""
-    return _is_per_layer(value, count) and not any(isinstance(entry, float) for entry in value)
-
-
-def _is_cycle(name: str, value: Any, count: int) -> bool:
-    """Whether a list of kinds is shorter than the stack and begins anew."""
-    return (
-        name.endswith("types")
-        and isinstance(value, list | tuple)
-        and 1 < len(value) < count
-        and all(isinstance(entry, str) for entry in value)
-    )
+    It has an entry for each layer, or holds indices of layers, or kinds that begin anew.
+    """
+    if _is_indices(name, value, count):
+        return [index in value for index in range(count)]
+    if not isinstance(value, list | tuple) or not count:
+        return None
+    begins_anew = name.endswith("types") and all(isinstance(entry, str) for entry in value)
+    if len(value) == count or (begins_anew and 1 < len(value) < count):
+        return [value[index % len(value)] for index in range(count)]
+    return None
 
 
 def _is_indices(name: str, value: Any, count: int) -> bool:

@@ -21,12 +21,8 @@ IMAGE: Final = 64
 Rule = Callable[[int, dict[str, Any]], int]
 
 
-def _fixed(value: int) -> Rule:
-    return lambda old, fields: value
-
-
-def _at_most(value: int) -> Rule:
-    return lambda old, fields: min(old, value)
+def _vocabulary(old: int, fields: dict[str, Any]) -> int:
+    return VOCABULARY
 
 
 def _heads(old: int, fields: dict[str, Any]) -> int:
@@ -74,91 +70,75 @@ def _multiple_of_hidden(old: int, fields: dict[str, Any]) -> int:
 
 _HIDDEN_NAMES: Final = ("hidden_size", "d_model", "n_embd", "dim", "hidden_dim", "emb_dim")
 
-_RULES: Final[tuple[tuple[Rule, tuple[str, ...]], ...]] = (
+_RULES: Final[tuple[tuple[int | Rule, str], ...]] = (
     # vocabularies
-    (_at_most(4), ("type_vocab_size", "type_sequence_label_size", "task_type_vocab_size")),
+    (4, "type_vocab_size|type_sequence_label_size|task_type_vocab_size"),
     (
-        _fixed(VOCABULARY),
-        (
-            r"(\w+_)?vocab_size(_per_layer_input)?",
-            r"codebook_size|encoder_hash_byte_group_vocab|\w+_vocab_size_base",
-        ),
+        _vocabulary,
+        r"(\w+_)?vocab_size(_per_layer_input)?|codebook_size|encoder_hash_byte_group_vocab"
+        r"|\w+_vocab_size_base",
     ),
     # heads and the widths inside attention
-    (_at_most(2), (r"(linear|gdn|kda)_num_key_heads|num_query_groups",)),
-    (_at_most(2), (r"(index|indexer)_n_heads|n_index_heads",)),
-    (_at_most(8), (r"mamba_(n|num)_heads|n_mamba_heads",)),
-    (_key_value_heads, (r"(\w+_)?(num_key_value_heads|kv_n_heads|num_kv_heads|n_kv_heads)",)),
-    (_heads, ("num_heads",)),
-    (_at_most(HEADS), (r"(\w+_)?heads|n_heads?|(\w+_)?num(_\w+)?_heads",)),
-    (_fixed(HEAD // 2), ("qk_rope_head_dim",)),
-    (_fixed(HEAD + HEAD // 2), ("qk_head_dim",)),
-    (_head, ("head_dim",)),
+    (2, r"(linear|gdn|kda)_num_key_heads|num_query_groups|(index|indexer)_n_heads|n_index_heads"),
+    (8, r"mamba_(n|num)_heads|n_mamba_heads"),
+    (_key_value_heads, r"(\w+_)?(num_key_value_heads|kv_n_heads|num_kv_heads|n_kv_heads)"),
+    (_heads, "num_heads"),
+    (HEADS, r"(\w+_)?heads|n_heads?|(\w+_)?num(_\w+)?_heads"),
+    (lambda old, fields: HEAD // 2, "qk_rope_head_dim"),
+    (lambda old, fields: HEAD + HEAD // 2, "qk_head_dim"),
+    (_head, "head_dim"),
     (
-        _at_most(HEAD),
-        (
-            r"(\w+_)?head_dim(_\w+)?|d_kv|d_head|dim_head|kv_channels|\w+_d_head",
-            "attention_head_size|mamba_headdim",
-        ),
+        HEAD,
+        r"(\w+_)?head_dim(_\w+)?|d_kv|d_head|dim_head|kv_channels|\w+_d_head|attention_head_size"
+        r"|mamba_headdim",
     ),
-    (_at_most(HEAD // 2), ("rotary_dim",)),
-    (_at_most(24), (r"(\w+_)?lora_rank|\w+_rank|hc_lowrank|(\w+_)?dt_rank",)),
-    # feed-forward widths, told apart from each other and from the hidden width
-    (_at_most(40), ("moe_(shared_expert_)?intermediate_size|expert_ffn_hidden_size",)),
-    (_at_most(48), ("shared_(expert_|experts_)?intermediate_size",)),
+    (HEAD // 2, "rotary_dim"),
+    (24, r"(\w+_)?lora_rank|\w+_rank|hc_lowrank|(\w+_)?dt_rank"),
+    # feed-forward widths, which differ from each other and from the hidden width
+    (40, "moe_(shared_expert_)?intermediate_size|expert_ffn_hidden_size"),
+    (48, "shared_(expert_|experts_)?intermediate_size"),
     (
-        _at_most(FEED_FORWARD),
-        (
-            r"(\w+_)?intermediate_size(_\w+)?|(\w+_)?ffn_dim|ffn_hidden_size",
-            "d_ff|dff|dim_ff|d_inner|n_inner|feed_forward_size|mlp_dim|inner_dim",
-        ),
+        FEED_FORWARD,
+        r"(\w+_)?intermediate_size(_\w+)?|(\w+_)?ffn_dim|ffn_hidden_size|d_ff|dff|dim_ff|d_inner"
+        r"|n_inner|feed_forward_size|mlp_dim|inner_dim",
     ),
     # hidden widths
     (
-        _at_most(HIDDEN),
-        (
-            r"(\w+_)?hidden_size(_global)?|d_model|n_embd|emb_dim|dim|hidden_dim|lru_width",
-            r"d_latents|adapter_(in|out)_dim|(\w+_)?projection_dim|projection_size",
-        ),
+        HIDDEN,
+        r"(\w+_)?hidden_size(_global)?|d_model|n_embd|emb_dim|dim|hidden_dim|lru_width|d_latents"
+        r"|adapter_(in|out)_dim|(\w+_)?projection_dim|projection_size",
     ),
     # state-space models, latent arrays and convolutions
-    (_at_most(16), (r"(\w+_)?(state_size|d_state)|num_latents",)),
-    (_state_space_width, ("mamba_d_ssm",)),
-    (_at_most(2), (r"(\w+_)?n_?groups|num_groups|mamba_ngroups|num_self_attends_per_block",)),
-    (_at_most(4), ("num_filters",)),
-    (_kernel, (r"\w*kernel_size",)),
+    (16, r"(\w+_)?(state_size|d_state)|num_latents"),
+    (_state_space_width, "mamba_d_ssm"),
+    (2, r"(\w+_)?n_?groups|num_groups|mamba_ngroups|num_self_attends_per_block"),
+    (4, "num_filters"),
+    (_kernel, r"\w*kernel_size"),
     # experts
-    (_at_most(4), (r"(\w+_)?num_(local_)?experts|n_routed_experts|zero_expert_num",)),
-    (_at_most(2), ("num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|top_k",)),
-    (_at_most(2), ("n_group|num_expert_group",)),
-    (_at_most(1), ("topk_group|n_shared_experts|num_shared_experts",)),
-    (_at_most(64), ("expert_capacity",)),
+    (4, r"(\w+_)?num_(local_)?experts|n_routed_experts|zero_expert_num"),
+    (2, "num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|top_k|n_group|num_expert_group"),
+    (1, "topk_group|n_shared_experts|num_shared_experts"),
+    (64, "expert_capacity"),
     # lengths
     (
-        _at_most(POSITIONS),
-        (
-            r"(\w+_)?position_embeddings|n_positions|n_ctx|(\w+_)?max_seq_len(gth)?",
-            r"model_max_length|context_length|max_(source|target)_positions|max_\w*position\w*",
-        ),
+        POSITIONS,
+        r"(\w+_)?position_embeddings|n_positions|n_ctx|(\w+_)?max_seq_len(gth)?|model_max_length"
+        r"|context_length|max_(source|target)_positions|max_\w*position\w*",
     ),
     (
-        _at_most(WINDOW),
-        (
-            r"(\w+_)?sliding_window(_size)?|local_attention(_window_len)?|attention_chunk_size",
-            r"attention_window(_size)?|rel_extent|keep_window_size|mem_len|index_topk",
-            "(mamba_)?chunk_size|block_size|index_block_size",
-        ),
+        WINDOW,
+        r"(\w+_)?sliding_window(_size)?|local_attention(_window_len)?|attention_chunk_size"
+        r"|attention_window(_size)?|rel_extent|keep_window_size|mem_len|index_topk"
+        r"|(mamba_)?chunk_size|block_size|index_block_size",
     ),
-    (_at_most(WINDOW // 4), ("window_size",)),
-    (_at_most(IMAGE), ("image_size|input_size",)),
-    (_at_most(8), ("patch_size",)),
+    (WINDOW // 4, "window_size"),
+    (IMAGE, "image_size|input_size"),
+    (8, "patch_size"),
     # whatever else is wide
-    (_stage, ("embed_dim",)),
-    (
-        _multiple_of_hidden,
-        (r"(?!\w*_(chunk|step|hop)_size)\w+_(size|dim|width|channels|hidden)",),
-    ),
+    (_stage, "embed_dim"),
+    (_multiple_of_hidden, r"(?!\w*_(chunk|step|hop)_size)\w+_(size|dim|width|channels|hidden)"),
 )
+"""The largest value, or a function of the old one and all fields, and the names that it is for."""
 
 _TOKEN: Final = re.compile(r"\w+_token(s)?(_id|_index)(s)?|\w+_id|(pad|bos|eos|unk|mask)_index")
 
@@ -179,16 +159,8 @@ def smaller(name: str, value: Any, fields: dict[str, Any]) -> Any:
         return _smaller_list(name, value, fields)
     if not isinstance(value, int):
         return value
-    rule = _rule(name)
-    new = value if rule is None else rule(value, fields)
-    return value if new == value else new
-
-
-def _rule(name: str) -> Rule | None:
-    """Return the first rule that speaks of a name."""
-    return next(
-        (rule for rule, names in _RULES if any(re.fullmatch(known, name) for known in names)), None
-    )
+    rule = next((rule for rule, names in _RULES if re.fullmatch(names, name)), value)
+    return min(value, rule) if isinstance(rule, int) else rule(value, fields)
 
 
 def is_token(name: str) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from hiddenkey.attention import reference
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.positions import POSITIONS
-from hiddenkey.testing.findings import CheckError, Report, fail_if, run_checks
+from hiddenkey.testing.findings import CheckError, Checks, Report, fail_if, run_checks
 from hiddenkey.testing.passes import distance
 
 _BATCH, _HEADS, _QUERIES, _KEYS, _WIDTH = 3, 4, 6, 9, 8
@@ -127,14 +127,14 @@ def examine_attention(
             f"rescaling must be one of {', '.join(POSITIONS[position].rescales)}, got {rescaling!r}"
         )
     path = _Path(attend, position, rescaling, rate, rescues)
-    checks: dict[str, Callable[[_Path], str]] = {
+    checks: Checks[_Path] = {
         "form": _check_form,
         "values": _check_values,
         "gradients": _check_gradients,
         "no visible key": _check_blind_queries,
     }
     name = getattr(attend, "__qualname__", type(attend).__name__)
-    return Report(name, run_checks((key, partial(run, path)) for key, run in checks.items()))
+    return Report(name, run_checks(checks, path))
 
 
 def _check_form(path: _Path) -> str:

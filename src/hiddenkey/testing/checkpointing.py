@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hiddenkey.testing.examination import Examination
 from hiddenkey.testing.findings import CheckError
-from hiddenkey.testing.passes import Pass, distance, without_dropout_modules
+from hiddenkey.testing.passes import without_dropout_modules
 
 _SWITCHES = ("gradient_checkpointing", "_gradient_checkpointing_func")
 
@@ -34,7 +34,7 @@ def check_checkpointing(examination: Examination) -> str:
             plain = examination.runner.train(examination.batch, seed)
         with _checkpointed(transformer), examination.attached():
             found = examination.runner.train(examination.batch, seed)
-        apart = max(apart, _apart(found, plain))
+        apart = max(apart, found.apart(plain))
     if apart > examination.tolerance:
         raise CheckError(
             f"loss or gradients are {apart:.1e} away from those without checkpointing (relative)"
@@ -51,16 +51,8 @@ def _own_trouble(examination: Examination) -> str | None:
                 found = examination.runner.train(examination.batch)
         except Exception as error:
             return f"raises {type(error).__name__}"
-    apart = _apart(found, plain)
+    apart = found.apart(plain)
     return f"is {apart:.1e} off" if apart > examination.tolerance else None
-
-
-def _apart(found: Pass, expected: Pass) -> float:
-    if found.gradients.keys() != expected.gradients.keys():
-        return float("inf")
-    pairs = [(found.outputs.get(name), value) for name, value in expected.outputs.items()]
-    pairs += [(found.gradients[name], value) for name, value in expected.gradients.items()]
-    return max(distance(one, two) for one, two in pairs if one is not None)
 
 
 @contextmanager

@@ -19,14 +19,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+from hiddenkey.testing.tiny import CLASSES, FIRST_WORD, VOCABULARY, tiny_model
+
 LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate")
 _RATE: Final = 0.3
 _TOKENS, _VISIBLE, _SEQUENCES = 20, 10, 8
-_COMMON: Final = {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_SIZES: Final = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
-# weights wide enough for noise to be felt
-_WIDE: Final = {"intermediate_size": 64, "initializer_range": 0.2}
-_TEXT: Final = {**_COMMON, **_SIZES, **_WIDE, "max_position_embeddings": 48}
 
 
 @dataclass(frozen=True)
@@ -34,54 +31,37 @@ class Subject:
     """A tiny model that is checked.
 
     Attributes:
-        settings: of its configuration.
-        targets: the modules that LoRA adapts.
-        task: PEFT's name of its task; ``None``: an image classifier.
+        kind: its architecture.
+        targets: the modules that LoRA adapts; none: an image classifier, trained as a whole.
+        task: PEFT's name of its task.
         attention: the attention implementation; ``None``: the one that transformers chooses.
     """
 
-    settings: dict[str, Any]
+    kind: str
     targets: tuple[str, ...]
-    task: str | None = "SEQ_CLS"
+    task: str = "CAUSAL_LM"
     attention: str | None = None
 
 
 _KEYS_AND_VALUES: Final = ("k_proj", "v_proj")
-_GEMMA: Final = {**_TEXT, "head_dim": 8, "num_key_value_heads": 2}
-_GPT2: Final = {**_COMMON, "n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 48}
-_VIT: Final = {**_SIZES, **_WIDE, "image_size": 8, "patch_size": 2}
 SUBJECTS: Final = {
-    "bert": Subject(_TEXT, ("key", "value"), attention="sdpa"),
-    "llama": Subject(_TEXT, _KEYS_AND_VALUES, "CAUSAL_LM", attention="sdpa"),
-    "llama eager": Subject(_TEXT, _KEYS_AND_VALUES, "CAUSAL_LM", attention="eager"),
-    "gpt2": Subject(_GPT2, ("c_attn",), "CAUSAL_LM"),
-    "gemma2": Subject(_GEMMA, _KEYS_AND_VALUES, "CAUSAL_LM", attention="eager"),
-    "vit": Subject(_VIT, (), None),
+    "bert": Subject("bert", ("key", "value"), "SEQ_CLS", "sdpa"),
+    "llama": Subject("llama", _KEYS_AND_VALUES, attention="sdpa"),
+    "llama eager": Subject("llama", _KEYS_AND_VALUES, attention="eager"),
+    "gpt2": Subject("gpt2", ("c_attn",)),
+    "gemma2": Subject("gemma2", _KEYS_AND_VALUES, attention="eager"),
+    "vit": Subject("vit", (), "IMAGE"),
 }
 
 
 def build(name: str) -> Any:
     """Build one of :data:`SUBJECTS` in training mode, equal each time, with LoRA on text models."""
     import torch
-    from transformers import (
-        AutoConfig,
-        AutoModelForCausalLM,
-        AutoModelForImageClassification,
-        AutoModelForSequenceClassification,
-    )
 
     subject = SUBJECTS[name]
-    tasks: dict[str | None, Any] = {
-        "CAUSAL_LM": AutoModelForCausalLM,
-        "SEQ_CLS": AutoModelForSequenceClassification,
-    }
-    auto = tasks.get(subject.task, AutoModelForImageClassification)
-    config = AutoConfig.for_model(name.split()[0], **subject.settings)
-    config.num_labels = 3
-    chosen = {"attn_implementation": subject.attention} if subject.attention else {}
     torch.manual_seed(0)
-    model = auto.from_config(config, **chosen)
-    return _with_lora(model, subject).train() if subject.task else model.train()
+    model = tiny_model(subject.kind, subject.task, attention=subject.attention)
+    return _with_lora(model, subject).train() if subject.targets else model
 
 
 def _with_lora(model: Any, subject: Subject) -> Any:
@@ -103,13 +83,11 @@ def inputs_for(name: str) -> dict[str, Any]:
     import torch
 
     source = torch.Generator().manual_seed(1)
-    classes = torch.arange(_SEQUENCES) % 3
-    if SUBJECTS[name].task is None:
-        return {
-            "pixel_values": torch.rand(_SEQUENCES, 3, 8, 8, generator=source),
-            "labels": classes,
-        }
-    tokens = torch.randint(3, 60, (_SEQUENCES, _TOKENS), generator=source)
+    classes = torch.arange(_SEQUENCES) % CLASSES
+    if not SUBJECTS[name].targets:
+        pixels = torch.rand(_SEQUENCES, 3, 8, 8, generator=source)
+        return {"pixel_values": pixels, "labels": classes}
+    tokens = torch.randint(FIRST_WORD, VOCABULARY, (_SEQUENCES, _TOKENS), generator=source)
     visible = (torch.arange(_TOKENS) < _VISIBLE).expand(_SEQUENCES, -1)
     batch = {"input_ids": tokens * visible, "attention_mask": visible.long()}
     is_causal = SUBJECTS[name].task == "CAUSAL_LM"
@@ -164,7 +142,7 @@ def check_padding(name: str) -> None:
     """A span drops 30 % of each text's visible tokens, and no padding."""
     from hiddenkey import Drop, DropoutConfig
 
-    if SUBJECTS[name].task is None:
+    if not SUBJECTS[name].targets:
         return
     model, dropped = build(name), []
     with _attached(model, DropoutConfig((Drop("hidden", "span", _RATE),))) as attachment:
@@ -184,7 +162,7 @@ def check_checkpointing(name: str) -> None:
     for checkpointing in (False, True):
         model = build(name)
         if checkpointing:
-            if SUBJECTS[name].task:
+            if SUBJECTS[name].targets:
                 model.enable_input_require_grads()
             model.gradient_checkpointing_enable({"use_reentrant": False})
         with _attached(model):
@@ -239,7 +217,7 @@ def check_adapter(name: str) -> None:
     import torch
     from peft import PeftModel
 
-    if SUBJECTS[name].task is None:
+    if not SUBJECTS[name].targets:
         return
     model, batch = build(name), inputs_for(name)
     with tempfile.TemporaryDirectory() as folder:

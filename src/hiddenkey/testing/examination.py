@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hiddenkey import anatomy
 from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.framework.config import Drop, DropoutConfig
+from hiddenkey.testing.batches import named_batches
+from hiddenkey.testing.findings import REFUSALS, Finding, Report
 from hiddenkey.testing.passes import (
     Batch,
     Pass,
@@ -21,6 +24,7 @@ from hiddenkey.testing.passes import (
     Tensors,
     buffers_kept,
     differences,
+    left_as_found,
     objective,
     seeded,
     tensors_of,
@@ -32,6 +36,9 @@ VANISHING_RATE = 1e-12
 
 # Largest difference of two ways to compute the same, relative to the largest value.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+
+
+Attach = Callable[[nn.Module, DropoutConfig], Attachment]
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ class Examination:
     transformer: nn.Module
     batches: dict[str, Batch]
     config: DropoutConfig
-    attach: Callable[[nn.Module, DropoutConfig], Attachment]
+    attach: Attach
 
     @cached_property
     def runner(self) -> Runner:
@@ -84,20 +91,14 @@ class Examination:
         with self.attach(self.model, self.config if config is None else config) as attachment:
             yield attachment
 
-    def alone(self, drop: Drop, rate: float) -> DropoutConfig:
-        """Return the configuration with one drop at another rate, and without its loss."""
+    def at_rate(self, rate: float, drops: Sequence[Drop] | None = None) -> DropoutConfig:
+        """Return the configuration with some drops, or all, at a rate, and without its loss."""
+        chosen = self.config.drops if drops is None else drops
         return dataclasses.replace(
             self.config,
-            drops=(dataclasses.replace(drop, rate=rate),),
+            drops=tuple(dataclasses.replace(drop, rate=rate) for drop in chosen),
             consistency=None,
             keep_model_dropout=False,
-        )
-
-    def noise_free(self, rate: float) -> DropoutConfig:
-        """Return the configuration at a rate of zero or nearly so, without its loss."""
-        drops = tuple(dataclasses.replace(drop, rate=rate) for drop in self.config.drops)
-        return dataclasses.replace(
-            self.config, drops=drops, consistency=None, keep_model_dropout=False
         )
 
     def evaluations(self) -> dict[str, Tensors]:
@@ -143,6 +144,37 @@ class Examination:
             return bool(differences(plain, self.runner.evaluate(self.batch)))
         finally:
             handle.remove()
+
+
+def examine(
+    model: nn.Module,
+    batches: Mapping[str, Batch] | Batch,
+    config: DropoutConfig,
+    attach: Attach,
+    subject: str,
+    checks: Callable[[Examination], tuple[Finding, ...]],
+) -> Report:
+    """Run checks of a configuration on a model, and leave the model as it was.
+
+    Args:
+        model: as it is trained, without an attachment.
+        batches: arguments of the model by name of the batch, or one batch.
+        config: the configuration.
+        attach: puts it on the model.
+        subject: what is examined, in words.
+        checks: returns the findings.
+    """
+    with left_as_found(model), seeded(model, 0):
+        try:
+            transformer = anatomy.transformer_of(model)
+            named = named_batches(batches, transformer)
+            examination = Examination(model, transformer, named, config, attach)
+            examination.run_plainly()
+            with examination.attached() as attachment:
+                sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
+            return Report(subject, checks(examination), sites, gaps)
+        except REFUSALS as refusal:
+            return Report(subject, (), refusal=str(refusal))
 
 
 def _moved(output: Any) -> Any:

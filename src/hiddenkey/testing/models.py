@@ -8,27 +8,22 @@ against the same model without an attachment.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from torch import nn
 
 import hiddenkey
-from hiddenkey import anatomy
-from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
-from hiddenkey.testing import leftovers, noise, plainness
-from hiddenkey.testing.batches import named_batches
+from hiddenkey.testing import noise, plainness
 from hiddenkey.testing.checkpointing import check_checkpointing
 from hiddenkey.testing.coverage import Coverage
-from hiddenkey.testing.examination import Examination
-from hiddenkey.testing.findings import REFUSALS, Check, Report, run_checks
-from hiddenkey.testing.passes import Batch, left_as_found, seeded
+from hiddenkey.testing.examination import Attach, Examination, examine
+from hiddenkey.testing.findings import Checks, Report, run_checks
+from hiddenkey.testing.passes import Batch
+from hiddenkey.testing.snapshots import check_detach
 from hiddenkey.testing.visibility import check_visibility
-
-Attach = Callable[[nn.Module, DropoutConfig], Attachment]
 
 
 def examine_model(
@@ -57,40 +52,14 @@ def examine_model(
         library refuses the model.
     """
     config = method(config) if isinstance(config, str) else config
-    subject = type(model).__name__
-    with left_as_found(model), seeded(model, 0):
-        try:
-            transformer = anatomy.transformer_of(model)
-            named = named_batches(batches, transformer)
-            examination = Examination(model, transformer, named, config, attach)
-            examination.run_plainly()
-            with attach(model, config) as attachment:
-                sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
-            checks: list[tuple[str, Check]] = [
-                ("coverage", partial(_check_coverage, examination)),
-                ("own dropout", partial(plainness.check_own_dropout, examination)),
-                *checks_of_noise(examination),
-            ]
-            return Report(subject, run_checks(checks), sites, gaps)
-        except REFUSALS as refusal:
-            return Report(subject, (), refusal=str(refusal))
-
-
-def checks_of_noise(examination: Examination) -> list[tuple[str, Check]]:
-    """Return the checks that hold for any configuration on any part of a model."""
-    checks: dict[str, Callable[[Examination], str]] = {
-        "noise": noise.check_noise,
-        "evaluation": plainness.check_evaluation,
-        "gradients": noise.check_gradients,
-        "padding": noise.check_padding,
-        "visibility": check_visibility,
-        "seeds": noise.check_seeds,
-        "checkpointing": check_checkpointing,
-        "rate zero": plainness.check_rate_zero,
-        "shares": noise.check_shares,
-        "detach": leftovers.check_detach,
-    }
-    return [(name, partial(check, examination)) for name, check in checks.items()]
+    return examine(
+        model,
+        batches,
+        config,
+        attach,
+        type(model).__name__,
+        lambda examination: run_checks(_CHECKS, examination),
+    )
 
 
 def _check_coverage(examination: Examination) -> str:
@@ -103,3 +72,24 @@ def _check_coverage(examination: Examination) -> str:
     with examination.attach(examination.model, everywhere) as attachment:
         sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
     return Coverage(examination.transformer, sites, gaps, seen).check()
+
+
+CHECKS_OF_NOISE: Final[Checks[Examination]] = {
+    "noise": noise.check_noise,
+    "evaluation": plainness.check_evaluation,
+    "gradients": noise.check_gradients,
+    "padding": noise.check_padding,
+    "visibility": check_visibility,
+    "seeds": noise.check_seeds,
+    "checkpointing": check_checkpointing,
+    "rate zero": plainness.check_rate_zero,
+    "shares": noise.check_shares,
+    "detach": check_detach,
+}
+"""The checks that hold for any configuration on any part of a model."""
+
+_CHECKS: Final[Checks[Examination]] = {
+    "coverage": _check_coverage,
+    "own dropout": plainness.check_own_dropout,
+    **CHECKS_OF_NOISE,
+}

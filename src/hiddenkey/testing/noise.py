@@ -11,15 +11,13 @@ from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.framework.config import Drop
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
-from hiddenkey.testing.chance import spread
 from hiddenkey.testing.examination import Examination
-from hiddenkey.testing.findings import CheckError, fail_if
+from hiddenkey.testing.findings import CheckError, fail_if, spread
 from hiddenkey.testing.passes import (
     Batch,
     Pass,
     Tensors,
     differences,
-    distance,
     without_dropout_modules,
 )
 
@@ -42,7 +40,7 @@ def check_noise(examination: Examination) -> str:
             continue
         with (
             without_dropout_modules(examination.model),
-            examination.attached(examination.alone(drop, _RATE_TO_SEE)) as attachment,
+            examination.attached(examination.at_rate(_RATE_TO_SEE, [drop])) as attachment,
         ):
             silent += [
                 site for site in attachment.sites if _is_silent(examination, attachment, site)
@@ -72,13 +70,13 @@ def _is_silent(examination: Examination, attachment: Attachment, site: Site) -> 
 
 def check_gradients(examination: Examination) -> str:
     """Gradients are finite, and reach every parameter that they reach without the attachment."""
-    expected = _reached(next(iter(examination.plain_passes.values())))
+    expected = next(iter(examination.plain_passes.values())).reached
     reached: set[str] = set()
     for seed in range(_SEEDS):  # an expert, say, is not chosen in every pass
         with examination.attached():
             found = examination.runner.train(examination.batch, seed)
         fail_if([f"the gradient of {name} is not finite" for name in _not_finite(found.gradients)])
-        reached |= _reached(found)
+        reached |= found.reached
         if reached >= expected:
             break
     fail_if([f"no gradient reaches {name}" for name in sorted(expected - reached)])
@@ -103,10 +101,7 @@ def check_seeds(examination: Examination) -> str:
     with examination.attached():
         one, two = (examination.runner.train(examination.batch, seed=7) for _ in range(2))
         others = [examination.runner.train(examination.batch, seed) for seed in range(_SEEDS)]
-    apart = max(
-        [distance(one.outputs[name], two.outputs[name]) for name in one.outputs]
-        + [distance(one.gradients[name], two.gradients[name]) for name in one.gradients]
-    )
+    apart = one.apart(two)
     if apart > examination.tolerance:
         raise CheckError(f"two passes with the same seed are {apart:.1e} apart (relative)")
     noisy = any(drop.rate > 0 for drop in examination.config.drops)
@@ -172,10 +167,6 @@ def _rounding(drop: Drop, batch: Batch) -> float:
     if isinstance(mask, Tensor) and mask.dim() == 2:
         return 0.5 / max(1, int(mask.sum(-1).min()))
     return 0.5 / ids.shape[1] if isinstance(ids, Tensor) and ids.dim() == 2 else 0.5
-
-
-def _reached(found: Pass) -> set[str]:
-    return {name for name, gradient in found.gradients.items() if bool(gradient.ne(0).any())}
 
 
 def _not_finite(tensors: Tensors) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+_TINY = torch.finfo(torch.float32).tiny
 Batch = Mapping[str, Any]
 Tensors = dict[str, Tensor]
 
@@ -28,6 +29,26 @@ class Pass:
 
     outputs: Tensors
     gradients: Tensors
+
+    @property
+    def reached(self) -> set[str]:
+        """Names of the parameters whose gradient is not zero."""
+        return {name for name, gradient in self.gradients.items() if bool(gradient.ne(0).any())}
+
+    def apart(self, expected: Pass) -> float:
+        """Return the largest relative difference among outputs of both passes and gradients.
+
+        A gradient that should be zero is rounding noise, so all are measured on the scale of the
+        largest.
+        """
+        if self.gradients.keys() != expected.gradients.keys():
+            return float("inf")
+        shared = self.outputs.keys() & expected.outputs.keys()
+        outputs = (distance(self.outputs[name], expected.outputs[name]) for name in shared)
+        pairs = [(self.gradients[name], value) for name, value in expected.gradients.items()]
+        scale = max((float(value.abs().max()) for _, value in pairs if value.numel()), default=0.0)
+        off = (float((one.float() - two.float()).abs().max()) for one, two in pairs if two.numel())
+        return max([*outputs, *(far / max(scale, _TINY) for far in off)], default=0.0)
 
 
 class Runner:

@@ -6,7 +6,7 @@ promises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hiddenkey.framework.patterns import KeepMask
-from hiddenkey.testing.chance import spread
-from hiddenkey.testing.findings import CheckError, Report, fail_if, run_checks
+from hiddenkey.testing.findings import CheckError, Checks, Report, fail_if, run_checks, spread
 
 _GROUPS, _HEADS, _TOKENS, _ENTRIES = 256, 2, 40, 8
 # operators whose result's size or value the program must wait for
@@ -59,7 +58,7 @@ def examine_pattern(
             sequence; ``None`` checks neither.
     """
     pattern = _Pattern(keep_mask, rates, tolerance, together)
-    checks: dict[str, Callable[[_Pattern], str]] = {
+    checks: Checks[_Pattern] = {
         "mask": _check_mask,
         "device": _check_device,
         "rate": _check_rate,
@@ -72,8 +71,7 @@ def examine_pattern(
     name = getattr(keep_mask, "__qualname__", type(keep_mask).__name__)
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
-        findings = run_checks((key, partial(run, pattern)) for key, run in checks.items())
-    return Report(name, findings)
+        return Report(name, run_checks(checks, pattern))
 
 
 def _check_mask(pattern: _Pattern) -> str:

@@ -8,7 +8,7 @@ from hiddenkey.attachment import model_dropout
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.testing.examination import VANISHING_RATE, Examination
 from hiddenkey.testing.findings import CheckError, fail_if
-from hiddenkey.testing.passes import Pass, differences, distance, without_dropout_modules
+from hiddenkey.testing.passes import Pass, differences, without_dropout_modules
 
 
 def check_evaluation(examination: Examination) -> str:
@@ -53,13 +53,13 @@ def check_rate_zero(examination: Examination) -> str:
         plain = examination.runner.train(examination.batch, training=False)
         found = {}
         for rate in (0.0,) if examination.spy().routing else (0.0, VANISHING_RATE):
-            with examination.attached(examination.noise_free(rate)):
+            with examination.attached(examination.at_rate(rate)):
                 found[rate] = examination.runner.train(examination.batch)
         reference = "evaluation"
-        if max(_apart(one, plain) for one in found.values()) > examination.tolerance:
+        if max(one.apart(plain) for one in found.values()) > examination.tolerance:
             reference = "training without dropout"
             plain = _train_without_dropout(examination)
-    apart = {rate: _apart(one, plain) for rate, one in found.items()}
+    apart = {rate: one.apart(plain) for rate, one in found.items()}
     worst = max(apart, key=lambda rate: apart[rate])
     if apart[worst] > examination.tolerance:
         raise CheckError(
@@ -75,23 +75,3 @@ def _train_without_dropout(examination: Examination) -> Pass:
         return examination.runner.train(examination.batch)
     finally:
         model_dropout.restore(settings)
-
-
-def _apart(found: Pass, expected: Pass) -> float:
-    """Return the largest relative difference among loss, outputs and gradients."""
-    if found.gradients.keys() != expected.gradients.keys():
-        return float("inf")
-    shared = found.outputs.keys() & expected.outputs.keys()
-    pairs = [(found.outputs[name], expected.outputs[name]) for name in shared]
-    largest = max(
-        (float(g.detach().abs().max()) for g in expected.gradients.values() if g.numel()),
-        default=0.0,
-    )
-    outputs = [distance(one, two) for one, two in pairs]
-    # a gradient that should be zero is rounding noise: it is measured on the scale of the largest
-    gradients = [
-        float((found.gradients[name].float() - expected.gradients[name].float()).abs().max())
-        / max(largest, torch.finfo(torch.float32).tiny)
-        for name in expected.gradients
-    ]
-    return max([*outputs, *gradients])

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 import hiddenkey
-from hiddenkey import anatomy
 from hiddenkey.framework.compensation import rescale
 from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
-from hiddenkey.testing.batches import named_batches
-from hiddenkey.testing.chance import spread
-from hiddenkey.testing.examination import Examination
-from hiddenkey.testing.findings import REFUSALS, Check, CheckError, Report, fail_if, run_checks
-from hiddenkey.testing.models import Attach, checks_of_noise
-from hiddenkey.testing.passes import Batch, distance, left_as_found, seeded, without_dropout_modules
+from hiddenkey.testing.examination import Attach, Examination, examine
+from hiddenkey.testing.findings import (
+    CheckError,
+    Checks,
+    Finding,
+    Report,
+    fail_if,
+    run_checks,
+    spread,
+)
+from hiddenkey.testing.models import CHECKS_OF_NOISE
+from hiddenkey.testing.passes import Batch, distance, without_dropout_modules
 
 _SEEDS = 16
 
@@ -83,6 +88,12 @@ class _Units:
             probes.append(_Probe(name, batch_name, before, after, visible))
         return probes, shares
 
+    def probes(self) -> Iterator[tuple[str, _Probe]]:
+        """Yield what one pass of each batch showed, with the place in words."""
+        for name in self.examination.batches:
+            for probe in self.probe(name, 0)[0]:
+                yield f"{probe.name}, {name}", probe
+
     @property
     def _is_before(self) -> bool:
         return POSITIONS[self.drop.position].acts == "before"
@@ -117,35 +128,14 @@ def examine_position(
         attach: what puts a configuration on the model.
     """
     drop = Drop(position, pattern, rate)
-    config = DropoutConfig(drops=(drop,))
-    with left_as_found(model), seeded(model, 0):
-        try:
-            transformer = anatomy.transformer_of(model)
-            named = named_batches(batches, transformer)
-            examination = Examination(model, transformer, named, config, attach)
-            examination.run_plainly()
-            with attach(model, config) as attachment:
-                sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
-            checks: list[tuple[str, Check]] = [
-                ("sites", partial(_check_sites, examination)),
-                *checks_of_noise(examination),
-            ]
-            if POSITIONS[position].acts != "inside":
-                checks += _checks_of_units(_Units(examination, drop))
-            return Report(position, run_checks(checks), sites, gaps)
-        except REFUSALS as refusal:
-            return Report(position, (), refusal=str(refusal))
 
+    def checks(examination: Examination) -> tuple[Finding, ...]:
+        found = run_checks({"sites": _check_sites, **CHECKS_OF_NOISE}, examination)
+        if POSITIONS[position].acts == "inside":
+            return found
+        return found + run_checks(_CHECKS_OF_UNITS, _Units(examination, drop))
 
-def _checks_of_units(units: _Units) -> list[tuple[str, Check]]:
-    checks: dict[str, Callable[[_Units], str]] = {
-        "units": _check_units,
-        "unit gradients": _check_unit_gradients,
-        "padding units": _check_padding_units,
-        "unit rate": _check_unit_rate,
-        "counting": _check_counting,
-    }
-    return [(name, partial(check, units)) for name, check in checks.items()]
+    return examine(model, batches, DropoutConfig(drops=(drop,)), attach, position, checks)
 
 
 def _check_sites(examination: Examination) -> str:
@@ -164,15 +154,14 @@ def _check_sites(examination: Examination) -> str:
 def _check_units(units: _Units) -> str:
     """A unit either falls to zero, or stays, times the factor of the rescaling."""
     faults = []
-    for name in units.examination.batches:
-        for probe in units.probe(name, 0)[0]:
-            expected = probe.before * units.factor * ~probe.fallen
-            apart = distance(probe.after.detach(), expected.detach())
-            if apart > units.examination.tolerance:
-                faults.append(
-                    f"{probe.name}, {name}: units neither fall nor stay times"
-                    f" {units.factor:.4g} (off by {apart:.1e}, relative)"
-                )
+    for place, probe in units.probes():
+        expected = probe.before * units.factor * ~probe.fallen
+        apart = distance(probe.after.detach(), expected.detach())
+        if apart > units.examination.tolerance:
+            faults.append(
+                f"{place}: units neither fall nor stay times {units.factor:.4g} (off by"
+                f" {apart:.1e}, relative)"
+            )
     fail_if(faults)
     return f"zero, or times {units.factor:.4g}"
 
@@ -180,19 +169,18 @@ def _check_units(units: _Units) -> str:
 def _check_unit_gradients(units: _Units) -> str:
     """A unit that falls gets no gradient, one that stays the factor of the rescaling."""
     faults = []
-    for name in units.examination.batches:
-        for probe in units.probe(name, 0)[0]:
-            found: Any
-            (found,) = torch.autograd.grad(probe.after.sum(), probe.before, allow_unused=True)
-            known = probe.before.ne(0)  # a unit that is zero by itself does not show if it fell
-            expected = units.factor * (known & ~probe.fallen)
-            if found is None:
-                faults.append(f"{probe.name}, {name}: no gradient goes through")
-            elif distance(found * known, expected) > units.examination.tolerance:
-                faults.append(
-                    f"{probe.name}, {name}: the gradient is not {units.factor:.4g} where a unit"
-                    " stays and 0 where it falls"
-                )
+    for place, probe in units.probes():
+        found: Any
+        (found,) = torch.autograd.grad(probe.after.sum(), probe.before, allow_unused=True)
+        known = probe.before.ne(0)  # a unit that is zero by itself does not show if it fell
+        expected = units.factor * (known & ~probe.fallen)
+        if found is None:
+            faults.append(f"{place}: no gradient goes through")
+        elif distance(found * known, expected) > units.examination.tolerance:
+            faults.append(
+                f"{place}: the gradient is not {units.factor:.4g} where a unit stays and 0 where"
+                " it falls"
+            )
     fail_if(faults)
     return f"0 where a unit falls, {units.factor:.4g} where it stays"
 
@@ -201,12 +189,13 @@ def _check_padding_units(units: _Units) -> str:
     """Padding tokens do not fall."""
     if units.drop.pattern == "feature":
         return "a feature falls for all tokens of a sequence, padding included"
-    faults = []
-    for name in units.examination.batches:
-        for probe in units.probe(name, 0)[0]:
-            if probe.visible is not None and probe.fallen[~probe.visible].any():
-                faults.append(f"{probe.name}, {name}: units of padding tokens fall")
-    fail_if(faults)
+    fail_if(
+        [
+            f"{place}: units of padding tokens fall"
+            for place, probe in units.probes()
+            if probe.visible is not None and probe.fallen[~probe.visible].any()
+        ]
+    )
     return "padding stays"
 
 
@@ -239,6 +228,15 @@ def _check_counting(units: _Units) -> str:
                 faults.append(f"{probe.name}, {name}: {reported:.4f} is reported, {fell:.4f} fell")
     fail_if(faults)
     return "what is reported fell"
+
+
+_CHECKS_OF_UNITS: Final[Checks[_Units]] = {
+    "units": _check_units,
+    "unit gradients": _check_unit_gradients,
+    "padding units": _check_padding_units,
+    "unit rate": _check_unit_rate,
+    "counting": _check_counting,
+}
 
 
 def _visible_share(probe: _Probe) -> float:

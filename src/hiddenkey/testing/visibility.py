@@ -7,7 +7,6 @@ softmax makes the hidden ones look visible.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -53,10 +52,7 @@ def check_visibility(examination: Examination) -> str:
     and outputs of all tokens but the last before and after another last word. Whether the model
     itself hides these words is seen in evaluation.
     """
-    drops = tuple(dataclasses.replace(d, rate=_RATE) for d in examination.config.drops if d.rate)
-    noisy = dataclasses.replace(
-        examination.config, drops=drops, consistency=None, keep_model_dropout=False
-    )
+    noisy = examination.at_rate(_RATE, [drop for drop in examination.config.drops if drop.rate])
     faults: list[str] = []
     looked: list[str] = []
     for name, batch in examination.batches.items():

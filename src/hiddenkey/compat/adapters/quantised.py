@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
-from hiddenkey.compat.adapters.bases import auto_class, tiny_model
+from hiddenkey.compat.adapters.bases import TASKS, tiny_model
 from hiddenkey.compat.adapters.recipe import AdapterMethod
+from hiddenkey.testing.tiny import auto_class
 
 # What PEFT trains in full must keep its floating-point weights.
 _HEADS = ("lm_head", "classifier")
@@ -36,7 +37,7 @@ def _bitsandbytes(settings: dict[str, Any], base: str) -> Any:
     config = BitsAndBytesConfig(llm_int8_skip_modules=list(_HEADS), **settings)
     with tempfile.TemporaryDirectory() as folder:
         tiny_model(base, _WIDTH).save_pretrained(folder)
-        model = auto_class(base).from_pretrained(
+        model = auto_class(TASKS[base]).from_pretrained(
             folder, quantization_config=config, device_map="cpu", dtype=torch.float32
         )
     for module in model.modules():
