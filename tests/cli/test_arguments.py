@@ -11,7 +11,7 @@ from hiddenkey.lab.tasks import TASKS
 RECIPES = [
     path
     for path in sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-    if not path.stem.startswith("compare")
+    if path.stem != "demo" and not path.stem.startswith("compare")
 ]
 
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from hiddenkey.cli.commands import ANALYSES
+from hiddenkey.cli.commands import ANALYSES, listing
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run.rules import suggestion
 
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
         ConfigError: if there is no analysis of that name.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_listing())
+        print(_HELP)
         return 0
     name, *rest = arguments
     if name not in ANALYSES:
@@ -53,16 +53,10 @@ def _run_study(name: str, arguments: list[str]) -> int:
         ) from None
 
 
-def _listing() -> str:
-    width = max(map(len, ANALYSES))
-    rows = [f"  {name:<{width}}  {analysis.summary}" for name, analysis in ANALYSES.items()]
-    return "\n".join(
-        [
-            "usage: hiddenkey analyze NAME [settings]",
-            "",
-            "analyses:",
-            *rows,
-            "",
-            "'hiddenkey analyze NAME --help' shows an analysis's settings.",
-        ]
-    )
+_HELP: Final = f"""\
+usage: hiddenkey analyze NAME [settings]
+
+analyses:
+{listing(ANALYSES)}
+
+'hiddenkey analyze NAME --help' shows an analysis's settings."""

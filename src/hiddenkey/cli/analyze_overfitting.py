@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from hiddenkey.cli.folders import output_folder
 from hiddenkey.cli.options import OverfittingOptions
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.lab.analyses.overfitting import TaskWatch, watch_overfitting
@@ -69,7 +68,7 @@ def _write(options: OverfittingOptions, watches: tuple[TaskWatch, ...]) -> Path:
         "folders": list(options.folders),
         "tasks": watches,
     }
-    with page_folder(output_folder(options.folders, options.output)) as out:
+    with page_folder(Path(options.output or Path(options.folders[0], "analysis"))) as out:
         out.write_values(f"{NAME}.json", values)
         pictures = out.draw(name_plots(overfitting_plots(watches, options.baseline)))
         sections = [Section(words=(READING,))]

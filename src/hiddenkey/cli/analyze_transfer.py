@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hiddenkey.cli.folders import output_folder
 from hiddenkey.cli.options import TransferOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.analyses.rate_tables import tabulate_rates
@@ -54,7 +53,7 @@ def _show(console: Console, grid: Grid) -> None:
 
 def _write(options: TransferOptions, found: Transfer, grids: tuple[Grid, ...]) -> Path:
     values = {"folders": list(options.folders), "stage": options.stage, **plain(found)}
-    with page_folder(output_folder(options.folders, options.output)) as out:
+    with page_folder(Path(options.output or Path(options.folders[0], "analysis"))) as out:
         out.write_values(f"{NAME}.json", values)
         pictures = out.draw(name_plots(transfer_plots(found)))
         words = (*recommendation(found), READING)

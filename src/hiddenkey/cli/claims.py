@@ -125,9 +125,8 @@ def _command(options: ClaimsOptions) -> str:
 
 
 def _tell(console: Console, evidence: Evidence, store: Plan) -> None:
-    table = plain_table(f"claims at scale {evidence.scale.name}, {evidence.runs} runs")
-    for column in ("claim", "what it says", "verdict"):
-        table.add_column(column)
+    title = f"claims at scale {evidence.scale.name}, {evidence.runs} runs"
+    table = plain_table(title, left=["claim", "what it says", "verdict"])
     for finding in evidence.findings:
         missing = f" ({finding.missing} runs missing)" if finding.missing else ""
         table.add_row(finding.claim.name, finding.claim.title, finding.verdict + missing)
@@ -145,11 +144,11 @@ def _show(
     store: Plan,
 ) -> None:
     states: Mapping[str, State] = survey.look(store, outline).get(store.name, {})
-    table = plain_table(f"claims at scale {scale.name}: {scale.summary}")
-    for column in ("claim", "what it says", "tasks"):
-        table.add_column(column)
-    for column in ("configurations", "runs"):
-        table.add_column(column, justify="right")
+    table = plain_table(
+        f"claims at scale {scale.name}: {scale.summary}",
+        left=["claim", "what it says", "tasks"],
+        right=["configurations", "runs"],
+    )
     for claim in claims:
         trained = len(claim.configurations)
         runs = len(claim.tasks) * trained * len(scale.seeds)
@@ -159,11 +158,8 @@ def _show(
     rows = estimate(outline, data, states, store)
     for row in rows:
         groups[row.task, row.what].append(row.seconds)
-    times = plain_table("what is left to do; claims share the runs of a configuration")
-    for column in ("task", "what"):
-        times.add_column(column)
-    for column in ("jobs", "s each"):
-        times.add_column(column, justify="right")
+    title = "what is left to do; claims share the runs of a configuration"
+    times = plain_table(title, left=["task", "what"], right=["jobs", "s each"])
     for (task, what), seconds in groups.items():
         times.add_row(task, what, str(len(seconds)), f"{sum(seconds) / len(seconds):.1f}")
     console.print(times)

@@ -65,6 +65,12 @@ class Command:
         return [*flag, *words]
 
 
+def listing(commands: Mapping[str, Command]) -> str:
+    """Return a line with name and summary for each command."""
+    width = max(map(len, commands))
+    return "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in commands.items())
+
+
 def _command(
     summary: str, module: str, options: str, *, of: str = "hiddenkey.cli.options", **more: Any
 ) -> Command:

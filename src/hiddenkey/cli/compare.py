@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hiddenkey.cli import report
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, number, work_off
-from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, work_off
+from hiddenkey.cli.terminal import number, plain_table, say, standard_console
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.evidence.record import Record
@@ -86,10 +86,11 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
     for record in records:
         name = label(options_from(record.options), also, seed=False)
         groups[name + (", equal time" if record.budget == "time" else "")].append(record)
-    table = plain_table("mean ± standard deviation over the seeds")
-    table.add_column("task, method")
-    for column in ("metric", "best", "last", "seeds"):
-        table.add_column(column, justify="right")
+    table = plain_table(
+        "mean ± standard deviation over the seeds",
+        left=["task, method"],
+        right=["metric", "best", "last", "seeds"],
+    )
     for name, found in groups.items():
         results = [record.result for record in found if record.result is not None]
         metric = results[0].main_metric
@@ -116,11 +117,11 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[label(row.options, _told(plan), seed=False), row.what].append(row)
-    table = plain_table(f"{len(rows)} jobs of {plan.output}")
-    table.add_column("task, method")
-    table.add_column("job")
-    for column in ("done", "failed", "missing", "s each"):
-        table.add_column(column, justify="right")
+    table = plain_table(
+        f"{len(rows)} jobs of {plan.output}",
+        left=["task, method", "job"],
+        right=["done", "failed", "missing", "s each"],
+    )
     table.add_column("seeds missing")
     for (name, what), found in groups.items():
         count = {s: sum(row.status == s for row in found) for s in ("finished", "failed")}

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.cli.options import DoctorOptions
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.terminal import plain_table, print_json, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.quiet import quiet
 
@@ -32,8 +30,7 @@ def run(options: DoctorOptions) -> int:
     quiet()
     found = examine(options, config)
     if options.json:
-        json.dump(found, sys.stdout, indent=2)
-        print()
+        print_json(found)
     else:
         _show(found)
     return 0
@@ -136,4 +133,4 @@ def _show(found: dict[str, Any]) -> None:
     if found["sites"]:
         console.print(table)
     for line in found["summary"]:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(console, line)

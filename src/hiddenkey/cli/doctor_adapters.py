@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from hiddenkey.cli.arguments import command_line
 from hiddenkey.cli.options import AdaptersOptions
-from hiddenkey.cli.terminal import standard_console
+from hiddenkey.cli.terminal import say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.quiet import quiet
 
 if TYPE_CHECKING:
     from hiddenkey.compat.adapters import AdapterRow
 
-DOCUMENT: Final = "MODELS.md"
 SECTION: Final = "adapters"
 
 
@@ -25,12 +24,13 @@ def run(options: AdaptersOptions) -> int:
         ConfigError: if there is no such type, or the file cannot be written.
     """
     from hiddenkey.compat.adapters import run_adapters, section
-    from hiddenkey.compat.document import replace_section
+    from hiddenkey.compat.document import DOCUMENT, replace_section
 
     if options.jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {options.jobs}")
     quiet()
-    rows = run_adapters(options.types, lambda row: _print(_line(row)), jobs=options.jobs)
+    console = standard_console()
+    rows = run_adapters(options.types, lambda row: say(console, _line(row)), jobs=options.jobs)
     if options.output is not None:
         text = section(rows, command_line("doctor --adapters", options))
         replace_section(Path(options.output) / DOCUMENT, SECTION, text)
@@ -41,7 +41,3 @@ def _line(row: AdapterRow) -> str:
     variant = f" ({row.variant})" if row.variant else ""
     reason = f": {row.reason}" if row.reason else ""
     return f"{row.peft_type}{variant} on {row.model}: {row.verdict}{reason}"
-
-
-def _print(text: str) -> None:
-    standard_console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hiddenkey.cli.arguments import command_line
 from hiddenkey.cli.options import ArchitecturesOptions
-from hiddenkey.cli.terminal import standard_console
+from hiddenkey.cli.terminal import print_json, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
 from hiddenkey.quiet import quiet
@@ -17,7 +16,6 @@ from hiddenkey.quiet import quiet
 if TYPE_CHECKING:
     from hiddenkey.compat.record import Record, Row
 
-DOCUMENT: Final = "MODELS.md"
 RECORD: Final = "models.json"
 _SOUND: Final = ("pass", "refused", "cannot be built")
 
@@ -31,19 +29,18 @@ def run(options: ArchitecturesOptions) -> int:
         raise ConfigError(faults)
     quiet()
     chosen = choose(options.types, options.tasks)  # type: ignore[arg-type]  # checked just now
-    rows = []
+    rows, console = [], standard_console()
     for row in sweep(chosen, jobs=options.jobs, limit=options.limit):
         rows.append(row)
         if not options.json:
-            _print(f"{len(rows):>3} of {len(chosen)}  {_line(row)}")
+            say(console, f"{len(rows):>3} of {len(chosen)}  {_line(row)}")
     record = Record.of(rows, command_line("doctor --all", options))
     if options.output is not None:
         _write(record, Path(options.output))
     if options.json:
-        json.dump(record.to_dict(), sys.stdout, indent=1)
-        print()
+        print_json(record.to_dict(), indent=1)
     else:
-        _print(_summary(record))
+        say(console, _summary(record))
     return 0 if all(row.verdict in _SOUND for row in rows) else 1
 
 
@@ -59,7 +56,7 @@ def _faults(options: ArchitecturesOptions) -> list[str]:
 
 
 def _write(record: Record, folder: Path) -> None:
-    from hiddenkey.compat.document import replace_section, write_whole
+    from hiddenkey.compat.document import DOCUMENT, replace_section, write_whole
     from hiddenkey.compat.page import SECTION, render
 
     # one row a line, so that a change of one type is a change of one line
@@ -79,7 +76,3 @@ def _summary(record: Record) -> str:
     passed, built = record.text_share()
     counts = ", ".join(f"{count} {verdict}" for verdict, count in record.counts().items())
     return f"{counts}; {passed} of {built} text types that can be built pass"
-
-
-def _print(text: str) -> None:
-    standard_console().print(text, highlight=False, markup=False, soft_wrap=True)

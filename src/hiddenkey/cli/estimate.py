@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich.table import Table
 
 from hiddenkey.cli.terminal import plain_table, standard_console
 from hiddenkey.lab.run.estimate import Estimate, EstimateOptions, estimates
 from hiddenkey.quiet import quiet
+
+_PLACE: Final = ("devices", "tokens", "rank")
 
 
 def run(options: EstimateOptions) -> int:
@@ -21,12 +25,11 @@ def run(options: EstimateOptions) -> int:
 
 def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
     recomputed = ", activations recomputed" if options.checkpointing else ""
-    table = _table(
+    table = plain_table(
         f"GB on each device (estimate): {options.model}, {options.precision}, sharding"
-        f" {options.sharding}, batch size {options.batch_size} per device{recomputed}"
+        f" {options.sharding}, batch size {options.batch_size} per device{recomputed}",
+        right=[*_PLACE, "weights", "LoRA, Adam", "activations", "own loss", "compared", "in all"],
     )
-    for name in ("weights", "LoRA, Adam", "activations", "own loss", "compared", "in all"):
-        table.add_column(name, justify="right")
     table.add_column(f"fits {options.device_memory:g}")
     for row in rows:
         plain, exact = row.memory["HiddenKey-"], row.memory["HiddenKey"]
@@ -38,13 +41,11 @@ def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
 
 
 def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
-    table = _table(
+    table = plain_table(
         f"seconds per step (estimate): {options.teraflops:g} TFLOP/s, of which"
-        f" {options.utilisation:.0%} are reached; one forward pass per device and step"
+        f" {options.utilisation:.0%} are reached; one forward pass per device and step",
+        right=[*_PLACE, *rows[0].seconds, "weights travel"],
     )
-    for name in rows[0].seconds:
-        table.add_column(name, justify="right")
-    table.add_column("weights travel", justify="right")
     for row in rows:
         plain = row.seconds["LoRA"]
         table.add_row(
@@ -53,13 +54,6 @@ def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
             *(f"{value:.2f} ({value / plain:.2f}×)" for value in list(row.seconds.values())[1:]),
             f"{row.gathering:.2f}",
         )
-    return table
-
-
-def _table(title: str) -> Table:
-    table = plain_table(title)
-    for name in ("devices", "tokens", "rank"):
-        table.add_column(name, justify="right")
     return table
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from hiddenkey.cli.commands import COMMANDS
+from hiddenkey.cli.commands import COMMANDS, listing
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
@@ -81,12 +81,11 @@ def _report(command: str, faults: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:<{width}}  {each.summary}" for name, each in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="hiddenkey",
         description="Structured dropout for fine-tuning transformers (arXiv 2403.00812).",
-        epilog=f"commands:\n{listing}\n\n'hiddenkey COMMAND --help' shows a command's settings.",
+        epilog=f"commands:\n{listing(COMMANDS)}\n\n"
+        "'hiddenkey COMMAND --help' shows a command's settings.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=_Version)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import sys
 from typing import Any, Final
 
 from rich.table import Table
 
 import hiddenkey
 from hiddenkey.cli.options import MethodsOptions
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.terminal import plain_table, print_json, standard_console
 
 _ARXIV: Final = re.compile(r"arXiv [\d.]+")
 _WIDE: Final = 110
@@ -20,8 +18,7 @@ _WIDE: Final = 110
 def run(options: MethodsOptions) -> int:
     """Print the methods and return the exit status."""
     if options.json:
-        json.dump(records(), sys.stdout, indent=2)
-        print()
+        print_json(records())
     else:
         console = standard_console()
         console.print(_table(wide=console.width >= _WIDE))

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hiddenkey.cli.terminal import progress_bar, say
 from hiddenkey.lab.run.calibration import CALIBRATION
 from hiddenkey.lab.run.recorder import Observer
 from hiddenkey.lab.tasks import Example
@@ -25,15 +26,7 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = progress_bar(console, TimeRemainingColumn(), transient=True)
         self._task = self._bar.add_task("training", total=None)
 
     def attached(self, attachment: Attachment) -> None:
@@ -91,4 +84,4 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         self._bar.stop()
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self._console, text)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import TimeElapsedColumn
 
-from hiddenkey.cli.terminal import say
+from hiddenkey.cli.terminal import number, progress_bar, say
 from hiddenkey.lab.compare.assignment import Assignment, work_on
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.record import Record
@@ -46,14 +46,7 @@ def work_off(
         return
     threads = max(1, (os.cpu_count() or 1) // plan.workers)
     assignment = Assignment(plan.job_store, tuple(coordinator.studies), local, threads)
-    bar = Progress(
-        TextColumn("jobs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
+    bar = progress_bar(console, TimeElapsedColumn())
     with bar, Pool(work_on, assignment, plan.workers) as pool:
         task = bar.add_task("jobs", total=progress.total, completed=progress.done)
         while not progress.finished:
@@ -95,11 +88,6 @@ def interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def number(value: float | None) -> str:
-    """Write a metric, or a hyphen where there is none."""
-    return "-" if value is None else f"{value:.4f}"
 
 
 def duration(seconds: float) -> str:

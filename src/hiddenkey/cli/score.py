@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from rich.markup import escape
-from rich.table import Table
 
 from hiddenkey.cli.options import ScoreOptions
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.terminal import plain_table, print_json, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
@@ -35,8 +32,7 @@ def run(options: ScoreOptions) -> int:
     """Print the scores and return the exit status."""
     parts = score_files(options)
     if options.json:
-        json.dump(_record(options, parts), sys.stdout, indent=2)
-        print()
+        print_json(_record(options, parts))
     else:
         _show(options, parts)
     return 0
@@ -86,7 +82,11 @@ def _part_record(part: Part) -> dict[str, Any]:
 
 def _show(options: ScoreOptions, parts: Mapping[str, Part]) -> None:
     table = plain_table(f"{options.task} scores")
-    _add_columns(table, parts)
+    table.add_column("metric", no_wrap=True)
+    for name, part in parts.items():
+        noun = "instance" if part.instances == 1 else "instances"
+        heading = "" if len(parts) == 1 else f"{name.capitalize()}: "
+        table.add_column(f"{heading}{part.instances} {noun}", justify="right")
     whole = parts["all"].scores
     names = METRICS[_FAMILIES[options.task]] if options.task in _FAMILIES else tuple(whole.values)
     for name in names:
@@ -103,11 +103,3 @@ def _show(options: ScoreOptions, parts: Mapping[str, Part]) -> None:
 
 def _cell(value: float | None) -> str:
     return "skipped" if value is None else f"{value:.4f}"
-
-
-def _add_columns(table: Table, parts: Mapping[str, Part]) -> None:
-    table.add_column("metric", no_wrap=True)
-    for name, part in parts.items():
-        noun = "instance" if part.instances == 1 else "instances"
-        heading = "" if len(parts) == 1 else f"{name.capitalize()}: "
-        table.add_column(f"{heading}{part.instances} {noun}", justify="right")

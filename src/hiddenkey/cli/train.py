@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from hiddenkey.cli.terminal import plain_table, standard_console
+from hiddenkey.cli.terminal import number, plain_table, say, standard_console
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.processes import is_first
@@ -27,25 +27,23 @@ def run(options: TrainOptions) -> int:
     finally:
         shown.stop()
     console.print(_table(result))
-    console.print(_footer(result, options), highlight=False, markup=False, soft_wrap=True)
+    say(console, _footer(result, options))
     return 0
 
 
 def _table(result: Result) -> Table:
     title = f"{result.method} on {result.task}, {result.model}, seed {result.seed}"
-    table = plain_table(title)
-    table.add_column("on evaluation examples")
-    for column in ("best", "at step", "last", "training examples", "gap"):
-        table.add_column(column, justify="right")
+    columns = ("best", "at step", "last", "training examples", "gap")
+    table = plain_table(title, left=["on evaluation examples"], right=columns)
     rows: dict[str, Summary] = {**result.metrics, "loss": result.eval_loss}
     for name, summary in rows.items():
         table.add_row(
             name,
-            _number(summary.best),
+            number(summary.best),
             str(summary.best_step),
-            _number(summary.last),
-            _number(result.train_sample.get(name)),
-            _number(result.gap.get(name)),
+            number(summary.last),
+            number(result.train_sample.get(name)),
+            number(result.gap.get(name)),
         )
     return table
 
@@ -59,7 +57,3 @@ def _footer(result: Result, options: TrainOptions) -> str:
         f" peak {'unknown' if peak is None else f'{peak:,.0f} MiB'}\n"
         f"run folder: {options.folder}"
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
