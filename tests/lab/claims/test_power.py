@@ -27,9 +27,9 @@ def within(count, share):
 def test_five_seeds_by_hand():
     # one task, deviation 1, margin 2: the mean has a standard error of 1 / sqrt(5)
     found = power_of(contrast(margin=2.0), seeds=5, tasks=("first",))
-    assert (found.contrast.name, found.seeds, found.tasks) == ("ours − LoRA", 5, 3)
+    assert (found.contrast.name, found.design.pairs, found.design.tasks) == ("ours − LoRA", 5, 3)
     one = expected_power(claim(contrast(margin=2.0), tasks=("first",)), scale(seeds=5))[0]
-    assert one.tasks == 1
+    assert one.design.tasks == 1
     # expected deviation of 5 normal values: sqrt(2/4) gamma(5/2) / gamma(2) = 0.9400
     assert one.half_width == pytest.approx(2.776445 * 0.939986 / math.sqrt(5), rel=1e-5)
     # noncentral t by integration over the sample's deviation
@@ -51,7 +51,7 @@ def test_noise_follows_weights_and_tasks():
     assert widths[1] / widths[0] == pytest.approx(math.sqrt(1.5 / 2))
     assert widths[2] / widths[0] == pytest.approx(math.sqrt(2))
     (single,) = expected_power(claim(pair, scope="each task"), scale())
-    assert single.tasks == 1
+    assert single.design.tasks == 1
     assert single.half_width / widths[0] == pytest.approx(math.sqrt(3))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiddenkey.lab.claims.plan import COST, Claim, Contrast, Scale
+from hiddenkey.lab.claims.power import Power
 from hiddenkey.lab.evidence.inference import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
@@ -84,30 +85,6 @@ class Effect:
         """The mean's 95 % interval; ``None`` where the values are too few."""
         found, shown = self.estimate.interval(), self.contrast.shown
         return None if found is None else (shown(found[0]), shown(found[1]))
-
-
-@dataclass(frozen=True)
-class Power:
-    """What the plan could show of one contrast, estimated before the runs.
-
-    Attributes:
-        contrast: the question.
-        seeds: number of seeds.
-        tasks: number of tasks that the effect is a mean over.
-        half_width: expected half width of the 95 % interval, in percentage points; infinite below
-            three seeds.
-        detects: chance that an effect as large as the margin is distinguished from 0.
-        excludes: chance that an effect of 0 is shown to be smaller than the margin.
-        needed: fewest seeds with which ``detects`` is 80 %; ``None`` above 1,000.
-    """
-
-    contrast: Contrast
-    seeds: int
-    tasks: int
-    half_width: float
-    detects: float
-    excludes: float
-    needed: int | None
 
 
 @dataclass(frozen=True)

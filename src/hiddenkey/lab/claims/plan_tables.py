@@ -43,8 +43,8 @@ def power_grid(evidence: Evidence) -> Grid:
         [
             text(finding.claim.name),
             text(power.contrast.name),
-            numeric(power.seeds, f"{power.seeds}"),
-            numeric(power.tasks, f"{power.tasks}"),
+            numeric(power.design.pairs, f"{power.design.pairs}"),
+            numeric(power.design.tasks, f"{power.design.tasks}"),
             text(margin(power.contrast)),
             numeric(power.half_width, _half_width(power.half_width, power.contrast.measure)),
             numeric(power.detects, f"{100 * power.detects:.0f} %"),

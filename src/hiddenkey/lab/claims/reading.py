@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, TypeVar, get_args
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.catalogue import methods
@@ -26,6 +26,7 @@ from hiddenkey.lab.plans import recipes
 from hiddenkey.lab.plans.settings import read_settings, read_yaml
 from hiddenkey.lab.run.rules import suggestion
 
+_Key = TypeVar("_Key")
 _CLAIM: Final = ("title", "paper", "how", "configurations", "contrasts", "margin", "tasks")
 _SCALE: Final = ("summary", "seeds", "repeats", "common", "choices", "tasks", "power")
 _CONTRAST: Final = ("name", "weights", "measure", "expect", "margin", "low", "high")
@@ -54,20 +55,23 @@ def read_plans(
     Raises:
         ConfigError: with every fault.
     """
-    files = {name: _File(path) for name, path in _claim_paths(folder, names).items()}
+    paths = _claim_paths(folder, names)
     of_scale = _File(_scale_path(folder, scale))
     found = _scale(of_scale)
-    claims = [_claim(name, file, found.name) for name, file in files.items()]
-    faults = [fault for file in (*files.values(), of_scale) for fault in file.faults]
-    faults += _clashes(claims)
-    if not faults:
-        faults += [fault for claim in claims for fault in _misfits(claim, found)]
-        without = [claim.name for claim in claims if not claim.tasks]
-        if names and without:
-            faults.append(
-                f"claims must have tasks at scale {found.name!r}, {', '.join(without)} have none;"
-                " name others or another scale"
-            )
+    if of_scale.faults:
+        raise ConfigError(of_scale.faults)
+    seen: dict[str, tuple[str, Configuration]] = {}
+    claims, faults = [], []
+    for name, path in paths.items():
+        file = _File(path)
+        claims.append(_claim(name, file, found, seen))
+        faults += file.faults
+    without = [claim.name for claim in claims if not claim.tasks]
+    if names and without and not faults:
+        faults.append(
+            f"claims must have tasks at scale {found.name!r}, {', '.join(without)} have none;"
+            " name others or another scale"
+        )
     if faults:
         raise ConfigError(faults)
     return tuple(claim for claim in claims if claim.tasks), found
@@ -123,9 +127,9 @@ class _File:
             self.add(fault)
         return {**own, **typed}
 
-    def line(self, content: Mapping[str, Any], name: str) -> str:
-        """Return a text of the content in one line, nothing if there is none."""
-        return " ".join(str(content.get(name, "")).split())
+    def line(self, name: str, content: Mapping[str, Any] | None = None) -> str:
+        """Return a text of the file, or of a part of it, in one line; nothing if there is none."""
+        return " ".join(str((self.content if content is None else content).get(name, "")).split())
 
 
 def _claim_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -157,21 +161,36 @@ def _scale_path(folder: Path, scale: str) -> Path:
     return path
 
 
-def _claim(name: str, file: _File, scale: str) -> Claim:
+def _claim(
+    name: str, file: _File, scale: Scale, seen: dict[str, tuple[str, Configuration]]
+) -> Claim:
     content = file.content
     file.require(_CLAIM, ("scope", "need", "pictures"))
     configurations = {
-        str(name): _configuration(str(name), given or {}, file)
-        for name, given in content.get("configurations", {}).items()
+        str(own): _configuration(str(own), given or {}, file)
+        for own, given in content.get("configurations", {}).items()
     }
+    for own, found in configurations.items():  # claims share the runs of a configuration
+        first, other = seen.setdefault(own, (name, found))
+        if found != other:
+            file.add(
+                f"configuration {own!r} must mean what it means in {first}, got other settings;"
+                " rename one of them"
+            )
+    tasks = tuple(content.get("tasks", {}).get(scale.name, ()))
+    for task in tasks:
+        if file.one_of(f"tasks: {scale.name}", task, scale.tasks) in scale.tasks:
+            for own, found in configurations.items():
+                place = f"configurations: {own}: choice on task {task!r}"
+                file.one_of(place, found.chosen_as, scale.tasks[task].choices)
     need = content.get("need", 1)
     if not isinstance(need, int | float) or not 0 < need <= 1:
         file.add(f"need must be a share in (0, 1], got {need!r}; 1 means all")
     return Claim(
         name=name,
-        title=file.line(content, "title"),
-        paper=file.line(content, "paper"),
-        how=file.line(content, "how"),
+        title=file.line("title"),
+        paper=file.line("paper"),
+        how=file.line("how"),
         configurations=configurations,
         contrasts=tuple(
             _contrast({"margin": content.get("margin", math.nan), **given}, configurations, file)
@@ -179,7 +198,7 @@ def _claim(name: str, file: _File, scale: str) -> Claim:
         ),
         scope=file.one_of("scope", content.get("scope", "pooled"), get_args(plan.Scope)),
         need=float(need),
-        tasks=tuple(content.get("tasks", {}).get(scale, ())),
+        tasks=tasks,
         drawings=tuple(
             _drawing(given, configurations, file) for given in content.get("pictures", ())
         ),
@@ -219,19 +238,23 @@ def _drawing(given: Mapping[str, Any], known: Collection[str], file: _File) -> D
         title=title,
         x=str(given.get("x", "")),
         logarithmic=bool(given.get("logarithmic", False)),
-        series={
-            str(label): {float(x): str(name) for x, name in points.items()}
-            for label, points in given.get("series", {}).items()
-        },
-        cells={
-            str(row): {str(column): str(name) for column, name in cells.items()}
-            for row, cells in given.get("cells", {}).items()
-        },
+        series=_by_two(given.get("series", {}), float),
+        cells=_by_two(given.get("cells", {}), str),
         measure=str(given.get("measure", "metric")),
     )
     for name in sorted(found.shown):
         file.one_of(f"pictures: {title}", name, known)
     return found
+
+
+def _by_two(
+    given: Mapping[str, Mapping[Any, str]], kind: Callable[[Any], _Key]
+) -> dict[str, dict[_Key, str]]:
+    """Configurations by two axes."""
+    return {
+        str(label): {kind(place): str(name) for place, name in points.items()}
+        for label, points in given.items()
+    }
 
 
 def _scale(file: _File) -> Scale:
@@ -243,7 +266,7 @@ def _scale(file: _File) -> Scale:
         file.add(f"repeats must be a whole number from 1, got {repeats!r}; give one")
     return Scale(
         name=file.path.stem,
-        summary=file.line(content, "summary"),
+        summary=file.line("summary"),
         seeds=file.numbers("seeds", content.get("seeds", [0])),
         repeats=repeats,
         common=file.settings(content.get("common", {}), "common"),
@@ -262,7 +285,7 @@ def _scatter(content: Any, file: _File) -> Scatter:
     if content != {} and not (_is_number(deviation) and deviation > 0):
         file.add(f"power must have a deviation above 0, got {content!r}; and name its source")
         deviation = math.nan
-    return Scatter(float(deviation), file.line(given, "source"))
+    return Scatter(float(deviation), file.line("source", given))
 
 
 def _choices(content: Mapping[str, Any], file: _File) -> dict[str, Choice]:
@@ -298,40 +321,6 @@ def _setup(name: str, given: Mapping[str, Any], choices: Collection[str], file: 
         for choice, tried in own.items()
     }
     return TaskSetup(name, options, float(validation), float(floor), named, rates)
-
-
-def _clashes(claims: Sequence[Claim]) -> list[str]:
-    """A configuration means the same in all claims, so that they share its runs."""
-    seen: dict[str, tuple[Claim, Configuration]] = {}
-    faults = []
-    for claim in claims:
-        for name, found in claim.configurations.items():
-            first, other = seen.setdefault(name, (claim, found))
-            if found != other:
-                faults.append(
-                    f"{claim.name}: configuration {name!r} must mean what it means in"
-                    f" {first.name}, got other settings; rename one of them"
-                )
-    return faults
-
-
-def _misfits(claim: Claim, scale: Scale) -> list[str]:
-    """Say where a claim names tasks or choices that the scale does not have."""
-    faults = []
-    for task in claim.tasks:
-        if task not in scale.tasks:
-            faults.append(
-                f"{claim.name}: task {task!r} is not in scale {scale.name!r}; choose from"
-                f" {', '.join(scale.tasks)}"
-            )
-            continue
-        asked = {found.chosen_as for found in claim.configurations.values()}
-        if missing := asked - set(scale.tasks[task].choices):
-            faults.append(
-                f"{claim.name}: task {task!r} of scale {scale.name!r} has no choice"
-                f" {', '.join(sorted(missing))}; add it to its choices"
-            )
-    return faults
 
 
 def _is_number(value: object) -> bool:

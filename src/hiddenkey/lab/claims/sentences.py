@@ -9,10 +9,10 @@ from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
 from hiddenkey.lab.claims.plan import COST, Scale
+from hiddenkey.lab.claims.power import design
 from hiddenkey.lab.claims.rule import LEVEL
 from hiddenkey.lab.claims.wording import effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
-from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.present.words import count, listing, number, probability
 
 READING: Final = (
@@ -142,13 +142,12 @@ def _could_show(found: Effect) -> str:
     contrast, deviation = found.contrast, found.estimate.deviation
     if not deviation or len(found.values) < FEWEST or contrast.expect == "between":
         return ""
-    both = contrast.expect == "equal"
-    design = Design(len(found.values), deviation, level=LEVEL if both else 2 * LEVEL)
-    least = contrast.shown(design.detectable()) - contrast.no_effect
+    planned = design(contrast, len(found.values), deviation)
+    least = contrast.shown(planned.detectable()) - contrast.no_effect
     shown = size(float(f"{least:.2g}"), contrast.measure)
     text = f" With this scatter {_repeats(found)} have an 80 % chance to show {shown}"
     threshold = abs(math.log1p(contrast.margin)) if contrast.measure == COST else contrast.margin
-    needed = design.pairs_needed(threshold) if threshold else None
+    needed = planned.pairs_needed(threshold) if threshold else None
     if needed is None or needed <= len(found.values):
         return f"{text}."
     return f"{text}; {margin(contrast)} takes {needed}."

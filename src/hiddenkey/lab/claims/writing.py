@@ -82,7 +82,12 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "questions": [_effect(effect) for effect in finding.questions],
         "by_task": [_effect(effect) for effect in finding.by_task],
         "power": [
-            {**_fields(power, *vars(power)), "contrast": power.contrast.name}
+            {
+                "contrast": power.contrast.name,
+                "seeds": power.design.pairs,
+                "tasks": power.design.tasks,
+                **_fields(power, "half_width", "detects", "excludes", "needed"),
+            }
             for power in finding.power
         ],
     }
