@@ -7,17 +7,17 @@ neither flattered nor forced to be positive. All values are points, larger is be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import numpy as np
-from scipy import stats
 
 from hiddenkey.lab.analyses.rate_tables import RateTable
 from hiddenkey.lab.evidence.comparisons import PairedComparison, compare_paired
-from hiddenkey.lab.evidence.inference import LEVEL
+from hiddenkey.lab.evidence.inference import Estimate, tidy
 
 Values = np.ndarray[Any, Any]
 Rule = Literal["own", "common", "elsewhere"]
@@ -33,23 +33,6 @@ RULES: Final[Mapping[Rule, str]] = MappingProxyType(
 
 _DIGITS: Final = 9
 """Decimals of a mean in points that count when rates are ranked; further ones are rounding."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean difference in points.
-
-    Attributes:
-        values: by seed or by task.
-        mean: their mean.
-        low: lower end of the 95 % interval.
-        high: its upper end.
-    """
-
-    values: tuple[float, ...]
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -231,7 +214,7 @@ def _reached(values: Values, rates: Values) -> Values:
 
 
 def estimate(differences: Values, *, share_runs: bool) -> Estimate:
-    """Average differences, with an interval by Student's t.
+    """Estimate the mean of differences.
 
     Seeds that are left out in turn share nearly all the runs that they choose by, so their
     differences vary less than those of separate studies would. Nadeau and Bengio (2003),
@@ -247,11 +230,8 @@ def estimate(differences: Values, *, share_runs: bool) -> Estimate:
         share_runs: whether they are of seeds that were left out in turn.
     """
     size = len(differences)
-    widened = 1 / size + (1 / (size - 1) if share_runs else 0)
-    quantile = stats.t.ppf(1 - LEVEL / 2, size - 1)
-    reach = float(quantile * differences.std(ddof=1) * np.sqrt(widened))
-    mean = float(differences.mean())
-    return Estimate(tuple(differences.tolist()), mean, mean - reach, mean + reach)
+    found = Estimate.of(tidy(differences.tolist()))
+    return found.widened(math.sqrt(1 + size / (size - 1))) if share_runs else found
 
 
 def _judged(

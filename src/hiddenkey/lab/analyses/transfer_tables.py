@@ -7,12 +7,12 @@ from typing import Final
 
 from hiddenkey.lab.analyses.transfer import (
     RULES,
-    Estimate,
     Judged,
     RatePoint,
     TaskTransfer,
     Transfer,
 )
+from hiddenkey.lab.evidence.inference import Estimate, excludes
 from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, text
 from hiddenkey.lab.present.words import MISSING, count, interval, listing, number, signed
 
@@ -137,7 +137,9 @@ def _at_the_edge(found: Transfer) -> str:
 
 
 def _estimate(found: Estimate | None) -> Entry:
-    return Entry(MISSING, None) if found is None else _points(found.mean, found.low, found.high)
+    if found is None:
+        return Entry(MISSING, None)
+    return _points(found.mean, *(found.interval() or (None, None)))
 
 
 def _point(point: RatePoint, told: bool) -> Entry:
@@ -166,20 +168,24 @@ def _counts(chosen: Sequence[tuple[float, int]]) -> str:
 
 
 def _bounds(found: Estimate) -> str:
-    return interval(found.low, found.high, digits=DIGITS)
+    bounds = found.interval()
+    return "" if bounds is None else interval(*bounds, digits=DIGITS)
 
 
 def _doubt(gain: Estimate) -> str:
-    if gain.low <= 0 <= gain.high:
-        return "; the interval does not leave out 0, so this is no evidence of a gain"
-    return "; it is worse" if gain.high < 0 else ""
+    if not excludes(gain.interval()):
+        return "; the interval does not exclude 0, so this is no evidence of a gain"
+    return "; it is worse" if gain.mean < 0 else ""
 
 
 def _meaning(loss: Estimate) -> str:
-    if not any(loss.values):
+    bounds = loss.interval()
+    if loss.mean == loss.error == 0:
         return ": the same rates were chosen, whichever seed was left out"
-    if loss.low > 0:
+    if bounds is None:
+        return f": {loss.count} seeds are too few to say more"
+    if excludes(bounds) and loss.mean > 0:
         return ": on these tasks the rate does not transfer without loss"
-    if loss.high < 0:
+    if excludes(bounds):
         return ": choosing for each task by itself was worse"
-    return f": no loss can be seen, and one of more than {number(loss.high, DIGITS)} is unlikely"
+    return f": no loss is seen, and one of more than {number(bounds[1], DIGITS)} is unlikely"
