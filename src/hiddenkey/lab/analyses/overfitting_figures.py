@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 from hiddenkey.lab.analyses.overfitting import ACCURACY, Quantity, Row, TaskWatch
 from hiddenkey.lab.analyses.overfitting_ends import difference_plot
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.evidence.curves import Part
-from hiddenkey.lab.evidence.findings import Curve
-from hiddenkey.lab.present.canvas import (
-    INK,
-    LINES,
-    Axes,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    add_legend,
-    legend_height,
-    numbered_parts,
-)
-from hiddenkey.lab.present.words import number
-
-_AXES: Final = {"ece": "calibration\nerror (ECE)", "confidence": "confidence"}
-_PANEL_INCHES: Final = 1.45
-
-_Curves = Mapping[tuple[Arm, str, Part], Curve]
+from hiddenkey.lab.present.canvas import LINES, Palette, Plot, numbered_parts
+from hiddenkey.lab.present.curves import CurveFigure, Panel
 
 
 def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[Plot]:
@@ -81,103 +62,53 @@ def shown_rows(watch: TaskWatch, baseline: str) -> tuple[Row | None, list[Row]]:
 
 def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: str) -> Plot:
     metric = watch.task.metric
-    curves: _Curves = {
-        (curve.arm, curve.name, curve.part): curve for curve in watch.curves if curve.arm in arms
-    }
-    styles = palette.styles((arm.label, arm.method) for arm in arms)
-    panels: list[tuple[str, str, Part]] = [
-        (f"{metric}\ngap", metric, "gap"),
-        ("evaluation\nloss", LOSS, "evaluation"),
+    panels = [
+        Panel(f"{metric}\ngap", metric, "gap", zero=True),
+        Panel("evaluation\nloss", LOSS, "evaluation"),
+        Panel("calibration\nerror (ECE)", "ece", "evaluation"),
+        Panel("confidence", "confidence", "evaluation", (ACCURACY, "evaluation")),
     ]
-    panels += [
-        (label, name, "evaluation")
-        for name, label in _AXES.items()
-        if Quantity(name, "evaluation") in watch.quantities
-    ]
-
-    def draw(figure: Figure) -> None:
-        grid = figure.subplots(len(panels), 1, sharex=True)
-        for axes, (label, name, which) in zip(grid, panels, strict=True):
-            for arm in arms:
-                style = styles[arm.label]
-                if name == "confidence":
-                    _faint(axes, curves.get((arm, ACCURACY, which)), style)
-                _line(axes, curves.get((arm, name, which)), style, arm.label)
-            axes.set(ylabel=label)
-        grid[0].axhline(0, color=INK, linewidth=0.8)
-        grid[-1].set(xlabel="step")
-        figure.align_ylabels(grid)
-        add_legend(figure, grid[0])
-
+    present = {(each.name, each.part) for each in watch.quantities}
+    panels = [panel for panel in panels if (panel.name, panel.part) in present]
+    curves = [curve for curve in watch.curves if curve.arm in arms]
+    has_confidence = panels[-1].name == "confidence"
+    shown = CurveFigure(
+        arms,
+        panels,
+        curves,
+        palette.styles((arm.label, arm.method) for arm in arms),
+        ACCURACY if has_confidence and any(c.name == ACCURACY for c in curves) else "",
+    )
     return Plot(
         name="overfitting",
         kind="overfitting",
         budget="steps",
         task=watch.task.label,
         title=f"{watch.task.label}: overfitting over the steps{part}",
-        caption=_caption(
-            arms, panels, with_accuracy=any(name == ACCURACY for _, name, _ in curves)
-        ),
-        alt=_alt(arms, panels, curves),
-        height=_PANEL_INCHES * len(panels) + 0.3 + legend_height([arm.label for arm in arms]),
-        draw=draw,
+        caption=_caption(arms, confidence=has_confidence, accuracy=bool(shown.dotted)),
+        alt=shown.alt,
+        height=shown.height,
+        draw=shown.draw,
     )
 
 
-def _line(axes: Axes, curve: Curve | None, style: Style, label: str) -> None:
-    if curve is None:
-        return
-    steps = [point.step for point in curve.points]
-    means = [point.spread.mean for point in curve.points]
-    reach = [point.spread.deviation or 0.0 for point in curve.points]
-    axes.plot(
-        steps, means, color=style.colour, linestyle=style.dash, marker=style.marker, label=label
-    )
-    lows = [mean - one for mean, one in zip(means, reach, strict=True)]
-    highs = [mean + one for mean, one in zip(means, reach, strict=True)]
-    axes.fill_between(steps, lows, highs, color=style.colour, alpha=0.1, linewidth=0)
-
-
-def _faint(axes: Axes, curve: Curve | None, style: Style) -> None:
-    if curve is None:
-        return
-    steps = [point.step for point in curve.points]
-    means = [point.spread.mean for point in curve.points]
-    axes.plot(steps, means, color=style.colour, linestyle=":", linewidth=1.2, alpha=0.75)
-
-
-def _caption(
-    arms: Sequence[Arm], panels: Sequence[tuple[str, str, Part]], *, with_accuracy: bool
-) -> str:
-    names = [name for _, name, _ in panels]
+def _caption(arms: Sequence[Arm], *, confidence: bool, accuracy: bool) -> str:
     caption = (
-        f"{arms[0].model}, rank {arms[0].rank}. Means over seeds, without noise; bands of ± one"
+        f"{arms[0].model}, rank {arms[0].rank}. Means over seeds, without dropout; bands of ± one"
         " standard deviation. The gap is the metric on training examples minus that on evaluation"
         " examples."
     )
-    if "confidence" in names:
+    if confidence:
         caption += " Confidence is the mean of the largest probability."
-    if "confidence" in names and with_accuracy:
+    if accuracy:
         caption += (
             " The pale dotted lines beside it are the accuracy on the same examples; between the"
             " two lies overconfidence."
         )
     if len(arms) > 1:
         caption += (
-            " Of each method the setting most like the baseline's; of several rates the one with"
-            " the best metric after the last step, which is a choice made on the evaluation"
+            " Of each method the configuration most like the baseline's. Of several rates the one"
+            " with the best metric after the last step, which is a choice made on the evaluation"
             " examples."
         )
     return caption
-
-
-def _alt(arms: Sequence[Arm], panels: Sequence[tuple[str, str, Part]], curves: _Curves) -> str:
-    parts = []
-    for arm in arms:
-        ends = [
-            f"{label.replace(chr(10), ' ')} {number(curve.points[-1].spread.mean)}"
-            for label, name, which in panels
-            if (curve := curves.get((arm, name, which))) is not None
-        ]
-        parts.append(f"{arm.label} ends at {', '.join(ends)}")
-    return f"Curves over the steps. {'; '.join(parts)}."

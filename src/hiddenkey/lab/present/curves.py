@@ -1,0 +1,121 @@
+"""Figures of curves over the steps of training: panels above each other, a line for each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.curves import Part
+from hiddenkey.lab.evidence.findings import Curve
+from hiddenkey.lab.present.canvas import INK, Axes, Figure, Style, add_legend, legend_height
+from hiddenkey.lab.present.words import number
+
+_BAND: Final = 0.12
+"""How much of the ground a band of ± one standard deviation covers."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        label: at its ordinate; may have two lines.
+        name: the metric, or ``loss``.
+        part: on which examples.
+        beside: another curve in pale dots, such as that of the training examples.
+        zero: a line at 0.
+        inches: its height.
+    """
+
+    label: str
+    name: str
+    part: Part
+    beside: tuple[str, Part] | None = None
+    zero: bool = False
+    inches: float = 1.45
+
+
+@dataclass(frozen=True)
+class CurveFigure:
+    """What a figure of curves shows.
+
+    Attributes:
+        arms: whose curves, each a line.
+        panels: from top to bottom.
+        curves: where the panels find theirs; others are left out.
+        styles: by the arms' labels.
+        dotted: what pale dots are, in the legend; empty if there are none.
+    """
+
+    arms: Sequence[Arm]
+    panels: Sequence[Panel]
+    curves: Sequence[Curve]
+    styles: Mapping[str, Style]
+    dotted: str = ""
+
+    @property
+    def height(self) -> float:
+        """Inches, with the legend."""
+        labels = [*(arm.label for arm in self.arms), *([self.dotted] if self.dotted else [])]
+        return sum(panel.inches for panel in self.panels) + 0.3 + legend_height(labels)
+
+    @property
+    def alt(self) -> str:
+        """The ends of all curves in words."""
+        parts = []
+        for arm in self.arms:
+            ends = [
+                f"{panel.label.replace(chr(10), ' ')} {number(curve.points[-1].spread.mean)}"
+                for panel in self.panels
+                if (curve := self._find(arm, panel.name, panel.part)) is not None
+            ]
+            parts.append(f"{arm.label} ends at {', '.join(ends)}")
+        return f"Curves over the steps. {'; '.join(parts)}."
+
+    def draw(self, figure: Figure) -> None:
+        """Put the panels on an empty figure."""
+        ratios = [panel.inches for panel in self.panels]
+        grid = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
+        axes_of = [row[0] for row in grid]
+        for axes, panel in zip(axes_of, self.panels, strict=True):
+            for arm in self.arms:
+                style = self.styles[arm.label]
+                if panel.beside is not None:
+                    _dots(axes, self._find(arm, *panel.beside), style)
+                _line(axes, self._find(arm, panel.name, panel.part), style, arm.label)
+            if panel.zero:
+                axes.axhline(0, color=INK, linewidth=0.8)
+            axes.set(ylabel=panel.label)
+        if self.dotted:
+            axes_of[0].plot([], [], color=INK, linestyle=":", linewidth=1.2, label=self.dotted)
+        axes_of[-1].set(xlabel="step")
+        figure.align_ylabels(axes_of)
+        add_legend(figure, axes_of[0])
+
+    def _find(self, arm: Arm, name: str, part: Part) -> Curve | None:
+        found = (c for c in self.curves if (c.arm, c.name, c.part) == (arm, name, part))
+        return next(found, None)
+
+
+def _line(axes: Axes, curve: Curve | None, style: Style, label: str) -> None:
+    if curve is None:
+        return
+    steps = [point.step for point in curve.points]
+    means = [point.spread.mean for point in curve.points]
+    reach = [point.spread.deviation or 0.0 for point in curve.points]
+    axes.plot(
+        steps, means, color=style.colour, linestyle=style.dash, marker=style.marker, label=label
+    )
+    lows = [mean - one for mean, one in zip(means, reach, strict=True)]
+    highs = [mean + one for mean, one in zip(means, reach, strict=True)]
+    axes.fill_between(steps, lows, highs, color=style.colour, alpha=_BAND, linewidth=0)
+
+
+def _dots(axes: Axes, curve: Curve | None, style: Style) -> None:
+    if curve is None:
+        return
+    steps = [point.step for point in curve.points]
+    means = [point.spread.mean for point in curve.points]
+    axes.plot(steps, means, color=style.colour, linestyle=":", linewidth=1.2, alpha=0.75)
