@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
+
+if TYPE_CHECKING:
+    from hiddenkey.framework.config import DropoutConfig
 
 _RATES: Final[dict[str, Any]] = {
     "rate": None,
@@ -146,11 +148,19 @@ class Plan:
 
 
 def _drops(method: str) -> bool:
-    return method in tuple(methods()) and bool(methods()[method].config.drops)
+    config = _config(method)
+    return config is not None and bool(config.drops)
 
 
 def _has_loss(method: str) -> bool:
-    return method in tuple(methods()) and methods()[method].config.consistency is not None
+    config = _config(method)
+    return config is not None and config.consistency is not None
+
+
+def _config(method: str) -> DropoutConfig | None:
+    from hiddenkey.framework.catalogue import methods  # with torch, which --help does not wait for
+
+    return methods()[method].config if method in tuple(methods()) else None
 
 
 def validate(plan: Plan) -> list[str]:

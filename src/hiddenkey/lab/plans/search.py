@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.plans.identity import Run, changed, options_from
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
@@ -58,6 +57,8 @@ class Search:
 
     def space_of(self, method: str) -> dict[str, Bounds]:
         """The part of the space that means something to a method."""
+        from hiddenkey.framework.catalogue import methods  # with torch, which --help has no use for
+
         config = methods()[method].config
         return {
             name: bounds
