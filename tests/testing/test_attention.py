@@ -91,7 +91,7 @@ def in_double(query, key, value, *, keep, allowed, scaling):
     ("attend", "options", "checks", "detail"),
     [
         (no_scaling, {}, {"values", "gradients"}, "plain: "),
-        (gives_nothing_back, {}, {"values", "gradients"}, "everything falls: "),
+        (gives_nothing_back, {}, {"values", "gradients"}, "everything is dropped: "),
         (blind_nan, {}, {"gradients", "no visible key"}, "causal with padding, values: inf off"),
         (in_double, {}, {"form"}, "for torch.float32 values it returns torch.float64"),
         (by_hand, {"position": "attention_weights"}, {"gradients"}, "plain, queries: "),

@@ -116,7 +116,7 @@ def test_a_broken_model_fails_its_own_checks_alone(kind, checks, detail):
         (
             own_attachments.drops_too_much,
             {"shares"},
-            "of the units fall, 0.0",
+            "of the units are dropped, 0.0",
         ),
         (own_attachments.leaks_a_hook, {"detach"}, "layers.1.down: hooks: _forward_hooks was "),
         (own_attachments.changes_a_weight, {"detach"}, "weights layers.1.down.weight changed"),

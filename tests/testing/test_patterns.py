@@ -103,10 +103,10 @@ def never_keeps_all(shape, rate, visible):
 @pytest.mark.parametrize(
     ("pattern", "checks", "detail"),
     [
-        (wrong_rate, {"rate"}, "at rate 0.1 a share of 0.13"),
+        (wrong_rate, {"rate"}, "at rate 0.1 a drop rate of 0.13"),
         (rounds_down, {"rate"}, "to either side is what chance and tolerance allow"),
-        (counts_padding, {"rate"}, "at rate 0.1 with padding a share of 0.16"),
-        (drops_padding, {"padding"}, "units that are not visible fall"),
+        (counts_padding, {"rate"}, "at rate 0.1 with padding a drop rate of 0.16"),
+        (drops_padding, {"padding"}, "units that are not visible are dropped"),
         (own_generator, {"generator"}, "gives another mask"),
         (pythons_generator, {"generator"}, "gives another mask"),
         (same_each_time, {"generator"}, "two draws in a row give the same mask"),
@@ -114,7 +114,7 @@ def never_keeps_all(shape, rate, visible):
         (floats, {"mask"}, "the mask is torch.float32"),
         (looks_at_values, {"device"}, "drawing needs the values of its tensors"),
         (stays_on_the_cpu, {"device"}, "device=visible.device"),
-        (never_keeps_all, {"rate zero", "padding"}, "units fall at rate 0"),
+        (never_keeps_all, {"rate zero", "padding"}, "units are dropped at rate 0"),
     ],
 )
 def test_a_broken_pattern_fails_its_own_check_alone(pattern, checks, detail):

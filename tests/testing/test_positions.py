@@ -137,7 +137,7 @@ def test_noise_in_padding_is_found(monkeypatch):
     monkeypatch.setattr(SequenceSite, "apply", forgetful)
     report = examine_position("hidden", own_model(), batch(padding="right"))
     assert {finding.check for finding in report.failures} == {"padding units", "counting"}
-    assert "units of padding tokens fall" in report.failures[0].detail
+    assert "units of padding tokens are dropped" in report.failures[0].detail
 
 
 def test_noise_in_evaluation_is_found(monkeypatch):

@@ -40,12 +40,12 @@ def run(plan: Plan) -> int:
         interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):
-        work_off(console, plan, coordinator, _local_settings(plan), _told(plan))
+        work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
         return _conclude(console, plan, coordinator)
 
 
-def _told(plan: Plan) -> list[str]:
-    """What must be told of a run, since the plan has several of it."""
+def _shown(plan: Plan) -> list[str]:
+    """What a line says of a run, since the plan has several of it."""
     return [name for name, axis in (("rank", plan.ranks), ("model", plan.models)) if len(axis) > 1]
 
 
@@ -63,12 +63,12 @@ def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
     finished = [record for record in records if record.result is not None]
     failed = [record for record in records if record.result is None]
     if finished:
-        console.print(_table(finished, _told(plan)))
+        console.print(_table(finished, _shown(plan)))
     if other := coordinator.other_runs():
         say(console, f"{other} more finished runs of earlier plans are in the folder")
     problems = coordinator.problems()
     for record in failed:
-        say(console, line(record, _told(plan)))
+        say(console, line(record, _shown(plan)))
     for problem in problems:
         say(console, problem)
     if failed or problems:
@@ -116,7 +116,7 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
     rows = survey(plan, outline, data, states)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        groups[label(row.options, _told(plan), seed=False), row.what].append(row)
+        groups[label(row.options, _shown(plan), seed=False), row.what].append(row)
     table = plain_table(
         f"{len(rows)} jobs of {plan.output}",
         left=["task, method", "job"],

@@ -29,7 +29,7 @@ def work_off(
     plan: Plan,
     coordinator: Coordinator,
     local: Mapping[str, Mapping[str, Any]],
-    told: Sequence[str] = (),
+    shown: Sequence[str] = (),
 ) -> None:
     """Let workers do all jobs, and say what came out of each run.
 
@@ -38,7 +38,7 @@ def work_off(
         plan: names the storage, the folder and the number of workers.
         coordinator: queues the jobs.
         local: settings of this machine, by task.
-        told: settings that a line tells beside task, method and seed.
+        shown: settings that a line names beside task, method and seed.
     """
     progress = coordinator.advance()
     say(console, f"{progress.total} jobs, {progress.done} of them done; folder {plan.output}")
@@ -54,7 +54,7 @@ def work_off(
             started = time.perf_counter()
             progress = coordinator.advance()
             for record in progress.new:
-                say(bar.console, line(record, told))
+                say(bar.console, line(record, shown))
             bar.update(task, total=progress.total, completed=progress.done)
             if not progress.finished:
                 # a large study takes a moment to read: leave the database to the workers

@@ -15,7 +15,7 @@ from hiddenkey.compat.types import Task
 SEQUENCES: Final = 4
 TOKENS: Final = 16
 TARGETS: Final = 12
-"""Another length than that of the sequences, so that cross-attention is told apart by its shape."""
+"""Another length than that of the sequences: cross-attention is known by its shape."""
 STATES: Final = 10
 LABELS: Final = 3
 _FIRST_ID: Final = 10

@@ -122,7 +122,7 @@ def random_model(kind: Any, config: PretrainedConfig) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         before = torch.are_deterministic_algorithms_enabled()
-        # fills what nobody initialises with NaN, so that it can be told and drawn too
+        # fills what nobody initialises with NaN, so that it is found and drawn too
         torch.use_deterministic_algorithms(True, warn_only=True)
         try:
             model = kind._from_config(config)

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import hiddenkey
 from hiddenkey import anatomy
@@ -55,14 +55,22 @@ def _examine(model_type: str, task: Task) -> Row:
         "adapted": len(tiny.targets),
     }
     model = with_lora(tiny)
-    batches = _batches(tiny)
+    batches = {"padded right": tiny.batch_right, "padded left": tiny.batch_left}
+    if task == "image":
+        batches = {"images": tiny.batch_right}
     report = examine_model(model, batches, METHOD)
     if report.refusal is not None:
         reason = f"{first_sentence(report.refusal)}{_halves(model)}"
         return Row(model_type, task, "refused", reason, **facts)
-    hidden = _Hidden(base, report, batches)
-    verdict, reason = _judge(report, hidden.misfits())
-    return Row(model_type, task, verdict, reason, **facts, **_reach(report), **hidden.describe())
+    names = [site.name for site in report.sites if site.kernel == "hook"]
+    hidden = anatomy.transformer_of(base), names, next(iter(batches.values()))
+    verdict, reason = _judge(report, misfits(*hidden))
+    facts |= {
+        **_reach(report),
+        "feed_forward": tuple(dict.fromkeys(map(_pattern, names))),
+        "norm": tuple(dict.fromkeys(norm_sides(*hidden).values())),
+    }
+    return Row(model_type, task, verdict, reason, **facts)
 
 
 def with_lora(tiny: Tiny) -> Any:
@@ -85,12 +93,6 @@ def with_lora(tiny: Tiny) -> Any:
     if not model(**tiny.batch_right).loss.requires_grad:
         model.enable_input_require_grads()  # reversible layers pass on only what came with gradient
     return model
-
-
-def _batches(tiny: Tiny) -> dict[str, dict[str, Tensor]]:
-    if tiny.task == "image":
-        return {"images": tiny.batch_right}
-    return {"padded right": tiny.batch_right, "padded left": tiny.batch_left}
 
 
 def _judge(report: Report, misfits: list[str]) -> tuple[Verdict, str]:
@@ -119,25 +121,6 @@ def _reach(report: Report) -> dict[str, Any]:
 def _gap(gap: Gap) -> str:
     where = f" at {_pattern(gap.name)}" if gap.layer is None else ""
     return f"{gap.position}{where}: {gap.reason}"
-
-
-class _Hidden:
-    """The modules behind which hidden states drop."""
-
-    def __init__(self, base: Any, report: Report, batches: dict[str, dict[str, Tensor]]) -> None:
-        self._transformer = anatomy.transformer_of(base)
-        self._batch = next(iter(batches.values()))
-        self._names = [site.name for site in report.sites if site.kernel == "hook"]
-
-    def misfits(self) -> list[str]:
-        return misfits(self._transformer, self._names, self._batch)
-
-    def describe(self) -> dict[str, Any]:
-        sides = norm_sides(self._transformer, self._names, self._batch)
-        return {
-            "feed_forward": tuple(dict.fromkeys(map(_pattern, self._names))),
-            "norm": tuple(dict.fromkeys(sides.values())),
-        }
 
 
 def _halves(model: Any) -> str:

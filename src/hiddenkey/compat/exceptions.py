@@ -55,7 +55,7 @@ EXCEPTIONS: Final[dict[str, dict[str, Any]]] = {
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "bamba": {"attn_layer_indices": [1]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"]},
-    # two periods, which must not fall together: attention comes with dense layers
+    # two periods, which must not coincide: attention comes with dense layers
     "jamba": {
         "num_hidden_layers": 4,
         "attn_layer_period": 4,

@@ -1,6 +1,6 @@
 """Shrinks the configuration of any transformer until its model is tiny, by what its fields mean.
 
-Nothing here knows a model: fields are told apart by their names (``sizes``), lists with one entry
+Nothing here knows a model: fields are known by their names (``sizes``), lists with one entry
 for each layer are cut so that every kind of layer stays (``layers``), and what transformers derives
 itself (fields whose default is ``None``) is left to it where it can be.
 """

@@ -48,7 +48,7 @@ def tasks_of(model_type: str) -> list[Task]:
     """Return the tasks that transformers lists a type under, the one it is mainly used for first.
 
     That is the order of :data:`TASKS`, but an encoder-decoder comes as one, and an encoder that
-    could also be told to be a decoder (BERT) as a classifier: what was trained on masked words.
+    can also be configured as a decoder (BERT) as a classifier: what was trained on masked words.
     """
     tasks = [task for task in TASKS if model_type in class_names(task)]
     for task in ("seq2seq", "classification"):

@@ -42,7 +42,7 @@ class Attend(Protocol):
             query: ``[batch, heads, queries, head_dim]``.
             key: ``[batch, heads, keys, head_dim]``.
             value: ``[batch, heads, keys, value_dim]``.
-            keep: boolean ``[batch, heads, 1, keys]``, False for a key that falls.
+            keep: boolean ``[batch, heads, 1, keys]``, False for a key that is dropped.
             allowed: boolean ``[batch, 1, queries, keys]``, which keys a query may see.
             scaling: factor of the logits.
         """
@@ -204,8 +204,8 @@ def _cases() -> dict[str, _Case]:
     padding[2, ..., :4] = False
     return {
         "plain": _Case(keep, every),
-        "nothing falls": _Case(torch.ones_like(keep), every),
-        "everything falls": _Case(torch.zeros_like(keep), every),
+        "nothing is dropped": _Case(torch.ones_like(keep), every),
+        "everything is dropped": _Case(torch.zeros_like(keep), every),
         "padding, the last key stays": _Case(last, padding),
         "causal, the first key stays": _Case(first, causal),
         "causal, early queries lose every key": _Case(lost, causal),

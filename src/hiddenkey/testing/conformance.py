@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
 
 from hiddenkey.testing.attention import examine_attention
 from hiddenkey.testing.findings import Report
@@ -10,28 +12,27 @@ from hiddenkey.testing.models import examine_model
 from hiddenkey.testing.patterns import examine_pattern
 from hiddenkey.testing.positions import examine_position
 
+_Given = ParamSpec("_Given")
+
+
+def _asserted(examine: Callable[_Given, Report]) -> Callable[_Given, Report]:
+    @wraps(examine)
+    def check(*args: _Given.args, **options: _Given.kwargs) -> Report:
+        report = examine(*args, **options)
+        if not report.passed:
+            raise AssertionError(str(report))
+        return report
+
+    return check
+
 
 class Conformance:
-    """Examines one's own parts; each method raises ``AssertionError`` with what was found."""
+    """Examines one's own parts: the ``examine_*`` functions, with ``AssertionError`` if one fails.
 
-    def model(self, *args: Any, **options: Any) -> Report:
-        """Assert what :func:`hiddenkey.testing.examine_model` checks; same arguments."""
-        return _passed(examine_model(*args, **options))
+    Each takes the same arguments as its function, and the error says what was found.
+    """
 
-    def pattern(self, *args: Any, **options: Any) -> Report:
-        """Assert what :func:`hiddenkey.testing.examine_pattern` checks; same arguments."""
-        return _passed(examine_pattern(*args, **options))
-
-    def position(self, *args: Any, **options: Any) -> Report:
-        """Assert what :func:`hiddenkey.testing.examine_position` checks; same arguments."""
-        return _passed(examine_position(*args, **options))
-
-    def attention(self, *args: Any, **options: Any) -> Report:
-        """Assert what :func:`hiddenkey.testing.examine_attention` checks; same arguments."""
-        return _passed(examine_attention(*args, **options))
-
-
-def _passed(report: Report) -> Report:
-    if not report.passed:
-        raise AssertionError(str(report))
-    return report
+    model = staticmethod(_asserted(examine_model))
+    pattern = staticmethod(_asserted(examine_pattern))
+    position = staticmethod(_asserted(examine_position))
+    attention = staticmethod(_asserted(examine_attention))

@@ -31,7 +31,7 @@ from hiddenkey.testing.passes import (
 )
 from hiddenkey.testing.spy import Seen, Spy
 
-# So small that no unit falls, and not 0: the library's own paths are taken, and nothing else.
+# So small that no unit is dropped, and not 0: the library's own paths are taken, and nothing else.
 VANISHING_RATE = 1e-12
 
 # Largest difference of two ways to compute the same, relative to the largest value.

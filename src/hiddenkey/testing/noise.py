@@ -111,7 +111,7 @@ def check_seeds(examination: Examination) -> str:
 
 
 def check_shares(examination: Examination) -> str:
-    """What falls at each site is the configured rate, as far as chance explains it."""
+    """The observed drop rate of each site is the configured rate, as far as chance explains it."""
     drops = [drop for drop in examination.config.drops if drop.rate > 0]
     if not drops:
         return "the method has no noise"
@@ -141,10 +141,10 @@ def check_shares(examination: Examination) -> str:
 def _share_faults(
     site: Site, drop: Drop, shares: list[float], examination: Examination
 ) -> list[str]:
-    """Hold the shares that fell in several passes against the rate.
+    """Hold the observed drop rates of several passes against the rate.
 
     In attention the first key may be protected, and queries that lost everything are given it back:
-    there the share may be lower, down to half the rate on sequences as short as these.
+    there the observed rate may be lower, down to half the rate on sequences as short as these.
     """
     if any(math.isnan(share) for share in shares):
         return [f"{site.key} at {site.name} was not reached"]
@@ -154,8 +154,8 @@ def _share_faults(
     if lowest <= mean <= drop.rate + chance:
         return []
     return [
-        f"{site.key}: {mean:.3f} of the units fall, {lowest:.3f} to {drop.rate + chance:.3f} are"
-        f" expected at rate {drop.rate:g}"
+        f"{site.key}: {mean:.3f} of the units are dropped, {lowest:.3f} to"
+        f" {drop.rate + chance:.3f} are expected at rate {drop.rate:g}"
     ]
 
 

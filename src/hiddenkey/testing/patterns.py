@@ -25,7 +25,7 @@ _WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "uniq
 
 @dataclass(frozen=True)
 class _Pattern:
-    """A pattern, and what its examination was told about it."""
+    """A pattern, and what was said about it."""
 
     keep_mask: KeepMask
     rates: Sequence[float]
@@ -51,7 +51,7 @@ def examine_pattern(
     Args:
         keep_mask: the pattern, ``(shape, rate, visible)`` to a boolean keep mask.
         rates: dropout rates to draw at.
-        tolerance: how far the share that falls may be from the rate by design, in units of the
+        tolerance: how far the observed drop rate may be from the rate by design, in units of the
             rate; a run of whole tokens among ``n`` misses it by up to ``0.5 / n``. Sequences have
             40 tokens, of which 20 or more are visible.
         together: units that must share one draw: the ``entries`` of a token, or the ``tokens`` of a
@@ -123,18 +123,18 @@ def _check_device(pattern: _Pattern) -> str:
 
 
 def _check_rate(pattern: _Pattern) -> str:
-    """The share of visible units that falls is the rate, with padding and without."""
+    """The observed drop rate of visible units is the rate, with padding and without."""
     faults, found = [], []
     for padding, visible in (("", _all(_GROUPS)), (" with padding", _half(_GROUPS))):
         for rate in pattern.rates:
-            fallen = ~pattern.draw(_shape(_GROUPS), rate, visible) & visible
+            dropped = ~pattern.draw(_shape(_GROUPS), rate, visible) & visible
             seen = visible.expand(_shape(_GROUPS)).sum((-1, -2))
-            shares = (fallen.sum((-1, -2)) / seen).flatten().double()
+            shares = (dropped.sum((-1, -2)) / seen).flatten().double()
             mean, chance = shares.mean().item(), spread(shares.tolist()) + 1e-6
             found.append(f"{mean:.3f} at {rate:g}{padding}")
             if abs(mean - rate) > chance + pattern.tolerance:
                 faults.append(
-                    f"at rate {rate:g}{padding} a share of {mean:.4f} falls, and"
+                    f"at rate {rate:g}{padding} a drop rate of {mean:.4f} is observed, and"
                     f" {chance + pattern.tolerance:.4f} to either side is what chance and tolerance"
                     " allow"
                 )
@@ -143,26 +143,27 @@ def _check_rate(pattern: _Pattern) -> str:
 
 
 def _check_rate_zero(pattern: _Pattern) -> str:
-    """At a rate of zero nothing falls."""
+    """At a rate of zero nothing is dropped."""
     for visible in (_all(8), _half(8)):
-        fallen = ~pattern.draw(_shape(8), 0.0, visible)
-        if fallen.any():
-            raise CheckError(f"{int(fallen.sum())} of {fallen.numel()} units fall at rate 0")
+        dropped = ~pattern.draw(_shape(8), 0.0, visible)
+        if dropped.any():
+            raise CheckError(
+                f"{int(dropped.sum())} of {dropped.numel()} units are dropped at rate 0"
+            )
     return "keeps everything"
 
 
 def _check_padding(pattern: _Pattern) -> str:
-    """What is not visible does not fall, unless whole features of a sequence fall together."""
+    """What is not visible is kept, unless whole features of a sequence are dropped together."""
     visible = _padding(_TOKENS)[:, None, :, None]
     keep = pattern.draw(_shape(len(visible)), 0.9, visible)
     spared = keep | visible
-    if _is_constant(
-        keep, -2
-    ):  # of a feature that falls for a whole sequence, nothing can be spared
+    if _is_constant(keep, -2):  # of a feature that is dropped for a whole sequence, nothing is kept
         spared = spared[~visible.any(-2).flatten()]
     if not spared.all():
         raise CheckError(
-            f"{int((~spared).sum())} units that are not visible fall; keep them: mask | ~visible"
+            f"{int((~spared).sum())} units that are not visible are dropped; keep them: mask |"
+            " ~visible"
         )
     return "what is not visible stays"
 
@@ -199,7 +200,7 @@ def _check_groups(pattern: _Pattern) -> str:
 
 
 def _check_together(pattern: _Pattern) -> str:
-    """Units that should fall together do."""
+    """Units that should be dropped together are."""
     axes = {"entries": -1, "tokens": -2}
     keep = pattern.draw(_shape(8), 0.5, _half(8))
     if pattern.together is None:

@@ -1,4 +1,4 @@
-"""Checks that the model itself stays what it is: in evaluation, and where nothing falls."""
+"""Checks that the model itself stays what it is: in evaluation, and where nothing is dropped."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def check_own_dropout(examination: Examination) -> str:
 
 
 def check_rate_zero(examination: Examination) -> str:
-    """Where nothing falls, loss and gradients are those of the model without dropout.
+    """Where nothing is dropped, loss and gradients are those of the model without dropout.
 
-    At a rate of exactly zero, and at one so small that no unit falls, where the library's own paths
-    run. The model without dropout is its evaluation mode, or, for a model that does other things in
+    At a rate of exactly zero, and at one so small that no unit is dropped, where the library's own
+    paths run. The model without dropout is its evaluation mode, or, for a model that does other things in
     training, its training mode with all dropout rates set to zero. Where a router draws, masks
     would move its draws, and the rate of exactly zero alone is looked at.
     """

@@ -51,7 +51,7 @@ class _Probe:
     visible: Tensor | None
 
     @property
-    def fallen(self) -> Tensor:
+    def dropped(self) -> Tensor:
         """Units that are zero and would not be."""
         return self.after.eq(0) & self.before.ne(0)
 
@@ -123,8 +123,8 @@ def examine_position(
         position: its name.
         model: a model that has it, without an attachment.
         batches: as for :func:`examine_model`.
-        pattern: which units fall together there.
-        rate: share that falls.
+        pattern: which units are dropped together there.
+        rate: dropout rate.
         attach: what puts a configuration on the model.
     """
     drop = Drop(position, pattern, rate)
@@ -152,14 +152,14 @@ def _check_sites(examination: Examination) -> str:
 
 
 def _check_units(units: _Units) -> str:
-    """A unit either falls to zero, or stays, times the factor of the rescaling."""
+    """A unit is dropped to zero, or kept and multiplied by the factor of the rescaling."""
     faults = []
     for place, probe in units.probes():
-        expected = probe.before * units.factor * ~probe.fallen
+        expected = probe.before * units.factor * ~probe.dropped
         apart = distance(probe.after.detach(), expected.detach())
         if apart > units.examination.tolerance:
             faults.append(
-                f"{place}: units neither fall nor stay times {units.factor:.4g} (off by"
+                f"{place}: units are neither dropped nor kept times {units.factor:.4g} (off by"
                 f" {apart:.1e}, relative)"
             )
     fail_if(faults)
@@ -167,40 +167,42 @@ def _check_units(units: _Units) -> str:
 
 
 def _check_unit_gradients(units: _Units) -> str:
-    """A unit that falls gets no gradient, one that stays the factor of the rescaling."""
+    """A dropped unit gets no gradient, a kept one the factor of the rescaling."""
     faults = []
     for place, probe in units.probes():
         found: Any
         (found,) = torch.autograd.grad(probe.after.sum(), probe.before, allow_unused=True)
-        known = probe.before.ne(0)  # a unit that is zero by itself does not show if it fell
-        expected = units.factor * (known & ~probe.fallen)
+        known = probe.before.ne(
+            0
+        )  # a unit that is zero by itself does not show whether it was dropped
+        expected = units.factor * (known & ~probe.dropped)
         if found is None:
             faults.append(f"{place}: no gradient goes through")
         elif distance(found * known, expected) > units.examination.tolerance:
             faults.append(
-                f"{place}: the gradient is not {units.factor:.4g} where a unit stays and 0 where"
-                " it falls"
+                f"{place}: the gradient is not {units.factor:.4g} where a unit is kept and 0"
+                " where it is dropped"
             )
     fail_if(faults)
-    return f"0 where a unit falls, {units.factor:.4g} where it stays"
+    return f"0 where a unit is dropped, {units.factor:.4g} where it is kept"
 
 
 def _check_padding_units(units: _Units) -> str:
-    """Padding tokens do not fall."""
+    """Padding tokens are kept."""
     if units.drop.pattern == "feature":
-        return "a feature falls for all tokens of a sequence, padding included"
+        return "a feature is dropped for all tokens of a sequence, padding included"
     fail_if(
         [
-            f"{place}: units of padding tokens fall"
+            f"{place}: units of padding tokens are dropped"
             for place, probe in units.probes()
-            if probe.visible is not None and probe.fallen[~probe.visible].any()
+            if probe.visible is not None and probe.dropped[~probe.visible].any()
         ]
     )
     return "padding stays"
 
 
 def _check_unit_rate(units: _Units) -> str:
-    """As many visible units fall as the rate says, as far as chance explains it."""
+    """As many visible units are dropped as the rate says, as far as chance explains it."""
     shares: dict[str, list[float]] = {}
     for seed in range(_SEEDS):
         for probe in units.probe(next(iter(units.examination.batches)), seed)[0]:
@@ -209,25 +211,29 @@ def _check_unit_rate(units: _Units) -> str:
     for name, found in shares.items():
         mean, chance = statistics.fmean(found), spread(found) + 1e-6
         if units.drop.pattern != "span" and abs(mean - units.drop.rate) > chance:
-            faults.append(f"{name}: {mean:.3f} of the units fall, {units.drop.rate:g} should")
+            faults.append(
+                f"{name}: {mean:.3f} of the units are dropped, {units.drop.rate:g} should be"
+            )
     fail_if(faults)
     return ", ".join(f"{statistics.fmean(found):.3f}" for found in shares.values())
 
 
 def _check_counting(units: _Units) -> str:
-    """``Attachment.shares`` reports what really fell among the visible units."""
+    """``Attachment.shares`` reports what was really dropped of the visible units."""
     faults = []
     for name in units.examination.batches:
         probes, shares = units.probe(name, 0)
         with units.examination.attached() as attachment:
             keys = {site.name: site.key for site in attachment.sites}
         for probe in probes:
-            fell, reported = _visible_share(probe), shares[keys[probe.name]]
+            observed, reported = _visible_share(probe), shares[keys[probe.name]]
             unknown = float(probe.before.eq(0).double().mean())
-            if not abs(reported - fell) <= unknown + 1e-4:
-                faults.append(f"{probe.name}, {name}: {reported:.4f} is reported, {fell:.4f} fell")
+            if not abs(reported - observed) <= unknown + 1e-4:
+                faults.append(
+                    f"{probe.name}, {name}: {reported:.4f} is reported, {observed:.4f} was dropped"
+                )
     fail_if(faults)
-    return "what is reported fell"
+    return "what is reported was dropped"
 
 
 _CHECKS_OF_UNITS: Final[Checks[_Units]] = {
@@ -240,8 +246,8 @@ _CHECKS_OF_UNITS: Final[Checks[_Units]] = {
 
 
 def _visible_share(probe: _Probe) -> float:
-    fallen = probe.fallen if probe.visible is None else probe.fallen[probe.visible]
-    return float(fallen.double().mean())
+    dropped = probe.dropped if probe.visible is None else probe.dropped[probe.visible]
+    return float(dropped.double().mean())
 
 
 @contextmanager

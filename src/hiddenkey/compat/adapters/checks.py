@@ -25,7 +25,7 @@ from hiddenkey.compat.adapters.recipe import AdapterMethod
 from hiddenkey.framework.compensation import CONSISTENCIES
 from hiddenkey.testing import Finding, Report, examine_model
 from hiddenkey.testing.findings import REFUSALS
-from hiddenkey.testing.passes import buffers_kept, distance
+from hiddenkey.testing.passes import Runner, buffers_kept, distance
 
 _TOLERANCE: Final = 1e-4  # float32's rounding, relative to the largest value
 _METHOD: Final = hiddenkey.method("hiddenkey", rate=0.3)
@@ -171,16 +171,19 @@ def saving_fault(
     if any("hiddenkey" in path.name for path in folder.iterdir()):
         return "there is a file of hiddenkey's beside the adapter"
     loaded = PeftModel.from_pretrained(method.base_model(base), str(folder))
-    apart = distance(_evaluated(loaded, batch), _evaluated(model, batch))
+    del batch["labels"]
+    found, expected = (Runner(one).evaluate(batch)["logits"] for one in (loaded, model))
+    apart = distance(found, expected)
     return None if apart <= _TOLERANCE else f"the loaded adapter's outputs are {apart:.1e} away"
 
 
 def _refuse_what_cannot_train(model: Any, batch: Mapping[str, Tensor]) -> None:
     """Raise what an adapter raises without the library, or if an evaluation ends its training."""
-    before = _reached(model, batch)
-    _evaluated(model, batch)
+    runner = Runner(model)
+    before = runner.train(batch).reached
+    runner.evaluate(batch)
     try:
-        after = _reached(model, batch)
+        after = runner.train(batch).reached
     except RuntimeError as error:
         raise RuntimeError(f"in a training pass after an evaluation, {error}") from error
     if before - after:
@@ -188,11 +191,6 @@ def _refuse_what_cannot_train(model: Any, batch: Mapping[str, Tensor]) -> None:
             f"after an evaluation {len(before - after)} of {len(before)} parameters lose their"
             " gradient"
         )
-
-
-def _reached(model: Any, batch: Mapping[str, Tensor]) -> set[str]:
-    _, gradients = _loss_and_gradients(model, lambda: model(**batch).loss)
-    return {name for name, gradient in gradients.items() if gradient.any()}
 
 
 def _of_report(row: AdapterRow, report: Report, nature: list[str]) -> dict[str, str]:
@@ -259,14 +257,6 @@ def _train(model: Any, batch: Mapping[str, Tensor], *, steps: int) -> None:
             model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _evaluated(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    model.eval()
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    with torch.no_grad():
-        logits: Tensor = model(**inputs).logits
-    return logits
 
 
 def _joined(row: AdapterRow, reason: object) -> str:

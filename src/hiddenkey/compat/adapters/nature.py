@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hiddenkey.compat.adapters.bases import seeded
 from hiddenkey.testing import padded_batches
-from hiddenkey.testing.passes import buffers_kept, without_dropout_modules
+from hiddenkey.testing.passes import Runner, buffers_kept, without_dropout_modules
 
 _DRAWS: Final = "its own draws stay on"
 _UNSEEDED: Final = "its own draws, which do not follow PyTorch's seed, stay on"
@@ -33,8 +33,8 @@ def own_nature(model: Any, batch: Mapping[str, Tensor]) -> list[str]:
     padded = padded_batches(batch)["padded right"]
     ids = padded["input_ids"]
     other = torch.where(padded["attention_mask"] == 0, (ids + 1) % 50 + 3, ids)
-    loss = _evaluated_loss(model, {**padded, "input_ids": ids})
-    if not torch.equal(loss, _evaluated_loss(model, {**padded, "input_ids": other})):
+    losses = [Runner(model).evaluate({**padded, "input_ids": i})["loss"] for i in (ids, other)]
+    if not torch.equal(*losses):
         notes.append(_PADDING)
     if hasattr(model, "shadow_backbone"):
         notes.append(_OWN_NETWORK)
@@ -61,10 +61,3 @@ def _own_noise(model: Any, batch: Mapping[str, Tensor]) -> str:
     if not torch.equal(*losses):
         return _UNSEEDED
     return _DRAWS if draws else ""
-
-
-def _evaluated_loss(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    model.eval()
-    with torch.no_grad():
-        loss: Tensor = model(**batch).loss
-    return loss
