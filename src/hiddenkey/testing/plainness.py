@@ -45,9 +45,9 @@ def check_rate_zero(examination: Examination) -> str:
     """Where nothing is dropped, loss and gradients are those of the model without dropout.
 
     At a rate of exactly zero, and at one so small that no unit is dropped, where the library's own
-    paths run. The model without dropout is its evaluation mode, or, for a model that does other things in
-    training, its training mode with all dropout rates set to zero. Where a router draws, masks
-    would move its draws, and the rate of exactly zero alone is looked at.
+    paths run. The model without dropout is its evaluation mode, or, for a model that does other
+    things in training, its training mode with all dropout rates set to zero. Where a router draws,
+    masks would move its draws, and the rate of exactly zero alone is looked at.
     """
     with without_dropout_modules(examination.model):
         plain = examination.runner.train(examination.batch, training=False)
