@@ -259,7 +259,7 @@ def test_baseline_trains_the_same_weights():
         for seed in range(2)
     ]
     against = cell(tabulate(runs), "hiddenkey").against
-    assert against == "lora, adapter lora, learning rate 0.001"
+    assert against == "lora, learning rate 0.001"
 
 
 def test_baseline_with_rates_is_at_the_same_rate():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from hiddenkey.lab.analyses.sources import arrange, relabel
-from hiddenkey.lab.evidence.arms import Run, arm_order
+from hiddenkey.lab.analyses.sources import arrange
+from hiddenkey.lab.evidence.arms import Run, arm_order, find_runs
 from hiddenkey.lab.evidence.axes import Arm, Measure, Task
 from hiddenkey.lab.evidence.cells import LOSS, compare_arms
 from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
@@ -104,9 +104,12 @@ def watch_overfitting(
     runs = arrange(records, baseline)
     if chosen:
         runs = [run for run in runs if run.arm.method in (baseline, *chosen)]
+    by_task: dict[Task, list[Record]] = defaultdict(list)
+    for run in runs:
+        by_task[run.task].append(run.record)
+    # arms of a single task are named by what differs on it, not by what differs between tasks
     return tuple(
-        _watch(relabel([run for run in runs if run.task == task], baseline), task, baseline)
-        for task in dict.fromkeys(run.task for run in runs)
+        _watch(find_runs(own, "steps", baseline), task, baseline) for task, own in by_task.items()
     )
 
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.evidence.arms import Run, find_runs, newest, require_method
-from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.record import Record, read_records
 from hiddenkey.lab.plans.identity import Stage
 from hiddenkey.lab.present.words import listing
-from hiddenkey.lab.run.options import TrainOptions
 
 
 def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Record]:
@@ -57,31 +52,3 @@ def arrange(records: Sequence[Record], baseline: str) -> list[Run]:
     """
     require_method("baseline", baseline, records)
     return newest(find_runs(records, "steps", baseline))[0]
-
-
-def relabel(runs: Sequence[Run], baseline: str) -> list[Run]:
-    """Name the arms of one task by what differs on it, settings at their defaults untold.
-
-    Many tasks and claims in one folder otherwise make labels of what no run of the task varies. The
-    learning rate is told where it varies, even where it is the default.
-    """
-    own = find_runs([run.record for run in runs], "steps", baseline)
-    arms = {run.record.id: _without_defaults(run.arm) for run in own}
-    return [dataclasses.replace(run, arm=arms[run.record.id]) for run in runs]
-
-
-def _without_defaults(arm: Arm) -> Arm:
-    told, label = [], arm.label
-    defaults = TrainOptions().recorded()
-    for name, value in arm.others:
-        if name != "learning_rate" and value == _in_label(defaults.get(name)):
-            label = label.replace(f", {name.replace('_', ' ')} {value}", "", 1)
-        else:
-            told.append((name, value))
-    return dataclasses.replace(arm, label=label, others=tuple(told))
-
-
-def _in_label(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else json.dumps(value)

@@ -12,6 +12,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.evidence.axes import Arm, Budget, Task
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 
 DATA_OPTIONS: Final = (
@@ -32,6 +33,9 @@ DATA_OPTIONS: Final = (
 _OWN: Final = ("method", "model", "rank")
 _WEIGHT: Final = "consistency_weight"
 _NEVER: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
+_ALWAYS: Final = ("rate", _WEIGHT, "learning_rate")
+"""Options that a label names even at their defaults."""
+
 _CUT_BY_TIME: Final = ("max_steps", "epochs")
 
 
@@ -252,7 +256,8 @@ def _arm_key(options: Mapping[str, Any], names: Sequence[str]) -> _Key:
 
 
 def _label(keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]]) -> dict[_Key, Arm]:
-    """Build the arms; a label names what differs, and nothing else."""
+    """Build the arms; a label names what differs, and of that what is not the default."""
+    defaults = {name: _frozen(value) for name, value in TrainOptions().recorded().items()}
     samples: dict[_Key, list[Mapping[str, Any]]] = defaultdict(list)
     for identity, key in keys.items():
         samples[key].append(options[identity])
@@ -265,7 +270,11 @@ def _label(keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]]) -
     arms = {}
     for key, own in samples.items():
         method, model, rank, settings = key
-        told = [(name, value) for name, value in settings if len(seen[method, name]) > 1]
+        told = [
+            (name, value)
+            for name, value in settings
+            if len(seen[method, name]) > 1 and (name in _ALWAYS or value != defaults.get(name))
+        ]
         parts = [method]
         parts += [models[model]] if len(models) > 1 else []
         parts += [f"rank {rank}"] if several_ranks else []
