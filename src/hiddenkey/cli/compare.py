@@ -15,8 +15,12 @@ from rich.table import Table
 from hiddenkey.cli import report
 from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, work_off
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
+from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
+from hiddenkey.lab.compare.prospects import Prospect, prospects
+from hiddenkey.lab.evidence.inference import FEWEST
+from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.check import check
 from hiddenkey.lab.plans.data import Data
@@ -40,6 +44,7 @@ def run(plan: Plan) -> int:
         interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):
+        _show_prospects(console, plan, prospects(plan, coordinator.records()))
         work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
         return _conclude(console, plan, coordinator)
 
@@ -107,13 +112,14 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
 def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> None:
     import torch
 
-    from hiddenkey.lab.compare.survey import Row, look, survey
+    from hiddenkey.lab.compare.survey import Costs, Row, look, survey
     from hiddenkey.quiet import quiet
 
     states = look(plan, outline)
     quiet()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.workers))
-    rows = survey(plan, outline, data, states)
+    costs = Costs(plan, data)
+    rows = survey(outline, states, costs)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         groups[label(row.options, _shown(plan), seed=False), row.what].append(row)
@@ -133,9 +139,55 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
     whole = sum(row.seconds for row in rows)
     say(
         console,
-        f"about {duration(whole / plan.workers)} with {plan.workers}"
-        f" worker{'s' if plan.workers > 1 else ''}, from a few timed steps of each method",
+        f"about {duration(whole / plan.workers)} with {_workers(plan)}, from a few timed steps of"
+        " each method",
     )
+    known = records_of(outline.jobs(states)[plan.name], states.get(plan.name, {}))
+    _show_prospects(console, plan, prospects(plan, known, costs.of_seed))
+
+
+def _show_prospects(console: Console, plan: Plan, found: Sequence[Prospect]) -> None:
+    """Say what the planned seeds can show, and how many would do."""
+    table = plain_table("what the seeds can show, at 5 % in both directions and with 80 % chance")
+    table.add_column("task, metric")
+    numbers = ("seeds", "compared", "deviation", "shown from", "margin", "seeds for it", "runs")
+    for column in (*numbers, "time"):
+        table.add_column(column, justify="right")
+    for each in found:
+        seconds = each.needed_seconds
+        table.add_row(
+            f"{each.task}, {each.metric}",
+            str(each.pairs),
+            str(each.comparisons),
+            "unknown" if each.scatter is None else f"{each.scatter.deviation:.4f}",
+            _shown_from(each),
+            "" if each.scatter is None else f"{each.scatter.margin:.3g}",
+            "unknown" if each.scatter is None else str(each.needed or f"over {MOST}"),
+            "" if each.needed is None else str(each.needed * each.runs),
+            "" if seconds is None else duration(seconds / plan.workers),
+        )
+    console.print(table)
+    for source in dict.fromkeys(each.scatter.source for each in found if each.scatter):
+        say(console, f"deviation: of a seed's difference to the baseline, {source}")
+    for each in found:
+        if not each.reaches_verdict:
+            say(console, f"{each.task}: no verdict can be reached; {_why_none(each)}")
+
+
+def _shown_from(found: Prospect) -> str:
+    if not found.reaches_verdict:
+        return "none"
+    return "unknown" if found.detectable is None else f"{found.detectable:.4f}"
+
+
+def _why_none(found: Prospect) -> str:
+    if not found.comparisons:
+        return "nothing is compared with the baseline"
+    return f"it takes {FEWEST} seeds or more, here it is {found.pairs}"
+
+
+def _workers(plan: Plan) -> str:
+    return f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
 
 
 def _spread(values: Sequence[float | None]) -> str:

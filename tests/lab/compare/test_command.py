@@ -40,6 +40,7 @@ def test_a_plan_is_run_told_and_gone_on_with(plan, plan_file, capsys):
     file = plan_file(per_method={"hiddenkey": {"layers": [9]}})
     assert main(["compare", file]) == 1
     shown = capsys.readouterr().out
+    assert "file: no verdict can be reached" in shown
     assert "2 jobs, 0 of them done" in shown
     assert "file, lora, seed 0: accuracy best 0." in shown
     assert "failed: file, hiddenkey, seed 0:" in shown
@@ -66,6 +67,7 @@ def test_dry_run_lists_the_runs_and_estimates_the_time(plan, plan_file, capsys):
         assert "cost" in row or row[-2:] == ["3", "4"]
     assert sum(row[:4] == ["file,", "hiddenkey", "rate", "0.3"] for row in rows) == 2
     assert "from a few timed steps of each method" in shown
+    assert "file: no verdict can be reached; it takes 3 seeds or more, here it is 2" in shown
     assert not Path(plan.output).exists()
 
 

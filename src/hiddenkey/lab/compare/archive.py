@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,16 @@ class Archive:
             return Record.from_dict(values)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Record]:
+    """Return the records of the runs among some jobs that have ended, in the order of the jobs."""
+    found = []
+    for job in wanted:
+        state = states.get(job.key)
+        if job.kind == "run" and state is not None and state.done and state.trial:
+            found.append(Record.from_dict(jobs.records(state.trial)[job.key]))
+    return found
 
 
 def value_of(result: Result) -> float:

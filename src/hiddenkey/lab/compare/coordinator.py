@@ -19,7 +19,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from hiddenkey.lab.compare.archive import Archive, buried, revived
+from hiddenkey.lab.compare.archive import Archive, buried, records_of, revived
 from hiddenkey.lab.compare.outline import States
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.agreement import agree
@@ -132,12 +132,7 @@ class Coordinator:
     def records(self) -> list[Record]:
         """The records of the plan's compared runs so far, in the plan's order."""
         name = self._main.study_name
-        found = []
-        for job in self._outline.jobs(self._look)[name]:
-            state = self._look[name].get(job.key)
-            if job.kind == "run" and state is not None and state.done and state.trial:
-                found.append(Record.from_dict(jobs.records(state.trial)[job.key]))
-        return found
+        return records_of(self._outline.jobs(self._look)[name], self._look[name])
 
     def problems(self) -> list[str]:
         """What failed beside the compared runs themselves."""

@@ -1,4 +1,4 @@
-"""What ``--dry-run`` tells: which runs are there, which are missing, how long these will take."""
+"""What ``--dry-run`` says: which runs are there, which are missing, how long these will take."""
 
 from __future__ import annotations
 
@@ -64,53 +64,52 @@ def look(plan: Plan, outline: Jobs) -> States:
     return found
 
 
-def survey(plan: Plan, outline: Outline, data: Data, states: States) -> list[Row]:
-    """List all jobs of the plan; measure what the missing ones cost.
+def survey(outline: Outline, states: States, costs: Costs) -> list[Row]:
+    """List all jobs of a plan; measure what the missing ones cost.
 
     Args:
-        plan: the plan.
         outline: its jobs.
-        data: its examples.
         states: where its studies stand.
+        costs: measures the runs of the plan.
     """
-    estimate = _Estimate(plan, data)
     rows = []
     for name, listed in outline.jobs(states).items():
         for job in listed:
             state = states.get(name, {}).get(job.key)
-            rows.append(_row(job, "missing" if state is None else state.status, estimate))
-    rows += [_run_row(run, "missing", estimate) for run in outline.unnamed(states)]
+            rows.append(_row(job, "missing" if state is None else state.status, costs))
+    rows += [_run_row(run, "missing", costs) for run in outline.unnamed(states)]
     return rows
 
 
-def _row(job: Job, status: str, estimate: _Estimate) -> Row:
+def _row(job: Job, status: str, costs: Costs) -> Row:
     if job.kind == "run":
-        return _run_row(Run.from_dict(job.payload), status, estimate)
+        return _run_row(Run.from_dict(job.payload), status, costs)
     options = options_from(job.payload["options"])
     done = status in ("finished", "failed")
     if job.kind == "search":
         seeds = len(SearchTrial.from_dict(job.payload).seeds)
-        return Row(options, "search", status, 0.0 if done else seeds * estimate.run(options))
-    return Row(options, "cost", status, 0.0 if done else estimate.probe(options))
+        return Row(options, "search", status, 0.0 if done else seeds * costs.run(options))
+    return Row(options, "cost", status, 0.0 if done else costs.probe(options))
 
 
-def _run_row(run: Run, status: str, estimate: _Estimate) -> Row:
+def _run_row(run: Run, status: str, costs: Costs) -> Row:
     timed = run.budget == "time"
     seconds = 0.0
     if status not in ("finished", "failed"):
         # cut to the baseline's time, a run takes what the baseline takes
-        options = estimate.baseline(run.options) if timed else run.options
-        seconds = estimate.run(options)
+        options = costs.baseline(run.options) if timed else run.options
+        seconds = costs.run(options)
     return Row(run.options, "run of equal time" if timed else "run", status, seconds)
 
 
-class _Estimate:
-    """Measures each task, model, rank and method once."""
+class Costs:
+    """Estimates seconds of runs: times a few steps of each task, model, rank and method once."""
 
     def __init__(self, plan: Plan, data: Data) -> None:
         self._data = data
         self._settings = plan.settings()
         self._baseline = plan.baseline
+        self._equal_time = plan.equal_time
         self._costs: dict[tuple[object, ...], Cost] = {}
 
     def run(self, options: TrainOptions) -> float:
@@ -119,6 +118,11 @@ class _Estimate:
         return self._cost(options).of(
             options, steps(options, len(splits.train)), len(splits.evaluation)
         )
+
+    def of_seed(self, options: TrainOptions) -> float:
+        """Seconds of what a plan runs of one configuration with one seed."""
+        timed = self._equal_time and options.method != self._baseline
+        return self.run(options) + (self.run(self.baseline(options)) if timed else 0.0)
 
     def probe(self, options: TrainOptions) -> float:
         """Seconds of comparing a method's cost with the baseline's."""

@@ -26,7 +26,7 @@ Key = TypeVar("Key", bound=Hashable)
 EFFECT_SIZE: Final = "Hedges' g of the paired differences"
 """Name of the effect size."""
 
-_MARGIN: Final = 0.01
+MARGIN: Final = 0.01
 """Smallest difference of interest: one percentage point, or 1 % of a value above 1."""
 
 
@@ -169,7 +169,7 @@ def compare_paired(
     up, down = sum(value > 0 for value in found), sum(value < 0 for value in found)
     estimate = Estimate.of(found, resolution)
     if margin is None:
-        margin = _MARGIN * max(1.0, abs(statistics.fmean(baseline)))
+        margin = MARGIN * max(1.0, abs(statistics.fmean(baseline)))
     comparison = PairedComparison(
         estimate=estimate,
         confidence=1 - accepted(level),

@@ -55,8 +55,9 @@ class Plan:
     """Ranks of the LoRA matrices."""
     consistency_weights: tuple[float, ...] = ()
     """Weights of the consistency loss, for the methods that have one; none: each method's own."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Training seeds; with the same seed all methods see the same weights and batches."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Training seeds; with the same seed all methods see the same weights and batches. --dry-run
+    says what so many can show."""
     baseline: str = "lora"
     """The method that the others are compared with."""
     equal_time: bool = False
@@ -92,7 +93,8 @@ class Plan:
     accept_changes: bool = False
     """Go on although settings, baseline, search or versions differ from those in the folder."""
     dry_run: bool = False
-    """List the runs and estimate the time from a short probe; nothing is written."""
+    """List the runs, estimate the time from a few timed steps and say what the seeds can show;
+    nothing is written."""
 
     @property
     def name(self) -> str:

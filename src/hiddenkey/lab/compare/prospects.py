@@ -1,0 +1,174 @@
+"""What the planned seeds of a comparison can show, before it is run.
+
+The rule of inference (:mod:`hiddenkey.lab.evidence.inference`) compares each configuration with the
+baseline, pair by pair, and corrects for all those of a task. What that can show follows from the
+standard deviation of a pair's difference: measured on runs of the same plan that are finished, or
+else assumed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, variance
+from typing import Final
+
+from hiddenkey.lab.evidence.arms import find_runs
+from hiddenkey.lab.evidence.comparisons import MARGIN
+from hiddenkey.lab.evidence.inference import FEWEST, differences
+from hiddenkey.lab.evidence.pairing import find_baselines
+from hiddenkey.lab.evidence.planning import Design
+from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.tasks import find_task
+
+ASSUMED: Final = 0.013
+"""Standard deviation of a pair's difference where nothing is measured: 1.3 percentage points."""
+
+_ASSUMED_SOURCE: Final = "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """How far the paired differences of a task vary from seed to seed.
+
+    Attributes:
+        deviation: their standard deviation, on the metric's scale.
+        margin: the difference that matters.
+        source: where it is known from.
+    """
+
+    deviation: float
+    margin: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What the planned seeds can show on one task.
+
+    Attributes:
+        task: its name.
+        metric: its main metric.
+        pairs: paired seeds.
+        comparisons: configurations that are compared with the baseline, and corrected together.
+        runs: of one seed.
+        scatter: of the differences; ``None`` if it is not known, as before any run of a task whose
+            metric has no usual scale.
+        seed_seconds: what one seed of all configurations takes, if it was measured.
+    """
+
+    task: str
+    metric: str
+    pairs: int
+    comparisons: int
+    runs: int
+    scatter: Scatter | None
+    seed_seconds: float | None = None
+
+    @property
+    def reaches_verdict(self) -> bool:
+        """Whether any verdict is within reach."""
+        return self.pairs >= FEWEST and self.comparisons > 0
+
+    @property
+    def detectable(self) -> float | None:
+        """Smallest difference that is shown with a chance of 80 %, on the metric's scale."""
+        return None if self.scatter is None else self._design(self.scatter).detectable()
+
+    @property
+    def needed(self) -> int | None:
+        """Fewest seeds that show a difference of the margin with a chance of 80 %."""
+        if self.scatter is None or not self.comparisons:
+            return None
+        return self._design(self.scatter).pairs_needed(self.scatter.margin)
+
+    @property
+    def needed_seconds(self) -> float | None:
+        """What :attr:`needed` seeds take from the start, one run after the other."""
+        if self.needed is None or self.seed_seconds is None:
+            return None
+        return self.needed * self.seed_seconds
+
+    def _design(self, scatter: Scatter) -> Design:
+        return Design(self.pairs, scatter.deviation, family=max(1, self.comparisons))
+
+
+def prospects(
+    plan: Plan,
+    records: Iterable[Record],
+    seconds: Callable[[TrainOptions], float] | None = None,
+) -> list[Prospect]:
+    """Say for each task of a plan what its seeds can show.
+
+    Args:
+        plan: the plan.
+        records: of its runs that ended.
+        seconds: of the runs of one configuration with one seed, where that was measured.
+    """
+    finished = [r for r in records if r.result is not None and r.budget == "steps"]
+    known = _measured(finished, plan.baseline)
+    settings = plan.settings()
+    found = []
+    for task in plan.tasks:
+        options = [each for each in settings if each.task == task]
+        resolved = find_task(task, options[0].source)
+        usual = None if resolved.kind == "generation" else _assumed()
+        comparisons = sum(each.method != plan.baseline for each in options)
+        found.append(
+            Prospect(
+                task=task,
+                metric=resolved.metrics[0],
+                pairs=len(plan.seeds),
+                comparisons=comparisons,
+                runs=len(options) + (comparisons if plan.equal_time else 0),
+                scatter=known.get(task, usual),
+                seed_seconds=None if seconds is None else sum(map(seconds, options)),
+            )
+        )
+    return found
+
+
+def _assumed() -> Scatter:
+    return Scatter(ASSUMED, MARGIN, _ASSUMED_SOURCE)
+
+
+def _measured(records: Sequence[Record], baseline: str) -> dict[str, Scatter]:
+    """The scatter of each task with enough finished pairs, pooled over its configurations."""
+    by_task: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_task[str(record.options["task"])].append(record)
+    found = {task: _scatter(of_task, baseline) for task, of_task in by_task.items()}
+    return {task: scatter for task, scatter in found.items() if scatter is not None}
+
+
+def _scatter(records: Sequence[Record], baseline: str) -> Scatter | None:
+    runs = find_runs(records, "steps", baseline)
+    groups = {run.arm: [each for each in runs if each.arm == run.arm] for run in runs}
+    values = {
+        arm: {run.seed: value for run in group if (value := _last(run.record)) is not None}
+        for arm, group in groups.items()
+    }
+    samples, levels = [], []
+    for arm, plain in find_baselines(groups, baseline).items():
+        if plain is not None:
+            shared = sorted({*values[arm]} & {*values[plain]})
+            theirs = [values[plain][seed] for seed in shared]
+            levels += theirs
+            if len(shared) >= FEWEST:
+                samples.append(differences([values[arm][seed] for seed in shared], theirs))
+    if not samples:
+        return None
+    free = sum(len(sample) - 1 for sample in samples)
+    pooled = math.sqrt(sum((len(sample) - 1) * variance(sample) for sample in samples) / free)
+    pairs = sum(map(len, samples))
+    margin = MARGIN * max(1.0, abs(fmean(levels)))
+    return Scatter(pooled, margin, f"measured on {pairs} finished pairs of this plan")
+
+
+def _last(record: Record) -> float | None:
+    result = record.result
+    return None if result is None else result.metrics[result.main_metric].last
