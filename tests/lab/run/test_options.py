@@ -98,8 +98,8 @@ def test_all_faults_come_together():
     options = TrainOptions(rank=0, epochs=-1, task="rte", model="a/b/c", batch_size=0)
     assert [fault.split()[0] for fault in validate(options)] == [
         "rank",
-        "batch_size",
         "epochs",
+        "batch_size",
         "task",
         "model",
     ]

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hiddenkey.lab.predictions.files import read_material
-from hiddenkey.lab.scores import METRICS, score_generation, score_groups
+from hiddenkey.lab.scores import METRICS, score_groups
+from lab.scores.whole import score_whole
 
 WORDS = st.lists(st.sampled_from(["a", "pub", "3.5", "near-by", "it's"]), min_size=4, max_size=9)
 TEXT = WORDS.map(" ".join)
@@ -47,7 +48,7 @@ def scored(example, tools):
 
 def test_official_example(example, tools):
     material, official = example
-    scores = score_generation("e2e", material.references, material.outputs)
+    scores = score_whole("e2e", material.references, material.outputs)
     assert scores.skipped == {}
     assert list(scores.values) == list(official)
     for name in ("BLEU", "NIST"):
@@ -58,7 +59,7 @@ def test_official_example(example, tools):
 
 def test_bleu_and_nist_of_the_official_example_need_no_java(example, no_tools):
     material, official = example
-    scores = score_generation("e2e", material.references, material.outputs)
+    scores = score_whole("e2e", material.references, material.outputs)
     assert {name: round(value, 4) for name, value in scores.values.items()} == {
         name: official[name] for name in ("BLEU", "NIST")
     }
@@ -102,7 +103,7 @@ def bleu_and_nist(references, outputs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "")
         patch.delenv("JAVA_HOME", raising=False)
-        return score_generation("e2e", references, outputs).values
+        return score_whole("e2e", references, outputs).values
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def bleu_and_nist(references, outputs):
 )
 def test_refusals(references, outputs, message):
     with pytest.raises(ValueError, match=message):
-        score_generation("e2e", references, outputs)
+        score_whole("e2e", references, outputs)
 
 
 def test_an_empty_group_is_refused():

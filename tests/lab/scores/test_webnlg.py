@@ -3,8 +3,8 @@ import math
 import pytest
 from sacrebleu.metrics.ter import TER
 
-from hiddenkey.lab.scores import score_generation
 from hiddenkey.lab.scores.webnlg import tokenize
+from lab.scores.whole import score_whole
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_tokens(text, tokens):
 
 
 def score(references, outputs):
-    return score_generation("webnlg", references, outputs).values
+    return score_whole("webnlg", references, outputs).values
 
 
 @pytest.fixture(autouse=True)
@@ -77,12 +77,12 @@ def test_texts_without_a_token():
 
 
 def test_meteor_is_skipped_with_the_reason():
-    scores = score_generation("webnlg", [["a"]], ["a"])
+    scores = score_whole("webnlg", [["a"]], ["a"])
     assert scores.skipped == {"METEOR": "needs Java, no 'java' was found; install a Java runtime"}
 
 
 def test_meteor_sees_the_same_tokens(tools):
-    scores = score_generation("webnlg", [["The Café."], ["A b c d!"]], ["the CAFE .", "a B c d !"])
+    scores = score_whole("webnlg", [["The Café."], ["A b c d!"]], ["the CAFE .", "a B c d !"])
     assert list(scores.values) == ["BLEU", "METEOR", "TER"]
     assert scores.values["METEOR"] == pytest.approx(1.0)
     assert scores.skipped == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -71,6 +71,32 @@ def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Recor
     return found
 
 
+def record_of(
+    run: Run,
+    state: State,
+    *,
+    result: Result | None = None,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    environment: Mapping[str, Any] | None = None,
+    error: str | None = None,
+) -> Record:
+    """Return the record of a run that ends now: finished if it has a result."""
+    return Record(
+        id=run.id,
+        options=run.options.recorded(),
+        stage=run.stage,
+        budget=run.budget,
+        status="failed" if result is None else "finished",
+        result=result,
+        metrics=tuple(metrics),
+        environment=environment or {},
+        error=error,
+        attempts=state.begun,
+        started=jobs.utc(state.started),
+        ended=jobs.utc(None),
+    )
+
+
 def value_of(result: Result) -> float:
     """What a run is worth to Optuna: the best value of its main metric."""
     best = result.metrics[result.main_metric].best
@@ -93,20 +119,6 @@ def buried(job: Job, state: State) -> FrozenTrial:
     )
     attributes = {**job.attributes(), jobs.ERROR: error}
     if job.kind == "run":
-        run = Run.from_dict(job.payload)
-        record = Record(
-            id=run.id,
-            options=run.options.recorded(),
-            stage=run.stage,
-            budget=run.budget,
-            status="failed",
-            result=None,
-            metrics=(),
-            environment={},
-            error=error,
-            attempts=state.begun,
-            started=jobs.utc(state.started),
-            ended=jobs.utc(None),
-        )
+        record = record_of(Run.from_dict(job.payload), state, error=error)
         attributes |= jobs.record_attribute(record.to_dict())
     return optuna.create_trial(state=TrialState.FAIL, user_attrs=attributes)

@@ -33,7 +33,6 @@ _AHEAD: Final = 64
 """Most jobs that wait in a study at a time: each worker reads them all when it takes one."""
 
 _UNSIGNED: Final = "clock started"
-Look = dict[str, dict[str, State]]
 
 
 class Jobs(Protocol):
@@ -95,7 +94,7 @@ class Coordinator:
         self._main, created = opened[plan.name]
         agree(self._main, plan, created=created)
         self._archive = Archive(self.folder.path)
-        self._look: Look = {}
+        self._look: dict[str, dict[str, State]] = {}
         self._see()
         self._withdraw()
         if plan.retry_failed:

@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare import probe
-from hiddenkey.lab.compare.archive import value_of
+from hiddenkey.lab.compare.archive import record_of, value_of
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans import search
 from hiddenkey.lab.plans.data import Data
@@ -179,19 +179,9 @@ class Worker:
             self._refuse_broken_folder()
             error = "".join(traceback.format_exception(failure))
         state = jobs.states(trial.study.get_trials(deepcopy=False))[frozen(trial).user_attrs["job"]]
-        return Record(
-            id=run.id,
-            options=run.options.recorded(),
-            stage=run.stage,
-            budget=run.budget,
-            status="failed" if result is None else "finished",
-            result=result,
-            metrics=tuple(folder.read_metrics()),
-            environment=environment(),
-            error=error,
-            attempts=state.begun,
-            started=jobs.utc(state.started),
-            ended=jobs.utc(None),
+        metrics = folder.read_metrics()
+        return record_of(
+            run, state, result=result, metrics=metrics, environment=environment(), error=error
         )
 
     def _train_in(self, folder: RunFolder, trial: optuna.Trial, run: Run) -> None:

@@ -8,6 +8,7 @@ refused unless the user accepts it.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -44,7 +45,7 @@ def terms(plan: Plan) -> dict[str, Any]:
     search = plan.searched
     return {
         "baseline": plan.baseline,
-        "search": None if search is None else _plain(vars(search)),
+        "search": None if search is None else json.loads(json.dumps(vars(search))),
         "versions": versions(),
         "settings": settings,
     }
@@ -116,9 +117,3 @@ def _wait_for_terms(study: optuna.Study, created: bool) -> dict[str, Any] | None
         if found is not None or time.monotonic() >= until:
             return found
         time.sleep(0.1)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return list(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
+from hiddenkey.lab.run.limits import ONE, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
@@ -80,9 +81,9 @@ class Plan:
     """URL of the database that shares out the runs; none: a file in the output folder."""
     study: str | None = None
     """Name of the comparison in the database; none: the last part of the output folder."""
-    workers: int = 1
+    workers: int = ONE.default(1)
     """Runs at the same time on this machine, each with its share of the processor's cores."""
-    heartbeat: int = 20
+    heartbeat: int = ONE.default(20)
     """Seconds between two signs of life of a run."""
     grace: int = 120
     """Seconds without a sign of life after which another worker takes a run over."""
@@ -167,7 +168,12 @@ def _config(method: str) -> DropoutConfig | None:
 
 def validate(plan: Plan) -> list[str]:
     """Return every broken rule of the plan itself; its runs' own rules are checked apart."""
-    faults = [*_list_faults(plan), *_number_faults(plan)]
+    faults = [*_list_faults(plan), *limit_faults(plan)]
+    if plan.grace <= plan.heartbeat:
+        faults.append(
+            f"grace must be longer than heartbeat, got {plan.grace} and {plan.heartbeat} seconds;"
+            " several times as long is usual"
+        )
     if plan.baseline not in plan.methods:
         near = suggestion(plan.baseline, plan.methods) or "; add it to methods or name another"
         faults.append(
@@ -198,20 +204,6 @@ def _list_faults(plan: Plan) -> list[str]:
             faults.append(
                 f"{name} must not repeat a value, got {shown} more than once; name it once"
             )
-    return faults
-
-
-def _number_faults(plan: Plan) -> list[str]:
-    faults = [
-        f"{name} must be at least 1, got {getattr(plan, name)!r}; give a larger number"
-        for name in ("workers", "heartbeat")
-        if getattr(plan, name) < 1
-    ]
-    if plan.grace <= plan.heartbeat:
-        faults.append(
-            f"grace must be longer than heartbeat, got {plan.grace} and {plan.heartbeat} seconds;"
-            " several times as long is usual"
-        )
     return faults
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -114,14 +114,21 @@ def read_search(given: Mapping[str, Any] | bool | None) -> tuple[Search | None, 
     if given is True:
         return Search(), []
     faults: list[str] = []
-    names = [item.name for item in dataclasses.fields(Search)]
     values: dict[str, Any] = {}
     for name, value in given.items():
-        if name not in names:
-            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
+        if name == "space":
+            faults += _read_space(value, values)
+        elif name not in _RULES:
+            known = [*_RULES, "space"]
+            near = suggestion(str(name), known) or f"; choose from {', '.join(known)}"
             faults.append(f"search: {name!r} is not a setting{near}")
         else:
-            faults += _READERS[name](value, values)
+            rule, holds, hint = _RULES[name]
+            read = value if name != "seeds" else tuple(value) if _is_list(value) else (value,)
+            if holds(read):
+                values[name] = read
+            else:
+                faults.append(f"search.{name} must be {rule}, got {value!r}; {hint}")
     return Search(**values), faults
 
 
@@ -157,29 +164,6 @@ def searched_options(base: TrainOptions, chosen: Mapping[str, Any]) -> TrainOpti
     return dataclasses.replace(base, **changes)
 
 
-def _read_trials(value: Any, values: dict[str, Any]) -> list[str]:
-    if not _is_whole(value) or value < 2:
-        return [f"search.trials must be a whole number of at least 2, got {value!r}; 12 is usual"]
-    values["trials"] = value
-    return []
-
-
-def _read_seeds(value: Any, values: dict[str, Any]) -> list[str]:
-    seeds = value if isinstance(value, list | tuple) else [value]
-    good = seeds and all(_is_whole(seed) and 0 <= seed < 2**32 for seed in seeds)
-    if not good or len(set(seeds)) < len(seeds):
-        return [f"search.seeds must be different seeds from 0 to 2**32 - 1, got {value!r}; fix it"]
-    values["seeds"] = tuple(seeds)
-    return []
-
-
-def _read_validation(value: Any, values: dict[str, Any]) -> list[str]:
-    if not _is_number(value) or not 0 < value < 1:
-        return [f"search.validation must be in (0, 1), got {value!r}; 0.25 is usual"]
-    values["validation"] = float(value)
-    return []
-
-
 def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
     if not isinstance(value, Mapping) or not value:
         return [f"search.space must be [low, high] by setting, got {value!r}; name a setting"]
@@ -189,7 +173,7 @@ def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
             near = suggestion(str(name), SEARCHABLE) or f"; choose from {', '.join(SEARCHABLE)}"
             faults.append(f"search.space: {name!r} cannot be searched{near}")
         elif not (
-            isinstance(bounds, list | tuple)
+            _is_list(bounds)
             and len(bounds) == 2
             and all(map(_is_number, bounds))
             and bounds[0] < bounds[1]
@@ -202,17 +186,25 @@ def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
     return faults
 
 
-_READERS: Final = {
-    "trials": _read_trials,
-    "seeds": _read_seeds,
-    "validation": _read_validation,
-    "space": _read_space,
-}
-
-
 def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _are_seeds(values: tuple[Any, ...]) -> bool:
+    good = all(_is_whole(seed) and 0 <= seed < 2**32 for seed in values)
+    return good and bool(values) and len(set(values)) == len(values)
+
+
+_RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
+    "trials": ("a whole number of at least 2", lambda n: _is_whole(n) and n >= 2, "12 is usual"),
+    "seeds": ("different seeds from 0 to 2**32 - 1", _are_seeds, "fix them"),
+    "validation": ("in (0, 1)", lambda n: _is_number(n) and 0 < n < 1, "0.25 is usual"),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.records import FORMATS, OUTPUTS, REFERENCES, Record, read_records
 from hiddenkey.lab.scores import Family
 from hiddenkey.lab.tasks import webnlg
-from hiddenkey.lab.tasks.files import FileFaults, read_text
+from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
@@ -59,15 +59,6 @@ class Material:
         return {name: part for name, part in parts.items() if part}
 
 
-@dataclass(frozen=True)
-class _Output:
-    """One output, where it stands and what it answers."""
-
-    text: str
-    line: int
-    source: str | None = None
-
-
 def read_material(family: Family, references: Path, outputs: Path) -> Material:
     """Read both files and match them.
 
@@ -77,30 +68,29 @@ def read_material(family: Family, references: Path, outputs: Path) -> Material:
     of_references, of_outputs = FileFaults(references), FileFaults(outputs)
     readings = _read_references(family, references, of_references)
     found = _read_outputs(family, outputs, of_outputs)
-    if faults := [*of_references.shown(), *of_outputs.shown()]:
-        raise ConfigError(faults)
+    refuse(of_references, of_outputs)
     return _match(readings, found, references, outputs)
 
 
 def _match(
     readings: Sequence[Sequence[Instance]],
-    found: Sequence[_Output],
+    found: Sequence[Record],
     references: Path,
     outputs: Path,
 ) -> Material:
     for instances in readings:
         size = len(instances)
         # empty lines at the end of a file are no outputs
-        if size <= len(found) and not any(output.text for output in found[size:]):
+        if size <= len(found) and not any(output.texts[0] for output in found[size:]):
             _check_sources(instances, found[:size], outputs)
-            return Material(tuple(instances), tuple(output.text for output in found[:size]))
+            return Material(tuple(instances), tuple(output.texts[0] for output in found[:size]))
     raise ConfigError(
         f"{outputs}: must hold one output for each of the {len(readings[0])} instances of"
         f" {references}, got {len(found)}; give as many outputs, in the same order"
     )
 
 
-def _check_sources(instances: Sequence[Instance], found: Sequence[_Output], outputs: Path) -> None:
+def _check_sources(instances: Sequence[Instance], found: Sequence[Record], outputs: Path) -> None:
     faults = FileFaults(outputs)
     for instance, output in zip(instances, found, strict=True):
         if instance.source is None or output.source is None:
@@ -111,8 +101,7 @@ def _check_sources(instances: Sequence[Instance], found: Sequence[_Output], outp
                 f" {instance.source!r}, got {output.source!r}; sort the outputs",
                 output.line,
             )
-    if faults.found:
-        raise ConfigError(faults.shown())
+    refuse(faults)
 
 
 def _read_references(family: Family, path: Path, faults: FileFaults) -> list[list[Instance]]:
@@ -182,20 +171,21 @@ def _instance(rows: Sequence[Record], family: Family, path: Path) -> Instance:
     return Instance(texts, rows[0].source, seen)
 
 
-def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[_Output]:
+def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[Record]:
     if path.suffix.lower() not in FORMATS:
         text = read_text(path, faults)
         lines = [] if text is None else _LINE_END.split(text)
         if lines and not lines[-1]:
             lines.pop()  # the end of the last line
-        return [_Output(line.strip(), number) for number, line in enumerate(lines, start=1)]
-    found = []
-    for record in read_records(path, OUTPUTS, faults):
+        return [Record(number, (line.strip(),)) for number, line in enumerate(lines, start=1)]
+    records = read_records(path, OUTPUTS, faults)
+    for record in records:
         if len(record.texts) > 1:
             faults.add(f"must hold one output, got {len(record.texts)}; keep one", record.line)
-        text = _as_scorer_reads(record.texts[0], family, path)
-        found.append(_Output(text, record.line, record.source))
-    return found
+    return [
+        replace(record, texts=(_as_scorer_reads(record.texts[0], family, path),))
+        for record in records
+    ]
 
 
 def _as_scorer_reads(text: str, family: Family, path: Path) -> str:

@@ -14,7 +14,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.records import FORMATS
 from hiddenkey.lab.scores.metrics import Values
 from hiddenkey.lab.tasks import TASKS, Example, Task
-from hiddenkey.lab.tasks.files import FileFaults, read_text
+from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
 from hiddenkey.lab.tasks.tables import Columns, Row, read_examples, read_rows, to_examples
 
@@ -52,8 +52,7 @@ def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
     of_references, of_outputs = FileFaults(references), FileFaults(outputs)
     true = read_examples(references, layout.columns, of_references)
     predicted = _read_predictions(layout, outputs, of_outputs)
-    if faults := [*of_references.shown(), *of_outputs.shown()]:
-        raise ConfigError(faults)
+    refuse(of_references, of_outputs)
     if len(true) != len(predicted):
         raise ConfigError(
             f"{outputs}: must hold one label for each of the {len(true)} rows of {references}, got"

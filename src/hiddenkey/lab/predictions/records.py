@@ -31,9 +31,9 @@ class Record:
 
     line: int
     texts: tuple[str, ...]
-    source: str | None
-    category: str | None
-    listed: bool
+    source: str | None = None
+    category: str | None = None
+    listed: bool = False
 
 
 def read_records(path: Path, names: Sequence[str], faults: FileFaults) -> list[Record]:

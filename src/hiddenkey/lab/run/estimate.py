@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run import cost_model
 from hiddenkey.lab.run.cost_model import Memory, Noise, Setting, Sizes
+from hiddenkey.lab.run.limits import ONE, Limit, above_zero, limit_faults
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 _GATED: Final = ("llama", "mistral", "qwen2")  # whose layers keep what cost_model counts
 _GIGA: Final = 1e9
 _WIDTHS: Final = {"bfloat16": 2, "float32": 4}
+_COUNTS: Final = Limit(
+    "one or more numbers from 1 on", lambda value: value >= 1, "give such numbers"
+)
+_SHARE: Final = Limit("in (0, 1]", lambda value: 0 < value <= 1, "give such a share")
 KNOWN: Final[dict[str, dict[str, Any]]] = {
     "llama2-7b": {
         "hidden_size": 4096,
@@ -42,15 +47,15 @@ class EstimateOptions:
 
     model: str = "llama2-7b"
     """llama2-7b, llama2-70b, or a folder or hub name of a LLaMA, Mistral or Qwen2 model."""
-    rank: tuple[int, ...] = (8,)
+    rank: tuple[int, ...] = _COUNTS.default((8,))
     """Rank of the LoRA matrices."""
     target_modules: tuple[str, ...] = ("k_proj", "v_proj")
     """Names of the linear layers that get LoRA."""
-    batch_size: int = 8
+    batch_size: int = ONE.default(8)
     """Sequences per forward pass and device."""
-    tokens: tuple[int, ...] = (512,)
+    tokens: tuple[int, ...] = _COUNTS.default((512,))
     """Tokens per sequence."""
-    devices: tuple[int, ...] = (1,)
+    devices: tuple[int, ...] = _COUNTS.default((1,))
     """Data-parallel devices."""
     sharding: Literal["none", "fsdp2", "zero3"] = "none"
     """How the frozen weights are spread over the devices; none: a copy on each."""
@@ -58,23 +63,23 @@ class EstimateOptions:
     """Recompute activations in the backward pass."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of frozen weights and activations; LoRA is trained in float32."""
-    fraction: float = 0.25
+    fraction: float = _SHARE.default(0.25)
     """Share of a batch in the consistency loss, for its column."""
-    every: int = 4
+    every: int = ONE.default(4)
     """Steps per consistency loss, for its column."""
-    device_memory: float = 80.0
+    device_memory: float = above_zero().default(80.0)
     """Memory of a device in GB (10^9 bytes)."""
     reserve: float = 4.0
     """GB of it for the driver, the communication's buffers and fragmentation."""
-    teraflops: float = 312.0
+    teraflops: float = above_zero().default(312.0)
     """Peak of a device in TFLOP/s (an A100 in bfloat16)."""
-    utilisation: float = 0.4
+    utilisation: float = _SHARE.default(0.4)
     """Share of that peak that training reaches, in (0, 1]."""
-    bandwidth: float = 200.0
+    bandwidth: float = above_zero().default(200.0)
     """GB/s that a device receives from others of its machine."""
-    network: float = 25.0
+    network: float = above_zero().default(25.0)
     """GB/s that a device receives from other machines."""
-    devices_per_machine: int = 8
+    devices_per_machine: int = ONE.default(8)
     """Devices of one machine."""
 
 
@@ -238,21 +243,7 @@ def _gathering(sizes: Sizes, setting: Setting, noise: Noise, options: EstimateOp
 
 
 def _faults(options: EstimateOptions) -> list[str]:
-    lists = {"rank": options.rank, "tokens": options.tokens, "devices": options.devices}
-    faults = [
-        f"{name} must be one or more numbers from 1 on, got {list(values)!r}; give such numbers"
-        for name, values in lists.items()
-        if not values or min(values) < 1
-    ]
-    for name in ("batch_size", "every", "devices_per_machine"):
-        if (number := getattr(options, name)) < 1:
-            faults.append(f"{name} must be at least 1, got {number!r}; give a larger number")
-    for name in ("device_memory", "teraflops", "bandwidth", "network"):
-        if not (value := getattr(options, name)) > 0:
-            faults.append(f"{name} must be above 0, got {value!r}; give a larger number")
-    for name in ("fraction", "utilisation"):
-        if not 0 < (value := getattr(options, name)) <= 1:
-            faults.append(f"{name} must be in (0, 1], got {value!r}; give such a share")
+    faults = limit_faults(options)
     if not 0 <= options.reserve < options.device_memory:
         faults.append(
             f"reserve must be at least 0 and below device_memory, got {options.reserve!r} of"

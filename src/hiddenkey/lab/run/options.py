@@ -6,14 +6,21 @@ The text under a field is its help on the command line.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from hiddenkey.lab.run.limits import ONE, Limit, above_zero, at_least, share_below_one
 from hiddenkey.lab.tasks import Source
 
 UNRECORDED: Final = ("output", "resume", "overwrite")
 """Settings that say what to do with the run folder, not what the run is."""
+
+_HELD_OUT: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual")
+_TOKENS: Final = Limit("at least 4 tokens", lambda value: value >= 4, "128 is usual")
+_SEED: Final = Limit("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another")
+_FINITE: Final = Limit("a finite number", math.isfinite, "0.9 is usual")
 
 
 @dataclass(frozen=True)
@@ -39,18 +46,18 @@ class TrainOptions:
     """Your labels as they are spelled in the files; none: taken from the training file."""
     regression: bool = False
     """Your label is a number to predict, not a class."""
-    train_size: int | None = None
+    train_size: int | None = ONE.default(None)
     """Training examples, drawn with equal shares per class; none: all."""
-    eval_size: int | None = None
+    eval_size: int | None = ONE.default(None)
     """Evaluation examples; the same ones for every seed; none: all."""
     eval_split: Literal["dev", "test"] = "dev"
     """Evaluation set, where a task has a labelled test set as well (e2e, webnlg)."""
-    holdout: float | None = None
+    holdout: float | None = _HELD_OUT.default(None)
     """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
     evaluation examples: for choosing settings; none: evaluate on the task's own."""
-    data_seed: int = 0
+    data_seed: int = at_least(0, "choose another").default(0)
     """Seed of the draws of --train-size and --holdout, independent of --seed."""
-    max_length: int = 128
+    max_length: int = _TOKENS.default(128)
     """Longest input in tokens, with the target for generation; longer texts are cut."""
 
     method: str = "hiddenkey"
@@ -61,7 +68,7 @@ class TrainOptions:
     """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
     rates: dict[str, float] = field(default_factory=dict)
     """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
-    rate_warmup: float = 0.0
+    rate_warmup: float = share_below_one("0 has the whole rate at once").default(0.0)
     """Share of the steps in which the dropout rates rise from 0, in [0, 1)."""
     rate_decay: Literal["constant", "linear", "cosine"] = "constant"
     """What the dropout rates do after that: stay, or fall to 0 in the last step."""
@@ -92,59 +99,59 @@ class TrainOptions:
     adapter: Literal["lora", "dora", "ia3", "prefix", "full"] = "lora"
     """What is trained beside a classifier's head: an adapter of PEFT, or all weights of the model
     (full)."""
-    rank: int = 8
+    rank: int = ONE.default(8)
     """Rank of the matrices of LoRA and DoRA."""
-    lora_alpha: int = 16
+    lora_alpha: int = ONE.default(16)
     """LoRA's alpha, and DoRA's: the update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] | None = None
     """Names of the linear layers that get LoRA, DoRA or IA3; none: the key and value projections,
     for IA3 the feed-forward outputs too."""
-    prefix_tokens: int = 16
+    prefix_tokens: int = ONE.default(16)
     """Virtual tokens of prefix tuning."""
-    lora_dropout: float = 0.0
+    lora_dropout: float = share_below_one("0 switches it off").default(0.0)
     """PEFT's own dropout on the input of LoRA or DoRA, in [0, 1)."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = above_zero("1e-3 is usual for LoRA").default(1e-3)
     """Largest learning rate (AdamW)."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """Shape of the learning rate over the steps."""
-    warmup_ratio: float = 0.06
+    warmup_ratio: float = share_below_one("0.06 is usual").default(0.06)
     """Share of the steps in which the learning rate rises, in [0, 1)."""
-    weight_decay: float = 0.0
+    weight_decay: float = at_least(0, "0 switches it off").default(0.0)
     """AdamW's weight decay."""
-    epochs: float = 10.0
+    epochs: float = above_zero().default(10.0)
     """Passes over the training examples."""
-    max_steps: int | None = None
+    max_steps: int | None = ONE.default(None)
     """Optimiser steps; replaces --epochs."""
-    batch_size: int = 32
+    batch_size: int = ONE.default(32)
     """Examples per forward pass."""
-    gradient_accumulation: int = 1
+    gradient_accumulation: int = ONE.default(1)
     """Forward passes per optimiser step."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: frozen weights and activations in bfloat16, trained weights in float32."""
 
-    evaluations: int = 5
+    evaluations: int = ONE.default(5)
     """Evaluations, spread evenly over the steps; the last is at the last step."""
-    eval_batch_size: int = 64
+    eval_batch_size: int = ONE.default(64)
     """Examples per forward pass of an evaluation."""
-    beams: int = 10
+    beams: int = ONE.default(10)
     """Beams of the search that generates text; 1: greedy."""
-    length_penalty: float = 0.9
+    length_penalty: float = _FINITE.default(0.9)
     """Exponent of the length by which a beam's score is divided; larger: longer texts."""
-    no_repeat_ngram: int = 4
+    no_repeat_ngram: int = at_least(0, "0 switches it off").default(4)
     """No sequence of so many tokens twice in a generated text; 0: allowed."""
-    max_new_tokens: int = 64
+    max_new_tokens: int = ONE.default(64)
     """Longest generated text in tokens."""
-    generation_batch_size: int = 8
+    generation_batch_size: int = ONE.default(8)
     """Prompts per batch when text is generated."""
-    log_every: int | None = None
+    log_every: int | None = ONE.default(None)
     """Steps between two logged losses; none: logged at each evaluation."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers that transformers knows, for example tensorboard."""
 
-    seed: int = 0
+    seed: int = _SEED.default(0)
     """Seed of new weights, data order and dropout."""
     output: str | None = None
     """Run folder; none: runs/TASK-MODEL-METHOD-seedN, another adapter than LoRA before METHOD."""

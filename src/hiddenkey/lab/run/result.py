@@ -7,7 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from hiddenkey.lab.scores import LOWER_IS_BETTER
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from hiddenkey.lab.run.options import TrainOptions
+    from hiddenkey.lab.run.preparation import Prepared
+    from hiddenkey.lab.run.recorder import Recorder
 
 
 @dataclass(frozen=True)
@@ -101,3 +110,48 @@ def summarise(lines: Sequence[Mapping[str, Any]], name: str, *, smaller: bool = 
     sign = 1 if smaller else -1
     best, step = min(measured, key=lambda pair: (sign * pair[0], pair[1]))
     return Summary(best=best, best_step=int(step), last=last)
+
+
+def sum_up(
+    options: TrainOptions, prepared: Prepared, recorder: Recorder, trainer: Trainer
+) -> Result:
+    """Return the result of a run whose last evaluation is recorded."""
+    import torch
+
+    from hiddenkey.lab.run.adapters import trainable_counts
+    from hiddenkey.lab.run.peak_memory import peak_memory_mib
+
+    lines, task = recorder.lines, prepared.task
+    last = lines[-1]
+    sample = {name: last.get(f"train_sample_{name}") for name in ("loss", *task.metrics)}
+    steps = trainer.state.global_step
+    counts = trainable_counts(trainer.model)
+    on_device = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+    return Result(
+        task=task.name,
+        model=options.model,
+        method=options.method,
+        seed=options.seed,
+        main_metric=task.metrics[0],
+        metrics={
+            name: summarise(lines, f"eval_{name}", smaller=name in LOWER_IS_BETTER)
+            for name in task.metrics
+        },
+        eval_loss=summarise(lines, "eval_loss", smaller=True),
+        train_loss=last.get("train_loss"),
+        train_sample=sample,
+        gap={name: _minus(value, last.get(f"eval_{name}")) for name, value in sample.items()},
+        steps=steps,
+        seconds_per_step=recorder.seconds / max(1, steps),
+        seconds=recorder.seconds,
+        trainable_parameters=counts["trainable"],
+        lora_parameters=counts["adapter"],
+        total_parameters=counts["total"],
+        peak_memory_mib=peak_memory_mib(),
+        peak_device_memory_mib=on_device,
+        data_fingerprint=prepared.splits.fingerprint(),
+    )
+
+
+def _minus(left: float | None, right: float | None) -> float | None:
+    return None if left is None or right is None else left - right

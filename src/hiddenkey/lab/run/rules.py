@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS, Task
 
@@ -23,57 +23,12 @@ def validate(options: TrainOptions) -> list[str]:
     The method, its rates and the layers are checked where the dropout configuration is built.
     """
     return [
-        *_number_faults(options),
+        *limit_faults(options),
         *_task_faults(options),
         *_adapter_faults(options),
         *model_faults(options.model),
         *_name_faults(options),
     ]
-
-
-_AT_LEAST_ONE: Final = (
-    "rank",
-    "lora_alpha",
-    "prefix_tokens",
-    "batch_size",
-    "eval_batch_size",
-    "gradient_accumulation",
-    "evaluations",
-    "max_steps",
-    "train_size",
-    "eval_size",
-    "log_every",
-    "beams",
-    "max_new_tokens",
-    "generation_batch_size",
-)
-
-
-def _number_faults(options: TrainOptions) -> list[str]:
-    rules: list[tuple[str, str, Callable[[float], bool], str]] = [
-        (name, "at least 1", lambda value: value >= 1, "give a larger number")
-        for name in _AT_LEAST_ONE
-    ]
-    rules += [
-        ("max_length", "at least 4 tokens", lambda value: value >= 4, "128 is usual"),
-        ("learning_rate", "above 0", lambda value: value > 0, "1e-3 is usual for LoRA"),
-        ("epochs", "above 0", lambda value: value > 0, "give a larger number"),
-        ("weight_decay", "at least 0", lambda value: value >= 0, "0 switches it off"),
-        ("warmup_ratio", "in [0, 1)", lambda value: 0 <= value < 1, "0.06 is usual"),
-        ("rate_warmup", "in [0, 1)", lambda value: 0 <= value < 1, "0 has the whole rate at once"),
-        ("holdout", "in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual"),
-        ("lora_dropout", "in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off"),
-        ("seed", "from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another"),
-        ("no_repeat_ngram", "at least 0", lambda value: value >= 0, "0 switches it off"),
-        ("length_penalty", "a finite number", math.isfinite, "0.9 is usual"),
-        ("data_seed", "at least 0", lambda value: value >= 0, "choose another"),
-    ]
-    faults = []
-    for name, rule, holds, hint in rules:
-        value = getattr(options, name)
-        if value is not None and not (math.isfinite(value) and holds(value)):
-            faults.append(f"{name} must be {rule}, got {value!r}; {hint}")
-    return faults
 
 
 _ADAPTERS_WITH: Final = {

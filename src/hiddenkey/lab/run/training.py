@@ -35,14 +35,13 @@ from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.encoding import collator, encode
-from hiddenkey.lab.run.finish import outcome
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.method import rate_schedules
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, Observer, Recorder
-from hiddenkey.lab.run.result import Result
+from hiddenkey.lab.run.result import Result, sum_up
 from hiddenkey.lab.scores.metrics import score
 from hiddenkey.lab.tasks import Task
 from hiddenkey.lab.tasks.sampling import draw
@@ -111,7 +110,7 @@ def train(
 
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
             recorder.add_to_last_line(found)
-    result = outcome(options, prepared, recorder, trainer)
+    result = sum_up(options, prepared, recorder, trainer)
     folder.write_json("result.json", result.to_dict())
     return result
 

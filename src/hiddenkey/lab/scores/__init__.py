@@ -7,9 +7,9 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from hiddenkey.lab.scores import e2e, webnlg
-from hiddenkey.lab.scores.base import Scores
+from hiddenkey.lab.scores.groups import Scores
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_generation", "score_groups"]
+__all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_groups"]
 
 Family = Literal["e2e", "webnlg"]
 
@@ -19,30 +19,7 @@ METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
 LOWER_IS_BETTER: Final = frozenset({"TER"})
 
 _Scorer = Callable[[Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]]], list[Scores]]
-_SCORERS: Final[Mapping[Family, _Scorer]] = MappingProxyType(
-    {"e2e": e2e.score, "webnlg": webnlg.score}
-)
-
-
-def score_generation(
-    family: Family, references: Sequence[Sequence[str]], outputs: Sequence[str]
-) -> Scores:
-    """Score one output for each instance against all references of that instance.
-
-    Args:
-        family: whose scorer to follow.
-        references: at least one text for each instance.
-        outputs: one text for each instance, in the same order; may be empty.
-
-    Returns:
-        For ``e2e`` BLEU, METEOR and ROUGE_L from 0 to 1, NIST and CIDEr without an upper bound; for
-        ``webnlg`` BLEU from 0 to 100, METEOR from 0 to 1, and TER, 0 for no edit at all.
-
-    Raises:
-        ValueError: if the numbers of instances differ, there are none, or one has no reference.
-        ConfigError: if a Java program that is installed fails.
-    """
-    return score_groups(family, references, outputs, {"all": range(len(outputs))})["all"]
+_SCORERS: Final[Mapping[Family, _Scorer]] = {"e2e": e2e.score, "webnlg": webnlg.score}
 
 
 def score_groups(
@@ -54,10 +31,18 @@ def score_groups(
     """Score groups of instances, each as if it were alone; the Java programs start only once.
 
     Args:
-        family: as for ``score_generation``, like the next two.
-        references: of all instances.
-        outputs: of all instances.
+        family: whose scorer to follow.
+        references: at least one text for each instance.
+        outputs: one text for each instance, in the same order; may be empty.
         groups: indices of instances, at least one, by the group's name.
+
+    Returns:
+        For ``e2e`` BLEU, METEOR and ROUGE_L from 0 to 1, NIST and CIDEr without an upper bound; for
+        ``webnlg`` BLEU from 0 to 100, METEOR from 0 to 1, and TER, 0 for no edit at all.
+
+    Raises:
+        ValueError: if the numbers of instances differ, there are none, or one has no reference.
+        ConfigError: if a Java program that is installed fails.
     """
     if not outputs or len(references) != len(outputs):
         raise ValueError(

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 
 from hiddenkey.lab.scores import mteval, ptb
-from hiddenkey.lab.scores.base import Scores
 from hiddenkey.lab.scores.bleu import bleu
 from hiddenkey.lab.scores.cider import cider
+from hiddenkey.lab.scores.groups import Scores, select
 from hiddenkey.lab.scores.java import MissingToolError, Tools, find_tools
 from hiddenkey.lab.scores.meteor import meteor
 from hiddenkey.lab.scores.nist import nist
 from hiddenkey.lab.scores.rouge import rouge_l
-
-Theirs = TypeVar("Theirs")
-Ours = TypeVar("Ours")
 
 METRICS: Final = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -31,9 +28,7 @@ def score(
     """Score each group of instances, given by their indices; see ``score_groups``."""
     theirs = [[mteval.tokenize(text) for text in texts] for texts in references]
     ours = [mteval.tokenize(output) for output in outputs]
-    found = [
-        {"BLEU": bleu(*parts), "NIST": nist(*parts)} for parts in _select(theirs, ours, groups)
-    ]
+    found = [{"BLEU": bleu(*parts), "NIST": nist(*parts)} for parts in select(theirs, ours, groups)]
     try:
         tools = find_tools()
     except MissingToolError as reason:
@@ -55,15 +50,6 @@ def _caption_scores(
     return [
         {"METEOR": value, "ROUGE_L": rouge_l(*parts), "CIDEr": cider(*parts)}
         for value, parts in zip(
-            meteor(theirs, ours, groups, tools), _select(theirs, ours, groups), strict=True
+            meteor(theirs, ours, groups, tools), select(theirs, ours, groups), strict=True
         )
-    ]
-
-
-def _select(
-    references: Sequence[Theirs], outputs: Sequence[Ours], groups: Sequence[Sequence[int]]
-) -> list[tuple[list[Theirs], list[Ours]]]:
-    return [
-        ([references[index] for index in group], [outputs[index] for index in group])
-        for group in groups
     ]

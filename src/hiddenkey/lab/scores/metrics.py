@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,18 +28,11 @@ def accuracy(predictions: Values, references: Values) -> float:
     return float((predictions == references).mean())
 
 
-def f1(predictions: Values, references: Values) -> float:
-    """F1 of class 1 of a binary task."""
+def f1(predictions: Values, references: Values, average: str = "binary") -> float:
+    """F1 of class 1 of a binary task, or the mean of all classes' with ``average="macro"``."""
     from sklearn.metrics import f1_score
 
-    return float(f1_score(references, predictions, zero_division=0))
-
-
-def f1_macro(predictions: Values, references: Values) -> float:
-    """Mean over classes of the F1 of each."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(references, predictions, average="macro", zero_division=0))
+    return float(f1_score(references, predictions, average=average, zero_division=0))
 
 
 def matthews(predictions: Values, references: Values) -> float:
@@ -48,28 +42,25 @@ def matthews(predictions: Values, references: Values) -> float:
     return float(matthews_corrcoef(references, predictions))
 
 
-def pearson(predictions: Values, references: Values) -> float:
-    """Linear correlation of predicted and true scores."""
-    from scipy.stats import pearsonr
+def correlation(name: str, predictions: Values, references: Values) -> float:
+    """Correlation of predicted and true scores, by a function of :mod:`scipy.stats`."""
+    from scipy import stats
 
-    return _correlation(pearsonr, predictions, references)
-
-
-def spearman(predictions: Values, references: Values) -> float:
-    """Rank correlation of predicted and true scores."""
-    from scipy.stats import spearmanr
-
-    return _correlation(spearmanr, predictions, references)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        value = float(getattr(stats, name)(predictions, references).statistic)
+    return value if math.isfinite(value) else 0.0
 
 
 METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
     {
         "accuracy": accuracy,
         "f1": f1,
-        "f1_macro": f1_macro,
+        "f1_macro": partial(f1, average="macro"),
         "matthews": matthews,
-        "pearson": pearson,
-        "spearman": spearman,
+        "pearson": partial(correlation, "pearsonr"),
+        "spearman": partial(correlation, "spearmanr"),
     }
 )
 
@@ -77,13 +68,3 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 def score(names: Sequence[str], predictions: Values, references: Values) -> dict[str, float]:
     """Compute the named metrics of predicted and true labels or scores."""
     return {name: METRICS[name](predictions, references) for name in names}
-
-
-def _correlation(function: Callable[..., Any], predictions: Values, references: Values) -> float:
-    from scipy.stats import ConstantInputWarning, NearConstantInputWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        warnings.simplefilter("ignore", NearConstantInputWarning)
-        value = float(function(predictions, references).statistic)
-    return value if math.isfinite(value) else 0.0

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Final
 
-from hiddenkey.lab.scores.base import Scores
+from hiddenkey.lab.scores.groups import Scores, select
 from hiddenkey.lab.scores.java import MissingToolError, find_tools
 from hiddenkey.lab.scores.meteor import meteor
 
@@ -26,24 +26,14 @@ METRICS: Final = ("BLEU", "METEOR", "TER")
 # letters and marks without a decomposition in Unicode
 _TO_ASCII: Final = str.maketrans(
     {
+        **dict(zip("øØłŁđĐðÐəƏ\u0131", "oOlLdDdDeEi", strict=True)),  # the last: i without a dot
         "ß": "ss",
         "æ": "ae",
         "Æ": "AE",
         "œ": "oe",
         "Œ": "OE",
-        "ø": "o",
-        "Ø": "O",
-        "ł": "l",
-        "Ł": "L",
-        "đ": "d",
-        "Đ": "D",
-        "ð": "d",
-        "Ð": "D",
         "þ": "th",
         "Þ": "Th",
-        "ə": "e",
-        "Ə": "E",
-        "\u0131": "i",  # i without a dot
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
         **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'),
@@ -67,22 +57,16 @@ def score(
     theirs = [[tokenize(text) for text in texts] for texts in references]
     ours = [tokenize(output) for output in outputs]
     edits = _count_edits(theirs, ours)
-    found = [
-        {
-            "BLEU": _bleu([theirs[index] for index in group], [ours[index] for index in group]),
-            "TER": _ter([edits[index] for index in group]),
-        }
-        for group in groups
-    ]
+    bleus = [_bleu(*parts) for parts in select(theirs, ours, groups)]
+    ters = [_ter([edits[index] for index in group]) for group in groups]
     try:
-        tools = find_tools()
+        meteors = meteor(theirs, ours, groups, find_tools())
     except MissingToolError as reason:
-        return [Scores(values, {"METEOR": str(reason)}) for values in found]
-    scores = meteor(theirs, ours, groups, tools)
-    return [
-        Scores({"BLEU": values["BLEU"], "METEOR": value, "TER": values["TER"]})
-        for values, value in zip(found, scores, strict=True)
-    ]
+        skipped = {"METEOR": str(reason)}
+        pairs = zip(bleus, ters, strict=True)
+        return [Scores({"BLEU": bleu, "TER": ter}, skipped) for bleu, ter in pairs]
+    found = zip(bleus, meteors, ters, strict=True)
+    return [Scores(dict(zip(METRICS, values, strict=True))) for values in found]
 
 
 def _bleu(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
