@@ -22,6 +22,4 @@ TASKS: Final[Mapping[str, Task]] = MappingProxyType({task.name: task for task in
 
 def find_task(name: str, source: Source) -> Task:
     """Return the task of that name, made concrete for the user's own files."""
-    if name == own.FILE.name:
-        return own.resolve_file(source)
-    return own.resolve_completion(source) if name == own.COMPLETION.name else TASKS[name]
+    return own.resolve(source) if name == own.FILE.name else TASKS[name]

@@ -83,7 +83,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of question, its columns and its metrics.
+    """A kind of question, its examples and its metrics.
 
     Attributes:
         name: as in ``--task``.
@@ -93,9 +93,6 @@ class Task:
             ``hiddenkey.lab.scores``; the first one is the task's main one.
         needs: what a user must give: nothing (``bundled``), ``--data`` or own files.
         load: reads all examples; raises ConfigError with every fault of the data.
-        text_columns: one column, or two for pairs; empty where the source says it.
-        label_column: column of the label or score.
-        label_names: names by class index, empty for regression or where they are inferred.
         files: what ``--data FOLDER`` must hold, for messages.
         otherwise: what may be given for the folder, for messages.
         family: which set of corpus metrics scores generated texts.
@@ -107,9 +104,6 @@ class Task:
     metrics: tuple[str, ...]
     needs: Literal["bundled", "folder", "files"]
     load: Callable[[Source], Splits]
-    text_columns: tuple[str, ...] = ()
-    label_column: str = "label"
-    label_names: tuple[str, ...] = ()
     files: str = ""
     otherwise: str = ""
     family: Literal["e2e", "webnlg"] = "e2e"

@@ -101,8 +101,6 @@ E2E: Final = Task(
     metrics=METRICS["e2e"],
     needs="folder",
     load=_load_e2e,
-    text_columns=E2E_COLUMNS.texts,
-    label_column=E2E_COLUMNS.label,
     files="e2e/trainset.csv",
     family="e2e",
 )
@@ -113,8 +111,6 @@ WEBNLG: Final = Task(
     metrics=METRICS["webnlg"],
     needs="folder",
     load=_load_webnlg,
-    text_columns=("triples",),
-    label_column="lex",
     files="webnlg_2017/train",
     family="webnlg",
 )

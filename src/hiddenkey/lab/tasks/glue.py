@@ -125,9 +125,6 @@ def _task(name: str, layout: Layout) -> Task:
         files=f"{name}/train.tsv",
         otherwise=_OTHERWISE,
         load=partial(_load, name),
-        text_columns=layout.columns.texts,
-        label_column=layout.columns.label,
-        label_names=layout.label_names,
     )
 
 

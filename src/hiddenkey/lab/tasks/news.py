@@ -54,9 +54,6 @@ def _task(name: str, summary: str, whole: bool) -> Task:
         metrics=("accuracy", "f1_macro"),
         needs="bundled",
         load=partial(_load, whole),
-        text_columns=("text",),
-        label_column="topic",
-        label_names=TOPICS,
     )
 
 

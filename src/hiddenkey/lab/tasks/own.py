@@ -14,22 +14,13 @@ from hiddenkey.lab.tasks.generation import merge_references
 from hiddenkey.lab.tasks.tables import Columns, read_rows, read_splits, spelling
 
 _MOST_CLASSES: Final = 1000
-_PROMPT: Final = "prompt"
-_COMPLETION: Final = "completion"
 
 
-def resolve_file(source: Source) -> Task:
-    """Return the task that ``--task file`` means for these files and columns."""
-    task = replace(FILE, text_columns=source.text_columns, label_column=source.label_column)
+def resolve(source: Source) -> Task:
+    """Return the task that ``--task file`` means for this source."""
     if not source.regression:
-        return task
-    return replace(task, kind="regression", metrics=("pearson", "spearman"))
-
-
-def resolve_completion(source: Source) -> Task:
-    """Return the task that ``--task completion`` means for these columns."""
-    columns = _completion_columns(source)
-    return replace(COMPLETION, text_columns=columns.texts, label_column=columns.label)
+        return FILE
+    return replace(FILE, kind="regression", metrics=("pearson", "spearman"))
 
 
 def _load_file(source: Source) -> Splits:
@@ -41,7 +32,10 @@ def _load_file(source: Source) -> Splits:
 
 
 def _load_completion(source: Source) -> Splits:
-    train, evaluation = read_splits(*_files(source, "completion"), _completion_columns(source))
+    is_default = source.label_column == Source().label_column
+    target = "completion" if is_default else source.label_column
+    columns = Columns(source.text_columns or ("prompt",), target, is_text=True)
+    train, evaluation = read_splits(*_files(source, "completion"), columns)
     return Splits(train, merge_references(evaluation))
 
 
@@ -49,12 +43,6 @@ def _files(source: Source, task: str) -> tuple[Path, Path]:
     if source.train_file is None or source.eval_file is None:
         raise ConfigError(f"--task {task} needs --train-file and --eval-file; give both")
     return source.train_file, source.eval_file
-
-
-def _completion_columns(source: Source) -> Columns:
-    is_default = source.label_column == Source().label_column
-    target = _COMPLETION if is_default else source.label_column
-    return Columns(source.text_columns or (_PROMPT,), target, is_text=True)
 
 
 def _infer_labels(source: Source, train_file: Path) -> tuple[str, ...]:
@@ -95,7 +83,5 @@ COMPLETION: Final = Task(
     metrics=METRICS["e2e"],
     needs="files",
     load=_load_completion,
-    text_columns=(_PROMPT,),
-    label_column=_COMPLETION,
     family="e2e",
 )
