@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from hiddenkey.lab.evidence.inference import Estimate, excludes
-from hiddenkey.lab.evidence.planning import Design, equivalence, pairs_to_narrow, power
+from hiddenkey.lab.evidence.planning import Design
 
 
 def test_five_pairs_by_hand():
@@ -55,9 +55,9 @@ def test_pairs_needed_are_the_fewest():
 
 
 def test_pairs_to_narrow_are_the_fewest():
-    needed = pairs_to_narrow(0.01, 0.02)
+    needed = Design(3, 0.02).pairs_to_narrow(0.01)
     assert Design(needed, 0.02).half_width() <= 0.01 < Design(needed - 1, 0.02).half_width()
-    assert pairs_to_narrow(1e-6, 1.0) is None
+    assert Design(3, 1.0).pairs_to_narrow(1e-6) is None
 
 
 @pytest.mark.parametrize("pairs", [0, 1, 2])
@@ -65,21 +65,21 @@ def test_fewer_than_three_pairs_show_nothing(pairs):
     design = Design(pairs, 0.02)
     assert (design.smallest_p, design.power(9.0)) == (1.0, 0.0)
     assert design.half_width() == design.detectable() == math.inf
-    assert equivalence(pairs, 0.02, 9.0, 0.025) == 0.0
+    assert Design(pairs, 0.02).equivalence(9.0) == 0.0
 
 
 def test_no_scatter_shows_everything():
     design = Design(3, 0.0)
     assert (design.smallest_p, design.detectable(), design.power(0.1)) == (0.0, 0.0, 1.0)
-    assert equivalence(3, 0.0, 0.1, 0.025) == 1.0
+    assert Design(3, 0.0).equivalence(0.1) == 1.0
 
 
 @pytest.mark.parametrize("pairs", [4, 10, 30])
 def test_simulated_equivalence(pairs):
     random = np.random.default_rng(pairs)
-    margin = 4 / math.sqrt(pairs)
+    margin, design = 4 / math.sqrt(pairs), Design(pairs, 1.0)
     rows = random.normal(0, 1, size=(2000, pairs))
     shown = sum(Estimate.of(row).within(-margin, margin) < 0.025 for row in rows)
-    low, high = stats.binom.ppf([0.0005, 0.9995], 2000, equivalence(pairs, 1.0, margin, 0.025))
+    low, high = stats.binom.ppf([0.0005, 0.9995], 2000, design.equivalence(margin))
     assert low <= shown <= high
-    assert power(pairs, 1.0, margin, 0.025) > equivalence(pairs, 1.0, margin, 0.025)
+    assert design.power(margin) > design.equivalence(margin)

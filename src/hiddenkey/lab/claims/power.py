@@ -8,7 +8,7 @@ from typing import Final
 
 from hiddenkey.lab.claims.plan import Claim, Contrast, Scale
 from hiddenkey.lab.evidence.inference import LEVEL
-from hiddenkey.lab.evidence.planning import Design, equivalence
+from hiddenkey.lab.evidence.planning import Design
 
 _IN_POINTS: Final = ("metric", "best", "gap")
 """Measures that the known deviation, in percentage points, is taken to hold for."""
@@ -43,7 +43,8 @@ class Power:
         if self.contrast.expect != "equal":
             return self.detects
         design = self.design
-        return equivalence(design.pairs, design.spread, self.contrast.margin, LEVEL / 2)
+        plain = Design(design.pairs, design.deviation, design.tasks)
+        return plain.equivalence(self.contrast.margin)
 
     @property
     def needed(self) -> int | None:

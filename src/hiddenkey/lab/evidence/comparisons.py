@@ -9,7 +9,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeVar
 
-from hiddenkey.lab.evidence import planning
 from hiddenkey.lab.evidence.inference import (
     FEWEST,
     LEVEL,
@@ -19,6 +18,7 @@ from hiddenkey.lab.evidence.inference import (
     excludes,
     finite,
 )
+from hiddenkey.lab.evidence.planning import Design
 
 Verdict = Literal["better", "worse", "no clear difference", "inconclusive"]
 Key = TypeVar("Key", bound=Hashable)
@@ -30,47 +30,16 @@ MARGIN: Final = 0.01
 """Smallest difference of interest: one percentage point, or 1 % of a value above 1."""
 
 
-@dataclass(frozen=True)
-class Description:
-    """The values of one configuration over its seeds.
-
-    Attributes:
-        count: number of values.
-        mean: their mean.
-        deviation: their standard deviation (``count - 1`` in the denominator), ``None`` for a
-            single value.
-        low: lower end of the mean's 95 % interval (Student's t), ``None`` below three values.
-        high: its upper end.
-        note: what the reader must know of the interval, as a sentence, or ``None``.
-    """
-
-    count: int
-    mean: float
-    deviation: float | None
-    low: float | None
-    high: float | None
-    note: str | None
-
-
-def describe(values: Sequence[float]) -> Description:
-    """Describe the values of one configuration over its seeds.
+def describe(values: Sequence[float]) -> Estimate:
+    """Estimate the mean of one configuration's values over its seeds.
 
     Raises:
         ValueError: if there are no values, or one is missing or not finite.
     """
     known = finite(values, "values")
-    first = min(known)
-    # from the smallest value on, since the steps of values need not begin at 0
-    estimate = Estimate.of(differences(known, [first] * len(known)))
-    interval = estimate.interval()
-    return Description(
-        count=len(known),
-        mean=statistics.mean(known),  # exact, unlike the sum of floats
-        deviation=statistics.stdev(known) if len(known) > 1 else None,
-        low=None if interval is None else first + interval[0],
-        high=None if interval is None else first + interval[1],
-        note=_note_of_mean(len(known), estimate),
-    )
+    # counted from the smallest value, since the steps of values need not begin at 0
+    found = Estimate.of(differences(known, [min(known)] * len(known)))
+    return dataclasses.replace(found, mean=statistics.mean(known))  # exact, unlike a sum of floats
 
 
 @dataclass(frozen=True)
@@ -241,7 +210,8 @@ def _why_inconclusive(comparison: PairedComparison, family: int) -> str:
         return f"{FEWEST} pairs are the fewest that can show anything, here {_are(comparison)}."
     together = f" among {family} comparisons" if family > 1 else ""
     deviation = comparison.estimate.error * math.sqrt(comparison.count)
-    enough = planning.pairs_to_narrow(comparison.margin, deviation, 1 - comparison.confidence)
+    design = Design(comparison.count, deviation, level=1 - comparison.confidence)
+    enough = design.pairs_to_narrow(comparison.margin)
     advice = f"; about {enough} seeds would narrow it to that" if enough else ""
     return (
         f"Underpowered{together} with {comparison.count} seeds: the interval includes 0 and"
@@ -251,15 +221,6 @@ def _why_inconclusive(comparison: PairedComparison, family: int) -> str:
 
 def _are(comparison: PairedComparison) -> str:
     return "is 1" if comparison.count == 1 else f"are {comparison.count}"
-
-
-def _note_of_mean(count: int, estimate: Estimate) -> str | None:
-    if count < FEWEST:
-        have = "is 1" if count == 1 else f"are {count}"
-        return f"{FEWEST} values are the fewest for an interval, here {have}."
-    if estimate.deviation == 0:
-        return f"All {count} values are equal, so nothing shows how far they would vary."
-    return None
 
 
 def _effect_size(estimate: Estimate) -> float | None:

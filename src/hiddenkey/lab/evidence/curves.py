@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
@@ -10,7 +9,8 @@ from typing import Any, Final, Literal
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS, finite
-from hiddenkey.lab.evidence.findings import Curve, CurvePoint, Gap, Spread
+from hiddenkey.lab.evidence.comparisons import describe
+from hiddenkey.lab.evidence.findings import Curve, CurvePoint, Gap
 
 _EVALUATION: Final = "eval_"
 _TRAINING: Final = "train_sample_"
@@ -40,7 +40,7 @@ def tabulate_gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
         for name in (_main_metric(group), LOSS):
             triples = [triple for run in group if (triple := _gap_of(run, name)) is not None]
             if triples:
-                train, evaluation, gap = (_spread(column) for column in zip(*triples, strict=True))
+                train, evaluation, gap = (describe(column) for column in zip(*triples, strict=True))
                 gaps.append(Gap(arm, name, train, evaluation, gap))
     return tuple(gaps)
 
@@ -85,15 +85,7 @@ def _points(
             value = read(line)
             if value is not None:
                 values[int(line["step"])].append(value)
-    return tuple(CurvePoint(step, _spread(values[step])) for step in sorted(values))
-
-
-def _spread(values: Sequence[float]) -> Spread:
-    mean = math.fsum(values) / len(values)
-    if len(values) < 2:
-        return Spread(mean, None, len(values))
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    return Spread(mean, math.sqrt(squares / (len(values) - 1)), len(values))
+    return tuple(CurvePoint(step, describe(values[step])) for step in sorted(values))
 
 
 def _gap_of(run: Run, name: str) -> tuple[float, float, float] | None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiddenkey.lab.evidence.axes import Arm, Measure
-from hiddenkey.lab.evidence.comparisons import Description, PairedComparison
-from hiddenkey.lab.evidence.inference import Ratio
+from hiddenkey.lab.evidence.comparisons import PairedComparison
+from hiddenkey.lab.evidence.inference import Estimate, Ratio
 
 Answer = Literal[
     "better", "worse", "mixed", "no clear difference", "inconclusive", "nothing to compare"
@@ -35,19 +35,10 @@ class Cell:
     values: tuple[tuple[int, float], ...]
     missing: int
     failed: int
-    description: Description | None
+    description: Estimate | None
     against: str | None
     comparison: PairedComparison | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over runs, and standard deviation; ``None`` of a single run."""
-
-    mean: float
-    deviation: float | None
-    count: int
 
 
 @dataclass(frozen=True)
@@ -64,9 +55,9 @@ class Gap:
 
     arm: Arm
     name: str
-    train: Spread
-    evaluation: Spread
-    gap: Spread
+    train: Estimate
+    evaluation: Estimate
+    gap: Estimate
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class CurvePoint:
     """A value at one step, over the runs that have it."""
 
     step: int
-    spread: Spread
+    spread: Estimate
 
 
 @dataclass(frozen=True)
@@ -139,8 +130,8 @@ class SweepPoint:
 
     x: float
     arm: str
-    last: Description | None
-    best: Description | None
+    last: Estimate | None
+    best: Estimate | None
 
 
 @dataclass(frozen=True)

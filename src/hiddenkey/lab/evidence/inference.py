@@ -94,6 +94,16 @@ class Estimate:
         reach = critical(self.count - 1, (1 - confidence) / 2) * self.error
         return self.mean - reach, self.mean + reach
 
+    @property
+    def low(self) -> float | None:
+        """Lower end of the 95 % interval."""
+        return (self.interval() or (None, None))[0]
+
+    @property
+    def high(self) -> float | None:
+        """Upper end of the 95 % interval."""
+        return (self.interval() or (None, None))[1]
+
     def above(self, threshold: float) -> float:
         """P-value of "the mean is not above the threshold"."""
         return self._beyond(self.mean - threshold)

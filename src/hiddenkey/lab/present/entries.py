@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hiddenkey.lab.evidence.comparisons import Description
-from hiddenkey.lab.evidence.findings import Spread
+from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.present.words import MISSING, interval, number
 
 Value = str | int | float | None
@@ -78,15 +77,14 @@ def numeric(value: float | None, shown: str | None = None) -> Entry:
     return Entry(number(value) if shown is None else shown, value)
 
 
-def spread(found: Description | Spread | None) -> Entry:
+def spread(found: Estimate | None) -> Entry:
     """An entry of mean ± standard deviation, with the interval below where there is one."""
     if found is None:
         return Entry(MISSING, None)
     shown = number(found.mean)
     if found.deviation is not None:
         shown += f" ± {number(found.deviation)}"
-    bounds = interval(found.low, found.high) if isinstance(found, Description) else ""
-    return Entry(shown, found.mean, details=lines_of(bounds))
+    return Entry(shown, found.mean, details=lines_of(interval(found.low, found.high)))
 
 
 def lines_of(*lines: str) -> tuple[str, ...]:

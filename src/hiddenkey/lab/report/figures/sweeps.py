@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hiddenkey.lab.evidence.comparisons import Description
 from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
+from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.present.canvas import (
     LINES,
     Axes,
@@ -119,7 +119,7 @@ def _sweep_line(axes: Axes, series: Series, style: Style) -> None:
     axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.15, linewidth=0)
 
 
-def _bounds(found: Description) -> tuple[float, float]:
+def _bounds(found: Estimate) -> tuple[float, float]:
     if found.low is None or found.high is None:
         return found.mean, found.mean
     return found.low, found.high
