@@ -28,7 +28,7 @@ def claim(*contrasts, scope="pooled", need=1.0, tasks=TASKS):
         scope=scope,
         need=need,
         tasks=tasks,
-        drawings=(),
+        pictures=(),
     )
 
 
@@ -46,7 +46,7 @@ def scale(*, seeds=6, deviation=1.0, floor=20.0, tasks=TASKS):
         common={},
         tasks={task: TaskSetup(task, {}, 100, floor, ()) for task in tasks},
         choices={},
-        scatter=Scatter(deviation, "made up"),
+        power=Scatter(deviation, "made up"),
     )
 
 

@@ -87,7 +87,7 @@ def test_numbers_at_the_axis_do_not_collide():
     picture = Drawing("sweep", "t", x="rate", series={
         "a": {x: f"rank{rank}" for x, rank in zip((0.0, 0.01, 0.3, 0.5), RANKS, strict=True)}
     })  # fmt: skip
-    claim = dataclasses.replace(claims()[0], drawings=(picture,))
+    claim = dataclasses.replace(claims()[0], pictures=(picture,))
     axes = draw(plot_of(evidence(chosen=(claim,)), "C1")).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "", "0.3", "0.5"]
 

@@ -257,7 +257,7 @@ def test_hostile_text_stays_text():
     plain = claims()[0]
     arms = {name: dataclasses.replace(arm, name=name) for name, arm in plain.configurations.items()}
     contrast = Contrast(HOSTILE, {"rank16": 1, "rank64": -1}, "metric", "better", 0.5)
-    pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.drawings)
+    pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.pictures)
     hostile = Claim(HOSTILE, HOSTILE, HOSTILE, HOSTILE, arms, (contrast,), "pooled", 1.0,
                     plain.tasks, pictures)  # fmt: skip
     shown = evidence(chosen=(hostile,))

@@ -26,8 +26,8 @@ def faults(folder, scale, names=()):
 def test_the_plans_that_come_with_it_fit_their_scales(scale):
     claims, found = read_plans(default_folder(), scale)
     assert len(claims) >= 9
-    assert found.scatter.deviation > 0
-    assert found.scatter.source
+    assert found.power.deviation > 0
+    assert found.power.source
     assert all(claim.paper and claim.how for claim in claims)
     if scale != "tiny":
         assert len(found.seeds) >= 5
@@ -63,8 +63,8 @@ def test_a_claim_is_read(plans):
         {"dropkey": 1, "lora": -1},
     )
     assert (no_better.expect, no_better.low, no_better.high) == ("no better", -math.inf, math.inf)
-    assert claim.drawings[0].series == {"DropKey": {0.0: "lora", 0.5: "strong"}}
-    assert claim.drawings[1].cells == {"DropKey": {"weak": "dropkey", "strong": "strong"}}
+    assert claim.pictures[0].series == {"DropKey": {0.0: "lora", 0.5: "strong"}}
+    assert claim.pictures[1].cells == {"DropKey": {"weak": "dropkey", "strong": "strong"}}
     assert (cost.contrasts[0].low, cost.contrasts[0].high) == (0.01, 100)
     assert (claim.trained, claim.timed) == (["lora", "dropkey", "strong"], [])
     assert (cost.trained, cost.timed) == ([], ["dropkey"])
@@ -110,6 +110,9 @@ def test_a_scale_is_read_by_name_or_from_a_file(plans):
         (lambda c: c["contrasts"][0].update(expect="worse"), "expect must be one of better"),
         (lambda c: c["contrasts"][0].update(measure="bleu"), "measure must be one of metric"),
         (lambda c: c["contrasts"][0].update(expect="between"), "between needs low and high"),
+        (lambda c: c["contrasts"].append(3), "contrasts must be name: value, got 3"),
+        (lambda c: c.update(configurations=3), "configurations must be name: value, got 3"),
+        (lambda c: c.pop("configurations"), "configurations is missing"),
         (lambda c: c["pictures"][0].update(kind="pie"), "kind must be one of sweep"),
         (lambda c: c["pictures"][0]["series"].update(x={1: "nobody"}), "got 'nobody'"),
     ],
@@ -150,12 +153,12 @@ def test_a_configuration_means_the_same_in_all_claims(plans):
     [
         (lambda s: s.pop("power"), "power is missing"),
         (lambda s: s["common"].update(epoch=1), "did you mean 'epochs'"),
-        (lambda s: s["choices"].update(rates=[]), "rates must name at least one"),
-        (lambda s: s["choices"].update(rates=0.1), "rates must name at least one number in a list"),
-        (lambda s: s.update(seeds=5), "seeds must name at least one number in a list, got 5"),
-        (lambda s: s.update(repeats="five"), "repeats must be a whole number from 1, got 'five'"),
+        (lambda s: s["choices"].update(rates=[]), "rates must be a list of at least one, got []"),
+        (lambda s: s["choices"].update(rates=0.1), "rates must be a list of at least one, got 0.1"),
+        (lambda s: s.update(seeds=5), "seeds must be a list of at least one, got 5"),
+        (lambda s: s.update(repeats="five"), "repeats must be a whole number, got 'five'"),
         (lambda s: s.update(power={"deviation": 0}), "power must have a deviation above 0"),
-        (lambda s: s.update(power=3), "power must have a deviation above 0, got 3"),
+        (lambda s: s.update(power=3), "power must be name: value, got 3"),
         (lambda s: s["tasks"]["words"].update(validation=0.5), "validation must be a number"),
         (lambda s: s["tasks"]["words"].update(choices=["dora"]), "choices must be one of lora"),
     ],

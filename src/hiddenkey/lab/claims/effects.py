@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect, Values
-from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast
+from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Measure
 from hiddenkey.lab.claims.rule import decide
 from hiddenkey.lab.evidence.inference import Estimate
 
@@ -64,17 +64,17 @@ def effect(
     )
 
 
-def level(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+def level(values: Values, tasks: Sequence[str], name: str, measure: Measure) -> Effect:
     """Return a configuration's mean over tasks and seeds, with its interval."""
     return effect(_unjudged({name: 1.0}, measure), values, tasks)
 
 
-def gain(values: Values, tasks: Sequence[str], name: str, measure: str) -> Effect:
+def gain(values: Values, tasks: Sequence[str], name: str, measure: Measure) -> Effect:
     """Return a configuration's difference to plain LoRA, seed by seed."""
     return effect(_unjudged({name: 1.0, BASELINE: -1.0}, measure), values, tasks)
 
 
-def _unjudged(weights: Mapping[str, float], measure: str) -> Contrast:
+def _unjudged(weights: Mapping[str, float], measure: Measure) -> Contrast:
     """A contrast that is shown, not judged."""
     return Contrast("", weights, measure, "better", margin=0.0)
 

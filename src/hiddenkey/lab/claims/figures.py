@@ -56,13 +56,13 @@ def _plots(evidence: Evidence) -> Iterator[Plot]:
     series = [
         (finding, points)
         for finding in evidence.findings
-        for drawing in finding.claim.drawings
+        for drawing in finding.claim.pictures
         for points in drawing.series.values()
     ]
     methods = dict.fromkeys((BASELINE, *(_method(finding, points) for finding, points in series)))
     palette = Palette(tuple(methods), BASELINE)
     for finding in evidence.findings:
-        for index, drawing in enumerate(finding.claim.drawings, 1):
+        for index, drawing in enumerate(finding.claim.pictures, 1):
             parts = f"claims {evidence.scale.name} {finding.claim.name} {index}"
             name = re.sub(r"[^a-z0-9]+", "_", parts.lower())
             if drawing.kind == "sweep":

@@ -70,10 +70,10 @@ def _section(
     """A claim: what was run, its tables and figures; values by task are folded."""
     claim = finding.claim
     used = {contrast.measure for contrast in claim.contrasts}
-    used |= {drawing.measure for drawing in claim.drawings if drawing.kind != "effects"}
+    used |= {drawing.measure for drawing in claim.pictures if drawing.kind != "effects"}
     values = {name: values_grid(finding, evidence, name) for name in MEASURES if name in used}
     cost = [values.pop(COST)] if COST in values else []
-    drawn = [drawing_grid(finding, d, evidence) for d in claim.drawings if d.kind == "grid"]
+    drawn = [drawing_grid(finding, d, evidence) for d in claim.pictures if d.kind == "grid"]
     return Section(
         id=anchor,
         title=f"{claim.name} {claim.title}",

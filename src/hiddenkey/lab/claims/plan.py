@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 Expectation = Literal["better", "no better", "equal", "between"]
 Scope = Literal["pooled", "each task"]
-Kind = Literal["sweep", "grid", "effects"]
+Measure = Literal["metric", "best", "gap", "loss", "step time"]
 
-MEASURES: Final[Mapping[str, str]] = MappingProxyType(
+MEASURES: Final[Mapping[Measure, str]] = MappingProxyType(
     {
         "metric": "main metric after the last step, in percentage points",
         "best": "main metric at the best evaluation, in percentage points",
@@ -72,7 +72,7 @@ class Contrast:
 
     name: str
     weights: Mapping[str, float]
-    measure: str
+    measure: Measure
     expect: Expectation
     margin: float
     low: float = -math.inf
@@ -103,13 +103,13 @@ class Drawing:
         measure: a key of :data:`MEASURES`.
     """
 
-    kind: Kind
+    kind: Literal["sweep", "grid", "effects"]
     title: str
     x: str = ""
     logarithmic: bool = False
     series: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
     cells: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    measure: str = "metric"
+    measure: Measure = "metric"
 
     @property
     def shown(self) -> set[str]:
@@ -132,7 +132,7 @@ class Claim:
         scope: whether a contrast's effect is the mean over tasks, or each task is its own question.
         need: share of the questions that must hold, in (0, 1]; 1: all.
         tasks: names of the task setups; empty if the scale has none for it.
-        drawings: figures and tables of the page.
+        pictures: figures and tables of the page.
     """
 
     name: str
@@ -141,16 +141,16 @@ class Claim:
     how: str
     configurations: Mapping[str, Configuration]
     contrasts: tuple[Contrast, ...]
-    scope: Scope
-    need: float
-    tasks: tuple[str, ...]
-    drawings: tuple[Drawing, ...]
+    scope: Scope = "pooled"
+    need: float = 1.0
+    tasks: tuple[str, ...] = ()
+    pictures: tuple[Drawing, ...] = ()
 
     @property
     def trained(self) -> list[str]:
         """Names of the configurations that are trained to the end: not those only timed."""
         weighed = {name for c in self.contrasts if c.measure != COST for name in c.weights}
-        used = weighed.union(*(drawing.shown for drawing in self.drawings))
+        used = weighed.union(*(drawing.shown for drawing in self.pictures))
         return [name for name in self.configurations if name in used]
 
     @property
@@ -230,7 +230,7 @@ class Scale:
         common: settings of all runs.
         tasks: task setups by name.
         choices: choices by name.
-        scatter: what was known of the scatter over seeds before the runs.
+        power: what was known of the scatter over seeds before the runs.
     """
 
     name: str
@@ -240,4 +240,4 @@ class Scale:
     common: Mapping[str, Any]
     tasks: Mapping[str, TaskSetup]
     choices: Mapping[str, Choice]
-    scatter: Scatter
+    power: Scatter

@@ -61,7 +61,7 @@ def design(contrast: Contrast, seeds: int, deviation: float, tasks: int = 1) -> 
 def expected_power(claim: Claim, scale: Scale) -> tuple[Power, ...]:
     """Estimate what a claim's contrasts could show at a scale.
 
-    ``scale.scatter`` has the standard deviation σ of a paired difference between two configurations
+    ``scale.power`` has the standard deviation σ of a paired difference between two configurations
     on one task. With configurations whose values vary alike and independently once the seed's
     common part has cancelled, a contrast with weights w varies by
 
@@ -75,6 +75,6 @@ def expected_power(claim: Claim, scale: Scale) -> tuple[Power, ...]:
     for contrast in claim.contrasts:
         if tasks and contrast.measure in _IN_POINTS and contrast.expect != "between":
             squares = math.fsum(weight**2 for weight in contrast.weights.values())
-            deviation = scale.scatter.deviation * math.sqrt(squares / 2)
+            deviation = scale.power.deviation * math.sqrt(squares / 2)
             found.append(Power(contrast, design(contrast, len(scale.seeds), deviation, tasks)))
     return tuple(found)

@@ -1,38 +1,35 @@
-"""Claims and scales from YAML: every fault of every file is found at once."""
+"""Claims and scales from YAML: every fault of a file is found at once."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.claims import plan
 from hiddenkey.lab.claims.plan import (
     COST,
-    MEASURES,
     Choice,
     Claim,
     Configuration,
     Contrast,
-    Drawing,
     Scale,
-    Scatter,
     TaskSetup,
 )
 from hiddenkey.lab.plans import recipes
 from hiddenkey.lab.plans.settings import read_settings, read_yaml
 from hiddenkey.lab.run.rules import suggestion
 
-_Key = TypeVar("_Key")
-_CLAIM: Final = ("title", "paper", "how", "configurations", "contrasts", "margin", "tasks")
-_SCALE: Final = ("summary", "seeds", "repeats", "common", "choices", "tasks", "power")
-_CONTRAST: Final = ("name", "weights", "measure", "expect", "margin", "low", "high")
+_Kind = TypeVar("_Kind")
 _AXES: Final = ("learning_rates", "rates", "seeds")
-_OLDER: Final = {"arms": "configurations"}
+_NAMES: Final = {"arms": "configurations"}
 """Names that files of earlier versions use, and today's."""
+
+_NEUTRAL: Final = {float: math.nan, int: 1, Mapping: {}, tuple: ()}
+"""Stands for a value that is missing or wrong, so that reading goes on."""
 
 _ROUNDING: Final = 1e-9
 
@@ -82,27 +79,14 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        content, faults = read_yaml(path)
-        self.content = {_OLDER.get(name, name): value for name, value in content.items()}
-        self.faults = faults
-        self._unread = bool(faults)
+        content, self.faults = read_yaml(path)
+        self._unread = bool(self.faults)
+        self.content = {_NAMES.get(name, name): value for name, value in content.items()}
 
     def add(self, fault: str) -> None:
-        """Note a fault, with the file's name."""
-        self.faults.append(f"{self.path}: {fault}")
-
-    def require(self, names: Sequence[str], optional: Sequence[str] = ()) -> None:
-        """Complain of settings that are missing or unknown; of a file not read that is all said."""
+        """Note a fault, with the file's name; of a file that cannot be read all is said."""
         if not self._unread:
-            self.known(self.content, (*names, *optional))
-            for name in (name for name in names if name not in self.content):
-                self.add(f"{name} is missing; a plan says it before the runs")
-
-    def known(self, content: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Complain of what the content has beside the names."""
-        for name in (name for name in content if name not in names):
-            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
-            self.add(f"{name!r} is not a setting{near}")
+            self.faults.append(f"{self.path}: {fault}")
 
     def one_of(self, place: str, value: Any, known: Collection[str]) -> Any:
         """Return the value; complain unless it is known."""
@@ -111,25 +95,72 @@ class _File:
             self.add(f"{place} must be one of {', '.join(known)}, got {value!r}{near}")
         return value
 
-    def numbers(self, place: str, value: object) -> tuple[Any, ...]:
-        """Return a list of numbers, nothing and a complaint if it is none."""
-        if isinstance(value, list | tuple) and value and all(map(_is_number, value)):
-            return tuple(value)
-        self.add(f"{place} must name at least one number in a list, got {value!r}; such as [1, 2]")
-        return ()
+    def build(
+        self, kind: type[_Kind], given: Any, place: str = "", rest: str = "", **read: Any
+    ) -> _Kind:
+        """Return an instance of a plan's type from settings by name.
 
-    def settings(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
-        """Return settings of a run; task, model and rank are the plan's own and passed through."""
+        Args:
+            kind: the type, a dataclass.
+            given: what the file says.
+            place: where it says that, for messages; empty for the whole file.
+            rest: field that takes what is no field, as settings of a run.
+            read: fields that were read already.
+        """
+        hints = get_type_hints(kind)
+        fields = [f for f in dataclasses.fields(kind) if f.name not in {*read, rest}]  # type: ignore[arg-type]
+        own = {field.name: field for field in fields}
+        given = self.value(Mapping[str, object], given, place)
+        others = {name: value for name, value in given.items() if name not in own}
+        if rest:
+            read[rest] = self._settings(others, place)
+        for name in () if rest else others:
+            near = suggestion(name, own) or f"; choose from {', '.join(own)}"
+            self.add(f"{name!r} is not a setting{near}")
+        for name, field in own.items():
+            if name in given or field.default is dataclasses.MISSING is field.default_factory:
+                where = f"{place}: {name}" if place else name
+                read[name] = self.value(hints[name], given.get(name), where)
+        return kind(**read)
+
+    def value(self, hint: Any, given: Any, place: str) -> Any:
+        """Return what the file says of a field, a neutral value and a complaint if it is wrong."""
+        kind, parts = get_origin(hint) or hint, get_args(hint)
+        if kind is object:
+            return given
+        if given is None:
+            self.add(f"{place} is missing; a plan says it before the runs")
+            return _NEUTRAL.get(kind, "")
+        if kind is Literal:
+            return self.one_of(place, given, parts)
+        if kind in (str, bool):
+            return " ".join(str(given).split()) if kind is str else given
+        if dataclasses.is_dataclass(kind):
+            return self.build(hint, given, place)
+        may_be_empty = kind is tuple and parts[0] not in (int, float)
+        if kind is tuple and isinstance(given, list | tuple) and (given or may_be_empty):
+            return tuple(self.value(parts[0], each, place) for each in given)
+        if kind is Mapping and isinstance(given, Mapping):
+            if parts[1] is Any:
+                return self._settings(given, place)
+            return {
+                self.value(parts[0], name, place): self.value(parts[1], value, f"{place}: {name}")
+                for name, value in given.items()
+            }
+        if kind in (int, float) and not isinstance(given, bool) and isinstance(given, int | kind):
+            return given
+        wanted = {int: "a whole number", float: "a number", tuple: "a list of at least one"}
+        self.add(f"{place} must be {wanted.get(kind, 'name: value')}, got {given!r}; fix it")
+        return _NEUTRAL.get(kind, "")
+
+    def _settings(self, values: Mapping[str, Any], place: str) -> dict[str, Any]:
+        """Settings of a run; task, model and rank are the plan's own and passed through."""
         own = {name: values[name] for name in ("task", "model", "rank") if name in values}
         rest = {name: value for name, value in values.items() if name not in own}
         typed, faults = read_settings(rest, place)
         for fault in faults:
             self.add(fault)
         return {**own, **typed}
-
-    def line(self, name: str, content: Mapping[str, Any] | None = None) -> str:
-        """Return a text of the file, or of a part of it, in one line; nothing if there is none."""
-        return " ".join(str((self.content if content is None else content).get(name, "")).split())
 
 
 def _claim_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
@@ -164,164 +195,99 @@ def _scale_path(folder: Path, scale: str) -> Path:
 def _claim(
     name: str, file: _File, scale: Scale, seen: dict[str, tuple[str, Configuration]]
 ) -> Claim:
-    content = file.content
-    file.require(_CLAIM, ("scope", "need", "pictures"))
-    configurations = {
-        str(own): _configuration(str(own), given or {}, file)
-        for own, given in content.get("configurations", {}).items()
-    }
-    for own, found in configurations.items():  # claims share the runs of a configuration
-        first, other = seen.setdefault(own, (name, found))
-        if found != other:
+    content = dict(file.content)
+    margin = {"margin": content.pop("margin")} if "margin" in content else {}
+    usual = {"measure": "metric", "expect": "better", **margin}
+    contrasts = file.value(
+        tuple[Mapping[str, object], ...], content.get("contrasts", ()), "contrasts"
+    )
+    content["contrasts"] = [{**usual, **each} for each in contrasts]
+    claim = file.build(
+        Claim,
+        content,
+        name=name,
+        configurations=_configurations(file, content.pop("configurations", None)),
+        tasks=tuple(content.pop("tasks", {}).get(scale.name, ())),
+    )
+    if not 0 < claim.need <= 1:
+        file.add(f"need must be a share in (0, 1], got {claim.need!r}; 1 means all")
+    for contrast in claim.contrasts:
+        _check_contrast(contrast, claim, file)
+    for drawing in claim.pictures:
+        for shown in sorted(drawing.shown):
+            file.one_of(f"pictures: {drawing.title}", shown, claim.configurations)
+    for own, configuration in claim.configurations.items():
+        first, other = seen.setdefault(own, (name, configuration))
+        if configuration != other:  # claims share the runs of a configuration
             file.add(
                 f"configuration {own!r} must mean what it means in {first}, got other settings;"
                 " rename one of them"
             )
-    tasks = tuple(content.get("tasks", {}).get(scale.name, ()))
-    for task in tasks:
+    for task in claim.tasks:
         if file.one_of(f"tasks: {scale.name}", task, scale.tasks) in scale.tasks:
-            for own, found in configurations.items():
+            for own, configuration in claim.configurations.items():
                 place = f"configurations: {own}: choice on task {task!r}"
-                file.one_of(place, found.chosen_as, scale.tasks[task].choices)
-    need = content.get("need", 1)
-    if not isinstance(need, int | float) or not 0 < need <= 1:
-        file.add(f"need must be a share in (0, 1], got {need!r}; 1 means all")
-    return Claim(
-        name=name,
-        title=file.line("title"),
-        paper=file.line("paper"),
-        how=file.line("how"),
-        configurations=configurations,
-        contrasts=tuple(
-            _contrast({"margin": content.get("margin", math.nan), **given}, configurations, file)
-            for given in content.get("contrasts", ())
-        ),
-        scope=file.one_of("scope", content.get("scope", "pooled"), get_args(plan.Scope)),
-        need=float(need),
-        tasks=tasks,
-        drawings=tuple(
-            _drawing(given, configurations, file) for given in content.get("pictures", ())
-        ),
-    )
+                file.one_of(place, configuration.chosen_as, scale.tasks[task].choices)
+    return claim
 
 
-def _configuration(name: str, given: Mapping[str, Any], file: _File) -> Configuration:
-    values = {"method": name, **given}
-    method = file.one_of(f"configurations: {name}: method", values.pop("method"), methods())
-    chosen_as = str(values.pop("as", method))
-    settings = file.settings(values, f"configurations: {name}")
-    return Configuration(name, method, settings, chosen_as)
-
-
-def _contrast(given: Mapping[str, Any], known: Collection[str], file: _File) -> Contrast:
-    place = f"contrasts: {given.get('name')}"
-    file.known(given, _CONTRAST)
-    weights = {str(name): float(weight) for name, weight in given.get("weights", {}).items()}
-    for name in weights:
-        file.one_of(f"{place}: weights", name, known)
-    measure = file.one_of(f"{place}: measure", given.get("measure", "metric"), MEASURES)
-    expect = given.get("expect", "better")
-    file.one_of(f"{place}: expect", expect, get_args(plan.Expectation))
-    if measure != COST and abs(sum(weights.values())) > _ROUNDING:
-        file.add(f"{place}: weights must sum to 0, got {weights!r}; each gain has its baseline")
-    if expect == "between" and not {"low", "high"} <= set(given):
-        file.add(f"{place}: between needs low and high; give both")
-    low, high = float(given.get("low", -math.inf)), float(given.get("high", math.inf))
-    name = str(given.get("name", ""))
-    return Contrast(name, weights, measure, expect, float(given["margin"]), low, high)
-
-
-def _drawing(given: Mapping[str, Any], known: Collection[str], file: _File) -> Drawing:
-    title = str(given.get("title", ""))
-    found = Drawing(
-        kind=file.one_of(f"pictures: {title}: kind", given.get("kind"), get_args(plan.Kind)),
-        title=title,
-        x=str(given.get("x", "")),
-        logarithmic=bool(given.get("logarithmic", False)),
-        series=_by_two(given.get("series", {}), float),
-        cells=_by_two(given.get("cells", {}), str),
-        measure=str(given.get("measure", "metric")),
-    )
-    for name in sorted(found.shown):
-        file.one_of(f"pictures: {title}", name, known)
+def _configurations(file: _File, given: Any) -> dict[str, Configuration]:
+    found = {}
+    for name, settings in file.value(Mapping[str, object], given, "configurations").items():
+        place = f"configurations: {name}"
+        values = {"method": name, **(settings or {})}
+        values["chosen_as"] = values.pop("as", values["method"])
+        found[name] = file.build(Configuration, values, place, "settings", name=name)
+        file.one_of(f"{place}: method", found[name].method, methods())
     return found
 
 
-def _by_two(
-    given: Mapping[str, Mapping[Any, str]], kind: Callable[[Any], _Key]
-) -> dict[str, dict[_Key, str]]:
-    """Configurations by two axes."""
-    return {
-        str(label): {kind(place): str(name) for place, name in points.items()}
-        for label, points in given.items()
-    }
+def _check_contrast(contrast: Contrast, claim: Claim, file: _File) -> None:
+    place, weights = f"contrasts: {contrast.name}", contrast.weights
+    for name in weights:
+        file.one_of(f"{place}: weights", name, claim.configurations)
+    if contrast.measure != COST and abs(math.fsum(weights.values())) > _ROUNDING:
+        file.add(f"{place}: weights must sum to 0, got {weights!r}; each gain has its baseline")
+    if contrast.expect == "between" and math.isinf(contrast.low) and math.isinf(contrast.high):
+        file.add(f"{place}: between needs low and high; give both")
 
 
 def _scale(file: _File) -> Scale:
-    content = file.content
-    file.require(_SCALE)
-    choices = _choices(content.get("choices", {}), file)
-    repeats = content.get("repeats", 1)
-    if not isinstance(repeats, int) or repeats < 1:
-        file.add(f"repeats must be a whole number from 1, got {repeats!r}; give one")
-    return Scale(
-        name=file.path.stem,
-        summary=file.line("summary"),
-        seeds=file.numbers("seeds", content.get("seeds", [0])),
-        repeats=repeats,
-        common=file.settings(content.get("common", {}), "common"),
-        tasks={
-            str(task): _setup(str(task), given, choices, file)
-            for task, given in content.get("tasks", {}).items()
-        },
-        choices=choices,
-        scatter=_scatter(content.get("power", {}), file),
-    )
+    content = dict(file.content)
+    choices = _choices(file, content.pop("choices", None))
+    tasks = file.value(Mapping[str, object], content.pop("tasks", None), "tasks")
+    setups = {name: _setup(name, given, choices, file) for name, given in tasks.items()}
+    scale = file.build(Scale, content, name=file.path.stem, choices=choices, tasks=setups)
+    if scale.repeats < 1:
+        file.add(f"repeats must be a whole number from 1, got {scale.repeats!r}; give one")
+    if not scale.power or not scale.power.deviation > 0:
+        file.add("power must have a deviation above 0, in points; and name its source")
+    return scale
 
 
-def _scatter(content: Any, file: _File) -> Scatter:
-    given = content if isinstance(content, dict) else {}
-    deviation = given.get("deviation", math.nan)
-    if content != {} and not (_is_number(deviation) and deviation > 0):
-        file.add(f"power must have a deviation above 0, got {content!r}; and name its source")
-        deviation = math.nan
-    return Scatter(float(deviation), file.line("source", given))
-
-
-def _choices(content: Mapping[str, Any], file: _File) -> dict[str, Choice]:
+def _choices(file: _File, given: Any) -> dict[str, Choice]:
+    content = file.value(Mapping[str, object], given, "choices")
+    common = {axis: content[axis] for axis in _AXES if axis in content}
     found = {}
-    for name, given in content.get("methods", {}).items():
-        place = f"choices: {name}"
-        values = {
-            "method": name,
-            **{axis: content.get(axis, ()) for axis in _AXES},
-            **(given or {}),
-        }
-        axes = {axis: file.numbers(f"{place}: {axis}", values.pop(axis)) for axis in _AXES}
-        method = file.one_of(f"{place}: method", values.pop("method"), methods())
-        found[str(name)] = Choice(str(name), method, file.settings(values, place), **axes)
+    named = file.value(Mapping[str, object], content.get("methods"), "choices: methods")
+    for name, own in named.items():
+        place, values = f"choices: {name}", {"method": name, **common, **(own or {})}
+        found[name] = file.build(Choice, values, place, "settings", name=name)
+        file.one_of(f"{place}: method", found[name].method, methods())
     return found
 
 
-def _setup(name: str, given: Mapping[str, Any], choices: Collection[str], file: _File) -> TaskSetup:
-    place, values = f"tasks: {name}", dict(given)
-    validation, floor = values.pop("validation", 0), values.pop("floor", 0.0)
-    named, own = tuple(values.pop("choices", choices)), values.pop("learning_rates", {})
-    for choice in (*named, *own):
+def _setup(name: str, given: Any, choices: Collection[str], file: _File) -> TaskSetup:
+    place = f"tasks: {name}"
+    usual = {"task": name, "choices": [*choices], "validation": 0, "floor": 0.0}
+    values = usual | file.value(Mapping[str, object], given, place)
+    setup = file.build(TaskSetup, values, place, "options", name=name)
+    for choice in (*setup.choices, *setup.learning_rates):
         file.one_of(f"{place}: choices", choice, choices)
-    options = file.settings({"task": name, **values}, place)
-    whole = options.get("train_size") is None
-    if whole != (0 < validation < 1):
+    whole = setup.options.get("train_size") is None
+    if whole != (0 < setup.validation < 1):
         file.add(
             f"{place}: validation must be a number of examples beside train_size, or a share of"
-            f" all training examples without it, got {validation!r}; fix it"
+            f" all training examples without it, got {setup.validation!r}; fix it"
         )
-    rates = {
-        str(choice): file.numbers(f"{place}: learning_rates: {choice}", tried)
-        for choice, tried in own.items()
-    }
-    return TaskSetup(name, options, float(validation), float(floor), named, rates)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return setup

@@ -187,7 +187,7 @@ def _power(evidence: Evidence) -> tuple[str, ...]:
     known = [power for finding in evidence.findings for power in finding.power]
     if not known:
         return ()
-    scatter = evidence.scale.scatter
+    scatter = evidence.scale.power
     return (
         "Before the runs, the difference of two configurations on one task and with the same seed"
         f" was taken to vary by {number(scatter.deviation, 2)} percentage points (standard"

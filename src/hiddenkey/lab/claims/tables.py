@@ -7,7 +7,7 @@ from typing import Final
 
 from hiddenkey.lab.claims.effects import gain, level
 from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
-from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing
+from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing, Measure
 from hiddenkey.lab.claims.sentences import run_text
 from hiddenkey.lab.claims.wording import (
     bounds,
@@ -88,11 +88,11 @@ def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid
         " mean ± standard deviation over the seeds. Below it the difference to plain LoRA, which"
         f" has {_spread(plain).text}, seed by seed, with its 95 % interval.",
     )
-    name = f"grid-{finding.claim.name}-{finding.claim.drawings.index(drawing) + 1}"
+    name = f"grid-{finding.claim.name}-{finding.claim.pictures.index(drawing) + 1}"
     return make_grid(name, drawing.title, ("", *columns), rows, notes)
 
 
-def values_grid(finding: Finding, evidence: Evidence, measure: str) -> Grid:
+def values_grid(finding: Finding, evidence: Evidence, measure: Measure) -> Grid:
     """Mean ± standard deviation of every configuration of a claim on every task."""
     rows = []
     for name in dict.fromkeys((BASELINE, *finding.claim.configurations)):
@@ -127,7 +127,7 @@ def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
     return tally, tuple(shown)
 
 
-def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: str) -> Entry:
+def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: Measure) -> Entry:
     """A cell of a table of configurations."""
     if name is None:
         return Entry(MISSING, None)
