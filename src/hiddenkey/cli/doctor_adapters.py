@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hiddenkey.cli.arguments import command_line
 from hiddenkey.cli.options import AdaptersOptions
 from hiddenkey.cli.terminal import say, standard_console
+from hiddenkey.compat.adapters import AdapterRow, run_adapters, section
+from hiddenkey.compat.document import DOCUMENT, replace_section
 from hiddenkey.errors import ConfigError
 from hiddenkey.quiet import quiet
-
-if TYPE_CHECKING:
-    from hiddenkey.compat.adapters import AdapterRow
 
 SECTION: Final = "adapters"
 
@@ -23,9 +22,6 @@ def run(options: AdaptersOptions) -> int:
     Raises:
         ConfigError: if there is no such type, or the file cannot be written.
     """
-    from hiddenkey.compat.adapters import run_adapters, section
-    from hiddenkey.compat.document import DOCUMENT, replace_section
-
     if options.jobs < 1:
         raise ConfigError(f"jobs must be at least 1, got {options.jobs}")
     quiet()

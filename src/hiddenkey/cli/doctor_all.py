@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from hiddenkey.cli.arguments import command_line
 from hiddenkey.cli.options import ArchitecturesOptions
 from hiddenkey.cli.terminal import print_json, say, standard_console
+from hiddenkey.compat.document import DOCUMENT, replace_section, write_whole
+from hiddenkey.compat.examine import sweep
+from hiddenkey.compat.page import SECTION, render
+from hiddenkey.compat.record import Record, Row
+from hiddenkey.compat.types import TASKS, choose
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import not_one_of
 from hiddenkey.quiet import quiet
-
-if TYPE_CHECKING:
-    from hiddenkey.compat.record import Record, Row
 
 RECORD: Final = "models.json"
 _SOUND: Final = ("pass", "refused", "cannot be built")
@@ -22,9 +24,6 @@ _SOUND: Final = ("pass", "refused", "cannot be built")
 
 def run(options: ArchitecturesOptions) -> int:
     """Examine the types; 1 if one of them attaches without passing, else 0."""
-    from hiddenkey.compat.record import Record
-    from hiddenkey.compat.run import choose, sweep
-
     if faults := _faults(options):
         raise ConfigError(faults)
     quiet()
@@ -45,8 +44,6 @@ def run(options: ArchitecturesOptions) -> int:
 
 
 def _faults(options: ArchitecturesOptions) -> list[str]:
-    from hiddenkey.compat.types import TASKS
-
     faults = [not_one_of("tasks", task, TASKS) for task in options.tasks if task not in TASKS]
     if options.jobs < 1:
         faults.append(f"jobs must be at least 1, got {options.jobs}")
@@ -56,9 +53,6 @@ def _faults(options: ArchitecturesOptions) -> list[str]:
 
 
 def _write(record: Record, folder: Path) -> None:
-    from hiddenkey.compat.document import DOCUMENT, replace_section, write_whole
-    from hiddenkey.compat.page import SECTION, render
-
     # one row a line, so that a change of one type is a change of one line
     plain = record.to_dict()
     rows = ",\n".join(json.dumps(row) for row in plain.pop("rows"))

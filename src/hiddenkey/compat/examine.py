@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ from hiddenkey.compat.types import Task
 from hiddenkey.compat.words import first_line, first_sentence
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.lab.queue.isolated import Outcome, run_jobs
 from hiddenkey.testing import Report, examine_model
 
 METHOD = "hiddenkey"
@@ -41,6 +44,27 @@ def examine(model_type: str, task: Task) -> Row:
     with warnings.catch_warnings():  # some models warn in each pass
         warnings.simplefilter("ignore")
         return _examine(model_type, task)
+
+
+def sweep(chosen: Iterable[tuple[str, Task]], *, jobs: int, limit: float) -> Iterator[Row]:
+    """Examine types in worker processes and yield their rows as they come.
+
+    Args:
+        chosen: types and tasks.
+        jobs: number of processes.
+        limit: seconds for one type.
+    """
+    for outcome in run_jobs(examine, chosen, workers=jobs, limit=limit, prepare=prepare):
+        yield _row(outcome)
+
+
+def _row(outcome: Outcome) -> Row:
+    seconds = round(outcome.seconds, 1)
+    if outcome.ending == "returned":
+        return dataclasses.replace(cast(Row, outcome.value), seconds=seconds)
+    model_type, task = outcome.job
+    verdict: Verdict = "fails" if outcome.ending == "raised" else outcome.ending
+    return Row(model_type, task, verdict, str(outcome.value), seconds=seconds)
 
 
 def _examine(model_type: str, task: Task) -> Row:

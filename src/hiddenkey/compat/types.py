@@ -1,8 +1,12 @@
-"""Which model types the installed transformers has, and on which task each is swept."""
+"""Which model types the installed transformers has, and on which task each is examined."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, get_args
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.framework.config import not_one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +61,35 @@ def tasks_of(model_type: str) -> list[Task]:
             tasks.insert(0, task)
             break
     return tasks
+
+
+def choose(types: Sequence[str], tasks: Sequence[Task]) -> list[tuple[str, Task]]:
+    """Return which types to examine on which tasks.
+
+    Args:
+        types: names of types; empty for all that have one of the tasks.
+        tasks: each type is examined on all of these that it has; empty for the one task that it is
+            mainly used for.
+
+    Raises:
+        ConfigError: if there is no such type, or it has none of the tasks.
+    """
+    known = all_types()
+    faults = [not_one_of("types", name, known) for name in types if name not in known]
+    if faults:
+        raise ConfigError(faults)
+    if not tasks:
+        return [(name, tasks_of(name)[0]) for name in types or known]
+    listed = {task: class_names(task) for task in tasks}
+    for name in types:
+        if not any(name in names for names in listed.values()):
+            faults.append(
+                f"tasks must hold one that {name!r} is listed under ({', '.join(tasks_of(name))}),"
+                f" got {', '.join(tasks)}"
+            )
+    if faults:
+        raise ConfigError(faults)
+    return [(name, task) for name in types or known for task in tasks if name in listed[task]]
 
 
 def _is_mainly(task: Task, model_type: str) -> bool:

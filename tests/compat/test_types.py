@@ -1,7 +1,6 @@
 import pytest
 
-from hiddenkey.compat.run import choose
-from hiddenkey.compat.types import all_types
+from hiddenkey.compat.types import all_types, choose
 from hiddenkey.errors import ConfigError
 
 
