@@ -16,7 +16,7 @@ from hiddenkey.lab.analyses.sources import arrange
 from hiddenkey.lab.evidence.arms import Run, arm_order, find_runs
 from hiddenkey.lab.evidence.axes import Arm, Measure, Task
 from hiddenkey.lab.evidence.cells import LOSS, compare_arms
-from hiddenkey.lab.evidence.curves import Part, readers, tabulate_curves
+from hiddenkey.lab.evidence.curves import Part, tabulate_curves, value_at
 from hiddenkey.lab.evidence.findings import Cell, Curve
 from hiddenkey.lab.evidence.pairing import differing, find_baselines, settings_of
 from hiddenkey.lab.evidence.record import Record
@@ -150,7 +150,7 @@ def _ending(quantity: Quantity, run: Run) -> float | None:
     """A run's value after the last step."""
     if not run.record.metrics:
         return None
-    return readers(quantity.name)[quantity.part](run.record.metrics[-1])
+    return value_at(run.record.metrics[-1], quantity.name, quantity.part)
 
 
 def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:

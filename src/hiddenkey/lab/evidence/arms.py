@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -148,34 +148,26 @@ def newest(runs: Iterable[Run]) -> tuple[list[Run], set[str]]:
     Returns:
         the kept runs and the ids of the others.
     """
-    kept: dict[tuple[Arm, Task, int], Run] = {}
-    replaced = set()
-    for run in runs:
-        place = (run.arm, run.task, run.seed)
-        other = kept.get(place)
-        if other is None:
-            kept[place] = run
-            continue
-        old, new = sorted((other, run), key=lambda r: (r.record.result is not None, r.record.ended))
-        kept[place] = new
-        replaced.add(old.record.id)
-    return list(kept.values()), replaced
+    every = list(runs)
+    ordered = sorted(every, key=lambda run: (run.record.result is not None, run.record.ended))
+    last = {(run.arm, run.task, run.seed): run for run in ordered}.values()
+    kept = {run.record.id for run in last}
+    return (
+        [run for run in every if run.record.id in kept],
+        {run.record.id for run in every} - kept,
+    )
 
 
 def differing_options(records: Iterable[Record]) -> tuple[dict[str, Any], list[str]]:
     """Return the options that all records share, and the names of those that differ."""
-    values: dict[str, set[str]] = defaultdict(set)
-    samples: dict[str, Any] = {}
-    counts: Counter[str] = Counter()
-    total = 0
-    for record in records:
-        total += 1
-        for name, value in record.options.items():
-            values[name].add(_frozen(value))
-            samples[name] = value
-            counts[name] += 1
-    same = [name for name, seen in values.items() if len(seen) == 1 and counts[name] == total]
-    return {name: samples[name] for name in same}, [n for n in values if n not in same]
+    options = [record.options for record in records]
+    names = list(dict.fromkeys(name for own in options for name in own))
+    same = [
+        name
+        for name in names
+        if all(name in own for own in options) and len({frozen(own[name]) for own in options}) == 1
+    ]
+    return {name: options[-1][name] for name in same}, [n for n in names if n not in same]
 
 
 def _task_key(record: Record) -> tuple[str, str, str]:
@@ -187,7 +179,7 @@ def _task_key(record: Record) -> tuple[str, str, str]:
 
 def _data_key(record: Record) -> str:
     chosen = {name: record.options.get(name) for name in ("task", *DATA_OPTIONS)}
-    return _frozen(chosen)
+    return frozen(chosen)
 
 
 def _task_labels(
@@ -251,13 +243,13 @@ _Key = tuple[str, str, int, tuple[tuple[str, str], ...]]
 
 def _arm_key(options: Mapping[str, Any], names: Sequence[str]) -> _Key:
     method, model, rank = (options.get(name) for name in _OWN)
-    settings = tuple((name, _frozen(options.get(name))) for name in names)
+    settings = tuple((name, frozen(options.get(name))) for name in names)
     return str(method), str(model), int(rank or 0), settings
 
 
 def _label(keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]]) -> dict[_Key, Arm]:
     """Build the arms; a label names what differs, and of that what is not the default."""
-    defaults = {name: _frozen(value) for name, value in TrainOptions().recorded().items()}
+    defaults = {name: frozen(value) for name, value in TrainOptions().recorded().items()}
     samples: dict[_Key, list[Mapping[str, Any]]] = defaultdict(list)
     for identity, key in keys.items():
         samples[key].append(options[identity])
@@ -306,7 +298,8 @@ def _model_names(models: set[str]) -> dict[str, str]:
     return short if len(set(short.values())) == len(models) else {model: model for model in models}
 
 
-def _frozen(value: Any) -> str:
+def frozen(value: Any) -> str:
+    """Return a value as text that is equal for equal values."""
     return json.dumps(value, sort_keys=True)
 
 

@@ -48,15 +48,15 @@ class Gap:
     Attributes:
         arm: the arm.
         name: main metric or ``loss``.
-        train: on a fixed sample of the training examples.
         evaluation: on the evaluation examples.
-        gap: ``train`` minus ``evaluation``.
+        training: on a fixed sample of the training examples.
+        gap: ``training`` minus ``evaluation``.
     """
 
     arm: Arm
     name: str
-    train: Estimate
     evaluation: Estimate
+    training: Estimate
     gap: Estimate
 
 
@@ -172,16 +172,17 @@ class Selection:
     """The arm of a method with the best mean: chosen on the evaluation examples.
 
     Attributes:
-        family: the arms that it was chosen from, as one label.
-        chosen: the arm with the best mean after the last step.
+        cell: that of the arm with the best mean after the last step.
         tried: number of arms it was chosen from.
-        cell: the chosen arm's cell.
     """
 
-    family: str
-    chosen: Arm
-    tried: int
     cell: Cell
+    tried: int
+
+    @property
+    def chosen(self) -> Arm:
+        """The arm; its ``family`` are those that it was chosen from."""
+        return self.cell.arm
 
 
 @dataclass(frozen=True)

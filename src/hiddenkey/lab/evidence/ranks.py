@@ -144,7 +144,7 @@ def nemenyi_quantile(methods: int, level: float) -> float:
     """Return Nemenyi's q: of the studentised range without limit of freedom, over √2."""
     from scipy import stats
 
-    return float(stats.studentized_range.ppf(1 - level, methods, math.inf)) / math.sqrt(2)
+    return float(stats.studentized_range.isf(level, methods, math.inf)) / math.sqrt(2)
 
 
 def _cliques(ordered: Mapping[str, float], critical: float) -> tuple[tuple[str, ...], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
+from operator import itemgetter
 from typing import Final
 
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint
@@ -28,18 +29,14 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
 
     The arms of the same method compete; where no method has several, nothing is selected.
     """
-    groups: dict[str, list[Cell]] = defaultdict(list)
+    groups: dict[str, list[tuple[float, Cell]]] = defaultdict(list)
     for cell in _main(cells, "last"):
         if cell.description is not None:
-            groups[cell.arm.family].append(cell)
+            groups[cell.arm.family].append((cell.description.mean, cell))
     if all(len(group) == 1 for group in groups.values()):
         return ()
-    return tuple(_selection(family, group) for family, group in groups.items())
-
-
-def _selection(family: str, group: Sequence[Cell]) -> Selection:
-    best = max(group, key=lambda cell: cell.description.mean if cell.description else 0.0)
-    return Selection(family, best.arm, len(group), best)
+    best = {family: max(group, key=itemgetter(0))[1] for family, group in groups.items()}
+    return tuple(Selection(best[family], len(group)) for family, group in groups.items())
 
 
 def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:

@@ -45,12 +45,12 @@ def selection_grid(scope: Scope, baseline: str) -> Grid:
     """Each method at the best of its settings."""
     tables = [table for table in scope.tasks if table.selections]
     order = list(dict.fromkeys(arm.family for arm in scope.arms))
-    known = {selection.family for table in tables for selection in table.selections}
+    known = {selection.chosen.family for table in tables for selection in table.selections}
     rows = []
     for family in (family for family in order if family in known):
         row = [text(family)]
         for table in tables:
-            found = next((s for s in table.selections if s.family == family), None)
+            found = next((s for s in table.selections if s.chosen.family == family), None)
             if found is None:
                 row.append(Entry(MISSING, None))
                 continue

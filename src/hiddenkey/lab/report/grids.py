@@ -37,7 +37,7 @@ def gap_grid(scope: Scope) -> Grid:
             text(t.task.label),
             text(g.arm.label),
             text(g.name),
-            *map(spread, (g.train, g.evaluation, g.gap)),
+            *map(spread, (g.training, g.evaluation, g.gap)),
         ]
         for t in scope.tasks
         for g in sorted(t.gaps, key=lambda g: (g.name == "loss", scope.arms.index(g.arm)))
