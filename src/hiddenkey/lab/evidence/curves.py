@@ -37,9 +37,8 @@ def tabulate_gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
     gaps = []
     for (arm, metric), group in _finished(runs).items():
         for name in (metric, LOSS):
-            rows = [
-                [value_at(run.record.metrics[-1], name, part) for part in _PARTS] for run in group
-            ]
+            lines = [line for run in group for line in run.record.metrics[-1:]]
+            rows = [[value_at(line, name, part) for part in _PARTS] for line in lines]
             whole = [[value for value in row if value is not None] for row in rows]
             columns = [*zip(*(row for row in whole if len(row) == len(_PARTS)), strict=True)]
             if columns:
