@@ -86,11 +86,11 @@ def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
 
 
 def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
-    """Mean and deviation over the seeds, for each task and arm."""
+    """Mean and deviation over the seeds, for each task and configuration."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         name = label(options_from(record.options), also, seed=False)
-        groups[name + (", equal time" if record.budget == "time" else "")].append(record)
+        groups[name + (", time-matched" if record.budget == "time" else "")].append(record)
     table = plain_table(
         "mean ± standard deviation over the seeds",
         left=["task, method"],
@@ -112,7 +112,7 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
 def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> None:
     import torch
 
-    from hiddenkey.lab.compare.survey import Costs, Row, look, survey
+    from hiddenkey.lab.compare.survey import Costs, JobRow, look, survey
     from hiddenkey.quiet import quiet
 
     states = look(plan, outline)
@@ -120,7 +120,7 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.workers))
     costs = Costs(plan, data)
     rows = survey(outline, states, costs)
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[JobRow]] = defaultdict(list)
     for row in rows:
         groups[label(row.options, _shown(plan), seed=False), row.what].append(row)
     table = plain_table(

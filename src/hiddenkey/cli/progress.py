@@ -30,7 +30,7 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         self._task = self._bar.add_task("training", total=None)
 
     def attached(self, attachment: Attachment) -> None:
-        """Print where the noise acts."""
+        """Print where units are dropped."""
         for line in attachment.summary():
             self._print(line)
 

@@ -64,7 +64,7 @@ def work_off(
 def line(record: Record, also: Sequence[str]) -> str:
     """Say in one line what came out of a run."""
     options = options_from(record.options)
-    what = label(options, also) + (", equal time" if record.budget == "time" else "")
+    what = label(options, also) + (", time-matched" if record.budget == "time" else "")
     if record.stage == "search":
         what += f", search at learning rate {options.learning_rate:.2g}"
     if record.result is None:

@@ -14,16 +14,16 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 import hiddenkey
 from hiddenkey import ConfigError
 from hiddenkey.lab.run import cost_model
-from hiddenkey.lab.run.cost_model import Noise, Setting
+from hiddenkey.lab.run.cost_model import Method, Setting
 from hiddenkey.lab.run.estimate import EstimateOptions, config_of, count, estimates
 
 KINDS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 TARGETS = ("k_proj", "v_proj")
 SEQUENCES, TOKENS, RANK = 2, 16, 4
 NOISES = {
-    "lora": Noise(),
-    "hiddenkey-minus": Noise(drops=True),
-    "hiddenkey": Noise(drops=True, compares=True),
+    "lora": Method(),
+    "hiddenkey-minus": Method(drops=True),
+    "hiddenkey": Method(drops=True, compares=True),
 }
 
 
@@ -87,8 +87,8 @@ def test_a_recomputed_layer_keeps_its_input(dtype):
     one, two = (saved_bytes(tiny(layers=n), "lora", dtype, checkpointing=True) for n in (1, 2))
     sizes = count(tiny(), RANK, TARGETS)
     now = setting(checkpointing=True, width=dtype.itemsize)
-    first = cost_model.activation_bytes(dataclasses.replace(sizes, layers=1), now, Noise())
-    second = cost_model.activation_bytes(dataclasses.replace(sizes, layers=2), now, Noise())
+    first = cost_model.activation_bytes(dataclasses.replace(sizes, layers=1), now, Method())
+    second = cost_model.activation_bytes(dataclasses.replace(sizes, layers=2), now, Method())
     assert two - one == (second - first) * SEQUENCES * TOKENS
 
 
@@ -140,7 +140,7 @@ def test_the_chunked_loss_needs_no_logits():
     now = setting(sequences=8, tokens=2048)
     sizes = count(config_of("llama2-7b"), 8, TARGETS)
     compared = cost_model.memory(sizes, now, NOISES["hiddenkey"]).loss
-    assert compared < 0.15 * cost_model.memory(sizes, now, Noise()).loss
+    assert compared < 0.15 * cost_model.memory(sizes, now, Method()).loss
 
 
 @pytest.mark.parametrize("tokens", [16, 64])
@@ -162,10 +162,10 @@ def test_the_forward_pass_multiplies_as_often_as_torch_counts(tokens):
 )
 def test_the_other_pass_costs_its_share_of_a_forward_pass(share, steps, exact):
     sizes = count(config_of("llama2-7b"), 8, TARGETS)
-    noise = Noise(drops=True, compares=steps > 0, share=share)
+    noise = Method(drops=True, compares=steps > 0, share=share)
     for checkpointing in (False, True):
         now = setting(tokens=2048, checkpointing=checkpointing)
-        plain = cost_model.step_flops(sizes, now, Noise())
+        plain = cost_model.step_flops(sizes, now, Method())
         attention = cost_model.forward_flops(sizes, 2048)[1]
         passes = 2 + 1.5 * attention + checkpointing
         found = cost_model.step_flops(sizes, now, noise) / plain

@@ -4,7 +4,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiddenkey.lab.run.recorder import looks
+from hiddenkey.lab.run.recorder import evaluation_steps
 from hiddenkey.lab.run.result import Result, Summary, summarise
 
 LINES = [
@@ -35,7 +35,7 @@ def test_result_survives_its_file():
 
 @given(st.integers(1, 500), st.integers(1, 50))
 def test_looks_are_even_and_end_at_the_last_step(steps, evaluations):
-    found = looks(steps, evaluations)
+    found = evaluation_steps(steps, evaluations)
     assert len(found) == len(set(found)) == min(steps, evaluations)
     assert found[-1] == steps
     assert min(found) >= 1

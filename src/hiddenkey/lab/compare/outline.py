@@ -167,7 +167,7 @@ class Outline:
         ]
 
     def _probe(self, index: int) -> Job | None:
-        """The measurement of a method's cost; rates do not change it, so arms share one."""
+        """The measurement of a method's cost; rates do not change it and share one."""
         options = self._settings[index]
         if not self._plan.equal_time or options.method == self._plan.baseline:
             return None

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.recorder import Observer, looks
+from hiddenkey.lab.run.recorder import Observer, evaluation_steps
 from hiddenkey.lab.tasks import Example, Splits
 
 _STEPS: Final = 8
@@ -50,7 +50,7 @@ class Cost:
             steps: optimiser steps.
             examples: evaluation examples.
         """
-        evaluations = len(looks(steps, options.evaluations))
+        evaluations = len(evaluation_steps(steps, options.evaluations))
         return (
             self.start
             + steps * self.step

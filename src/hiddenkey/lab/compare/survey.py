@@ -24,18 +24,18 @@ from hiddenkey.lab.run.options import TrainOptions
 
 
 @dataclass(frozen=True)
-class Row:
+class JobRow:
     """One job of the plan as it stands.
 
     Attributes:
         options: settings of its run, or of the search it belongs to.
-        what: ``run``, ``run of equal time``, ``search`` or ``cost``.
+        what: ``run``, ``time-matched run``, ``search`` or ``cost``.
         status: where it stands.
         seconds: estimated time, 0 if nothing is left to do.
     """
 
     options: TrainOptions
-    what: Literal["run", "run of equal time", "search", "cost"]
+    what: Literal["run", "time-matched run", "search", "cost"]
     status: str
     seconds: float
 
@@ -64,7 +64,7 @@ def look(plan: Plan, outline: Jobs) -> States:
     return found
 
 
-def survey(outline: Outline, states: States, costs: Costs) -> list[Row]:
+def survey(outline: Outline, states: States, costs: Costs) -> list[JobRow]:
     """List all jobs of a plan; measure what the missing ones cost.
 
     Args:
@@ -81,25 +81,25 @@ def survey(outline: Outline, states: States, costs: Costs) -> list[Row]:
     return rows
 
 
-def _row(job: Job, status: str, costs: Costs) -> Row:
+def _row(job: Job, status: str, costs: Costs) -> JobRow:
     if job.kind == "run":
         return _run_row(Run.from_dict(job.payload), status, costs)
     options = options_from(job.payload["options"])
     done = status in ("finished", "failed")
     if job.kind == "search":
         seeds = len(SearchTrial.from_dict(job.payload).seeds)
-        return Row(options, "search", status, 0.0 if done else seeds * costs.run(options))
-    return Row(options, "cost", status, 0.0 if done else costs.probe(options))
+        return JobRow(options, "search", status, 0.0 if done else seeds * costs.run(options))
+    return JobRow(options, "cost", status, 0.0 if done else costs.probe(options))
 
 
-def _run_row(run: Run, status: str, costs: Costs) -> Row:
+def _run_row(run: Run, status: str, costs: Costs) -> JobRow:
     timed = run.budget == "time"
     seconds = 0.0
     if status not in ("finished", "failed"):
         # cut to the baseline's time, a run takes what the baseline takes
         options = costs.baseline(run.options) if timed else run.options
         seconds = costs.run(options)
-    return Row(run.options, "run of equal time" if timed else "run", status, seconds)
+    return JobRow(run.options, "time-matched run" if timed else "run", status, seconds)
 
 
 class Costs:

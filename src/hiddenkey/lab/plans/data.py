@@ -9,10 +9,8 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.plans.identity import changed
 from hiddenkey.lab.plans.search import SEARCHABLE
-from hiddenkey.lab.run.method import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
-from hiddenkey.lab.run.rules import validate
 from hiddenkey.lab.tasks import Splits
 
 _NO_CHOICE: Final = frozenset(
@@ -36,28 +34,15 @@ class Data:
     """Prepares runs and remembers their examples."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Prepared] = {}
+        self._splits: dict[str, Splits] = {}
         self._prints: dict[str, str] = {}
 
     def prepare(self, options: TrainOptions) -> Prepared:
-        """Do what :func:`hiddenkey.lab.run.preparation.prepare` does, reading each data set once.
-
-        Raises:
-            ConfigError: with every fault of the settings and of the data together.
-        """
+        """Prepare a run as :mod:`hiddenkey.lab.run.preparation` does; read each data set once."""
         choice = _choice(options)
-        known = self._known.get(choice)
-        if known is None:
-            self._known[choice] = known = prepare(options)
-            return known
-        faults = validate(options)
-        try:
-            config = dropout_config(options)
-        except ConfigError as error:
-            raise ConfigError([*faults, *error.faults]) from None
-        if faults:
-            raise ConfigError(faults)
-        return Prepared(known.task, known.splits, config)
+        prepared = prepare(options, self._splits.get(choice))
+        self._splits[choice] = prepared.splits
+        return prepared
 
     def splits(self, options: TrainOptions) -> Splits:
         """The examples of a run."""

@@ -107,8 +107,8 @@ def label(options: TrainOptions, also: Collection[str] = (), *, seed: bool = Tru
 
     Args:
         options: its settings.
-        also: names of further settings to tell, ``rank`` or ``model``.
-        seed: whether to tell the seed.
+        also: names of further settings to show, ``rank`` or ``model``.
+        seed: whether to show the seed.
     """
     words = [" + ".join((options.method, *options.also))]
     if options.rate is not None:

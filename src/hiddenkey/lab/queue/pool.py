@@ -1,6 +1,6 @@
 """The worker processes of one machine.
 
-They are spawned, share the processor's cores and end with the command: told to, or by themselves
+They are spawned, share the processor's cores and end with the command: on request, or by themselves
 when the command was killed. A worker that dies is replaced.
 """
 

@@ -1,6 +1,6 @@
 """The database of jobs, as Optuna's studies: how it is opened, and its errors in plain words.
 
-Optuna does the sharing: a trial is taken by one worker, its heartbeat tells that the worker lives,
+Optuna does the sharing: a trial is taken by one worker, its heartbeat shows that the worker lives,
 and a trial without one is failed and queued again.
 """
 
@@ -55,7 +55,7 @@ def open_storage(store: JobStore) -> Storage:
 
 
 def open_study(storage: Storage, name: str) -> tuple[optuna.Study, bool]:
-    """Open a study, maximised; the second value tells whether this call created it."""
+    """Open a study, maximised; the second value says whether this call created it."""
     # The sampler is set for each trial of a search; a grid's trials draw nothing.
     sampler = optuna.samplers.RandomSampler(seed=0)
     try:

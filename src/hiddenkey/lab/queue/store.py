@@ -38,5 +38,5 @@ class JobStore:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a database to read, as far as can be told without asking a server."""
+        """Whether there is a database to read, as far as is known without asking a server."""
         return bool(self.given_url) or (self.folder / FILE).is_file()

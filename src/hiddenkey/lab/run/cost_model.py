@@ -8,7 +8,8 @@ its input in float32.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 Sharding = Literal["none", "fsdp2", "zero3"]
@@ -91,18 +92,25 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Method:
     """What a method adds to a step.
 
     Attributes:
         drops: whether DropKey by column and hidden drops are on.
         compares: whether the step has a consistency loss.
         share: of the batch that takes part in it.
+        every: steps per consistency loss.
     """
 
     drops: bool = False
     compares: bool = False
     share: float = 1.0
+    every: int = 1
+
+    def mean(self, seconds: Callable[[Method], float]) -> float:
+        """Return the mean over steps with the loss and without, from the seconds of one."""
+        without = seconds(replace(self, compares=False)) if self.every > 1 else 0.0
+        return (seconds(self) + (self.every - 1) * without) / self.every
 
 
 @dataclass(frozen=True)
@@ -120,50 +128,50 @@ class Memory:
         return self.weights + self.trained + self.activations + self.loss
 
 
-def memory(sizes: Sizes, setting: Setting, noise: Noise) -> Memory:
-    """Return what one device holds; the other pass runs first and is gone by then."""
+def memory(sizes: Sizes, setting: Setting, method: Method) -> Memory:
+    """Return what one device holds; the second forward pass runs first and is gone by then."""
     tokens = setting.batch_tokens
     return Memory(
         weights=_weight_bytes(sizes, setting),
         trained=_TRAINED * sizes.lora / setting.shards,
-        activations=tokens * activation_bytes(sizes, setting, noise),
-        loss=_loss_bytes(sizes, setting, noise),
+        activations=tokens * activation_bytes(sizes, setting, method),
+        loss=_loss_bytes(sizes, setting, method),
     )
 
 
-def activation_bytes(sizes: Sizes, setting: Setting, noise: Noise) -> float:
+def activation_bytes(sizes: Sizes, setting: Setting, method: Method) -> float:
     """Return the bytes that all layers keep of one token for the backward pass."""
-    layer = layer_bytes(sizes, setting.width, noise)
+    layer = layer_bytes(sizes, setting.width, method)
     if setting.checkpointing:
         return sizes.layers * sizes.hidden * setting.width + layer
     return sizes.layers * layer
 
 
-def layer_bytes(sizes: Sizes, width: int, noise: Noise) -> float:
+def layer_bytes(sizes: Sizes, width: int, method: Method) -> float:
     """Return the bytes that one layer keeps of one token, as PyTorch saves them.
 
     Args:
         sizes: of the model.
         width: bytes of an activation.
-        noise: its masks are kept too.
+        method: its masks are kept too.
     """
     norms = 2 * _FLOAT32 * (sizes.hidden + 1)
     inputs = 1 if width == _FLOAT32 else sizes.lora_layers  # cast for each of them, or shared
     lora = _FLOAT32 * (inputs * sizes.hidden + sizes.lora_layers * sizes.rank)
     attention = 2 * width * (sizes.attention + sizes.key_value) + _FLOAT32 * sizes.heads
     feed_forward = 3 * width * sizes.feed_forward
-    masks = width * sizes.heads + sizes.hidden if noise.drops else 0
+    masks = width * sizes.heads + sizes.hidden if method.drops else 0
     return norms + lora + attention + feed_forward + masks
 
 
-def step_flops(sizes: Sizes, setting: Setting, noise: Noise) -> float:
+def step_flops(sizes: Sizes, setting: Setting, method: Method) -> float:
     """Return one device's floating-point operations in a step of one forward pass, LoRA's aside.
 
     With F of the forward pass and attention's share a of it, a LoRA step takes F (2 + 1.5 a): no
     gradient of the frozen weights, and 2.5 times the forward pass for fused attention.
     """
     forward, share = forward_flops(sizes, setting.tokens)
-    passes = 2 + 1.5 * share + noise.compares * noise.share + setting.checkpointing
+    passes = 2 + 1.5 * share + method.compares * method.share + setting.checkpointing
     return setting.batch_tokens * forward * passes
 
 
@@ -179,16 +187,16 @@ def forward_flops(sizes: Sizes, tokens: int) -> tuple[float, float]:
     return linear + attention, attention / (linear + attention)
 
 
-def gathered_bytes(sizes: Sizes, setting: Setting, noise: Noise) -> float:
+def gathered_bytes(sizes: Sizes, setting: Setting, method: Method) -> float:
     """Return the bytes of weights that one device receives in a step.
 
-    They are gathered for the forward pass, for the backward pass, and for the other pass, however
-    small a share of the batch takes part in it.
+    They are gathered for the forward pass, for the backward pass, and for the second forward pass,
+    however small a share of the batch takes part in it.
     """
     if setting.shards == 1:
         return 0.0
     received = sizes.parameters * setting.width * (1 - 1 / setting.shards)
-    return received * (2 + noise.compares)
+    return received * (2 + method.compares)
 
 
 def _weight_bytes(sizes: Sizes, setting: Setting) -> float:
@@ -202,9 +210,9 @@ def _weight_bytes(sizes: Sizes, setting: Setting) -> float:
     return (own + gathered) * setting.width
 
 
-def _loss_bytes(sizes: Sizes, setting: Setting, noise: Noise) -> float:
+def _loss_bytes(sizes: Sizes, setting: Setting, method: Method) -> float:
     tokens = setting.batch_tokens
-    if not noise.compares:
+    if not method.compares:
         return _LOGIT * tokens * sizes.vocabulary
     if setting.sharding == "zero3":  # sharded heads keep their logits in full
         return _COMPARED_LOGIT * tokens * sizes.vocabulary

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run import cost_model
-from hiddenkey.lab.run.cost_model import Memory, Noise, Setting, Sizes
+from hiddenkey.lab.run.cost_model import Memory, Method, Setting, Sizes
 from hiddenkey.lab.run.limits import ONE, Limit, above_zero, limit_faults
 
 if TYPE_CHECKING:
@@ -128,27 +128,14 @@ def estimates(options: EstimateOptions) -> Iterator[Estimate]:
         yield _estimate(sizes[rank], setting, options)
 
 
-@dataclass(frozen=True)
-class Method:
-    """A column of the table: what is added to a step, and to how many of them."""
-
-    noise: Noise
-    every: int = 1
-
-    def mean(self, seconds: Callable[[Noise], float]) -> float:
-        """Return the mean over steps with the loss and without, from the seconds of one."""
-        other = replace(self.noise, compares=False)
-        return (seconds(self.noise) + (self.every - 1) * seconds(other)) / self.every
-
-
 def methods(options: EstimateOptions) -> dict[str, Method]:
     """Return the columns of the table by name."""
     return {
-        "LoRA": Method(Noise()),
-        "HiddenKey-": Method(Noise(drops=True)),
-        "HiddenKey": Method(Noise(drops=True, compares=True)),
-        f"fraction {options.fraction:g}": Method(Noise(True, True, options.fraction)),
-        f"every {options.every}": Method(Noise(True, True), options.every),
+        "LoRA": Method(),
+        "HiddenKey-": Method(drops=True),
+        "HiddenKey": Method(drops=True, compares=True),
+        f"fraction {options.fraction:g}": Method(True, True, options.fraction),
+        f"every {options.every}": Method(True, True, every=options.every),
     }
 
 
@@ -217,13 +204,13 @@ def count(config: PretrainedConfig, rank: int, target_modules: tuple[str, ...]) 
 def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> Estimate:
     room = (options.device_memory - options.reserve) * _GIGA
     columns = methods(options).items()
-    memory = {name: cost_model.memory(sizes, setting, each.noise) for name, each in columns}
+    memory = {name: cost_model.memory(sizes, setting, each) for name, each in columns}
 
-    def seconds(noise: Noise) -> float:
+    def seconds(method: Method) -> float:
         """Return a step's, in which weights travel while others are computed with."""
         reached = options.teraflops * 1e12 * options.utilisation
-        computing = cost_model.step_flops(sizes, setting, noise) / reached
-        return max(computing, _gathering(sizes, setting, noise, options))
+        computing = cost_model.step_flops(sizes, setting, method) / reached
+        return max(computing, _gathering(sizes, setting, method, options))
 
     return Estimate(
         rank=sizes.rank,
@@ -231,15 +218,15 @@ def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> Estim
         devices=setting.devices,
         memory=memory,
         seconds={name: each.mean(seconds) for name, each in columns},
-        gathering=_gathering(sizes, setting, Noise(), options),
+        gathering=_gathering(sizes, setting, Method(), options),
         fits=all(each.total <= room for each in memory.values()),
     )
 
 
-def _gathering(sizes: Sizes, setting: Setting, noise: Noise, options: EstimateOptions) -> float:
+def _gathering(sizes: Sizes, setting: Setting, method: Method, options: EstimateOptions) -> float:
     is_one_machine = setting.devices <= options.devices_per_machine
     speed = options.bandwidth if is_one_machine else options.network
-    return cost_model.gathered_bytes(sizes, setting, noise) / (speed * _GIGA)
+    return cost_model.gathered_bytes(sizes, setting, method) / (speed * _GIGA)
 
 
 def _faults(options: EstimateOptions) -> list[str]:

@@ -1,7 +1,7 @@
 """The folder of one run: what it holds, how it is written and when it may be written again.
 
 ``config.yaml`` (all settings), ``data.json`` (fingerprint of the examples), ``environment.json``
-(versions), ``sites.json`` (where the noise acts), ``metrics.jsonl`` (one line per evaluation), for
+(versions), ``sites.json`` (where units are dropped), ``metrics.jsonl`` (a line per evaluation), for
 generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
 files, or the whole model where all of it was trained, the tokenizer and ``hiddenkey_config.json``),
 ``checkpoints/`` and, last of all, ``result.json``. Each file is written under another name and

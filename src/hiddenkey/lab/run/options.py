@@ -71,7 +71,7 @@ class TrainOptions:
     rate_warmup: float = share_below_one("0 has the whole rate at once").default(0.0)
     """Share of the steps in which the dropout rates rise from 0, in [0, 1)."""
     rate_decay: Literal["constant", "linear", "cosine"] = "constant"
-    """What the dropout rates do after that: stay, or fall to 0 in the last step."""
+    """What the dropout rates do after that: stay constant, or go down to 0 in the last step."""
     rate_depth: Literal["flat", "growing", "falling"] = "flat"
     """Dropout rates by layer: equal, or from a small one in the first (last) layer to the whole."""
     consistency_weight: float | None = None

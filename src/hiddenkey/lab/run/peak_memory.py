@@ -12,7 +12,7 @@ _UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
 
 
 def peak_memory_mib() -> float | None:
-    """Return the largest resident memory so far, in MiB; ``None`` where no system call tells it."""
+    """Return the largest resident memory so far, in MiB; ``None`` where no system call says."""
     try:
         import resource
     except ImportError:  # Windows

@@ -40,8 +40,12 @@ class Prepared:
         }
 
 
-def prepare(options: TrainOptions) -> Prepared:
+def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
     """Check the options, read the data and build the dropout configuration.
+
+    Args:
+        options: the settings.
+        splits: the examples, where they were read for a run with the same choice of data.
 
     Raises:
         ConfigError: with every fault of the settings and of the data together.
@@ -49,12 +53,12 @@ def prepare(options: TrainOptions) -> Prepared:
     from hiddenkey.lab.run.method import dropout_config
 
     faults = validate(options)
-    config = splits = None
+    config = None
     try:
         config = dropout_config(options)
     except ConfigError as error:
         faults += error.faults
-    if not faults or _data_is_readable(options):
+    if splits is None and (not faults or _data_is_readable(options)):
         try:
             splits = load_splits(options)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The callback that decides when a run is looked at, times it and writes what was seen."""
+"""The callback that decides when a run is evaluated, times it and writes what was measured."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LAST_VALUE: Final = ("learning_rate",)
 _LEFT_OUT: Final = ("epoch", "grad_norm", "total_flos")
 
 
-def looks(steps: int, evaluations: int) -> list[int]:
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
     """Return the steps after which to evaluate: evenly spread, the last step among them."""
     count = min(evaluations, steps)
-    return [round(steps * look / count) for look in range(1, count + 1)]
+    return [round(steps * number / count) for number in range(1, count + 1)]
 
 
 class Observer:
     """Is told what happens in a run; this one ignores it all."""
 
     def attached(self, attachment: Attachment) -> None:
-        """The noise is on the model, training starts next."""
+        """The dropout is attached to the model, training starts next."""
 
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """A line was added to ``metrics.jsonl``."""
@@ -63,7 +63,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._observer = observer
         self._evaluations = evaluations
         self._log_every = log_every
-        self._looks: frozenset[int] = frozenset()
+        self._evaluation_steps: frozenset[int] = frozenset()
         self._started: float | None = None
         self._seconds = 0.0
         self._logged_step = 0
@@ -90,8 +90,8 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Choose the steps to look at."""
-        self._looks = frozenset(looks(state.max_steps, self._evaluations))
+        """Choose the steps to evaluate at."""
+        self._evaluation_steps = frozenset(evaluation_steps(state.max_steps, self._evaluations))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -105,11 +105,11 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         """Ask for logging, evaluation and a checkpoint where they are due."""
         step = state.global_step
-        looked = step in self._looks
-        if looked or (self._log_every is not None and step % self._log_every == 0):
+        evaluated = step in self._evaluation_steps
+        if evaluated or (self._log_every is not None and step % self._log_every == 0):
             self._stop_clock()
             control.should_log = True
-        if looked:
+        if evaluated:
             control.should_evaluate = True
             control.should_save = True
 

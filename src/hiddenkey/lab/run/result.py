@@ -46,10 +46,10 @@ class Result:
         main_metric: the task's first metric.
         metrics: each metric on the evaluation examples; better when larger, all but TER.
         eval_loss: task loss on the evaluation examples.
-        train_loss: mean training loss since the evaluation before the last, with noise and with the
+        train_loss: mean training loss since the evaluation before the last, with dropout and the
             consistency loss, as the optimiser saw it.
         train_sample: loss and metrics on a fixed sample of the training examples, in evaluation
-            mode (no noise), at the last evaluation.
+            mode (no dropout), at the last evaluation.
         gap: ``train_sample`` minus the same on the evaluation examples, at the last evaluation.
         steps: optimiser steps.
         seconds_per_step: wall time per step; evaluation and saving are not counted.
@@ -58,7 +58,7 @@ class Result:
         lora_parameters: the adapter's alone, whichever it is; 0 in full fine-tuning.
         total_parameters: all, frozen ones included.
         peak_memory_mib: largest resident memory of the process so far, in MiB, or ``None`` where
-            the operating system does not tell it.
+            the operating system does not say.
         peak_device_memory_mib: largest memory allocated on the accelerator, in MiB, or ``None``.
         data_fingerprint: hash of the examples.
     """

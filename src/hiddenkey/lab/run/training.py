@@ -1,4 +1,4 @@
-"""One training run: transformers' Trainer, an adapter of PEFT and the attached noise.
+"""One training run: transformers' Trainer, an adapter of PEFT and the attached dropout.
 
 Two runs with the same seed and different methods start from the same weights and see the same
 batches in the same order: the seed is set just before the model is built, and Trainer draws the
@@ -64,12 +64,12 @@ def train(
     Args:
         options: the settings.
         prepared: what :func:`prepare` returned for these options; ``None`` calls it.
-        observer: is told when the noise is attached and after each evaluation.
+        observer: hears when the dropout is attached and after each evaluation.
         callbacks: further Trainer callbacks.
 
     Raises:
         ConfigError: with every fault of settings, data and run folder, before a model is loaded.
-        AttachError: if the model cannot take the noise; nothing has been written then.
+        AttachError: if the model cannot take the dropout; nothing has been written then.
     """
     observer = observer or Observer()
     prepared = prepared or prepare(options)
@@ -125,7 +125,7 @@ def build_trainer(
     """Return Trainer for these options; it evaluates on ``dev`` and on part of ``train``.
 
     The part is as large as the evaluation set, or all of the training set, and drawn once: its loss
-    without noise, next to that of the evaluation set, is the gap.
+    without dropout, next to that of the evaluation set, gives the generalisation gap.
     """
     task, splits = prepared.task, prepared.splits
     sample = draw(splits.train, len(splits.evaluation), options.data_seed, task.kind)

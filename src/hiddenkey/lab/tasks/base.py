@@ -44,7 +44,7 @@ class Splits:
     label_names: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """Hash of every text and label in order, to tell whether two runs saw the same data."""
+        """Hash of every text and label in order, to know whether two runs saw the same data."""
         digest = hashlib.sha256()
         for part in (self.train, self.evaluation):
             for example in part:
@@ -58,7 +58,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the examples come from, for tasks that need to be told.
+    """Where the examples come from, for tasks that do not know.
 
     Attributes:
         folder: folder that holds a sub-folder per task, or ``hub``.

@@ -23,7 +23,7 @@ from hiddenkey.lab.tasks.tables import Columns, read_splits
 from hiddenkey.lab.tasks.webnlg import Entry, read_entries
 
 E2E_COLUMNS: Final = Columns(("mr",), "ref", is_text=True)
-_END_OF_DATA: Final = " ||"  # as in the LoRA paper, to tell the data from the text
+_END_OF_DATA: Final = " ||"  # as in the LoRA paper, between the data and the text
 _ATTRIBUTE: Final = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*,?")
 _E2E_FILES: Final = {
     "train": "trainset.csv",
