@@ -7,10 +7,10 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.compare.outline import Outline, steps
-from hiddenkey.lab.plans import check as checks
 from hiddenkey.lab.plans.check import check
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.plan import Plan, validate
+from hiddenkey.lab.run import preparation
 from hiddenkey.lab.run.options import TrainOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -141,13 +141,13 @@ def test_search_bounds_are_checked_as_settings_of_runs():
 
 def test_hundreds_of_runs_read_their_data_once(monkeypatch):
     read = []
-    real = checks.Data.prepare.__globals__["prepare"]
+    real = preparation.load_splits
 
-    def prepare(options):
+    def load(options):
         read.append(options.task)
         return real(options)
 
-    monkeypatch.setattr("hiddenkey.lab.plans.data.prepare", prepare)
+    monkeypatch.setattr(preparation, "load_splits", load)
     plan = Plan(
         tasks=("headlines", "articles"),
         rates=tuple(rate / 100 for rate in range(1, 31)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run import cost_model
 from hiddenkey.lab.run.cost_model import Memory, Method, Setting, Sizes
-from hiddenkey.lab.run.limits import ONE, Limit, above_zero, limit_faults
+from hiddenkey.lab.run.limits import ABOVE_ZERO, ONE, Limit, limit_faults
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -67,17 +67,17 @@ class EstimateOptions:
     """Share of a batch in the consistency loss, for its column."""
     every: int = ONE.default(4)
     """Steps per consistency loss, for its column."""
-    device_memory: float = above_zero().default(80.0)
+    device_memory: float = ABOVE_ZERO.default(80.0)
     """Memory of a device in GB (10^9 bytes)."""
     reserve: float = 4.0
     """GB of it for the driver, the communication's buffers and fragmentation."""
-    teraflops: float = above_zero().default(312.0)
+    teraflops: float = ABOVE_ZERO.default(312.0)
     """Peak of a device in TFLOP/s (an A100 in bfloat16)."""
     utilisation: float = _SHARE.default(0.4)
     """Share of that peak that training reaches, in (0, 1]."""
-    bandwidth: float = above_zero().default(200.0)
+    bandwidth: float = ABOVE_ZERO.default(200.0)
     """GB/s that a device receives from others of its machine."""
-    network: float = above_zero().default(25.0)
+    network: float = ABOVE_ZERO.default(25.0)
     """GB/s that a device receives from other machines."""
     devices_per_machine: int = ONE.default(8)
     """Devices of one machine."""

@@ -25,43 +25,26 @@ class Limit:
     holds: Callable[[float], bool]
     hint: str = "give a larger number"
 
-    def default(self, value: Any) -> Any:
+    def default(self, value: Any, hint: str | None = None) -> Any:
         """Declare a dataclass field with this limit and a default value."""
-        return dataclasses.field(default=value, metadata={_NAME: self})
-
-    def fault(self, name: str, value: Any) -> list[str]:
-        """Say what is wrong with a value; ``None`` is a setting that was left out."""
-        if value is None:
-            return []
-        numbers = value if isinstance(value, tuple) else (value,)
-        if numbers and all(math.isfinite(each) and self.holds(each) for each in numbers):
-            return []
-        return [f"{name} must be {self.rule}, got {value!r}; {self.hint}"]
+        limit = self if hint is None else dataclasses.replace(self, hint=hint)
+        return dataclasses.field(default=value, metadata={_NAME: limit})
 
 
-def at_least(least: int, hint: str = "give a larger number") -> Limit:
-    """Return the limit of a number that has a smallest value."""
-    return Limit(f"at least {least}", lambda value: value >= least, hint)
-
-
-def above_zero(hint: str = "give a larger number") -> Limit:
-    """Return the limit of a number that must be positive."""
-    return Limit("above 0", lambda value: value > 0, hint)
-
-
-def share_below_one(hint: str) -> Limit:
-    """Return the limit of a share that may be 0."""
-    return Limit("in [0, 1)", lambda value: 0 <= value < 1, hint)
-
-
-ONE: Final = at_least(1)
+ONE: Final = Limit("at least 1", lambda value: value >= 1)
+ZERO: Final = Limit("at least 0", lambda value: value >= 0, "0 switches it off")
+ABOVE_ZERO: Final = Limit("above 0", lambda value: value > 0)
+BELOW_ONE: Final = Limit("in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off")
 
 
 def limit_faults(options: Any) -> list[str]:
     """Return every broken limit of a dataclass, in the order of its fields."""
-    return [
-        fault
-        for field in dataclasses.fields(options)
-        if _NAME in field.metadata
-        for fault in field.metadata[_NAME].fault(field.name, getattr(options, field.name))
-    ]
+    faults = []
+    for field in dataclasses.fields(options):
+        limit, value = field.metadata.get(_NAME), getattr(options, field.name)
+        if limit is None or value is None:
+            continue
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(math.isfinite(each) and limit.holds(each) for each in numbers):
+            faults.append(f"{field.name} must be {limit.rule}, got {value!r}; {limit.hint}")
+    return faults

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hiddenkey.lab.run.limits import ONE, Limit, above_zero, at_least, share_below_one
+from hiddenkey.lab.run.limits import ABOVE_ZERO, BELOW_ONE, ONE, ZERO, Limit
 from hiddenkey.lab.tasks import Source
 
 UNRECORDED: Final = ("output", "resume", "overwrite")
@@ -55,7 +55,7 @@ class TrainOptions:
     holdout: float | None = _HELD_OUT.default(None)
     """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
     evaluation examples: for choosing settings; none: evaluate on the task's own."""
-    data_seed: int = at_least(0, "choose another").default(0)
+    data_seed: int = ZERO.default(0, "choose another")
     """Seed of the draws of --train-size and --holdout, independent of --seed."""
     max_length: int = _TOKENS.default(128)
     """Longest input in tokens, with the target for generation; longer texts are cut."""
@@ -68,7 +68,7 @@ class TrainOptions:
     """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
     rates: dict[str, float] = field(default_factory=dict)
     """Dropout rate by position, for example --rates.hidden 0.2; wins over --rate."""
-    rate_warmup: float = share_below_one("0 has the whole rate at once").default(0.0)
+    rate_warmup: float = BELOW_ONE.default(0.0, "0 has the whole rate at once")
     """Share of the steps in which the dropout rates rise from 0, in [0, 1)."""
     rate_decay: Literal["constant", "linear", "cosine"] = "constant"
     """What the dropout rates do after that: stay constant, or go down to 0 in the last step."""
@@ -108,18 +108,18 @@ class TrainOptions:
     for IA3 the feed-forward outputs too."""
     prefix_tokens: int = ONE.default(16)
     """Virtual tokens of prefix tuning."""
-    lora_dropout: float = share_below_one("0 switches it off").default(0.0)
+    lora_dropout: float = BELOW_ONE.default(0.0)
     """PEFT's own dropout on the input of LoRA or DoRA, in [0, 1)."""
 
-    learning_rate: float = above_zero("1e-3 is usual for LoRA").default(1e-3)
+    learning_rate: float = ABOVE_ZERO.default(1e-3, "1e-3 is usual for LoRA")
     """Largest learning rate (AdamW)."""
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     """Shape of the learning rate over the steps."""
-    warmup_ratio: float = share_below_one("0.06 is usual").default(0.06)
+    warmup_ratio: float = BELOW_ONE.default(0.06, "0.06 is usual")
     """Share of the steps in which the learning rate rises, in [0, 1)."""
-    weight_decay: float = at_least(0, "0 switches it off").default(0.0)
+    weight_decay: float = ZERO.default(0.0)
     """AdamW's weight decay."""
-    epochs: float = above_zero().default(10.0)
+    epochs: float = ABOVE_ZERO.default(10.0)
     """Passes over the training examples."""
     max_steps: int | None = ONE.default(None)
     """Optimiser steps; replaces --epochs."""
@@ -140,7 +140,7 @@ class TrainOptions:
     """Beams of the search that generates text; 1: greedy."""
     length_penalty: float = _FINITE.default(0.9)
     """Exponent of the length by which a beam's score is divided; larger: longer texts."""
-    no_repeat_ngram: int = at_least(0, "0 switches it off").default(4)
+    no_repeat_ngram: int = ZERO.default(4)
     """No sequence of so many tokens twice in a generated text; 0: allowed."""
     max_new_tokens: int = ONE.default(64)
     """Longest generated text in tokens."""
