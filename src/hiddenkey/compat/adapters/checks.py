@@ -22,6 +22,7 @@ from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.compat.adapters.bases import PLACES, TASKS, seeded
 from hiddenkey.compat.adapters.nature import BESIDE, own_nature
 from hiddenkey.compat.adapters.recipe import AdapterMethod
+from hiddenkey.compat.words import first_sentence
 from hiddenkey.framework.compensation import CONSISTENCIES
 from hiddenkey.testing import Finding, Report, examine_model
 from hiddenkey.testing.findings import REFUSALS
@@ -83,7 +84,11 @@ def examine_adapter(method: AdapterMethod, base: str) -> AdapterRow:
             model = method.build(base, Path(folder))
             _refuse_what_cannot_train(model, batch)
         except Exception as error:  # whatever PEFT raises is the row's reason
-            return dataclasses.replace(row, verdict="PEFT cannot", reason=_short(error))
+            return dataclasses.replace(
+                row,
+                verdict="PEFT cannot",
+                reason=f"{type(error).__name__}: {first_sentence(str(error))}",
+            )
         report = examine_model(model, batch, _NOISE)
         if report.refusal is not None:
             return dataclasses.replace(row, verdict="refused", reason=report.refusal)
@@ -245,7 +250,7 @@ def _tried(check: Callable[[], str | None]) -> str | None:
     try:
         return check()
     except Exception as error:  # whatever PEFT raises is the row's reason
-        return _short(error)
+        return f"{type(error).__name__}: {first_sentence(str(error))}"
 
 
 def _train(model: Any, batch: Mapping[str, Tensor], *, steps: int) -> None:
@@ -261,9 +266,3 @@ def _train(model: Any, batch: Mapping[str, Tensor], *, steps: int) -> None:
 
 def _joined(row: AdapterRow, reason: object) -> str:
     return "; ".join(part for part in (row.reason, str(reason)) if part)
-
-
-def _short(error: Exception) -> str:
-    """Return an error's type and its first sentence."""
-    first = re.split(r"(?<=[.!])\s", " ".join(str(error).split()), maxsplit=1)[0]
-    return f"{type(error).__name__}: {first[:160]}"

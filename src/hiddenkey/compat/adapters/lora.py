@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hiddenkey.compat.adapters.bases import EMBEDDINGS, LINEARS, tiny_batch
-from hiddenkey.compat.adapters.recipe import AdapterMethod
+from hiddenkey.compat.adapters.recipe import AdapterMethod, Settings
 
 _HEADS = {"llama": "lm_head", "bert": "classifier"}
 _KEY_VALUE = {"llama": ["k_proj", "v_proj"], "bert": ["key", "value"]}
@@ -61,19 +61,22 @@ def _with_head_and_embeddings(base: str, folder: Path) -> dict[str, Any]:
     return {"target_modules": rf".*({EMBEDDINGS[base]}|{_HEADS[base]}|{linears})"}
 
 
+def _lora(variant: str, settings: Settings | None = None, **more: Any) -> AdapterMethod:
+    return AdapterMethod("LORA", variant, settings or {}, **more)
+
+
 LORA_VARIANTS = (
-    AdapterMethod("LORA", "on Conv1D", bases=("gpt2",)),
-    AdapterMethod("LORA", "DoRA", {"use_dora": True}),
-    AdapterMethod("LORA", "rsLoRA", {"use_rslora": True}),
-    AdapterMethod("LORA", "PiSSA", {"init_lora_weights": "pissa"}),
-    AdapterMethod("LORA", "PiSSA, fast SVD", {"init_lora_weights": "pissa_niter_4"}),
-    AdapterMethod("LORA", "OLoRA", {"init_lora_weights": "olora"}),
-    AdapterMethod("LORA", "Gaussian", {"init_lora_weights": "gaussian"}),
-    AdapterMethod("LORA", "orthogonal", {"init_lora_weights": "orthogonal"}),
-    AdapterMethod("LORA", "EVA", {"init_lora_weights": "eva"}, after=_eva),
-    AdapterMethod("LORA", "LoftQ", _LOFTQ, needs="bitsandbytes"),
-    AdapterMethod(
-        "LORA",
+    _lora("on Conv1D", bases=("gpt2",)),
+    _lora("DoRA", {"use_dora": True}),
+    _lora("rsLoRA", {"use_rslora": True}),
+    _lora("PiSSA", {"init_lora_weights": "pissa"}),
+    _lora("PiSSA, fast SVD", {"init_lora_weights": "pissa_niter_4"}),
+    _lora("OLoRA", {"init_lora_weights": "olora"}),
+    _lora("Gaussian", {"init_lora_weights": "gaussian"}),
+    _lora("orthogonal", {"init_lora_weights": "orthogonal"}),
+    _lora("EVA", {"init_lora_weights": "eva"}, after=_eva),
+    _lora("LoftQ", _LOFTQ, needs="bitsandbytes"),
+    _lora(
         "CorDA",
         lambda *_: {
             "init_lora_weights": "corda",
@@ -81,8 +84,7 @@ LORA_VARIANTS = (
         },
         before=_corda,
     ),
-    AdapterMethod(
-        "LORA",
+    _lora(
         "LoRA-GA",
         lambda *_: {
             "init_lora_weights": "lora_ga",
@@ -90,16 +92,11 @@ LORA_VARIANTS = (
         },
         before=_lora_ga,
     ),
-    AdapterMethod("LORA", "MiCA", {"init_lora_weights": "mica"}),
-    AdapterMethod("LORA", "KaSA", lambda *_: {"kasa_config": _sub_config("KasaConfig")}),
-    AdapterMethod(
-        "LORA", "VeLoRA", lambda *_: {"velora_config": _sub_config("VeloraConfig", num_groups=4)}
-    ),
-    AdapterMethod(
-        "LORA", "MonteCLoRA", lambda *_: {"monteclora_config": _sub_config("MontecloraConfig")}
-    ),
-    AdapterMethod(
-        "LORA",
+    _lora("MiCA", {"init_lora_weights": "mica"}),
+    _lora("KaSA", lambda *_: {"kasa_config": _sub_config("KasaConfig")}),
+    _lora("VeLoRA", lambda *_: {"velora_config": _sub_config("VeloraConfig", num_groups=4)}),
+    _lora("MonteCLoRA", lambda *_: {"monteclora_config": _sub_config("MontecloraConfig")}),
+    _lora(
         "BD-LoRA",
         lambda *_: {
             "use_bdlora": _sub_config(
@@ -108,12 +105,11 @@ LORA_VARIANTS = (
         },
         bases=_DECODERS,
     ),
-    AdapterMethod("LORA", "QALoRA", {"use_qalora": True, "qalora_group_size": 8}),
-    AdapterMethod("LORA", "aLoRA", _alora, bases=_DECODERS),
-    AdapterMethod("LORA", "own dropout 0.3", {"lora_dropout": 0.3}),
-    AdapterMethod("LORA", "bias", {"bias": "all", "lora_bias": True}),
-    AdapterMethod(
-        "LORA",
+    _lora("QALoRA", {"use_qalora": True, "qalora_group_size": 8}),
+    _lora("aLoRA", _alora, bases=_DECODERS),
+    _lora("own dropout 0.3", {"lora_dropout": 0.3}),
+    _lora("bias", {"bias": "all", "lora_bias": True}),
+    _lora(
         "patterns of rank and layer",
         lambda base, _: {
             "target_modules": _KEY_VALUE[base],
@@ -121,14 +117,12 @@ LORA_VARIANTS = (
             "layers_to_transform": [1],
         },
     ),
-    AdapterMethod("LORA", "on embeddings and head", _with_head_and_embeddings),
-    AdapterMethod(
-        "LORA",
+    _lora("on embeddings and head", _with_head_and_embeddings),
+    _lora(
         "trained tokens",
         lambda base, _: {"trainable_token_indices": {EMBEDDINGS[base]: [3, 4, 5, 6]}},
     ),
-    AdapterMethod(
-        "LORA",
+    _lora(
         "head and embeddings saved",
         lambda base, _: {"modules_to_save": [_HEADS[base], EMBEDDINGS[base]]},
     ),

@@ -67,7 +67,8 @@ def run_adapters(
         if not types or method.peft_type in types
     ]
     found = {}
-    for row in _in_this_process(wanted) if jobs == 1 else _in_others(wanted, jobs):
+    rows = (examine_named(*job) for job in wanted) if jobs == 1 else _in_others(wanted, jobs)
+    for row in rows:
         found[row.peft_type, row.variant, row.model] = row
         report(row)
     return [found[job] for job in wanted]
@@ -77,11 +78,6 @@ def examine_named(peft_type: str, variant: str, base: str) -> AdapterRow:
     """Examine one adapter on one model, both given by name."""
     named = {(method.peft_type, method.variant): method for method in all_methods()}
     return examine_adapter(named[peft_type, variant], base)
-
-
-def _in_this_process(wanted: Iterable[tuple[str, str, str]]) -> Iterator[AdapterRow]:
-    for job in wanted:
-        yield examine_named(*job)
 
 
 def _in_others(wanted: Iterable[tuple[str, str, str]], jobs: int) -> Iterator[AdapterRow]:
