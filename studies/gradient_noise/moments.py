@@ -19,14 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
 
 from gradient_noise.options import GROUPS
-
-_CONFIDENCE: Final = 0.95
+from hiddenkey.lab.evidence.inference import LEVEL, critical
 
 
 @dataclass(frozen=True)
@@ -132,15 +130,13 @@ def jackknife(replicates: Tensor) -> Estimate:
     Args:
         replicates: ``[1 + groups]``: the estimate from all, then without each group.
     """
-    from scipy.stats import t
-
     whole, *without = replicates.tolist()
     if not all(map(math.isfinite, (whole, *without))):
         return Estimate(whole if math.isfinite(whole) else None, None, None)
     count = len(without)
     middle = math.fsum(without) / count
     squares = math.fsum((value - middle) ** 2 for value in without)
-    reach = t.ppf((1 + _CONFIDENCE) / 2, count - 1) * math.sqrt(squares * (count - 1) / count)
+    reach = critical(count - 1, LEVEL / 2) * math.sqrt(squares * (count - 1) / count)
     return Estimate(whole, float(whole - reach), float(whole + reach))
 
 

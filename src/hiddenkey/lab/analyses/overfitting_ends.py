@@ -60,9 +60,8 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
         task=watch.task.label,
         title=f"{watch.task.label}: differences to {rows[0].against} after the last step{part}",
         caption=(
-            f"Each setting minus {rows[0].against}, paired by seed; lines: 95 % interval (Student's"
-            " t, not widened for the number of settings). Filled: beyond chance after Holm's"
-            " correction. A gap is training minus evaluation examples: left of 0 is less"
+            f"Each setting minus {rows[0].against}, paired by seed; lines: interval (Student's t,"
+            " after Holm's correction). Filled: it excludes 0. A gap is training minus evaluation examples: left of 0 is less"
             " overfitting; so it is for the loss and the calibration error (ece)."
             + "".join(f" {sentence}" for sentence in other_settings(rows))
         ),

@@ -57,8 +57,8 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         title=f"{place(scope.budget, table.task.label)}: difference to {baseline}, seed by seed",
         caption=(
             f"{metric} after the last step minus {baseline}'s of the same seed. Small points: one"
-            " pair each; large point and line: mean and its 95 % interval (Student's t, not widened"
-            " for the number of settings). Right of the zero line is better."
+            " pair each; large point and line: mean and its interval (Student's t, after"
+            " Holm's correction). Right of the zero line is better."
         ),
         alt=_differences_alt(metric, baseline, paired),
         height=ROW * len(paired) + 0.8,
