@@ -62,8 +62,8 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
         caption=(
             f"Each setting minus {rows[0].against}, paired by seed; lines: interval (Student's t,"
             " after Holm's correction). Filled: it excludes 0. A gap is training minus evaluation"
-            " examples: left of 0 is less overfitting; so it is for the loss and the calibration error (ece)."
-            + "".join(f" {sentence}" for sentence in other_settings(rows))
+            " examples. Left of 0 is less overfitting; so it is for the loss and the calibration"
+            " error (ece)." + "".join(f" {sentence}" for sentence in other_settings(rows))
         ),
         alt=_alt(watch, rows, quantities),
         height=lines * (0.75 + _ROW_INCHES * len(rows)) + legend_height(labels),
