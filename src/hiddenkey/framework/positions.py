@@ -15,9 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-    from hiddenkey.framework.config import DropoutConfig
-
-    Find = Callable[[nn.Module, list[Any], DropoutConfig], Sequence[Any]]
+    Find = Callable[[nn.Module, list[Any], Any], Sequence[Any]]
     Install = Callable[[nn.Module, Any], RemovableHandle]
 
 ATTENTION_KINDS = ("self", "cross")

@@ -22,7 +22,7 @@ def refuse_unpreserved_rng(transformer: nn.Module, layers: list[Part]) -> None:
         if layer is not part.module and implementation == "REENTRANT":
             raise AttachError(
                 f"torch's re-entrant checkpoint wrapper was put around {part.name} after attach, so"
-                " that a recomputed layer may see the padding of another batch; wrap before"
+                " that a layer that runs again may see the padding of another batch; wrap before"
                 " attach, or take CheckpointImpl.NO_REENTRANT"
             )
         for name in ("_gradient_checkpointing_func", "checkpoint_fn"):

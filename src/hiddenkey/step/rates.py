@@ -45,7 +45,7 @@ class Rates:
         self.act(self.current)
 
     def act(self, rates: Mapping[str, float]) -> None:
-        """Let the sites draw with ``rates``: a pass that is recomputed with those that it had."""
+        """Let the sites draw with ``rates``: a pass that runs again with those that it had."""
         if self._acting is rates:
             return
         self._acting = rates
