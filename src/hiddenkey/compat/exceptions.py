@@ -63,6 +63,8 @@ EXCEPTIONS: Final[dict[str, dict[str, Any]]] = {
         "expert_layer_period": 2,
         "expert_layer_offset": 1,
     },
+    # the state-space width is that of its heads together
+    "falcon_h1": {"mamba_d_ssm": 64},
     # one block is shared by all hybrid layers, so there must be more than one
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4},
     # the default configuration has no sizes for the index of its sparse attention

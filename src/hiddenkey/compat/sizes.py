@@ -38,11 +38,6 @@ def _key_value_heads(old: int, fields: dict[str, Any]) -> int:
     return HEADS if old == heads else min(old, HEADS // 2)
 
 
-def _state_space_width(old: int, fields: dict[str, Any]) -> int:
-    heads, head = fields.get("mamba_n_heads"), fields.get("mamba_d_head")
-    return min(heads or 8, 8) * min(head or HEAD, HEAD)
-
-
 def _head(old: int, fields: dict[str, Any]) -> int:
     """Return the width of a head, which with latent attention is a sum or a part of two."""
     turned, still = fields.get("qk_rope_head_dim"), fields.get("qk_nope_head_dim")
@@ -110,7 +105,6 @@ _RULES: Final[tuple[tuple[int | Rule, str], ...]] = (
     ),
     # state-space models, latent arrays and convolutions
     (16, r"(\w+_)?(state_size|d_state)|num_latents"),
-    (_state_space_width, "mamba_d_ssm"),
     (2, r"(\w+_)?n_?groups|num_groups|mamba_ngroups|num_self_attends_per_block"),
     (4, "num_filters"),
     (_kernel, r"\w*kernel_size"),
@@ -118,7 +112,6 @@ _RULES: Final[tuple[tuple[int | Rule, str], ...]] = (
     (4, r"(\w+_)?num_(local_)?experts|n_routed_experts|zero_expert_num"),
     (2, "num_experts_per_tok(en)?|moe_topk|moe_top_k|moe_k|top_k|n_group|num_expert_group"),
     (1, "topk_group|n_shared_experts|num_shared_experts"),
-    (64, "expert_capacity"),
     # lengths
     (
         POSITIONS,
