@@ -211,3 +211,28 @@ def test_without_own_loss_a_pass_without_labels_names_it():
     hiddenkey.attach(model, "hiddenkey")
     with pytest.raises(ConsistencyError, match=r"for a loss of your own, hold the pass by attach"):
         model(**without_labels(inputs))
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_loss_of_the_scripts_own_beside_an_untrained_consistency_loss_is_refused(family):
+    """Its weight would change nothing, though it is logged."""
+    task = TASKS[family]
+    model, inputs = lora_model(family, task), batch(task)
+    config = hiddenkey.method("hiddenkey", rate=0.3)
+    hiddenkey.attach(model, config, lm_loss="full" if family == "llama" else "auto")
+    own_loss(task, model(**inputs).logits, inputs["labels"]).backward()
+    with pytest.raises(ConsistencyError, match="was not trained on; hold each pass by"):
+        model(**inputs)
+
+
+def test_passes_that_are_trained_on_later_or_in_part_go_on():
+    model, inputs = lora_model("bert"), batch()
+    attachment = hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))
+    first, second = model(**inputs), model(**inputs)  # one backward pass for both
+    (first.loss + second.loss).backward()
+    output = model(**inputs)
+    (output.loss + output.logits.square().mean()).backward()  # a term beside the model's loss
+    with attachment.own_loss(inputs["labels"]) as own:
+        own.total(own_loss("classification", model(**inputs).logits, inputs["labels"])).backward()
+    model(**inputs)  # never back-propagated: looking at a loss is no training
+    model(**inputs).loss.backward()

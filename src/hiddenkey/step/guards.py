@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hiddenkey.anatomy import AttentionPart, Part
-from hiddenkey.errors import AttachError
+from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.measure import ShareCounter
 from hiddenkey.step.places import Place
 
@@ -113,6 +113,37 @@ class FirstPass:
         if isinstance(place.part, AttentionPart) and place.part.kind == "cross":
             return False  # nothing to attend to was given
         return self._layers.get(place.site.layer) in self._ran
+
+
+class TrainedLoss:
+    """Watches whether a pass's consistency loss is trained on, by the gradients that reach it.
+
+    A script may compute a loss of its own from the logits and leave ``output.loss`` alone. The
+    consistency loss is then computed and logged, and changes nothing.
+
+    Args:
+        consistency: the loss that was added to ``output.loss``.
+        logits: of the same pass.
+    """
+
+    def __init__(self, consistency: Tensor, logits: Tensor) -> None:
+        self._reached: set[str] = set()
+        for name, tensor in (("consistency", consistency), ("logits", logits)):
+            tensor.register_hook(lambda gradient, name=name: self._reached.add(name))  # type: ignore[no-untyped-call]
+
+    def check(self) -> None:
+        """Refuse to go on when a backward pass went around the consistency loss.
+
+        Raises:
+            ConsistencyError: if gradient reached the logits and not the loss.
+        """
+        if "logits" in self._reached and "consistency" not in self._reached:
+            raise ConsistencyError(
+                "the last backward pass started from a loss of the script's own, computed from"
+                " output.logits, so that the consistency loss, which is in output.loss, was not"
+                " trained on; hold each pass by attachment.own_loss(labels) and train on"
+                " own.total(your_loss), train on output.loss, or set consistency=None"
+            )
 
 
 def _lost(place: Place) -> str:

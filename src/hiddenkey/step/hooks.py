@@ -17,7 +17,7 @@ from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
 from hiddenkey.step.checkpointing import refuse_unpreserved_rng
 from hiddenkey.step.consistency import ConsistencyLoss, LanguageModelLoss
-from hiddenkey.step.guards import FirstPass, refuse_moved
+from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
 from hiddenkey.step.places import Plan
@@ -55,6 +55,7 @@ class StepHooks:
             :meth:`install`, or without one.
         shared: the layers that both passes share, and whether they may.
         first_pass: what the first pass is watched for; ``None`` when it is over.
+        trained: whether the last consistency loss was trained on; ``None`` where none is watched.
         current: the call at work, ``None`` between calls.
     """
 
@@ -77,6 +78,7 @@ class StepHooks:
         self.consistency: ConsistencyLoss | None = None
         self.shared: SharedLayers | None = None
         self.first_pass: FirstPass | None = None
+        self.trained: TrainedLoss | None = None
         self.current: TrainingPass | None = None
         self._transformer, self._layers = transformer, list(layers)
         self._plan, self._config = plan, config

@@ -12,6 +12,7 @@ from hiddenkey.chunked_loss.passes import SecondStates
 from hiddenkey.step import caches
 from hiddenkey.step.arguments import select
 from hiddenkey.step.consistency import ConsistencyLoss, SecondPass
+from hiddenkey.step.guards import TrainedLoss
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.shared_layers import SharedLayers
 
@@ -49,6 +50,8 @@ class TrainingPass:
         step.random_numbers.begin()
         step.rates.act(step.rates.current)
         if loss is not None and torch.is_grad_enabled():
+            if step.trained is not None:
+                step.trained.check()
             loss.check_call(self.arguments)
             loss.is_own_loss = self.own is not None
             if loss.due():
@@ -77,6 +80,7 @@ class TrainingPass:
             output["loss"] = total
         task = total if total is None or extra is None else total.detach() - extra.detach()
         meter.add(task, extra)
+        self.step.trained = _trained(extra, getattr(output, "logits", None))
 
     def _run_second(self, loss: ConsistencyLoss) -> SecondPass | SecondStates:
         """Run the second forward pass; the layers below the first noisy one run once for both."""
@@ -114,3 +118,10 @@ class TrainingPass:
         if self.own is not None:
             arguments = self.own.reduce(arguments)
         return self.step.entry.forward(**caches.renamed(arguments, self.step.parameters))
+
+
+def _trained(extra: Tensor | None, logits: Any) -> TrainedLoss | None:
+    """Watch a pass whose loss and logits can both be back-propagated; ``None`` for others."""
+    if torch.compiler.is_compiling() or extra is None or not isinstance(logits, Tensor):
+        return None
+    return TrainedLoss(extra, logits) if extra.requires_grad and logits.requires_grad else None
