@@ -9,7 +9,8 @@ from typing import Final
 
 from gradient_noise.moments import Estimate
 from gradient_noise.record import Row
-from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Plot, add_legend, legend_height
+from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Plot
+from hiddenkey.lab.present.drawing import add_legend, legend_height
 from hiddenkey.lab.present.words import number
 
 _STYLES: Final = {"DropKey": ("-", "o"), "DropAttention": ("--", "^")}
@@ -63,7 +64,6 @@ def _noise_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
     return Plot(
         name=f"gradient_noise_{pattern}",
         kind="analysis",
-        budget="steps",
         task=task,
         title=f"{task}, {pattern}: noise and bias of LoRA's gradients",
         caption=(
@@ -100,7 +100,6 @@ def _maps_plot(rows: Sequence[Row], task: str, pattern: str) -> Plot:
     return Plot(
         name=f"gradient_maps_{pattern}",
         kind="analysis",
-        budget="steps",
         task=task,
         title=f"{task}, {pattern}: gradients to attention's logits",
         caption=(

@@ -25,10 +25,10 @@ def test_it_prints_a_table_and_writes_the_files(folder, tmp_path, capsys):
     words = ["analyze", "overfitting", folder, "--output", str(output), "--methods", "hiddenkey"]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    header = next(line for line in shown.splitlines() if line.strip().startswith("setting"))
+    header = next(line for line in shown.splitlines() if line.strip().startswith("configuration"))
     assert header.split() == [
-        "setting", "seeds", "matthews", "gap", "loss", "gap", "matthews", "loss", "ece", "brier",
-        "confidence",
+        "configuration", "seeds", "matthews", "gap", "loss", "gap", "matthews", "loss", "ece",
+        "brier", "confidence",
     ]  # fmt: skip
     row = next(line.split() for line in shown.splitlines() if line.strip().startswith("hiddenkey"))
     assert row[:3] == ["hiddenkey", "6", "−0.070*"]
@@ -70,7 +70,7 @@ def test_faults_name_the_setting_and_the_next_step(folder, tmp_path, capsys):
     failed = store(tmp_path / "failed", study(rates=(0.1,), seeds=(0,), error="no"))
     assert main(["analyze", "overfitting", failed]) == 2
     said = capsys.readouterr().err
-    assert "stage 'compare' and equal steps, got 2 runs and none of these; let the comp" in said
+    assert "stage 'compare' that are step-matched, got 2 runs" in said
 
 
 def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path, capsys):

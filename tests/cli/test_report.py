@@ -19,7 +19,7 @@ def test_report_says_the_verdict_and_where_the_page_is(tmp_path, capsys):
     folder = store(tmp_path / "compare", study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
     assert report([str(folder)]) == 0
     shown = capsys.readouterr().out
-    assert "headlines, equal steps: Yes: hiddenkey is better than lora." in shown
+    assert "headlines, step-matched: Yes: hiddenkey is better than lora." in shown
     assert f"page: {folder}/report/report.html" in shown
     assert (folder / "report" / "report.html").read_text().startswith("<!doctype html>")
 

@@ -1,4 +1,4 @@
-"""``hiddenkey analyze overfitting``: gap, calibration and confidence with and without a method."""
+"""``hiddenkey analyze overfitting``: generalisation gap, calibration and confidence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(options: OverfittingOptions) -> int:
     say(
         console,
         f"{options.baseline}: means; others: differences to it, paired by seed, or (means) without"
-        " pairs. *: p ≤ 0.05 after Holm's correction; °: the 95 % interval alone leaves out 0.",
+        " pairs. *: the interval excludes 0, after Holm's correction.",
     )
     page = _write(options, watches)
     say(console, f"table, values and pictures: {page}")
@@ -49,7 +49,7 @@ def run(options: OverfittingOptions) -> int:
 
 def _show(console: Console, watch: TaskWatch, baseline: str) -> None:
     table: Table = plain_table(f"{watch.task.label}: overfitting after the last step")
-    table.add_column("setting", overflow="fold")
+    table.add_column("configuration", overflow="fold")
     table.add_column("seeds", justify="right")
     for quantity in watch.quantities:
         table.add_column(quantity.label, justify="right")

@@ -94,7 +94,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "report", "ReportOptions", positional="folder",
     ),
     "analyze": Command(
-        "look into what noise does: list of the analyses by 'hiddenkey analyze'",
+        "look into what dropout does: list of the analyses by 'hiddenkey analyze'",
         "hiddenkey.cli.analyze",
     ),
     "claims": _command(
@@ -139,7 +139,7 @@ ANALYSES: Final[Mapping[str, Command]] = {
         "gradient_noise.options:GradientNoiseOptions",
     ),
     "overfitting": _command(
-        "gap to the training examples, calibration and confidence, with and without a method",
+        "generalisation gap, calibration and confidence, with and without a method",
         "analyze_overfitting", "OverfittingOptions", leading="folders",
     ),
     "transfer": _command(

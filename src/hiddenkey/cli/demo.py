@@ -49,7 +49,7 @@ def run(options: DemoOptions) -> int:
 
 
 def plan_of(options: DemoOptions) -> Plan:
-    """Return the recipe's plan with the demonstration's settings."""
+    """Return the recipe's plan with the demonstration's options."""
     plan: Plan = COMMANDS["compare"].read("demo", [RECIPE])
     return dataclasses.replace(
         plan,

@@ -36,7 +36,7 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     tables = tabulate(read_records(folder), baseline)
     written = write_report(tables, output or folder / "report", title=folder.resolve().name)
     for scope in tables.scopes:
-        heading = "equal steps" if scope.budget == "steps" else "equal time"
+        heading = "step-matched" if scope.budget == "steps" else "time-matched"
         for table in scope.tasks:
             say(console, f"{table.task.label}, {heading}: {table.verdict.headline}")
     if tables.failures:

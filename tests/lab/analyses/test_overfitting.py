@@ -10,9 +10,9 @@ from hiddenkey.lab.analyses.overfitting import Quantity, watch_overfitting
 from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots, shown_rows
 from hiddenkey.lab.analyses.overfitting_tables import (
     headline,
+    is_shown,
     mark,
     short_cell,
-    told_apart,
     watch_grid,
 )
 from hiddenkey.lab.present.canvas import render
@@ -81,7 +81,7 @@ def test_differences_are_paired_and_tested(watch):
     # two settings in the family, and the other was rejected before
     assert compared.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-3)
     assert compared.p_value <= compared.p_adjusted <= 2 * compared.p_value
-    assert told_apart(found)
+    assert is_shown(found)
     assert mark(found) == "*"
     assert ending(watch, "lora", "ece").comparison is None
 
@@ -89,7 +89,7 @@ def test_differences_are_paired_and_tested(watch):
 def test_too_few_seeds_are_said():
     (watch,) = watch_overfitting(runs_of(seeds=2))
     found = ending(watch, "hiddenkey", "ece")
-    assert not told_apart(found)
+    assert not is_shown(found)
     assert mark(found) == ""
     assert "no difference from the baseline is shown. 3 pairs are the fewest" in headline(watch)
 

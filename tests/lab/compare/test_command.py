@@ -150,7 +150,7 @@ def test_killed_or_stopped_it_leaves_no_process_and_goes_on(plan, plan_file, wai
 def test_it_ends_with_the_report(plan, plan_file, capsys):
     assert main(["compare", plan_file(report=True, seeds=[0, 1])]) == 0
     shown = capsys.readouterr().out
-    assert "file, equal steps: " in shown
+    assert "file, step-matched: " in shown
     page = Path(plan.output) / "report" / "report.html"
     assert f"page: {page}" in shown
     assert page.is_file()

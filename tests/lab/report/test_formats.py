@@ -64,7 +64,7 @@ def scope_of(runs):
 def test_methods_grid_is_bold_at_the_largest_mean_and_says_significance_in_words():
     scope = scope_of(study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
     grid = methods_grid(scope, "last", "lora")
-    assert grid.columns == ("setting", "headlines: accuracy")
+    assert grid.columns == ("configuration", "headlines: accuracy")
     assert [[entry.strong for entry in row] for row in grid.rows] == [[False] * 2, [False, True]]
     ours = grid.rows[1][1]
     assert ours.details[-1] == "better"
@@ -91,7 +91,7 @@ def test_selection_grid_says_that_it_is_selection():
 def test_comparison_grid_has_every_number():
     scope = scope_of(study(rates=(0.1,)))
     rows = read(comparison_grid(scope, "lora"))
-    assert [(r["setting"], r["metric"], r["checkpoint"]) for r in rows] == [
+    assert [(r["configuration"], r["metric"], r["checkpoint"]) for r in rows] == [
         (setting, metric, checkpoint)
         for metric in ("accuracy", "loss")
         for checkpoint in ("last", "best")

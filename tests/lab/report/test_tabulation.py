@@ -61,7 +61,7 @@ def test_pairs_are_the_seeds_in_common():
     assert found.comparison.difference == pytest.approx(statistics.mean([0.01, 0.02, 0.03, 0.04]))
     assert cell(tables, "lora").description.count == 6
     notes = " ".join(tables.scopes[0].tasks[0].notes)
-    assert "Not all settings have the same seeds" in notes
+    assert "Not all configurations have the same seeds" in notes
     assert "differences to lora are over the seeds in common" in notes
 
 
@@ -106,7 +106,11 @@ def test_failed_runs_count_beside_their_arm_and_are_listed():
     assert cell(tables, "hiddenkey").failed == 1
     assert labels(tables) == ["lora", "hiddenkey"]
     (failure,) = tables.failures
-    assert (failure.summary, failure.seed, failure.arm) == ("ValueError: no", 7, "hiddenkey")
+    assert (failure.summary, failure.seed, failure.configuration) == (
+        "ValueError: no",
+        7,
+        "hiddenkey",
+    )
     assert failure.error.startswith("Traceback")
 
 
@@ -306,7 +310,7 @@ def test_only_the_newest_of_two_like_runs_counts():
     tables = tabulate([old, new, failed])
     assert cell(tables, "lora").values == ((0, 0.5),)
     assert {row.id for row in tables.runs if row.superseded} == {old.id, failed.id}
-    assert "2 runs of the same setting, task and seed as a newer one" in tables.notes[0]
+    assert "2 runs of the same configuration, task and seed as a newer one" in tables.notes[0]
 
 
 def test_equal_time_runs_are_apart_and_beside_the_baselines_own():
@@ -361,7 +365,7 @@ def test_ranks_need_tasks_and_methods():
     assert one.scopes[0].ranking is None
     assert "at least two tasks" in one.scopes[0].unranked
     two = tabulate(study(tasks=("cola", "rte"), rates=(0.1,)))
-    assert "at least three settings" in two.scopes[0].unranked
+    assert "at least three configurations" in two.scopes[0].unranked
 
 
 def test_ranks_leave_out_what_is_not_on_every_task():

@@ -1,7 +1,7 @@
 """Does a method overfit less than plain LoRA, and are its probabilities more to be believed?
 
 From records to a table of plain values: training minus evaluation, loss, calibration and confidence
-over the steps, and after the last step each setting's paired difference to the baseline.
+over the steps, and after the last step each configuration's paired difference to the baseline.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class Quantity:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting on one task.
+    """One configuration on one task.
 
     Attributes:
-        arm: the setting.
+        arm: the configuration.
         seeds: number of its finished runs.
         against: label of the baseline's arm; ``None`` for the baseline itself or without one.
-        also_differs: settings, beside those of the dropout method, that are not the baseline's.
+        also_differs: options, beside those of the dropout method, that are not the baseline's.
         endings: the quantities of the task after the last step, in their order. ``better`` in a
             comparison's verdict only tells its direction.
     """
@@ -72,9 +72,9 @@ class TaskWatch:
 
     Attributes:
         task: the task.
-        quantities: what its runs tell of.
+        quantities: what its runs measured.
         rows: the baseline's first.
-        curves: means over the seeds, by setting, quantity and part.
+        curves: means over the seeds, by configuration, quantity and part.
         notes: what is missing, as sentences.
     """
 
@@ -90,7 +90,7 @@ def watch_overfitting(
 ) -> tuple[TaskWatch, ...]:
     """Return, for each task, how far its runs overfit.
 
-    Differences are paired by seed. Holm's correction is over the settings of a task, for each
+    Differences are paired by seed. Holm's correction is over the configurations of a task, for each
     quantity by itself.
 
     Args:
@@ -154,7 +154,7 @@ def _ending(quantity: Quantity, run: Run) -> float | None:
 
 
 def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
-    """What the runs of a task tell of; calibration and accuracy where a line has them."""
+    """What the runs of a task measured; calibration and accuracy where a line has them."""
     known = {name for run in runs for line in run.record.metrics for name in line}
     names = (task.metric, ACCURACY, LOSS, *CALIBRATION)
     present = [name for name in dict.fromkeys(names) if f"eval_{name}" in known]
@@ -188,7 +188,7 @@ def _diverged(rows: Sequence[Row]) -> list[str]:
         return []
     return [
         f"Runs that ended without a number are left out: {listing(lost)}. A run that diverged is a"
-        " bad result, so these settings look better here than they are."
+        " bad result, so these configurations look better here than they are."
     ]
 
 

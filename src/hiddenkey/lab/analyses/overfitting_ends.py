@@ -6,18 +6,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.analyses.overfitting import Quantity, Row, TaskWatch
-from hiddenkey.lab.analyses.overfitting_tables import other_settings, told_apart
+from hiddenkey.lab.analyses.overfitting_tables import is_shown, other_settings
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.present.canvas import (
-    INK,
-    Axes,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    add_legend,
-    legend_height,
-)
+from hiddenkey.lab.present.canvas import INK, Figure, Palette, Plot, Style
+from hiddenkey.lab.present.drawing import IntervalRow, add_legend, draw_intervals, legend_height
 from hiddenkey.lab.present.words import interval, signed
 
 _COLUMNS: Final = 2
@@ -25,7 +17,7 @@ _ROW_INCHES: Final = 0.22
 
 
 def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, part: str) -> Plot:
-    """Return a figure with a panel for each quantity and a row for each setting."""
+    """Return a figure with a panel for each quantity and a row for each configuration."""
     quantities = [
         quantity
         for quantity in (
@@ -44,8 +36,7 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
         for axes, quantity in zip(panels, quantities, strict=True):
             index = watch.quantities.index(quantity)
             axes.axvline(0, color=INK, linewidth=1)
-            for place, row in enumerate(rows):
-                _point(axes, place, row, index, styles[row.arm.label])
+            draw_intervals(axes, [_interval(row, index, styles[row.arm.label]) for row in rows])
             axes.set_title(quantity.label)
             axes.set_yticks([])
             axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -56,14 +47,14 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
     return Plot(
         name="overfitting_end",
         kind="overfitting",
-        budget="steps",
         task=watch.task.label,
         title=f"{watch.task.label}: differences to {rows[0].against} after the last step{part}",
         caption=(
-            f"Each setting minus {rows[0].against}, paired by seed; lines: interval (Student's t,"
-            " after Holm's correction). Filled: it excludes 0. A gap is training minus evaluation"
-            " examples. Left of 0 is less overfitting; so it is for the loss and the calibration"
-            " error (ece)." + "".join(f" {sentence}" for sentence in other_settings(rows))
+            f"Each configuration minus {rows[0].against}, paired by seed. Lines: the interval after"
+            " Holm's correction (Student's t). Filled: it excludes 0. The generalisation gap is"
+            " training minus evaluation examples: left of 0 is less overfitting. So it is for the"
+            " loss and the calibration error (ece)."
+            + "".join(f" {sentence}" for sentence in other_settings(rows))
         ),
         alt=_alt(watch, rows, quantities),
         height=lines * (0.75 + _ROW_INCHES * len(rows)) + legend_height(labels),
@@ -71,21 +62,13 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
     )
 
 
-def _point(axes: Axes, place: int, row: Row, index: int, style: Style) -> None:
-    found = row.endings[index].comparison
+def _interval(row: Row, index: int, style: Style) -> IntervalRow:
+    cell = row.endings[index]
+    found = cell.comparison
     if found is None:
-        return
-    if found.low is not None and found.high is not None:
-        axes.hlines(place, found.low, found.high, color=style.colour, linewidth=1.6)
-    axes.plot(
-        [found.difference],
-        [place],
-        linestyle="none",
-        marker=style.marker,
-        markersize=6,
-        color=style.colour,
-        markerfacecolor=style.colour if told_apart(row.endings[index]) else "white",
-        label=row.arm.label,
+        return IntervalRow(row.arm.label, style, None, None)
+    return IntervalRow(
+        row.arm.label, style, found.difference, found.interval, filled=is_shown(cell)
     )
 
 

@@ -1,4 +1,4 @@
-"""Overfitting over the steps and at the end, of the baseline and one setting of each method."""
+"""Overfitting over the steps and at the end, one configuration of each method."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from hiddenkey.lab.analyses.overfitting import ACCURACY, Quantity, Row, TaskWatc
 from hiddenkey.lab.analyses.overfitting_ends import difference_plot
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.present.canvas import LINES, Palette, Plot, numbered_parts
+from hiddenkey.lab.present.canvas import LINES, Palette, Plot
 from hiddenkey.lab.present.curves import CurveFigure, Panel
+from hiddenkey.lab.present.drawing import numbered_parts
 
 
 def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[Plot]:
-    """Yield figures for each task, each with up to five settings beside the baseline.
+    """Yield figures for each task, each with up to five configurations beside the baseline.
 
     Curves over the steps are drawn where runs were looked at more than once.
     """
@@ -37,7 +38,7 @@ def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[P
 def shown_rows(watch: TaskWatch, baseline: str) -> tuple[Row | None, list[Row]]:
     """Choose what a figure shows: the baseline's arm that most are paired with, one arm a method.
 
-    Of each method it is the arm with the fewest settings that are not the baseline's; of several,
+    Of each method it is the arm with the fewest options that are not the baseline's; of several,
     as of several rates, the one with the best main metric after the last step.
     """
     paired: dict[str, list[Row]] = defaultdict(list)
@@ -82,7 +83,6 @@ def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: s
     return Plot(
         name="overfitting",
         kind="overfitting",
-        budget="steps",
         task=watch.task.label,
         title=f"{watch.task.label}: overfitting over the steps{part}",
         caption=_caption(arms, confidence=has_confidence, accuracy=bool(shown.dotted)),
@@ -95,8 +95,8 @@ def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: s
 def _caption(arms: Sequence[Arm], *, confidence: bool, accuracy: bool) -> str:
     caption = (
         f"{arms[0].model}, rank {arms[0].rank}. Means over seeds, without dropout; bands of ± one"
-        " standard deviation. The gap is the metric on training examples minus that on evaluation"
-        " examples."
+        " standard deviation. The generalisation gap is the metric on training examples minus that"
+        " on evaluation examples."
     )
     if confidence:
         caption += " Confidence is the mean of the largest probability."

@@ -12,17 +12,17 @@ from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
 
 READING: Final = (
-    "All values are those after the last step, without noise. A gap is the value on a sample of the"
-    " training examples minus that on the evaluation examples: the metric's gap grows and the"
-    " loss's falls as a run overfits. ece is the expected calibration error (15 bins), brier the"
-    " squared distance of the probabilities to the label, confidence the mean of the largest"
-    " probability; the first two are better when smaller."
+    "All values are those after the last step, without dropout. A generalisation gap is the value"
+    " on a sample of the training examples minus that on the evaluation examples. As a run"
+    " overfits, the metric's gap grows and the loss's becomes more negative. ece is the expected"
+    " calibration error (15 bins), brier the squared distance of the probabilities to the label:"
+    " both are better when smaller. confidence is the mean of the largest probability."
 )
 
 
 def watch_grid(watch: TaskWatch) -> Grid:
-    """One row for each setting: mean ± deviation, difference to the baseline, interval and p."""
-    columns = ("setting", "seeds", *(quantity.label for quantity in watch.quantities))
+    """One row for each configuration: mean ± deviation, and its difference to the baseline."""
+    columns = ("configuration", "seeds", *(quantity.label for quantity in watch.quantities))
     rows = [
         [text(row.arm.label), numeric(row.seeds, str(row.seeds)), *map(_full, row.endings)]
         for row in watch.rows
@@ -44,23 +44,23 @@ def short_cell(row: Row, ending: Cell, baseline: str) -> str:
 
 def mark(ending: Cell) -> str:
     """``*``: the interval excludes 0, after Holm's correction."""
-    return "*" if told_apart(ending) else ""
+    return "*" if is_shown(ending) else ""
 
 
-def told_apart(ending: Cell) -> bool:
+def is_shown(ending: Cell) -> bool:
     """Whether the difference to the baseline is beyond chance, after Holm's correction."""
     found = ending.comparison
     return found is not None and excludes(found.interval)
 
 
 def headline(watch: TaskWatch) -> str:
-    """What can be told apart from the baseline, as a sentence."""
+    """Which differences from the baseline are shown, as a sentence."""
     compared = [row for row in watch.rows if any(end.comparison for end in row.endings)]
     if not compared:
         return f"{watch.task.label}: nothing to compare with the baseline."
     parts = []
     for index, quantity in enumerate(watch.quantities):
-        told = [row for row in compared if told_apart(row.endings[index])]
+        told = [row for row in compared if is_shown(row.endings[index])]
         for word, larger in (("lower", False), ("higher", True)):
             labels = [row.arm.label for row in told if _is_larger(row.endings[index]) is larger]
             if labels:
@@ -94,7 +94,7 @@ def _full(ending: Cell) -> Entry:
         return Entry(shown, found.mean)
     bounds = interval(compared.low, compared.high, sign=True)
     details = (f"{signed(compared.difference)} {bounds}", f"p {probability(compared.p_adjusted)}")
-    return Entry(shown, found.mean, strong=told_apart(ending), details=details)
+    return Entry(shown, found.mean, strong=is_shown(ending), details=details)
 
 
 def _comparisons(watch: TaskWatch) -> str:
@@ -109,13 +109,13 @@ def _comparisons(watch: TaskWatch) -> str:
     seeds = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"
     return (
         f"Second lines: difference to the baseline, paired over {seeds} seeds, with its interval"
-        " (Student's t). Third lines: p after Holm's correction over the settings, as the"
+        " (Student's t). Third lines: p after Holm's correction over the configurations, as the"
         f" interval has it. Bold where the interval excludes 0."
     )
 
 
 def other_settings(rows: Sequence[Row]) -> list[str]:
-    """Name the settings, beside those of the method, in which an arm is not like its baseline."""
+    """Name the options, beside those of the method, in which an arm is not like its baseline."""
     found: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         if row.also_differs:

@@ -15,12 +15,12 @@ from hiddenkey.lab.present.words import listing
 def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Record]:
     """Read the finished runs of folders that 'hiddenkey compare' or 'hiddenkey claims' wrote.
 
-    A run that several folders have counts once. Runs of equal time instead of equal steps are left
+    A run that several folders have counts once. Time-matched runs are left
     out: they end at other steps than their baseline.
 
     Args:
         folders: the folders.
-        stage: ``compare`` for the runs that are compared, ``search`` for those that chose settings.
+        stage: ``compare`` for the runs that are compared, ``search`` for those that chose options.
 
     Raises:
         ConfigError: without folders, without such a run, or with every broken record.
@@ -38,8 +38,8 @@ def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Reco
     ]
     if not kept:
         raise ConfigError(
-            f"{listing(folders)} must hold finished runs of stage {stage!r} and equal steps, got"
-            f" {len(found)} runs and none of these; let the comparison go on first"
+            f"{listing(folders)} must hold finished runs of stage {stage!r} that are step-matched,"
+            f" got {len(found)} runs and none of these; let the comparison go on first"
         )
     return kept
 

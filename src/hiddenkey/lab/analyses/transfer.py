@@ -2,7 +2,7 @@
 
 The best of several rates looks better than it is on the seeds that chose it. So rates are chosen on
 all seeds but one and judged on that one, each seed in turn (cross-fitting); what is lost is then
-neither flattered nor forced to be positive. All values are points, larger is better.
+neither flattered nor forced to be positive. All values are percentage points, larger is better.
 """
 
 from __future__ import annotations

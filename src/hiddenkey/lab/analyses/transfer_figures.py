@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.analyses.transfer import RatePoint, Transfer
-from hiddenkey.lab.present.canvas import (
-    INK,
-    LINES,
-    Axes,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    add_legend,
-    legend_height,
-    numbered_parts,
-)
+from hiddenkey.lab.present.canvas import INK, LINES, Axes, Figure, Palette, Plot, Style
+from hiddenkey.lab.present.drawing import add_legend, draw_line, legend_height, numbered_parts
 from hiddenkey.lab.present.words import signed
 
 MEAN: Final = "mean over the tasks"
@@ -58,8 +48,8 @@ def _plot(
         add_legend(figure, axes)
 
     caption = (
-        f"Main metric after the last step, mean over {len(found.seeds)} seeds, in points"
-        " (hundredths)."
+        f"Main metric after the last step, mean over {len(found.seeds)} seeds, in percentage"
+        " points."
     )
     if told:
         caption += (
@@ -70,8 +60,6 @@ def _plot(
     return Plot(
         name="transfer",
         kind="transfer",
-        budget="steps",
-        task="",
         title=f"{found.method}: metric over dropout rate by task{part}",
         caption=caption,
         alt=_alt(lines, against),
@@ -83,10 +71,7 @@ def _plot(
 def _line(
     axes: Axes, places: Sequence[float], points: Sequence[RatePoint], style: Style, label: str
 ) -> None:
-    heights = _heights(points)
-    axes.plot(
-        places, heights, color=style.colour, linestyle=style.dash, marker=style.marker, label=label
-    )
+    draw_line(axes, places, _heights(points), style, label)
     bounds = [
         (place, point.gain.low, point.gain.high)
         for place, point in zip(places, points, strict=True)

@@ -20,11 +20,11 @@ DIGITS: Final = 2
 """Decimals of points."""
 
 READING: Final = (
-    "Values are points (hundredths) of each task's main metric after the last step; all tasks count"
+    "Values are percentage points of each task's main metric after the last step; all tasks count"
     " alike, so one whose metric moves more has more say in the common rate. A rate is chosen on"
     " all seeds but one and judged on that one, each seed in turn, so that nothing is judged on the"
     " seeds that chose it. Losses are against the best rate of each task, chosen in the same way; a"
-    " negative loss means that choosing for each task by itself was worse, since few seeds tell a"
+    " negative loss means that choosing for each task by itself was worse, since few seeds show a"
     " task's best rate less well than all tasks together. Intervals are 95 % (Student's t); over"
     " seeds they speak of these tasks, and are widened because the seeds share the runs that chose"
     " (Nadeau and Bengio 2003); over tasks they speak of others like these."
@@ -80,7 +80,7 @@ def tasks_grid(found: Transfer) -> Grid:
 def rates_grid(found: Transfer) -> Grid:
     """One row for each rate: the difference to the baseline on each task."""
     told = all(point.gain is not None for task in found.tasks for point in task.points)
-    what = f"points above {found.baseline}" if told else "points"
+    what = f"points above {found.baseline}" if told else "percentage points"
     columns = ("rate", *(task.task for task in found.tasks), "mean")
     series = [*(task.points for task in found.tasks), found.points]
     rows = [
@@ -108,7 +108,8 @@ def recommendation(found: Transfer) -> list[str]:
     else:
         sentences.append(
             f"A rate chosen so gains {number(common.gain.mean, DIGITS)} {_bounds(common.gain)}"
-            f" points over {found.baseline} on seeds that had no say in it{_doubt(common.gain)}."
+            f" percentage points over {found.baseline} on seeds that had no say in it"
+            f"{_doubt(common.gain)}."
         )
     own = judged["own"]
     if found.flattered is not None and own.gain is not None:
@@ -174,7 +175,7 @@ def _bounds(found: Estimate) -> str:
 
 def _doubt(gain: Estimate) -> str:
     if not excludes(gain.interval()):
-        return "; the interval does not exclude 0, so this is no evidence of a gain"
+        return "; the interval includes 0, so this is no evidence of a gain"
     return "; it is worse" if gain.mean < 0 else ""
 
 

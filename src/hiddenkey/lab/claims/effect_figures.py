@@ -8,17 +8,8 @@ from typing import Final
 from hiddenkey.lab.claims.findings import Effect, Finding, Verdict
 from hiddenkey.lab.claims.plan import COST, Drawing
 from hiddenkey.lab.claims.wording import AXES, effect_text
-from hiddenkey.lab.present.canvas import (
-    COLOURS,
-    INK,
-    Axes,
-    Figure,
-    Plot,
-    Style,
-    add_legend,
-    legend_height,
-    shorten,
-)
+from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Plot, Style
+from hiddenkey.lab.present.drawing import add_legend, legend_height, shorten
 
 VERDICT_STYLES: Final[Mapping[Verdict, Style]] = {
     "holds": Style(COLOURS[2], "o", "-"),

@@ -12,16 +12,8 @@ from hiddenkey.lab.claims.effects import level
 from hiddenkey.lab.claims.findings import Evidence, Finding, Values
 from hiddenkey.lab.claims.plan import BASELINE, Drawing
 from hiddenkey.lab.claims.wording import AXES, value
-from hiddenkey.lab.present.canvas import (
-    Axes,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    add_legend,
-    legend_height,
-    shorten,
-)
+from hiddenkey.lab.present.canvas import Axes, Figure, Palette, Plot, Style
+from hiddenkey.lab.present.drawing import add_legend, legend_height, shorten
 
 _TOP: Final = 2.3
 """Inches of the panel of the mean over tasks."""

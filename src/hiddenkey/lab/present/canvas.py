@@ -6,9 +6,9 @@ import dataclasses
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import chain, count, pairwise
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.lab.evidence.axes import Budget
@@ -72,24 +72,24 @@ class Plot:
     Attributes:
         name: of its files.
         kind: the section of the page it belongs to.
-        budget: the scope it is of.
-        task: label of its task; empty if it is of all.
         title: what it shows.
         caption: how to read it.
         alt: its content in words.
         height: in inches.
         draw: puts it on an empty figure.
+        budget: the scope it is of.
+        task: label of its task; empty if it is of all.
     """
 
     name: str
     kind: str
-    budget: Budget
-    task: str
     title: str
     caption: str
     alt: str
     height: float
     draw: Callable[[Figure], None]
+    budget: Budget = "steps"
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def name_plots(listed: Iterable[Plot]) -> list[Plot]:
 
 def place(budget: Budget, task: str) -> str:
     """Return the beginning of a title: the task, and the budget where it is not the usual one."""
-    return task if budget == "steps" else f"{task}, equal time"
+    return task if budget == "steps" else f"{task}, time-matched"
 
 
 def render(plot: Plot) -> tuple[str, bytes]:
@@ -202,60 +202,3 @@ def _rounded(attribute: re.Match[str]) -> str:
     """Cut coordinates to hundredths of a point."""
     value = re.sub(r"(\.\d\d)\d+", r"\1", attribute[2])
     return f' {attribute[1]}="{value}"'
-
-
-def labelled_rows(figure: Figure, labels: Sequence[str]) -> Axes:
-    """Return axes with one row for each label, from top to bottom; labels stand above rows."""
-    axes = figure.subplots()
-    axes.set_ylim(len(labels) - 0.4, -0.85)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    for row, label in enumerate(labels):
-        axes.text(
-            0, row - 0.3, shorten(label, 60), transform=axes.get_yaxis_transform(),
-            fontsize=8, va="center", zorder=5, in_layout=False,
-        )  # fmt: skip
-    return axes
-
-
-def legend_height(labels: Sequence[str]) -> float:
-    """Return the inches that :func:`add_legend` takes."""
-    return 0.19 * -(-len(labels) // _legend_columns(labels)) + 0.1
-
-
-def add_legend(figure: Figure, axes: Axes) -> None:
-    """Put the legend of one panel below the figure."""
-    handles, labels = axes.get_legend_handles_labels()
-    shown = [shorten(label) for label in labels]
-    columns = _legend_columns(labels)
-    figure.legend(handles, shown, loc="outside lower left", ncols=columns, handlelength=2.6)
-
-
-def shorten(label: str, length: int = 48) -> str:
-    """Return a label that fits on one line of a figure."""
-    return label if len(label) <= length else f"{label[: length - 1]}…"
-
-
-def _legend_columns(labels: Sequence[str]) -> int:
-    longest = max(map(len, labels), default=0)
-    return 3 if longest <= 12 else 2 if longest <= 22 else 1
-
-
-def in_parts(items: Sequence[Any], size: int) -> list[list[Any]]:
-    """Split into parts of nearly equal length, none longer than ``size``."""
-    parts = -(-len(items) // size)
-    bounds = [round(len(items) * part / max(1, parts)) for part in range(parts + 1)]
-    return [list(items[low:high]) for low, high in pairwise(bounds)]
-
-
-def numbered_parts(items: Sequence[Any], size: int) -> list[tuple[list[Any], str]]:
-    """Return :func:`in_parts` with the end of each part's title, which is empty for a single one.
-
-    Without items there is one part that is empty.
-    """
-    parts = in_parts(items, size) or [[]]
-    several = len(parts) > 1
-    return [
-        (part, f" ({index} of {len(parts)})" if several else "")
-        for index, part in enumerate(parts, 1)
-    ]

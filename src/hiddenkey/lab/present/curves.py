@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.curves import Part
 from hiddenkey.lab.evidence.findings import Curve
-from hiddenkey.lab.present.canvas import INK, Axes, Figure, Style, add_legend, legend_height
+from hiddenkey.lab.present.canvas import INK, Figure, Style
+from hiddenkey.lab.present.drawing import add_legend, draw_dots, draw_line, legend_height
 from hiddenkey.lab.present.words import number
-
-_BAND: Final = 0.12
-"""How much of the ground a band of ± one standard deviation covers."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,14 @@ class CurveFigure:
         for axes, panel in zip(axes_of, self.panels, strict=True):
             for arm in self.arms:
                 style = self.styles[arm.label]
-                if panel.beside is not None:
-                    _dots(axes, self._find(arm, *panel.beside), style)
-                _line(axes, self._find(arm, panel.name, panel.part), style, arm.label)
+                if panel.beside and (beside := self._find(arm, *panel.beside)):
+                    draw_dots(axes, *_means(beside), style)
+                if curve := self._find(arm, panel.name, panel.part):
+                    reach = [
+                        (point.spread.mean, point.spread.deviation or 0) for point in curve.points
+                    ]
+                    band = [(mean - one, mean + one) for mean, one in reach]
+                    draw_line(axes, *_means(curve), style, arm.label, band)
             if panel.zero:
                 axes.axhline(0, color=INK, linewidth=0.8)
             axes.set(ylabel=panel.label)
@@ -99,23 +101,6 @@ class CurveFigure:
         return next(found, None)
 
 
-def _line(axes: Axes, curve: Curve | None, style: Style, label: str) -> None:
-    if curve is None:
-        return
-    steps = [point.step for point in curve.points]
-    means = [point.spread.mean for point in curve.points]
-    reach = [point.spread.deviation or 0.0 for point in curve.points]
-    axes.plot(
-        steps, means, color=style.colour, linestyle=style.dash, marker=style.marker, label=label
-    )
-    lows = [mean - one for mean, one in zip(means, reach, strict=True)]
-    highs = [mean + one for mean, one in zip(means, reach, strict=True)]
-    axes.fill_between(steps, lows, highs, color=style.colour, alpha=_BAND, linewidth=0)
-
-
-def _dots(axes: Axes, curve: Curve | None, style: Style) -> None:
-    if curve is None:
-        return
-    steps = [point.step for point in curve.points]
-    means = [point.spread.mean for point in curve.points]
-    axes.plot(steps, means, color=style.colour, linestyle=":", linewidth=1.2, alpha=0.75)
+def _means(curve: Curve) -> tuple[list[float], list[float]]:
+    """Steps and means."""
+    return [point.step for point in curve.points], [point.spread.mean for point in curve.points]

@@ -1,4 +1,4 @@
-"""Settings against tasks as grids: paper-style, with selection, and with every number."""
+"""Configurations against tasks as grids: paper-style, with selection, and with every number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BEST_IS_CHOSEN: Final = (
 
 
 def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
-    """Settings × tasks, as papers print it."""
+    """Configurations × tasks, as papers print it."""
     tables = [table for table in scope.tasks if table.task.metric]
     best = {table.task: _best_mean(table, checkpoint) for table in tables}
     rows = [
@@ -36,13 +36,13 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
         " Bold: the largest mean, which alone is no finding.",
     ]
     notes += [BEST_IS_CHOSEN] if checkpoint == "best" else []
-    headings = ["setting", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
-    title = f"Settings by tasks, {AFTER[checkpoint]}"
+    headings = ["configuration", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
+    title = f"Configurations by tasks, {AFTER[checkpoint]}"
     return make_grid(name_of(scope, f"methods_{checkpoint}"), title, headings, rows, notes)
 
 
 def selection_grid(scope: Scope, baseline: str) -> Grid:
-    """Each method at the best of its settings."""
+    """Each method at the best of its configurations."""
     tables = [table for table in scope.tasks if table.selections]
     order = list(dict.fromkeys(arm.family for arm in scope.arms))
     known = {selection.chosen.family for table in tables for selection in table.selections}
@@ -58,25 +58,26 @@ def selection_grid(scope: Scope, baseline: str) -> Grid:
             how = (
                 f"{found.chosen.label}, best of {found.tried}"
                 if found.tried > 1
-                else "only one setting"
+                else "only one configuration"
             )
             row.append(Entry(entry.text, entry.value, details=(how, *entry.details)))
         rows.append(row)
     notes = [
-        "This is selection: for each method and task the setting with the best mean was picked on"
-        " the same evaluation examples that the number is from. The number is too high, the more so"
-        " the more settings a method had. Holm's correction counts every setting tried, so the"
-        f" verdict against {baseline} allows for the choice; the mean and the difference do not."
+        "This is selection: for each method and task the configuration with the best mean was"
+        " chosen on the same evaluation examples that the number is from. The number is too high,"
+        " the more so the more configurations a method had. Holm's correction counts every"
+        f" configuration tried, so the verdict against {baseline} allows for the choice; the mean"
+        " and the difference do not."
     ]
     headings = ["method", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
-    title = "Each method at its best setting, after the last step"
+    title = "Each method at its best configuration, after the last step"
     return make_grid(name_of(scope, "methods_selected"), title, headings, rows, notes)
 
 
 def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid:
     """Every number of every cell, one row each; ``others``: also of metrics beside the main one."""
     columns = (
-        "task", "setting", "metric", "checkpoint", "runs", "no value", "failed", "mean", "sd",
+        "task", "configuration", "metric", "checkpoint", "runs", "no value", "failed", "mean", "sd",
         "low", "high", "pairs", "difference", "diff. low", "diff. high", "p", "p (Holm)",
         "effect size", "wins", "ties", "losses", "verdict", "remark",
     )  # fmt: skip
@@ -88,9 +89,9 @@ def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid
     ]
     notes = [
         f"Differences are minus {baseline}, paired by seed. low, high: ends of the interval by"
-        " Student's t, at 95 % for the mean. Holm's correction over the settings of a task is in"
-        " p (Holm) and in the difference's interval, which excludes 0 exactly if the verdict is a"
-        f" difference. Effect size: {EFFECT_SIZE}."
+        " Student's t, at 95 % for the mean. Holm's correction over the configurations of a task"
+        " is in p (Holm) and in the difference's interval, which excludes 0 exactly if the verdict"
+        f" is a difference. Effect size: {EFFECT_SIZE}."
     ]
     return make_grid(name_of(scope, "comparison"), "All numbers", columns, rows, notes)
 
@@ -154,5 +155,5 @@ def _comparison_row(table: TaskTable, cell: Cell) -> list[Entry]:
 
 
 def name_of(scope: Scope, name: str) -> str:
-    """Return the name of a grid's files; those of equal time have an ending."""
+    """Return the name of a grid's files; time-matched ones have an ending."""
     return name if scope.budget == "steps" else f"{name}_equal_time"

@@ -17,7 +17,7 @@ from hiddenkey.lab.report.tables import Scope, Tables
 
 
 def scope_grids(scope: Scope, baseline: str) -> list[Grid]:
-    """Return the grids of one scope, in the page's order; names of equal time have an ending."""
+    """Return the grids of one scope, in the page's order; time-matched ones have an ending."""
     grids = [
         *(methods_grid(scope, checkpoint, baseline) for checkpoint in ("last", "best")),
         comparison_grid(scope, baseline),
@@ -43,10 +43,10 @@ def gap_grid(scope: Scope) -> Grid:
         for g in sorted(t.gaps, key=lambda g: (g.name == "loss", scope.arms.index(g.arm)))
     ]
     notes = [
-        "After the last step, without noise; training: a fixed sample of the training examples."
-        " Gap: training minus evaluation, mean ± standard deviation over seeds."
+        "After the last step, without dropout. Training: a fixed sample of the training examples."
+        " Generalisation gap: training minus evaluation, mean ± standard deviation over seeds."
     ]
-    columns = ("task", "setting", "metric", "training", "evaluation", "gap")
+    columns = ("task", "configuration", "metric", "training", "evaluation", "generalisation gap")
     return make_grid(name_of(scope, "gap"), "Training and evaluation", columns, rows, notes)
 
 
@@ -68,7 +68,7 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
         for cost in sorted(table.costs, key=lambda cost: scope.arms.index(cost.arm))
     ]
     columns = (
-        "task", "setting", "gain", f"time vs {baseline}", "s/step", f"memory vs {baseline}",
+        "task", "configuration", "gain", f"time vs {baseline}", "s/step", f"memory vs {baseline}",
         "peak MiB", "steps", "adapter parameters",
     )  # fmt: skip
     notes = [
@@ -117,12 +117,12 @@ def rank_grid(scope: Scope) -> Grid:
         f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last step."
         f" Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
         f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {ranking.level:.0%} level)"
-        " cannot be told apart."
+        " cannot be distinguished."
     ]
     notes += [ranking.note] if ranking.note else []
     notes += [scope.unranked] if scope.unranked else []
     return make_grid(
-        name_of(scope, "ranks"), "Average ranks", ("setting", "average rank"), rows, notes
+        name_of(scope, "ranks"), "Average ranks", ("configuration", "average rank"), rows, notes
     )
 
 
@@ -147,10 +147,10 @@ def search_grid(tables: Tables) -> Grid:
     columns = ("task", "method", *names, "metric", "best", "last", "runs", "failed")
     notes = [
         "Measured on a held-out part of the training examples, which the comparison above does not"
-        " look at; none of these runs is in it. Bold: the setting that leads its search, by the"
-        " mean over seeds of the best evaluation."
+        " look at; none of these runs is in it. Bold: the configuration that leads its search, by"
+        " the mean over seeds of the best evaluation."
     ]
-    return make_grid("search", "Settings tried by the search", columns, rows, notes)
+    return make_grid("search", "Configurations tried by the search", columns, rows, notes)
 
 
 def _whole(value: float | None) -> str:

@@ -34,7 +34,7 @@ def tabulate_runs(
 
 
 def tabulate_search(runs: Sequence[Run]) -> tuple[SearchTrial, ...]:
-    """Return the settings that a search tried, the leading one of each method first."""
+    """Return the configurations that a search tried, the leading one of each method first."""
     groups: dict[tuple[str, str, str, int], list[Run]] = defaultdict(list)
     for run in runs:
         groups[run.task.label, run.arm.method, run.arm.model, run.arm.rank].append(run)
@@ -86,7 +86,7 @@ def _row(run: Run, environment: int, superseded: bool, differing: Sequence[str])
     return RunRow(
         id=record.id,
         task=run.task.label,
-        arm=run.arm.label,
+        configuration=run.arm.label,
         seed=run.seed,
         stage=record.stage,
         budget=record.budget,

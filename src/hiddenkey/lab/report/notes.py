@@ -40,7 +40,7 @@ def task_notes(
 ) -> tuple[str, ...]:
     """Say where the runs of one task are not alike in more than the method."""
     return (
-        *_untold_settings(runs),
+        *_unnamed_options(runs),
         *_unequal_seeds(cells, baseline),
         *_unequal_steps(runs, baseline, budget),
         *_other_options(runs, baseline, budget),
@@ -48,7 +48,7 @@ def task_notes(
     )
 
 
-def _untold_settings(runs: Sequence[Run]) -> list[str]:
+def _unnamed_options(runs: Sequence[Run]) -> list[str]:
     """The rates and weights that labels leave out, since each method has one on this task."""
     told: dict[str, str] = {}
     for run in runs:
@@ -61,7 +61,7 @@ def _untold_settings(runs: Sequence[Run]) -> list[str]:
         if parts:
             told[run.arm.family] = " and ".join(parts)
     return (
-        [f"Settings: {'; '.join(f'{label}: {what}' for label, what in told.items())}."]
+        [f"Options: {'; '.join(f'{label}: {what}' for label, what in told.items())}."]
         if told
         else []
     )
@@ -76,8 +76,8 @@ def _unequal_seeds(cells: Sequence[Cell], baseline: str) -> list[str]:
         return []
     told = [f"{_seeds(key)}: {listing(labels)}" for key, labels in seeds.items()]
     return [
-        f"Not all settings have the same seeds ({'; '.join(told)}). Means are over a setting's own"
-        f" seeds; differences to {baseline} are over the seeds in common."
+        f"Not all configurations have the same seeds ({'; '.join(told)}). Means are over a"
+        f" configuration's own seeds; differences to {baseline} are over the seeds in common."
     ]
 
 
@@ -106,7 +106,7 @@ def _unequal_steps(runs: Sequence[Run], baseline: str, budget: Budget) -> list[s
 
 
 def _other_options(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
-    """Settings of a method that the baseline does not have, beyond what is compared."""
+    """Options of a method that the baseline does not have, beyond what is compared."""
     expected = _EXPECTED | ({"max_steps", "epochs"} if budget == "time" else set())
     expected |= {name for run in runs for name, _ in run.arm.others} | {"model", "rank"}
     own: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))

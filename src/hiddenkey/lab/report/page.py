@@ -55,7 +55,7 @@ def _summary(tables: Tables) -> str:
         parts.append(f"{len(tables.failures)} failed")
     searched = sum(row.stage == "search" for row in tables.runs)
     if searched:
-        parts.append(f"{searched} of them only to choose settings")
+        parts.append(f"{searched} of them only to choose options")
     ended = max((row.ended for row in tables.runs), default="")
     last = ended.replace("T", " ").removesuffix("+00:00")
     return f"{', '.join(parts)}. The last run ended {last} UTC."
@@ -72,7 +72,7 @@ def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
         sections += build(scope, tables.baseline, by_kind)
     if tables.search:
         words = (
-            "A search only chooses settings. Its runs are on held-out training examples and are in"
+            "A search only chooses options. Its runs are on held-out training examples and are in"
             " none of the tables and figures above.",
         )
         sections.append(Section("search", "Search", words, folded=(search_grid(tables),)))
@@ -141,7 +141,7 @@ def _faults(failures: Sequence[RunRow]) -> list[Fault]:
 
 
 def _run_data(tables: Tables) -> dict[str, Any]:
-    """All runs, each setting once where runs share it; the page's script builds the table."""
+    """All runs, each option once where runs share it; the page's script builds the table."""
     names = list(dict.fromkeys(name for row in tables.runs for name in row.options))
     return {
         "fields": list(FIELDS),

@@ -31,14 +31,34 @@ def runs_grid(tables: Tables) -> Grid:
 
 def failures_grid(tables: Tables) -> Grid:
     """One row for each failed run, with its whole error."""
-    columns = ("id", "task", "arm", "seed", "stage", "budget", "attempts", "ended", "error")
+    columns = (
+        "id",
+        "task",
+        "configuration",
+        "seed",
+        "stage",
+        "budget",
+        "attempts",
+        "ended",
+        "error",
+    )
     rows = [[_plain(getattr(failure, name)) for name in columns] for failure in tables.failures]
     return make_grid("failed", "Failed runs", columns, rows)
 
 
 def curves_grid(tables: Tables) -> Grid:
     """One row for each point of each curve."""
-    columns = ("budget", "task", "setting", "metric", "examples", "step", "mean", "sd", "runs")
+    columns = (
+        "budget",
+        "task",
+        "configuration",
+        "metric",
+        "examples",
+        "step",
+        "mean",
+        "sd",
+        "runs",
+    )
     rows = [
         list(
             map(

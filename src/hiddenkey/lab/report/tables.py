@@ -55,7 +55,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class SearchTrial:
-    """One setting that the search tried, on a validation part of the training examples.
+    """One configuration that the search tried, on a validation part of the training examples.
 
     Attributes:
         task: label of the task.
@@ -88,7 +88,7 @@ class RunRow:
     Attributes:
         id: its identity.
         task: label of the task.
-        arm: label of the configuration.
+        configuration: its label.
         seed: its seed.
         stage: ``compare`` or ``search``.
         budget: ``steps`` or ``time``.
@@ -113,7 +113,7 @@ class RunRow:
 
     id: str
     task: str
-    arm: str
+    configuration: str
     seed: int
     stage: str
     budget: str
@@ -153,8 +153,8 @@ class Tables:
 
     Attributes:
         baseline: method that others are compared with.
-        scopes: equal steps first, then equal time; either may be absent.
-        search: the settings that a search tried.
+        scopes: step-matched first, then time-matched; either may be absent.
+        search: the configurations that a search tried.
         runs: every record.
         shared: options that all runs have in common.
         environments: the distinct ones, with the number of runs.

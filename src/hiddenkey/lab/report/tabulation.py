@@ -78,7 +78,7 @@ def _scope(runs: Sequence[Run], budget: Budget, baseline: str) -> Scope:
 
 
 def _beside(time: Sequence[Run], steps: Sequence[Run], baseline: str) -> list[Record]:
-    """The baseline's own runs of the tasks, models and ranks that have runs of equal time."""
+    """The baseline's own runs of the tasks, models and ranks that have time-matched runs."""
     places = {(run.task.name, run.arm.model, run.arm.rank) for run in time}
     return [
         run.record
@@ -119,7 +119,7 @@ def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | No
         )
     if len(scores) < 3:
         return None, (
-            "Average ranks need at least three settings that were run on every task; there"
+            "Average ranks need at least three configurations that were run on every task; there"
             f" {'is' if len(scores) == 1 else 'are'} {len(scores)}."
         )
     words = f"Not on every task, so left out: {listing(left_out, limit=8)}." if left_out else ""
@@ -132,8 +132,8 @@ def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tupl
         notes.append(f"No run uses the baseline {baseline}, so no differences are tested.")
     if replaced:
         notes.append(
-            f"{count(len(replaced), 'run')} of the same setting, task and seed as a newer one (with"
-            " other versions, for example) stayed out of the comparison; the list of runs has"
+            f"{count(len(replaced), 'run')} of the same configuration, task and seed as a newer one"
+            " (with other versions, for example) stayed out of the comparison; the list of runs has"
             f" {'it' if len(replaced) == 1 else 'them'}."
         )
     return tuple(notes)

@@ -67,8 +67,8 @@
   // The list of runs is built when it is opened, a part at a time.
   const data = JSON.parse(byId("data").textContent);
   const PART = 200;
-  const columns = ["task", "arm", "seed", "status", "last", "best", "loss_last", "seconds_per_step", "stage", "budget"];
-  const names = { arm: "setting", loss_last: "loss, last", seconds_per_step: "s/step", last: "metric, last", best: "metric, best" };
+  const columns = ["task", "configuration", "seed", "status", "last", "best", "loss_last", "seconds_per_step", "stage", "budget"];
+  const names = { loss_last: "loss, last", seconds_per_step: "s/step", last: "metric, last", best: "metric, best" };
   const field = (run, name) => data.runs[run][data.fields.indexOf(name)];
   const list = byId("runs-table");
   let order = data.runs.map((_, run) => run);
@@ -83,10 +83,10 @@
     const row = make("tr");
     columns.forEach((name, index) => {
       const value = field(run, name);
-      const cell = make(index ? "td" : "th", name === "arm" ? undefined : shown(value));
+      const cell = make(index ? "td" : "th", name === "configuration" ? undefined : shown(value));
       if (!index) cell.scope = "row";
       if (typeof value === "number") cell.className = "n";
-      if (name === "arm") {
+      if (name === "configuration") {
         const open = make("button", value, { type: "button", class: "open" });
         open.setAttribute("aria-label", `${value}, seed ${field(run, "seed")}: configuration`);
         open.addEventListener("click", () => describe(run));
@@ -136,7 +136,7 @@
     return table;
   };
   const describe = (run) => {
-    byId("run-title").textContent = `${field(run, "arm")}, seed ${field(run, "seed")}`;
+    byId("run-title").textContent = `${field(run, "configuration")}, seed ${field(run, "seed")}`;
     byId("run-body").replaceChildren(
       part("Run", data.fields.map((name, index) => [names[name] ?? name, data.runs[run][index]])),
       part("Settings that differ between runs", data.options.map((name, index) => [name, data.values[run][index]])),

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.present.canvas import LINES, Palette, Plot, numbered_parts, place
+from hiddenkey.lab.present.canvas import LINES, Palette, Plot, place
 from hiddenkey.lab.present.curves import CurveFigure, Panel
+from hiddenkey.lab.present.drawing import numbered_parts
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
 

@@ -14,17 +14,15 @@ from hiddenkey.lab.present.canvas import (
     Palette,
     Plot,
     Style,
-    add_legend,
-    labelled_rows,
-    legend_height,
     place,
 )
+from hiddenkey.lab.present.drawing import add_legend, labelled_rows, legend_height
 from hiddenkey.lab.present.words import number, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
-    """Yield the figure of gain over relative time; under equal time there is no cost to show."""
+    """Yield the figure of gain over relative time; time-matched runs cost the same."""
     costs = [c for c in table.costs if c.gain is not None and c.time is not None]
     if not costs or scope.budget == "time":
         return
@@ -51,8 +49,8 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         task=table.task.label,
         title=f"{place(scope.budget, table.task.label)}: gain over cost",
         caption=(
-            "One point for each setting: mean difference after the last step with its interval,"
-            " over the ratio of seconds per step. Up is better, right is more expensive."
+            "One point for each configuration: mean difference after the last step with its"
+            " interval, over the ratio of seconds per step. Up is better, right is more expensive."
         ),
         alt=_cost_alt(costs, baseline, table.task.metric),
         height=2.7 + legend_height([baseline, *by_method]),
@@ -78,7 +76,7 @@ def _cost_points(axes: Axes, costs: Sequence[Cost], style: Style) -> None:
 
 
 def rank_plots(scope: Scope) -> Iterator[Plot]:
-    """Yield the critical-difference picture: rows by rank, bars over what cannot be told apart."""
+    """Yield the critical-difference picture: rows by rank, bars join what is not distinguished."""
     ranking = scope.ranking
     if ranking is None:
         return
@@ -104,16 +102,15 @@ def rank_plots(scope: Scope) -> Iterator[Plot]:
         name="ranks",
         kind="ranks",
         budget=scope.budget,
-        task="",
         title=f"{place(scope.budget, 'Average ranks')} over {ranking.tasks} tasks",
         caption=(
-            "Settings joined by a bar at the right cannot be told apart: their ranks are less than"
-            f" the critical difference {number(ranking.critical_difference, 2)} apart"
+            "Configurations joined by a bar at the right cannot be distinguished. Their ranks are"
+            f" less than the critical difference {number(ranking.critical_difference, 2)} apart"
             " (Nemenyi, 5 % level), or Friedman's test finds no difference at all."
         ),
         alt=(
             f"Average ranks: {', '.join(f'{n} {number(r, 2)}' for n, r in ranking.ranks.items())}."
-            f" Not told apart: {groups or 'none'}."
+            f" Not distinguished: {groups or 'none'}."
         ),
         height=ROW * len(labels) + 0.8,
         draw=draw,

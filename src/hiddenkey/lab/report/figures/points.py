@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from hiddenkey.lab.evidence.findings import Cell
-from hiddenkey.lab.present.canvas import (
-    INK,
-    ROW,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    labelled_rows,
-    place,
-)
+from hiddenkey.lab.present.canvas import INK, ROW, Figure, Palette, Plot, place
+from hiddenkey.lab.present.drawing import IntervalRow, draw_intervals, labelled_rows
 from hiddenkey.lab.present.words import interval, number, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
@@ -26,7 +17,17 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     if not cells:
         return
     metric, baseline = table.task.metric, palette.baseline
-    values = [_value_row(cell, palette.style(cell.arm.method)) for cell in cells]
+    values = [
+        IntervalRow(
+            cell.arm.label,
+            palette.style(cell.arm.method),
+            found.mean,
+            found.interval(),
+            tuple(value for _, value in cell.values),
+        )
+        for cell in cells
+        if (found := cell.description) is not None
+    ]
     yield Plot(
         name="seeds",
         kind="seeds",
@@ -46,8 +47,16 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     if not paired:
         return
     differences = [
-        _difference_row(cell, base[cell.against or ""], palette.style(cell.arm.method))
+        IntervalRow(
+            cell.arm.label,
+            palette.style(cell.arm.method),
+            compared.difference,
+            compared.interval,
+            tuple(v - others[s] for s, v in cell.values if s in others),
+        )
         for cell in paired
+        if (compared := cell.comparison) is not None
+        and (others := base[cell.against or ""]) is not None
     ]
     yield Plot(
         name="differences",
@@ -66,70 +75,13 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What one row shows: its points, and mean with interval."""
-
-    label: str
-    style: Style
-    values: Sequence[float]
-    mean: float | None
-    low: float | None
-    high: float | None
-
-
-def _value_row(cell: Cell, style: Style) -> _Row:
-    found = cell.description
-    values = [value for _, value in cell.values]
-    if found is None:
-        return _Row(cell.arm.label, style, values, None, None, None)
-    return _Row(cell.arm.label, style, values, found.mean, found.low, found.high)
-
-
-def _difference_row(cell: Cell, base: Mapping[int, float], style: Style) -> _Row:
-    found = cell.comparison
-    values = [value - base[seed] for seed, value in cell.values if seed in base]
-    if found is None:
-        return _Row(cell.arm.label, style, values, None, None, None)
-    return _Row(cell.arm.label, style, values, found.difference, found.low, found.high)
-
-
-def _draw_rows(figure: Figure, rows: Sequence[_Row], xlabel: str, *, zero: bool = False) -> None:
-    """Draw rows; those of one style are one artist, since each artist takes its time."""
+def _draw_rows(
+    figure: Figure, rows: Sequence[IntervalRow], xlabel: str, *, zero: bool = False
+) -> None:
     axes = labelled_rows(figure, [row.label for row in rows])
     if zero:
         axes.axvline(0, color=INK, linewidth=1)
-    for style in dict.fromkeys(row.style for row in rows):
-        own = [(place, row) for place, row in enumerate(rows) if row.style == style]
-        axes.plot(
-            [value for _, row in own for value in row.values],
-            [place + 0.02 for place, row in own for _ in row.values],
-            linestyle="none",
-            marker=style.marker,
-            markersize=4,
-            color=style.colour,
-            alpha=0.75,
-            markeredgewidth=0,
-        )
-        bounds = [
-            (place, r.low, r.high) for place, r in own if r.low is not None and r.high is not None
-        ]
-        axes.hlines(
-            [place + 0.27 for place, _, _ in bounds],
-            [low for _, low, _ in bounds],
-            [high for _, _, high in bounds],
-            color=style.colour,
-            linewidth=2,
-        )
-        means = [(place, row.mean) for place, row in own if row.mean is not None]
-        axes.plot(
-            [mean for _, mean in means],
-            [place + 0.27 for place, _ in means],
-            linestyle="none",
-            marker=style.marker,
-            markersize=7,
-            color=style.colour,
-        )
+    draw_intervals(axes, rows, below=0.27)
     axes.set_xlabel(xlabel)
 
 
@@ -140,7 +92,7 @@ def _values_alt(metric: str, cells: Sequence[Cell]) -> str:
         for cell in cells
         if cell.description is not None
     ]
-    return f"Points of {metric} by setting. {'; '.join(parts)}."
+    return f"Points of {metric} by configuration. {'; '.join(parts)}."
 
 
 def _differences_alt(metric: str, baseline: str, cells: Sequence[Cell]) -> str:

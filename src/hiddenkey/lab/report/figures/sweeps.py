@@ -7,18 +7,8 @@ from typing import Final
 
 from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
 from hiddenkey.lab.evidence.inference import Estimate
-from hiddenkey.lab.present.canvas import (
-    LINES,
-    Axes,
-    Figure,
-    Palette,
-    Plot,
-    Style,
-    add_legend,
-    in_parts,
-    legend_height,
-    place,
-)
+from hiddenkey.lab.present.canvas import LINES, Axes, Figure, Palette, Plot, Style, place
+from hiddenkey.lab.present.drawing import add_legend, draw_line, legend_height, numbered_parts
 from hiddenkey.lab.present.words import number
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
@@ -45,10 +35,9 @@ def _sweep_groups(sweep: Sweep, baseline: str) -> list[tuple[list[Series], str]]
     groups = []
     for others in dict.fromkeys(series.others for series in own):
         beside = [series for series in base if series.others <= others]
-        chunks = in_parts([series for series in own if series.others == others], LINES)
-        for index, chunk in enumerate(chunks, 1):
-            words = sorted(others) + ([f"{index} of {len(chunks)}"] if len(chunks) > 1 else [])
-            groups.append(([*beside, *chunk], f" ({', '.join(words)})" if words else ""))
+        alike = f" ({', '.join(sorted(others))})" if others else ""
+        for chunk, part in numbered_parts([s for s in own if s.others == others], LINES):
+            groups.append(([*beside, *chunk], f"{alike}{part}"))
     return groups
 
 
@@ -71,7 +60,15 @@ def _sweep_plot(
         for series in levels:
             _level(axes, series, chosen[series.label])
         for series in lines:
-            _sweep_line(axes, series, chosen[series.label])
+            known = [(point.x, point.last) for point in series.points if point.last is not None]
+            draw_line(
+                axes,
+                [x for x, _ in known],
+                [found.mean for _, found in known],
+                chosen[series.label],
+                series.label,
+                [_bounds(found) for _, found in known],
+            )
         axes.set(xlabel=option, ylabel=f"{metric} after the last step")
         if name == "rank":
             axes.set_xscale("log", base=2)
@@ -102,21 +99,6 @@ def _level(axes: Axes, series: Series, style: Style) -> None:
         return
     axes.axhline(found.mean, color=style.colour, linestyle=style.dash, label=series.label)
     axes.axhspan(*_bounds(found), color=style.colour, alpha=0.1, linewidth=0)
-
-
-def _sweep_line(axes: Axes, series: Series, style: Style) -> None:
-    known = [(p.x, p.last) for p in series.points if p.last is not None]
-    xs = [x for x, _ in known]
-    axes.plot(
-        xs,
-        [found.mean for _, found in known],
-        color=style.colour,
-        linestyle=style.dash,
-        marker=style.marker,
-        label=series.label,
-    )
-    lows, highs = zip(*(_bounds(found) for _, found in known), strict=True) if known else ((), ())
-    axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.15, linewidth=0)
 
 
 def _bounds(found: Estimate) -> tuple[float, float]:
