@@ -4,6 +4,7 @@ import pytest
 
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import validate
+from hiddenkey.lab.tasks import Source
 
 
 def test_defaults_are_valid():
@@ -13,7 +14,11 @@ def test_defaults_are_valid():
 def test_every_field_is_described():
     from docstring_parser import parse_from_object
 
-    described = {param.arg_name for param in parse_from_object(TrainOptions).params}
+    described = {
+        param.arg_name
+        for kind in (Source, TrainOptions)
+        for param in parse_from_object(kind).params
+    }
     assert described == {field.name for field in fields(TrainOptions)}
 
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from hiddenkey import ConfigError
@@ -31,7 +29,7 @@ def test_e2e_trains_on_texts_and_is_judged_by_meaning(tmp_path):
     (tmp_path / "e2e").mkdir()
     for name in ("trainset.csv", "devset.csv"):
         (tmp_path / "e2e" / name).write_text(E2E)
-    splits = TASKS["e2e"].load(Source(folder=tmp_path))
+    splits = TASKS["e2e"].load(Source(data=str(tmp_path)))
     assert [example.label for example in splits.train] == [
         "Aromi is by the river.",
         "Zizzi.",
@@ -53,25 +51,25 @@ def test_webnlg_takes_the_good_texts_and_tells_seen_from_unseen(tmp_path):
     write_webnlg(tmp_path, "train", entry("City", 1, [good, bad, good]), entry("City", 2, [bad]))
     write_webnlg(tmp_path, "dev", entry("City", 1, [good]))
     write_webnlg(tmp_path, "test", entry("City", 1, [good]), entry("Artist", 2, [good, good]))
-    splits = TASKS["webnlg"].load(Source(folder=tmp_path))
+    splits = TASKS["webnlg"].load(Source(data=str(tmp_path)))
     assert [example.label for example in splits.train] == ["Fine.", "Fine."]
     assert splits.train[0].texts == ("A : b : C1 ||",)
     assert [example.group for example in splits.evaluation] == [""]
-    tested = TASKS["webnlg"].load(Source(folder=tmp_path, split="test")).evaluation
+    tested = TASKS["webnlg"].load(Source(data=str(tmp_path), eval_split="test")).evaluation
     assert [(e.group, len(e.references)) for e in tested] == [("seen", 1), ("unseen", 2)]
 
 
 @pytest.mark.parametrize("name", ["e2e", "webnlg"])
 def test_a_folder_without_the_files_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="--data must be a folder that holds"):
-        TASKS[name].load(Source(folder=tmp_path))
+        TASKS[name].load(Source(data=str(tmp_path)))
 
 
 def test_faults_of_both_files_come_together(tmp_path):
     (tmp_path / "trainset.csv").write_text("mr,text\na,b\n")
     (tmp_path / "devset.csv").write_text("mr,ref\nname[a],\n")
     with pytest.raises(ConfigError) as caught:
-        TASKS["e2e"].load(Source(folder=tmp_path))
+        TASKS["e2e"].load(Source(data=str(tmp_path)))
     train, dev = caught.value.faults
     assert "trainset.csv: must have a column 'ref'" in train
     assert "devset.csv, line 2: column 'ref' must hold text" in dev
@@ -86,7 +84,7 @@ def test_faults_of_both_files_come_together(tmp_path):
     ],
 )
 def test_real_files_have_the_known_sizes(glue, name, split, train, evaluation):
-    splits = TASKS[name].load(Source(folder=Path(glue), split=split))
+    splits = TASKS[name].load(Source(data=str(glue), eval_split=split))
     assert len(splits.train) == train
     assert evaluation - 3 <= len(splits.evaluation) <= evaluation
     assert all(example.references for example in splits.evaluation)

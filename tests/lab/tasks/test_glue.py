@@ -1,5 +1,4 @@
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -16,7 +15,7 @@ from hiddenkey.lab.tasks import TASKS, Source
     ],
 )
 def test_real_files_have_the_known_rows_and_classes(glue, task, rows, first_class):
-    splits = TASKS[task].load(Source(folder=glue))
+    splits = TASKS[task].load(Source(data=str(glue)))
     assert (len(splits.train), len(splits.evaluation)) == rows
     name, in_train, in_evaluation = first_class
     label = splits.label_names.index(name)
@@ -25,7 +24,7 @@ def test_real_files_have_the_known_rows_and_classes(glue, task, rows, first_clas
 
 
 def test_real_sts_b_has_the_known_rows_and_scores(glue):
-    splits = TASKS["stsb"].load(Source(folder=glue))
+    splits = TASKS["stsb"].load(Source(data=str(glue)))
     assert (len(splits.train), len(splits.evaluation)) == (5749, 1500)
     assert splits.train[0].texts == (
         "A plane is taking off.",
@@ -36,9 +35,9 @@ def test_real_sts_b_has_the_known_rows_and_scores(glue):
 
 
 def test_texts_are_the_right_columns(glue):
-    cola = TASKS["cola"].load(Source(folder=glue))
+    cola = TASKS["cola"].load(Source(data=str(glue)))
     assert cola.evaluation[0].texts == ("The sailors rode the breeze clear of the rocks.",)
-    rte = TASKS["rte"].load(Source(folder=glue))
+    rte = TASKS["rte"].load(Source(data=str(glue)))
     assert rte.train[0].texts == (
         "No Weapons of Mass Destruction Found in Iraq Yet.",
         "Weapons of Mass Destruction Found in Iraq.",
@@ -56,7 +55,7 @@ def test_quotes_and_separators_inside_a_sentence_are_text(tmp_path):
     write(
         tmp_path, "sst2", f"sentence\tlabel\n{sentence}\t1\nplain\t0", "sentence\tlabel\r\nx\t0\r\n"
     )
-    splits = TASKS["sst2"].load(Source(folder=tmp_path))
+    splits = TASKS["sst2"].load(Source(data=str(tmp_path)))
     assert splits.train[0].texts == (sentence,)
     assert [example.label for example in splits.evaluation] == [0]
 
@@ -66,7 +65,7 @@ def test_official_folder_names_and_the_task_folder_itself_work(tmp_path, name):
     (tmp_path / name).mkdir(exist_ok=True)
     for file in ("train.tsv", "dev.tsv"):
         (tmp_path / name / file).write_text("s\t1\t\tA sentence.\n")
-    assert len(TASKS["cola"].load(Source(folder=tmp_path)).train) == 1
+    assert len(TASKS["cola"].load(Source(data=str(tmp_path))).train) == 1
 
 
 def test_faults_of_both_files_come_together(tmp_path):
@@ -77,7 +76,7 @@ def test_faults_of_both_files_come_together(tmp_path):
         "index\tsentence1\thypothesis\tlabel\n",
     )
     with pytest.raises(ConfigError) as caught:
-        TASKS["rte"].load(Source(folder=tmp_path))
+        TASKS["rte"].load(Source(data=str(tmp_path)))
     train, dev = tmp_path / "rte" / "train.tsv", tmp_path / "rte" / "dev.tsv"
     assert caught.value.faults == (
         f"{train}, line 3: label must be one of entailment, not_entailment, got 'maybe';"
@@ -99,14 +98,14 @@ def test_score_out_of_range_is_refused(tmp_path, score):
     with pytest.raises(
         ConfigError, match=f"line 2: score must be a number from 0 to 5, got '{score}'"
     ):
-        TASKS["stsb"].load(Source(folder=tmp_path))
+        TASKS["stsb"].load(Source(data=str(tmp_path)))
 
 
 def test_missing_folder_lists_the_searched_places(tmp_path):
     with pytest.raises(
         ConfigError, match=r"--data must be a folder that holds rte/train.tsv"
     ) as caught:
-        TASKS["rte"].load(Source(folder=tmp_path))
+        TASKS["rte"].load(Source(data=str(tmp_path)))
     assert str(tmp_path / "RTE" / "train.tsv") in str(caught.value)
 
 
@@ -114,7 +113,7 @@ def test_missing_dev_file_is_named(tmp_path):
     (tmp_path / "sst2").mkdir()
     (tmp_path / "sst2" / "train.tsv").write_text("sentence\tlabel\nx\t1\n")
     with pytest.raises(ConfigError, match=r"dev\.tsv: does not exist; check the path"):
-        TASKS["sst2"].load(Source(folder=tmp_path))
+        TASKS["sst2"].load(Source(data=str(tmp_path)))
 
 
 MRPC_HEADER = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
@@ -123,7 +122,7 @@ MRPC_HEADER = "\ufeffQuality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
 def test_mrpc_has_a_byte_order_mark_and_columns_of_its_own(tmp_path):
     rows = MRPC_HEADER + '1\t7\t8\tHe said "no.\tHe refused.\n0\t9\t10\tA\tB\n'
     write(tmp_path, "mrpc", rows, rows)
-    splits = TASKS["mrpc"].load(Source(folder=tmp_path))
+    splits = TASKS["mrpc"].load(Source(data=str(tmp_path)))
     assert splits.train[0].texts == ('He said "no.', "He refused.")
     assert [splits.label_names[e.label] for e in splits.train] == ["equivalent", "not_equivalent"]
 
@@ -131,7 +130,7 @@ def test_mrpc_has_a_byte_order_mark_and_columns_of_its_own(tmp_path):
 def test_qnli_asks_a_question_of_a_sentence(tmp_path):
     rows = "index\tquestion\tsentence\tlabel\n0\tWhen?\tIn 1848.\tentailment\n"
     write(tmp_path, "qnli", rows, rows.replace("entailment", "not_entailment"))
-    splits = TASKS["qnli"].load(Source(folder=tmp_path))
+    splits = TASKS["qnli"].load(Source(data=str(tmp_path)))
     assert splits.train[0].texts == ("When?", "In 1848.")
     assert (splits.train[0].label, splits.evaluation[0].label) == (0, 1)
 
@@ -162,7 +161,7 @@ def fake_hub(monkeypatch):
 @pytest.mark.parametrize("name", ON_THE_HUB)
 def test_the_hub_is_asked_where_the_user_says_so(name, fake_hub):
     _, texts, label = ON_THE_HUB[name]
-    splits = TASKS[name].load(Source(folder=Path("hub")))
+    splits = TASKS[name].load(Source(data="hub"))
     (example,) = splits.evaluation
     assert example.texts == texts
     assert (splits.label_names[example.label] if splits.label_names else example.label) == label
@@ -177,7 +176,7 @@ def test_an_unreachable_hub_is_one_clear_error(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(ConfigError) as caught:
-        TASKS["rte"].load(Source(folder=Path("hub")))
+        TASKS["rte"].load(Source(data="hub"))
     (fault,) = caught.value.faults
     assert fault.startswith("nyu-mll/glue, part 'rte', could not be fetched from the hub (Couldn't")
     assert "long story" not in fault
@@ -189,4 +188,4 @@ def test_an_unlabelled_row_of_the_hub_is_refused(monkeypatch):
     row = {"sentence1": "a", "sentence2": "b", "label": -1}
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: [row])
     with pytest.raises(ConfigError, match=r"nyu-mll/glue/rte, train, row 1: label must be one of"):
-        TASKS["rte"].load(Source(folder=Path("hub")))
+        TASKS["rte"].load(Source(data="hub"))

@@ -115,7 +115,7 @@ def prospects(
     found = []
     for task in plan.tasks:
         options = [each for each in settings if each.task == task]
-        resolved = find_task(task, options[0].source)
+        resolved = find_task(task, options[0])
         usual = None if resolved.kind == "generation" else _assumed()
         comparisons = sum(each.method != plan.baseline for each in options)
         found.append(

@@ -16,21 +16,11 @@ from typing import Any, Final
 import optuna
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans.identity import PATHS, versions
+from hiddenkey.lab.plans.identity import PATHS, VARIED, versions
 from hiddenkey.lab.plans.plan import Plan
 
 _ATTRIBUTE: Final = "plan"
-_VARIED: Final = (
-    *PATHS,
-    "task",
-    "model",
-    "method",
-    "rate",
-    "rates",
-    "rank",
-    "consistency_weight",
-    "seed",
-)
+_VARIED: Final = (*PATHS, "task", *VARIED)
 _PATIENCE_SECONDS: Final = 5
 
 

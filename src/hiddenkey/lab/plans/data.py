@@ -7,26 +7,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans.identity import changed
+from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.search import SEARCHABLE
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.tasks import Splits
 
-_NO_CHOICE: Final = frozenset(
-    {
-        "model",
-        "method",
-        "also",
-        "rate",
-        "rates",
-        "consistency_weight",
-        "adapter",
-        "rank",
-        "seed",
-        *SEARCHABLE,
-    }
-)
+_NO_CHOICE: Final = frozenset({*VARIED, "also", "adapter", *SEARCHABLE})
 """Settings that a plan varies and that choose no examples; any other one may."""
 
 

@@ -18,6 +18,9 @@ from hiddenkey.lab.run.options import TrainOptions
 PATHS: Final = ("data", "train_file", "eval_file")
 """Where the data lies, which may differ between machines; its fingerprint stands for it."""
 
+VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight", "seed")
+"""What a plan varies from run to run of a task."""
+
 _PACKAGES: Final = ("torch", "transformers", "peft")
 
 Stage = Literal["compare", "search"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.settings import read_settings
@@ -23,21 +23,6 @@ from hiddenkey.lab.tasks import TASKS
 
 if TYPE_CHECKING:
     from hiddenkey.framework.config import DropoutConfig
-
-_RATES: Final[dict[str, Any]] = {
-    "rate": None,
-    "rates": {},
-    "rate_warmup": 0.0,
-    "rate_decay": "constant",
-    "rate_depth": "flat",
-}
-_LOSS: Final = (
-    "consistency_weight",
-    "consistency_every",
-    "consistency_fraction",
-    "consistency_backward",
-    "consistency_precision",
-)
 
 
 @dataclass(frozen=True)
@@ -131,10 +116,9 @@ class Plan:
         if self.data is not None and task in TASKS and TASKS[task].needs == "folder":
             given["data"] = self.data
         # What all share may mean nothing to this method: plain LoRA has no rate and no loss.
-        if not _drops(method):
-            given |= _RATES
-        if not _has_loss(method):
-            given |= dict.fromkeys(_LOSS)
+        unused = [] if _drops(method) else ["rate"]
+        unused += [] if _has_loss(method) else ["consistency_"]
+        given = {name: v for name, v in given.items() if not name.startswith(tuple(unused))}
         given |= read_settings(self.per_method.get(method, {}), "per_method")[0]
         return TrainOptions(**{**given, "task": task, "method": method})
 

@@ -24,7 +24,7 @@ _FINITE: Final = Limit("a finite number", math.isfinite, "0.9 is usual")
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Source):
     """One training run."""
 
     model: str = "minilm"
@@ -32,26 +32,10 @@ class TrainOptions:
     task: str = "headlines"
     """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, e2e, webnlg (need --data),
     file or completion (your own)."""
-    data: str | None = None
-    """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout; 'hub' fetches them."""
-    train_file: str | None = None
-    """Your training file for --task file: .csv, .tsv (no quoting), .jsonl or .parquet, UTF-8."""
-    eval_file: str | None = None
-    """Your evaluation file for --task file."""
-    text_columns: tuple[str, ...] = ()
-    """Your text column, or two columns for pairs."""
-    label_column: str = "label"
-    """Your column of the label, or of the score with --regression."""
-    label_names: tuple[str, ...] = ()
-    """Your labels as they are spelled in the files; none: taken from the training file."""
-    regression: bool = False
-    """Your label is a number to predict, not a class."""
     train_size: int | None = ONE.default(None)
     """Training examples, drawn with equal shares per class; none: all."""
     eval_size: int | None = ONE.default(None)
     """Evaluation examples; the same ones for every seed; none: all."""
-    eval_split: Literal["dev", "test"] = "dev"
-    """Evaluation set, where a task has a labelled test set as well (e2e, webnlg)."""
     holdout: float | None = _HELD_OUT.default(None)
     """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
     evaluation examples: for choosing settings; none: evaluate on the task's own."""
@@ -169,20 +153,6 @@ class TrainOptions:
         method = self.method if self.adapter == "lora" else f"{self.adapter}-{self.method}"
         return Path("runs") / f"{self.task}-{model}-{method}-seed{self.seed}"
 
-    @property
-    def source(self) -> Source:
-        """Where the task's examples come from."""
-        return Source(
-            folder=_path(self.data),
-            train_file=_path(self.train_file),
-            eval_file=_path(self.eval_file),
-            text_columns=self.text_columns,
-            label_column=self.label_column,
-            label_names=self.label_names,
-            regression=self.regression,
-            split=self.eval_split,
-        )
-
     def recorded(self) -> dict[str, Any]:
         """The settings that make the run what it is, as plain YAML types."""
         return {
@@ -190,7 +160,3 @@ class TrainOptions:
             for name, value in dataclasses.asdict(self).items()
             if name not in UNRECORDED
         }
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

@@ -65,7 +65,7 @@ def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults or config is None or splits is None:
         raise ConfigError(faults)
-    return Prepared(find_task(options.task, options.source), splits, config)
+    return Prepared(find_task(options.task, options), splits, config)
 
 
 def load_splits(options: TrainOptions) -> Splits:
@@ -78,8 +78,8 @@ def load_splits(options: TrainOptions) -> Splits:
     Raises:
         ConfigError: with every fault of the data.
     """
-    task = find_task(options.task, options.source)
-    splits = task.load(options.source)
+    task = find_task(options.task, options)
+    splits = task.load(options)
     faults = []
     for name, part in (("train_size", splits.train), ("eval_size", splits.evaluation)):
         wanted = getattr(options, name)

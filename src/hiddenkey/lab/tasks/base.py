@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 Kind = Literal["classification", "regression", "generation"]
@@ -58,27 +57,24 @@ class Splits:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the examples come from, for tasks that do not know.
+    """Where the examples come from, for tasks that do not know: settings of a run."""
 
-    Attributes:
-        folder: folder that holds a sub-folder per task, or ``hub``.
-        train_file: the user's own training file (.csv, .tsv, .jsonl or .parquet).
-        eval_file: the user's own evaluation file.
-        text_columns: one column, or two for pairs.
-        label_column: column of the label or score.
-        label_names: every label as it is spelled in the files; empty to infer them.
-        split: the part to evaluate on, for tasks whose test set has labels.
-        regression: the label is a number to predict, not a class.
-    """
-
-    folder: Path | None = None
-    train_file: Path | None = None
-    eval_file: Path | None = None
+    data: str | None = None
+    """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout; 'hub' fetches them."""
+    train_file: str | None = None
+    """Your training file for --task file: .csv, .tsv (no quoting), .jsonl or .parquet, UTF-8."""
+    eval_file: str | None = None
+    """Your evaluation file for --task file."""
     text_columns: tuple[str, ...] = ()
+    """Your text column, or two columns for pairs."""
     label_column: str = "label"
+    """Your column of the label, or of the score with --regression."""
     label_names: tuple[str, ...] = ()
+    """Your labels as they are spelled in the files; none: taken from the training file."""
     regression: bool = False
-    split: Literal["dev", "test"] = "dev"
+    """Your label is a number to predict, not a class."""
+    eval_split: Literal["dev", "test"] = "dev"
+    """Evaluation set, where a task has a labelled test set as well (e2e, webnlg)."""
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def meaning_as_prompt(meaning: str) -> str:
 
 
 def _load_e2e(source: Source) -> Splits:
-    folder = find_folder(source.folder, ("e2e",), (_E2E_FILES["train"],))
-    files = [folder / _E2E_FILES[part] for part in ("train", source.split)]
+    folder = find_folder(source.data, ("e2e",), (_E2E_FILES["train"],))
+    files = [folder / _E2E_FILES[part] for part in ("train", source.eval_split)]
     train, evaluation = read_splits(files[0], files[1], E2E_COLUMNS)
     return Splits(_with_prompts(train), _with_prompts(merge_references(evaluation)))
 
@@ -63,10 +63,10 @@ def _with_prompts(examples: Sequence[Example]) -> tuple[Example, ...]:
 
 
 def _load_webnlg(source: Source) -> Splits:
-    folder = find_folder(source.folder, ("webnlg_2017", "webnlg"), ("train",))
+    folder = find_folder(source.data, ("webnlg_2017", "webnlg"), ("train",))
     parts: list[tuple[Entry, ...]] = []
     faults: list[str] = []
-    for part in ("train", source.split):
+    for part in ("train", source.eval_split):
         try:
             parts.append(read_entries(folder / part))
         except ConfigError as error:

@@ -97,10 +97,10 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
 
 def _load(name: str, source: Source) -> Splits:
     layout = LAYOUTS[name]
-    if str(source.folder) == hub.NAME:
+    if source.data == hub.NAME:
         return _from_hub(name, layout)
     names = (name, layout.official)
-    folder = find_folder(source.folder, names, ("train.tsv", "dev.tsv"), _OTHERWISE)
+    folder = find_folder(source.data, names, ("train.tsv", "dev.tsv"), _OTHERWISE)
     parts = read_splits(folder / "train.tsv", folder / "dev.tsv", layout.columns)
     return Splits(*parts, layout.label_names)
 

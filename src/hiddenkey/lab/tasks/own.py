@@ -42,7 +42,7 @@ def _load_completion(source: Source) -> Splits:
 def _files(source: Source, task: str) -> tuple[Path, Path]:
     if source.train_file is None or source.eval_file is None:
         raise ConfigError(f"--task {task} needs --train-file and --eval-file; give both")
-    return source.train_file, source.eval_file
+    return Path(source.train_file), Path(source.eval_file)
 
 
 def _infer_labels(source: Source, train_file: Path) -> tuple[str, ...]:
