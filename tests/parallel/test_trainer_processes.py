@@ -12,8 +12,8 @@ from transformers import Trainer, TrainingArguments
 
 import hiddenkey
 from hiddenkey import DropoutConfig
+from hiddenkey.anatomy.sharding import is_sharded
 from hiddenkey.integrations.trainer import watch
-from hiddenkey.step.parallel import is_sharded
 from models import batch, lora_model
 from parallel.launch import on_processes
 from parallel.scenes import SEED, Scene, configured, part_of_batch, train_alone, whole

@@ -1,6 +1,7 @@
 """Layers below the first noisy one run once for both passes, and nothing else changes."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -211,3 +212,37 @@ def test_sharing_draws_no_random_number():
     model.config.output_hidden_states = True  # not shared
     step(model, inputs)
     assert torch.get_rng_state().equal(state)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_an_interrupted_pass_leaves_the_model_whole(interrupt, layer, tmp_path):
+    """PyTorch runs no hook for exceptions that are no ``Exception``."""
+    model, inputs = made("bert"), batch()
+    attachment = hiddenkey.attach(model, TOP)
+    step(model, inputs)
+    forwards = [module.__dict__.get("forward") for module in stack("bert", model)]
+    plain = model.eval()(**inputs).logits
+    part = stack("bert", model)[layer]
+    calls = []
+
+    def stop(module, args):
+        calls.append(module)
+        if len(calls) == 1:
+            raise interrupt
+
+    handle = part.register_forward_pre_hook(stop)
+    with pytest.raises(interrupt):
+        model.train()(**inputs)
+    handle.remove()
+    expected = model.eval()(**inputs).logits  # an evaluation after it
+    assert expected.equal(plain)
+    assert [module.__dict__.get("forward") for module in stack("bert", model)] == forwards
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    assert math.isfinite(step(model.train(), inputs)[0])
+    calls.clear()
+    part.register_forward_pre_hook(stop)
+    with pytest.raises(interrupt):
+        model(**inputs)
+    attachment.detach()
+    assert [module.__dict__.get("forward") for module in stack("bert", model)] == forwards

@@ -120,6 +120,7 @@ class StepHooks:
         self._handles.clear()
         if self.first_pass is not None:
             self.first_pass.remove()
+        self._end()
         if self.consistency is not None:
             self.consistency.remove()
             self.consistency = None
@@ -137,6 +138,7 @@ class StepHooks:
         return SharedLayers(self._transformer, self._layers[:first], self._layers[first:])
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._end()  # what an interrupted pass left: KeyboardInterrupt runs no hooks
         self._is_called = True
         if not module.training:
             return
@@ -168,6 +170,10 @@ class StepHooks:
 
     def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
         """Leave nothing armed after a pass that failed."""
+        self._end()
+
+    def _end(self) -> None:
+        """Leave nothing of a pass on the model, however it ended. Does nothing twice."""
         self.current, self._is_called = None, False
         self.random_numbers.end()
         if self.shared is not None:

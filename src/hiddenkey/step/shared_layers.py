@@ -6,6 +6,7 @@ the second pass costs m/L of a forward pass.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ class SharedLayers:
         self._transformer = transformer
         self._noisy = tuple(f"{part.name}." for part in others)
         self._output: Any = None
-        self._before: list[tuple[nn.Module, Any]] = []
+        self._was_given = False
+        self._before: dict[nn.Module, Any] = {}  # the forwards that are replaced at this moment
 
     def run(self, call: Callable[[Mapping[str, Any]], Any], arguments: Mapping[str, Any]) -> bool:
         """Run the shared layers on a batch, with gradient.
@@ -67,17 +69,26 @@ class SharedLayers:
         return self._output is not None
 
     def give(self, chosen: Tensor | None, *, once_more: bool) -> None:
-        """Let the shared layers return their outputs in the next pass.
+        """Let each shared layer return its output when it is called next.
+
+        Each computes again from then on, so that a pass which is interrupted in the layers above
+        (``KeyboardInterrupt`` runs no hooks) leaves the model as it is.
 
         Args:
             chosen: ``[sequences]``, indices of those that take part in the pass; ``None``: all.
             once_more: another pass follows, so that the outputs must stay as they are.
         """
         self._put_back()
+        self._was_given = True
         output = _select(self._output, chosen, copy=once_more)
         for layer in self.layers:
-            self._before.append((layer, layer.__dict__.get("forward")))
-            layer.__dict__["forward"] = lambda *args, **kwargs: output
+            self._before[layer] = layer.__dict__.get("forward")
+            layer.__dict__["forward"] = functools.partial(self._return, layer, output)
+
+    def _return(self, layer: nn.Module, output: Any, *args: Any, **kwargs: Any) -> Any:
+        """Stand for a layer's ``forward``, once."""
+        self._put_back(layer)
+        return output
 
     def compare(self, shared: Callable[[], Tensor], whole: Callable[[], Tensor]) -> None:
         """Find out, once, whether a model's later layers see of these no more than their output.
@@ -106,18 +117,19 @@ class SharedLayers:
 
     def release(self) -> bool:
         """Let the layers compute again; return whether they were given."""
-        was_given = bool(self._before)
+        was_given, self._was_given = self._was_given, False
         self._put_back()
         self._output = None
         return was_given
 
-    def _put_back(self) -> None:
-        for layer, forward in self._before:
+    def _put_back(self, *layers: nn.Module) -> None:
+        """Give layers their own forward back; all of them where none is named."""
+        for layer in layers or tuple(self._before):
+            forward = self._before.pop(layer)
             if forward is None:
                 del layer.__dict__["forward"]
             else:
                 layer.__dict__["forward"] = forward
-        self._before.clear()
 
     def _fits(self, arguments: Mapping[str, Any]) -> bool:
         config: Any = self._transformer.config
