@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import shlex
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -17,18 +19,19 @@ from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
-from hiddenkey.lab.claims.estimate import estimate
+from hiddenkey.lab.claims.costs import PlainCosts
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import Claim, Scale
+from hiddenkey.lab.claims.power import expected_power
 from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.inference import FEWEST
+from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.queue.jobs import State
 from hiddenkey.lab.queue.storage import storage_errors
 from hiddenkey.lab.tasks import TASKS
 
@@ -47,23 +50,22 @@ def run(options: ClaimsOptions) -> int:
     if faults := data.faults(outline.settings()):
         raise ConfigError(faults)
     console = standard_console()
-    if options.dry_run:
-        _show(console, claims, scale, outline, data, store)
-        return 0
-    command = _command(options)
-    if options.page_only:
-        states = survey.look(store, outline).get(store.name, {})
-        _tell(console, gather(claims, scale, outline, states, command), store)
-        return 0
-    with (
-        storage_errors(store.job_store),
-        interrupted_by_sigterm(),
-        Coordinator(store, outline) as work,
-    ):
-        work_off(console, store, work, local)
-        problems = work.problems()
+    problems: list[str] = []
+    if not options.page_only:
+        _show_plan(console, claims, scale)
+        _show_power(console, claims, scale)
+        if options.dry_run:
+            _show_rest(console, outline, data, store)
+            return 0
+        with (
+            storage_errors(store.job_store),
+            interrupted_by_sigterm(),
+            Coordinator(store, outline) as work,
+        ):
+            work_off(console, store, work, local)
+            problems = work.problems()
     states = survey.look(store, outline).get(store.name, {})
-    _tell(console, gather(claims, scale, outline, states, command), store)
+    _tell(console, gather(claims, scale, outline, states, _command(options)), store)
     for problem in problems:
         say(console, problem)
     return _FAILED if problems else 0
@@ -135,15 +137,7 @@ def _tell(console: Console, evidence: Evidence, store: Plan) -> None:
     say(console, f"page: {page}")
 
 
-def _show(
-    console: Console,
-    claims: Sequence[Claim],
-    scale: Scale,
-    outline: EvidenceOutline,
-    data: Data,
-    store: Plan,
-) -> None:
-    states: Mapping[str, State] = survey.look(store, outline).get(store.name, {})
+def _show_plan(console: Console, claims: Sequence[Claim], scale: Scale) -> None:
     table = plain_table(
         f"claims at scale {scale.name}: {scale.summary}",
         left=["claim", "what it says", "tasks"],
@@ -154,18 +148,57 @@ def _show(
         runs = len(claim.tasks) * trained * len(scale.seeds)
         table.add_row(claim.name, claim.title, ", ".join(claim.tasks), str(trained), str(runs))
     console.print(table)
+
+
+def _show_power(console: Console, claims: Sequence[Claim], scale: Scale) -> None:
+    """Say what the planned seeds can show, and how many would do."""
+    numbers = ["seeds", "margin", "shown from", "seeds for the margin"]
+    title = "what the seeds can show of a question, with 80 % chance"
+    table = plain_table(title, left=["claim", "question"], right=numbers)
+    for claim in claims:
+        for power in expected_power(claim, scale):
+            design, least = power.design, power.design.detectable()
+            shown = f"{least:.2f}" if math.isfinite(least) else "none"
+            needed = str(power.needed or f"over {MOST}")
+            counts = str(design.pairs), f"{power.contrast.margin:g}", shown, needed
+            table.add_row(claim.name, power.contrast.name, *counts)
+    console.print(table)
+    scatter = scale.power
+    deviation = f"{scatter.deviation:g} percentage points ({scatter.source})"
+    say(console, f"taking the difference of two configurations on one task to vary by {deviation}")
+    if len(scale.seeds) < FEWEST:
+        say(console, f"no verdict can be reached: that takes {FEWEST} seeds or more")
+
+
+def _show_rest(console: Console, outline: EvidenceOutline, data: Data, store: Plan) -> None:
+    import torch
+
+    from hiddenkey.quiet import quiet
+
+    states = survey.look(store, outline)
+    quiet()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // store.workers))
+    jobs = survey.survey(outline, states, PlainCosts(data))
+    left = [job for job in jobs if job.status not in ("finished", "failed")]
     groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    rows = estimate(outline, data, states, store)
-    for row in rows:
-        groups[row.task, row.what].append(row.seconds)
+    for job in left:
+        place = f"{job.options.task}, {job.options.model}"
+        groups[place, "choice" if job.options.holdout else job.what].append(job.seconds)
     title = "what is left to do; claims share the runs of a configuration"
-    times = plain_table(title, left=["task", "what"], right=["jobs", "s each"])
+    table = plain_table(title, left=["task", "what"], right=["jobs", "s each"])
     for (task, what), seconds in groups.items():
-        times.add_row(task, what, str(len(seconds)), f"{sum(seconds) / len(seconds):.1f}")
-    console.print(times)
-    whole = sum(row.seconds for row in rows) / store.workers
+        table.add_row(task, what, str(len(seconds)), f"{fmean(seconds):.1f}")
+    console.print(table)
+    whole = sum(job.seconds for job in left) / store.workers
+    workers = f"{store.workers} worker{'s' if store.workers > 1 else ''}"
+    total = outline.total
     say(
         console,
-        f"{len(rows)} of {outline.total} jobs are left: about {duration(whole)} with"
-        f" {store.workers} worker{'s' if store.workers > 1 else ''}, from a few timed steps",
+        f"{len(left)} of {total} jobs are left: about {duration(whole)} with {workers}, from a few"
+        " timed steps",
     )
+    compared = [job for job in left if job.what == "run" and not job.options.holdout]
+    if compared:
+        seeds = len({job.options.seed for job in compared})
+        each = sum(job.seconds for job in compared) / seeds / store.workers
+        say(console, f"a seed of every configuration takes about {duration(each)}")

@@ -32,6 +32,8 @@ def test_dry_run_lists_the_plan_and_its_time_and_writes_nothing(claims, tmp_path
     assert "DropKey costs nothing" not in shown
     assert "10 of 10 jobs are left: about" in shown
     assert "with 1 worker, from a few timed steps" in shown
+    assert "no verdict can be reached: that takes 3 seeds" in shown
+    assert "a seed of every configuration takes about" in shown
     assert not (tmp_path / "out").exists()
 
 

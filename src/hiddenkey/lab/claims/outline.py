@@ -7,7 +7,7 @@ The runs of a configuration can be named when its choice is done.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -15,11 +15,11 @@ from optuna.trial import FrozenTrial
 from hiddenkey.lab.claims.choice import choose, chosen_options, first_guess, trials
 from hiddenkey.lab.claims.findings import Chosen, Setting
 from hiddenkey.lab.claims.plan import BASELINE, PLAIN, Claim, Configuration, Scale
+from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.outline import States, run_job
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, changed, short_hash, versions
-from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -122,12 +122,12 @@ class EvidenceOutline:
 
     def records(self, states: Mapping[str, State]) -> Iterator[tuple[Key | None, Record]]:
         """Yield the finished runs that were compared, with their place, and those that chose."""
-        for key, listed in self._run_jobs(self.chosen(states)).items():
-            for record in _finished(states, listed):
-                yield key, record
-        for listed in self._choices.values():
-            for record in _finished(states, listed):
-                yield None, record
+        places: list[tuple[Key | None, list[Job]]] = [*self._run_jobs(self.chosen(states)).items()]
+        places += [(None, listed) for listed in self._choices.values()]
+        for place, listed in places:
+            for record in records_of(listed, states):
+                if record.result is not None:
+                    yield place, record
 
     def step_times(self, states: Mapping[str, State]) -> dict[Key, dict[int, float]]:
         """Return the measured times of a step relative to the baseline's, by number of repeat."""
@@ -154,7 +154,7 @@ class EvidenceOutline:
         if before != ended:
             results = [
                 ((record.options["learning_rate"], record.options["rate"]), record.result)
-                for record in _finished(states, listed)
+                for record in records_of(listed, states)
                 if record.result is not None
             ]
             task, name = key
@@ -229,13 +229,6 @@ class EvidenceOutline:
 
     def _here(self, options: TrainOptions) -> TrainOptions:
         return dataclasses.replace(options, **self._local.get(options.task, {}))
-
-
-def _finished(states: Mapping[str, State], listed: Iterable[Job]) -> Iterator[Record]:
-    for job in listed:
-        state = states.get(job.key)
-        if state is not None and state.status == "finished" and state.trial is not None:
-            yield Record.from_dict(jobs.records(state.trial)[job.key])
 
 
 def _trained(claims: Sequence[Claim]) -> dict[Key, Configuration]:

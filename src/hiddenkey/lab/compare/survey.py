@@ -10,7 +10,7 @@ import optuna
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.coordinator import Jobs
-from hiddenkey.lab.compare.outline import Outline, States, steps
+from hiddenkey.lab.compare.outline import States, steps
 from hiddenkey.lab.compare.probe import Cost, measure, seconds_of_ratio
 from hiddenkey.lab.plans.agreement import differences, terms, terms_of
 from hiddenkey.lab.plans.data import Data
@@ -64,7 +64,7 @@ def look(plan: Plan, outline: Jobs) -> States:
     return found
 
 
-def survey(outline: Outline, states: States, costs: Costs) -> list[JobRow]:
+def survey(outline: Jobs, states: States, costs: Costs) -> list[JobRow]:
     """List all jobs of a plan; measure what the missing ones cost.
 
     Args:
@@ -115,7 +115,7 @@ class Costs:
     def run(self, options: TrainOptions) -> float:
         """Seconds of one run."""
         splits = self._data.splits(options)
-        return self._cost(options).of(
+        return self.cost(options).of(
             options, steps(options, len(splits.train)), len(splits.evaluation)
         )
 
@@ -126,8 +126,8 @@ class Costs:
 
     def probe(self, options: TrainOptions) -> float:
         """Seconds of comparing a method's cost with the baseline's."""
-        return seconds_of_ratio(self._cost(options)) + seconds_of_ratio(
-            self._cost(self.baseline(options))
+        return seconds_of_ratio(self.cost(options)) + seconds_of_ratio(
+            self.cost(self.baseline(options))
         )
 
     def baseline(self, options: TrainOptions) -> TrainOptions:
@@ -139,7 +139,8 @@ class Costs:
             == (self._baseline, options.task, options.model, options.rank)
         )
 
-    def _cost(self, options: TrainOptions) -> Cost:
+    def cost(self, options: TrainOptions) -> Cost:
+        """What a run costs, measured once for its group."""
         group = (options.task, options.model, options.rank, options.method)
         if group not in self._costs:
             self._costs[group] = measure(options, self._data.prepare(options))
