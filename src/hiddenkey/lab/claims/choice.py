@@ -33,14 +33,9 @@ def trials(choice: Choice, setup: TaskSetup, scale: Scale) -> list[TrainOptions]
             ),
             setup,
         )
-        for learning_rate in _learning_rates(choice, setup)
+        for learning_rate in setup.learning_rates.get(choice.name, choice.learning_rates)
         for rate, seed in _rates_and_seeds(choice)
     ]  # fmt: skip
-
-
-def first_guess(choice: Choice, setup: TaskSetup) -> Setting:
-    """Return the first setting that a choice tries on a task."""
-    return _learning_rates(choice, setup)[0], _rates_and_seeds(choice)[0][0]
 
 
 def chosen_options(
@@ -89,10 +84,6 @@ def choose(
         runs=len(worth),
         scores=_marginal(worth, lambda setting: setting),
     )
-
-
-def _learning_rates(choice: Choice, setup: TaskSetup) -> tuple[float, ...]:
-    return setup.learning_rates.get(choice.name, choice.learning_rates)
 
 
 def _rates_and_seeds(choice: Choice) -> list[tuple[float | None, int]]:

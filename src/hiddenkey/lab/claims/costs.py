@@ -26,6 +26,7 @@ class PlainCosts(Costs):
 
     def __init__(self, data: Data) -> None:
         super().__init__(Plan(tasks=()), data)
+        self._plain: dict[tuple[str, str], Cost] = {}
 
     def baseline(self, options: TrainOptions) -> TrainOptions:
         """Plain LoRA with the same settings."""
@@ -34,7 +35,10 @@ class PlainCosts(Costs):
         )
 
     def cost(self, options: TrainOptions) -> Cost:
-        """What a run costs."""
-        plain = super().cost(self.baseline(options))
+        """What a run costs; each task and model is measured once."""
+        place = options.task, options.model
+        if place not in self._plain:
+            self._plain[place] = super().cost(self.baseline(options))
+        plain = self._plain[place]
         has_loss = methods()[options.method].config.consistency is not None
         return dataclasses.replace(plain, step=plain.step * (_SECOND_PASS if has_loss else 1))

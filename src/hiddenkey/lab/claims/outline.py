@@ -12,7 +12,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hiddenkey.lab.claims.choice import choose, chosen_options, first_guess, trials
+from hiddenkey.lab.claims.choice import choose, chosen_options, trials
 from hiddenkey.lab.claims.findings import Chosen, Setting
 from hiddenkey.lab.claims.plan import BASELINE, PLAIN, Claim, Configuration, Scale
 from hiddenkey.lab.compare.archive import records_of
@@ -51,9 +51,13 @@ class EvidenceOutline:
         self._data = data
         self._local = local
         self._trained, self._timed = _trained(claims), _timed(claims)
-        self._choices = {
-            (task, found.chosen_as): self._trial_jobs(task, found.chosen_as)
+        self._trials = {
+            (task, found.chosen_as): self._trials_of(task, found.chosen_as)
             for (task, _), found in self._trained.items()
+        }
+        self._choices = {
+            key: [run_job(Run(o, data.fingerprint(o), stage="search")) for o in tried]
+            for key, tried in self._trials.items()
         }
         self._answers: dict[Key, tuple[list[FrozenTrial | None], Chosen | None]] = {}
         self._named: dict[tuple[Any, ...], list[Job]] = {}
@@ -112,11 +116,7 @@ class EvidenceOutline:
 
     def settings(self) -> list[TrainOptions]:
         """One run of every distinct setting, to check before anything is written."""
-        held = [
-            options
-            for task, choice in self._choices
-            for options in self._trial_options(task, choice)
-        ]
+        held = [options for tried in self._trials.values() for options in tried]
         guessed = [self._guessed(task, found) for (task, _), found in self._trained.items()]
         return held + [self._by_seed(options)[0] for options in guessed]
 
@@ -162,17 +162,9 @@ class EvidenceOutline:
             self._answers[key] = ended, answer
         return answer
 
-    def _trial_options(self, task: str, choice: str) -> list[TrainOptions]:
-        return [
-            self._here(options)
-            for options in trials(self._scale.choices[choice], self._scale.tasks[task], self._scale)
-        ]
-
-    def _trial_jobs(self, task: str, choice: str) -> list[Job]:
-        return [
-            run_job(Run(options, self._data.fingerprint(options), stage="search"))
-            for options in self._trial_options(task, choice)
-        ]
+    def _trials_of(self, task: str, choice: str) -> list[TrainOptions]:
+        tried = trials(self._scale.choices[choice], self._scale.tasks[task], self._scale)
+        return [self._here(options) for options in tried]
 
     def _run_jobs(self, chosen: Mapping[Key, Chosen]) -> dict[Key, list[Job]]:
         """The runs of each configuration on each task whose choice is done, by seed."""
@@ -221,8 +213,9 @@ class EvidenceOutline:
         return self._here(chosen_options(configuration, setup, self._scale, setting))
 
     def _guessed(self, task: str, configuration: Configuration) -> TrainOptions:
-        choice = self._scale.choices[configuration.chosen_as]
-        return self._options(task, configuration, first_guess(choice, self._scale.tasks[task]))
+        """A configuration with the first setting that its choice tries."""
+        first = self._trials[task, configuration.chosen_as][0]
+        return self._options(task, configuration, (first.learning_rate, first.rate))
 
     def _by_seed(self, options: TrainOptions) -> list[TrainOptions]:
         return [dataclasses.replace(options, seed=seed) for seed in self._scale.seeds]

@@ -15,12 +15,11 @@ from hiddenkey.lab.claims.wording import (
     effect_text,
     expectation,
     margin,
-    p_value,
     value,
 )
 from hiddenkey.lab.evidence.comparisons import describe
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
-from hiddenkey.lab.present.words import MISSING, listing
+from hiddenkey.lab.present.words import MISSING, listing, probability
 
 _SHOWN: Final = 6
 """Most lines of effects of a claim in the summary; its section has all of them."""
@@ -61,8 +60,8 @@ def effects_grid(finding: Finding) -> Grid:
             numeric(len(effect.values), f"{len(effect.values)}"),
             text(expectation(effect.contrast)),
             text(MISSING if effect.contrast.expect == "between" else margin(effect.contrast)),
-            numeric(effect.p_holds, p_value(effect.p_holds)),
-            numeric(effect.p_fails, p_value(effect.p_fails)),
+            numeric(effect.p_holds, probability(effect.p_holds).removeprefix("= ")),
+            numeric(effect.p_fails, probability(effect.p_fails).removeprefix("= ")),
         ]
         for effect in finding.effects
     ]

@@ -7,7 +7,7 @@ from typing import Final
 
 from hiddenkey.lab.claims.findings import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
-from hiddenkey.lab.present.words import MISSING, number, signed
+from hiddenkey.lab.present.words import MISSING, interval, number, signed
 
 UNITS: Final = {"metric": "points", "best": "points", "gap": "points", "loss": "", COST: "×"}
 """What a measure is counted in, percentage points as "points"; a loss has no unit."""
@@ -33,11 +33,10 @@ def difference(found: float | None, measure: str) -> str:
     return value(found, measure) if measure == COST else signed(found, _digits(measure))
 
 
-def bounds(interval: tuple[float, float] | None, measure: str) -> str:
+def bounds(ends: tuple[float, float] | None, measure: str) -> str:
     """Return ``[low, high]`` of an effect, or a dash without an interval."""
-    if interval is None:
-        return MISSING
-    return f"[{', '.join(difference(end, measure) for end in interval)}]"
+    low, high = ends or (None, None)
+    return interval(low, high, sign=measure != COST, digits=_digits(measure)) or MISSING
 
 
 def effect_text(effect: Effect) -> str:
@@ -46,8 +45,8 @@ def effect_text(effect: Effect) -> str:
     if effect.mean is None:
         return "no value yet"
     unit = "" if measure == COST else UNITS[measure]
-    interval = "" if effect.interval is None else bounds(effect.interval, measure)
-    return " ".join(part for part in (difference(effect.mean, measure), unit, interval) if part)
+    ends = "" if effect.interval is None else bounds(effect.interval, measure)
+    return " ".join(part for part in (difference(effect.mean, measure), unit, ends) if part)
 
 
 def expectation(contrast: Contrast) -> str:
@@ -80,11 +79,6 @@ def size(amount: float, measure: str) -> str:
 def setting(found: float | None) -> str:
     """Return a learning rate or a dropout rate without an exponent."""
     return MISSING if found is None else f"{found:.9f}".rstrip("0").rstrip(".")
-
-
-def p_value(found: float) -> str:
-    """Return a p-value for a table."""
-    return "< 0.001" if found < 0.001 else f"{found:.3f}"
 
 
 def _span(low: float, high: float, measure: str) -> str:
