@@ -42,7 +42,7 @@ class ClaimsOptions:
     """tiny (minutes, only to try the path), small (about two hours on two cores), medium (one GPU),
     paper (the paper's models), or a YAML file of your own."""
     seeds: int | None = None
-    """Training seeds of every arm; none: the scale's. More of them narrow the intervals, and a
+    """Training seeds of each configuration; none: the scale's. More of them narrow intervals, and a
     larger number goes on from a smaller one; decide on it before you look at a verdict."""
     data: str | None = None
     """Folder of the tasks in GLUE's layout, E2E and WebNLG, for those tasks that need it."""

@@ -24,7 +24,7 @@ def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Findi
     Args:
         claim: the claim.
         scale: how large its evidence is to be.
-        values: value by seed, by task setup, arm and measure; plain LoRA's among them.
+        values: value by seed, by task setup, configuration and measure; plain LoRA's among them.
         missing: runs of the plan that have no value (yet).
     """
     setups = claim.tasks
