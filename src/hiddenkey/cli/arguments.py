@@ -14,6 +14,7 @@ import types
 import typing
 from argparse import HelpFormatter
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,13 +46,12 @@ def parse(
         ConfigError: with every unknown name and wrong type in the flags and files.
     """
     parser = build_parser(kind, command, positional)
-    words = _with_recipes(_normalise(kind, arguments))
+    words = _normalise(kind, arguments)
     try:
         found = parser.parse_args(words)
     except ArgumentError as error:
         raise ConfigError(_diagnose(parser, kind, words, str(error))) from None
-    values = {field.name: found[field.name] for field in _fields(kind)}
-    return kind(**values)
+    return kind(**{name: found[name] for name in typing.get_type_hints(kind)})
 
 
 def build_parser(kind: type[Any], command: str, positional: str | None = None) -> ArgumentParser:
@@ -82,7 +82,7 @@ def _resolve(kind: type[Any]) -> None:
 def command_line(command: str, options: Any) -> str:
     """Return the command with a flag for each setting that is not the default."""
     words = ["hiddenkey", *command.split()]
-    for each in _fields(type(options)):
+    for each in dataclasses.fields(type(options)):
         value = getattr(options, each.name)
         if value != each.default:
             flag = "--" + each.name.replace("_", "-")
@@ -100,28 +100,31 @@ class _Parser(ArgumentParser):
 
 
 def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
-    """Bring flags into jsonargparse's form, one word ``--name=value`` for lists and truths."""
+    """Bring each flag and its values into one word ``--name=value``; recipes become their files."""
     hints = typing.get_type_hints(kind)
     words: list[str] = []
     rest = list(arguments)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("--"):
+        if not word.startswith("--") or word == "--help":
             words.append(word)
             continue
         flag, equals, value = word.partition("=")
         name = flag[2:].replace("-", "_")
         hint = hints.get(name)
         item = _item_type(hint)
-        if item is not None and not equals:
-            values = []
-            while rest and not rest[0].startswith("--"):
-                values.append(rest.pop(0))
-            words.append(f"--{name}={_as_list(values, item)}")
-        elif not equals and _stands_alone(hint, rest):
-            words.append(f"--{name}=true")
-        else:
-            words.append(f"--{name}{equals}{value}")
+        if not equals:
+            values = list(takewhile(lambda word: not word.startswith("--"), rest))
+            if item is not None:
+                value, rest = _as_list(values, item), rest[len(values) :]
+            elif _stands_alone(hint, rest):
+                value = "true"
+            elif values:
+                value = rest.pop(0)
+            else:
+                words.append(f"--{name}")
+                continue
+        words.append(f"--{name}={located(value) if name == _CONFIG else value}")
     return words
 
 
@@ -130,17 +133,6 @@ def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
     if hint is bool:
         return not (rest and rest[0].lower() in ("true", "false"))
     return bool in typing.get_args(hint) and not (rest and not rest[0].startswith("--"))
-
-
-def _with_recipes(words: Sequence[str]) -> list[str]:
-    """Replace the name of a recipe after ``--config`` by its file."""
-    flag, found = f"--{_CONFIG}", list(words)
-    for index, word in enumerate(found):
-        if word.startswith(f"{flag}="):
-            found[index] = f"{flag}={located(word.partition('=')[2])}"
-        elif index and found[index - 1] == flag:
-            found[index] = located(word)
-    return found
 
 
 def _as_list(values: list[str], item: type) -> str:
@@ -165,16 +157,16 @@ def _diagnose(
 ) -> list[str]:
     """Find every fault, where the parser stopped at the first one."""
     faults: list[str] = []
-    names = [field.name for field in _fields(kind)]
-    pairs = _pairs(words)
-    for flag, value in pairs:
+    names = [field.name for field in dataclasses.fields(kind)]
+    for word in (word for word in words if word.startswith("--")):
+        flag, equals, value = word[2:].partition("=")
         name = flag.partition(".")[0]
         if flag == _CONFIG:
             faults += _file_faults(parser, kind, value)
         elif name not in names:
             hint = suggestion(_shown(flag), map(_shown, [*names, _CONFIG])) or "; see --help"
             faults.append(f"{_shown(flag)} is not a setting{hint}")
-        elif value is None:
+        elif not equals:
             faults.append(f"{_shown(flag)} needs a value, got none; give one")
         else:
             faults += _type_fault(parser, kind, flag, value, _shown(flag))
@@ -185,23 +177,12 @@ def _shown(flag: str) -> str:
     return "--" + flag.replace("_", "-")
 
 
-def _pairs(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    pairs: list[tuple[str, str | None]] = []
-    for index, word in enumerate(words):
-        if word.startswith("--"):
-            flag, equals, value = word[2:].partition("=")
-            following = words[index + 1] if index + 1 < len(words) else "--"
-            other = None if following.startswith("--") else following
-            pairs.append((flag, value if equals else other))
-    return pairs
-
-
-def _file_faults(parser: ArgumentParser, kind: type[Any], path: str | None) -> list[str]:
-    if path is None or not Path(path).is_file():
+def _file_faults(parser: ArgumentParser, kind: type[Any], path: str) -> list[str]:
+    if not Path(path).is_file():
         wrong = f"--config must be a YAML file or a recipe, got {path!r}; no such file or recipe"
-        return [wrong + near(path or "")]
+        return [wrong + near(path)]
     content, faults = read_yaml(Path(path))
-    names = [field.name for field in _fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind)]
     for name, value in content.items():
         if name not in names:
             hint = suggestion(str(name), names) or "; see --help"
@@ -232,7 +213,7 @@ def _types(kind: type[Any]) -> dict[str, tuple[str, str]]:
     helps = {param.arg_name: param.description or "" for param in parse_from_object(kind).params}
     return {
         field.name: (_in_words(str(field.type)), helps.get(field.name, ""))
-        for field in _fields(kind)
+        for field in dataclasses.fields(kind)
     }
 
 
@@ -241,7 +222,3 @@ def _in_words(annotation: str) -> str:
     words = re.sub(r"tuple\[(\w+), \.\.\.\]", r"a list of \1", words)
     words = re.sub(r"dict\[(\w+), (\w+)\]", r"\2 by \1", words)
     return re.sub(r"Literal\[(.*?)\]", r"one of \1", words).replace('"', "").replace("'", "")
-
-
-def _fields(kind: type[Any]) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(kind)
