@@ -14,12 +14,12 @@ from hiddenkey.errors import AttachError, ConfigError
 
 ALONE = (
     "lab/claims/test_command.py",
-    "lab/comparison/test_command.py",
-    "lab/comparison/test_postgres.py",
-    "lab/comparison/test_processes.py",
+    "lab/compare/test_command.py",
+    "lab/compare/test_postgres.py",
+    "lab/compare/test_processes.py",
     "lab/report/test_large.py",
-    "lab/test_processes.py",
-    "lab/test_smollm2.py",
+    "lab/run/test_processes.py",
+    "lab/run/test_smollm2.py",
     "maintenance/test_trial.py",
     "packaging",
     "parallel",
@@ -42,6 +42,7 @@ torch.set_num_threads(1)
 
 def pytest_collection_modifyitems(items):
     places = [Path(__file__).parent / place for place in ALONE]
+    assert all(place.exists() for place in places), "a test that runs alone has moved"
     for item in items:
         if any(item.path == place or place in item.path.parents for place in places):
             item.add_marker(pytest.mark.alone)
