@@ -8,7 +8,7 @@ from typing import Final
 from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
 from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.evidence.inference import excludes
-from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
 
 READING: Final = (
@@ -23,10 +23,7 @@ READING: Final = (
 def watch_grid(watch: TaskWatch) -> Grid:
     """One row for each configuration: mean ± deviation, and its difference to the baseline."""
     columns = ("configuration", "seeds", *(quantity.label for quantity in watch.quantities))
-    rows = [
-        [text(row.arm.label), numeric(row.seeds, str(row.seeds)), *map(_full, row.endings)]
-        for row in watch.rows
-    ]
+    rows = [[row.arm.label, row.seeds, *map(_full, row.endings)] for row in watch.rows]
     notes = [_comparisons(watch), *watch.notes, *other_settings(watch.rows)]
     title = f"{watch.task.label}: overfitting after the last step"
     return make_grid("overfitting", title, columns, rows, [note for note in notes if note])

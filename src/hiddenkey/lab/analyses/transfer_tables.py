@@ -13,8 +13,8 @@ from hiddenkey.lab.analyses.transfer import (
     Transfer,
 )
 from hiddenkey.lab.evidence.inference import Estimate, excludes
-from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, text
-from hiddenkey.lab.present.words import MISSING, count, interval, listing, number, signed
+from hiddenkey.lab.present.entries import Entry, Grid, difference, make_grid
+from hiddenkey.lab.present.words import count, interval, listing, number, signed
 
 DIGITS: Final = 2
 """Decimals of points."""
@@ -37,7 +37,7 @@ def rules_grid(found: Transfer) -> Grid:
                "gain over tasks")  # fmt: skip
     rows = [
         [
-            text(RULES[seeds.rule]),
+            RULES[seeds.rule],
             _estimate(seeds.loss),
             _estimate(tasks.loss),
             _estimate(seeds.gain),
@@ -57,8 +57,8 @@ def tasks_grid(found: Transfer) -> Grid:
     )  # fmt: skip
     rows = [
         [
-            text(task.task),
-            text(task.metric),
+            task.task,
+            task.metric,
             Entry(f"{task.best:g}", task.best, details=(_counts(task.chosen),)),
             Entry(f"{task.elsewhere:g}", task.elsewhere),
             _estimate(_of(task, "common").loss),
@@ -137,22 +137,14 @@ def _at_the_edge(found: Transfer) -> str:
     return ""
 
 
-def _estimate(found: Estimate | None) -> Entry:
-    if found is None:
-        return Entry(MISSING, None)
-    return _points(found.mean, *(found.interval() or (None, None)))
+def _estimate(found: Estimate | None) -> Entry | None:
+    return None if found is None else difference(found.mean, found.interval(), DIGITS)
 
 
 def _point(point: RatePoint, told: bool) -> Entry:
     if not told or point.gain is None:
         return Entry(number(point.mean, DIGITS), point.mean)
-    return _points(point.gain.difference, point.gain.low, point.gain.high)
-
-
-def _points(mean: float, low: float | None, high: float | None) -> Entry:
-    """Return a mean with its interval below."""
-    bounds = interval(low, high, sign=True, digits=DIGITS)
-    return Entry(signed(mean, DIGITS), mean, details=lines_of(bounds))
+    return difference(point.gain.difference, point.gain.interval, DIGITS)
 
 
 def _of(task: TaskTransfer, rule: str) -> Judged:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from hiddenkey.lab.evidence.inference import Estimate
-from hiddenkey.lab.present.words import MISSING, interval, number
+from hiddenkey.lab.present.words import MISSING, interval, number, signed
 
 Value = str | int | float | None
 
@@ -55,16 +57,39 @@ def make_grid(
     name: str,
     title: str,
     columns: Sequence[str],
-    rows: Sequence[Sequence[Entry]],
+    rows: Sequence[Sequence[Any]],
     notes: Sequence[str] = (),
 ) -> Grid:
-    """Build a grid; a column is numeric if all that it holds are numbers."""
+    """Build a grid of entries, or of values as :func:`entry` takes them.
+
+    A column is numeric if all that it holds are numbers.
+    """
+    cells = [[value if isinstance(value, Entry) else entry(value) for value in row] for row in rows]
     numeric = tuple(
-        all(isinstance(row[index].value, int | float | None) for row in rows)
-        and any(row[index].value is not None for row in rows)
+        all(isinstance(row[index].value, int | float | None) for row in cells)
+        and any(row[index].value is not None for row in cells)
         for index in range(len(columns))
     )
-    return Grid(name, title, tuple(notes), tuple(columns), numeric, tuple(map(tuple, rows)))
+    return Grid(name, title, tuple(notes), tuple(columns), numeric, tuple(map(tuple, cells)))
+
+
+def entry(value: Any) -> Entry:
+    """An entry of a value as it is: words, a number, a truth value, or what JSON writes."""
+    if value is None:
+        return Entry(MISSING, None)
+    if isinstance(value, float):
+        return Entry(number(value), value)
+    plain = value if isinstance(value, str | int) and not isinstance(value, bool) else None
+    plain = json.dumps(value, sort_keys=True) if plain is None else plain
+    return Entry(str(plain), plain)
+
+
+def difference(
+    mean: float | None, bounds: tuple[float | None, float | None] | None, digits: int = 3
+) -> Entry:
+    """An entry of a mean difference, with its interval below where there is one."""
+    below = interval(*(bounds or (None, None)), sign=True, digits=digits)
+    return Entry(signed(mean, digits), mean, details=lines_of(below))
 
 
 def text(value: str) -> Entry:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint
 from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.evidence.comparisons import EFFECT_SIZE
 from hiddenkey.lab.evidence.findings import Cell
-from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread, text
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread
 from hiddenkey.lab.present.words import MISSING, count, interval, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
@@ -27,7 +27,7 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
     tables = [table for table in scope.tasks if table.task.metric]
     best = {table.task: _best_mean(table, checkpoint) for table in tables}
     rows = [
-        [text(arm.label), *(_result(t.find(arm, checkpoint), best[t.task]) for t in tables)]
+        [arm.label, *(_result(t.find(arm, checkpoint), best[t.task]) for t in tables)]
         for arm in scope.arms
     ]
     notes = [
@@ -48,11 +48,11 @@ def selection_grid(scope: Scope, baseline: str) -> Grid:
     known = {selection.chosen.family for table in tables for selection in table.selections}
     rows = []
     for family in (family for family in order if family in known):
-        row = [text(family)]
+        row: list[Any] = [family]
         for table in tables:
             found = next((s for s in table.selections if s.chosen.family == family), None)
             if found is None:
-                row.append(Entry(MISSING, None))
+                row.append(None)
                 continue
             entry = _result(found.cell, None)
             how = (
@@ -126,32 +126,28 @@ def _by_arm(scope: Scope, table: TaskTable) -> list[Cell]:
     return sorted(table.cells, key=lambda c: (measures.index(c.measure), order[c.arm]))
 
 
-def _comparison_row(table: TaskTable, cell: Cell) -> list[Entry]:
+def _comparison_row(table: TaskTable, cell: Cell) -> list[Any]:
     found, compared = cell.description, cell.comparison
-    head = [
-        text(table.task.label),
-        text(cell.arm.label),
-        text(cell.measure.name),
-        text(cell.measure.checkpoint),
-        *(numeric(n, str(n)) for n in (len(cell.values), cell.missing, cell.failed)),
+    row: list[Any] = [
+        table.task.label,
+        cell.arm.label,
+        cell.measure.name,
+        cell.measure.checkpoint,
+        *(len(cell.values), cell.missing, cell.failed),
     ]
-    middle = (
-        [Entry(MISSING, None)] * 4
-        if found is None
-        else [numeric(v) for v in (found.mean, found.deviation, found.low, found.high)]
-    )
+    row += [None] * 4 if found is None else [found.mean, found.deviation, found.low, found.high]
     if compared is None:
-        return [*head, *middle, *[Entry(MISSING, None)] * 10, text(""), text(cell.reason)]
-    tail = [
-        numeric(compared.count, str(compared.count)),
+        return [*row, *[None] * 10, "", cell.reason]
+    return [
+        *row,
+        compared.count,
         *(numeric(v, signed(v)) for v in (compared.difference, compared.low, compared.high)),
-        *(numeric(v) for v in (compared.p_value, compared.p_adjusted)),
+        *(compared.p_value, compared.p_adjusted),
         numeric(compared.effect_size, signed(compared.effect_size, 2)),
-        *(numeric(n, str(n)) for n in (compared.wins, compared.ties, compared.losses)),
-        text(compared.verdict),
-        text(compared.note or ""),
+        *(compared.wins, compared.ties, compared.losses),
+        compared.verdict,
+        compared.note or "",
     ]
-    return [*head, *middle, *tail]
 
 
 def name_of(scope: Scope, name: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import Ratio
-from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, numeric, spread, text
-from hiddenkey.lab.present.words import MISSING, count, interval, number, probability, signed
+from hiddenkey.lab.present.entries import Entry, Grid, difference, make_grid, numeric, spread
+from hiddenkey.lab.present.words import MISSING, count, interval, number, probability
 from hiddenkey.lab.report.comparison_grids import (
     BEST_IS_CHOSEN,
     comparison_grid,
@@ -33,12 +32,7 @@ def scope_grids(scope: Scope, baseline: str) -> list[Grid]:
 def gap_grid(scope: Scope) -> Grid:
     """Training against evaluation examples."""
     rows = [
-        [
-            text(t.task.label),
-            text(g.arm.label),
-            text(g.name),
-            *map(spread, (g.training, g.evaluation, g.gap)),
-        ]
+        [t.task.label, g.arm.label, g.name, *map(spread, (g.training, g.evaluation, g.gap))]
         for t in scope.tasks
         for g in sorted(t.gaps, key=lambda g: (g.name == "loss", scope.arms.index(g.arm)))
     ]
@@ -54,11 +48,11 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
     """Time and memory beside the gain."""
     rows = [
         [
-            text(table.task.label),
-            text(cost.arm.label),
-            _gain(cost.gain),
+            table.task.label,
+            cost.arm.label,
+            None if cost.gain is None else difference(cost.gain.difference, cost.gain.interval),
             _times(cost.time),
-            numeric(cost.seconds_per_step),
+            cost.seconds_per_step,
             _times(cost.memory),
             numeric(cost.memory_mib, _whole(cost.memory_mib)),
             numeric(cost.steps, f"{cost.steps:,.0f}"),
@@ -91,9 +85,9 @@ def sweep_grid(scope: Scope) -> Grid:
     """The points of the pictures over rate, rank and weight."""
     rows = [
         [
-            text(table.task.label),
-            text(sweep.option),
-            text(series.label),
+            table.task.label,
+            sweep.option,
+            series.label,
             numeric(point.x, f"{point.x:g}"),
             *(spread(description) for description in (point.last, point.best)),
         ]
@@ -112,7 +106,7 @@ def rank_grid(scope: Scope) -> Grid:
     ranking = scope.ranking
     if ranking is None:
         raise ValueError("this scope has no ranking")
-    rows = [[text(label), numeric(rank, number(rank, 2))] for label, rank in ranking.ranks.items()]
+    rows = [[label, numeric(rank, number(rank, 2))] for label, rank in ranking.ranks.items()]
     notes = [
         f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last step."
         f" Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
@@ -129,21 +123,19 @@ def rank_grid(scope: Scope) -> Grid:
 def search_grid(tables: Tables) -> Grid:
     """What a search tried."""
     names = list(dict.fromkeys(name for trial in tables.search for name, _ in trial.settings))
-    rows = []
-    for trial in tables.search:
-        settings = dict(trial.settings)
-        rows.append(
-            [
-                text(trial.task),
-                text(trial.method),
-                *(text(settings.get(name, MISSING)) for name in names),
-                text(trial.metric),
-                Entry(number(trial.best), trial.best, strong=trial.leading),
-                numeric(trial.last),
-                numeric(trial.seeds, str(trial.seeds)),
-                numeric(trial.failed, str(trial.failed)),
-            ]
-        )
+    rows = [
+        [
+            trial.task,
+            trial.method,
+            *(dict(trial.settings).get(name, MISSING) for name in names),
+            trial.metric,
+            Entry(number(trial.best), trial.best, strong=trial.leading),
+            trial.last,
+            trial.seeds,
+            trial.failed,
+        ]
+        for trial in tables.search
+    ]
     columns = ("task", "method", *names, "metric", "best", "last", "runs", "failed")
     notes = [
         "Measured on a held-out part of the training examples, which the comparison above does not"
@@ -155,13 +147,6 @@ def search_grid(tables: Tables) -> Grid:
 
 def _whole(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
-
-
-def _gain(found: PairedComparison | None) -> Entry:
-    if found is None:
-        return Entry(MISSING, None)
-    bounds = interval(found.low, found.high, sign=True)
-    return Entry(signed(found.difference), found.difference, details=lines_of(bounds))
 
 
 def _times(ratio: Ratio | None) -> Entry:
