@@ -13,7 +13,7 @@ from hiddenkey.lab.claims.findings import Evidence, Finding, Values
 from hiddenkey.lab.claims.plan import BASELINE, Drawing
 from hiddenkey.lab.claims.wording import AXES, value
 from hiddenkey.lab.present.canvas import Axes, Figure, Palette, Plot, Style
-from hiddenkey.lab.present.drawing import add_legend, legend_height, shorten
+from hiddenkey.lab.present.drawing import add_legend, draw_level, draw_line, legend_height, shorten
 
 _TOP: Final = 2.3
 """Inches of the panel of the mean over tasks."""
@@ -25,7 +25,7 @@ _WIDE, _NARROW = 0.06, 0.12
 """Least distance of two numbers at the axis of the large panel and of small ones, as a share."""
 
 _CAPTION: Final = (
-    "Mean over seeds; the lines through the points are 95 % intervals (Student's t).{panels} Runs"
+    "Mean over seeds; bands: 95 % interval of the mean (Student's t).{panels} Runs"
     " of one seed share weights and batches, so differences vary less than these intervals: see the"
     " effects."
 )
@@ -132,7 +132,12 @@ def _draw_panel(
     apart: float,
 ) -> None:
     for label, points in lines.items():
-        _draw_line(axes, label, points, looks[label])
+        means, lows, highs = zip(*points.values(), strict=True)
+        ends = list(zip(lows, highs, strict=True))
+        if math.isnan(next(iter(points))):
+            draw_level(axes, means[0], looks[label], label, ends[0])
+        else:
+            draw_line(axes, [*points], means, looks[label], label, ends)
     xs = sorted({x for points in lines.values() for x in points if not math.isnan(x)})
     logarithmic = drawing.logarithmic and all(x > 0 for x in xs)
     if logarithmic:
@@ -141,17 +146,6 @@ def _draw_panel(
     axes.set_xticks(xs, [f"{x:g}" if shown else "" for x, shown in zip(xs, ticks, strict=True)])
     axes.minorticks_off()
     axes.set_title(shorten(title, 24))
-
-
-def _draw_line(axes: Axes, label: str, points: _Points, style: Style) -> None:
-    means, lows, highs = zip(*points.values(), strict=True)
-    colour, dash = style.colour, style.dash
-    if math.isnan(next(iter(points))):
-        axes.axhline(means[0], color=colour, linestyle=dash, label=label)
-        axes.axhspan(lows[0], highs[0], color=colour, alpha=0.08, linewidth=0)
-    else:
-        axes.plot([*points], means, color=colour, linestyle=dash, marker=style.marker, label=label)
-        axes.vlines([*points], lows, highs, color=colour, alpha=0.45)
 
 
 def _spaced(places: Sequence[float], apart: float) -> list[bool]:

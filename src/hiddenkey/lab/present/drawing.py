@@ -25,6 +25,12 @@ def draw_line(
         axes.fill_between(xs, lows, highs, color=style.colour, alpha=0.12, linewidth=0)
 
 
+def draw_level(axes: Axes, y: float, style: Style, label: str, band: tuple[float, float]) -> None:
+    """Draw a line over the whole width, and a pale band of bounds around it."""
+    axes.axhline(y, color=style.colour, linestyle=style.dash, label=label)
+    axes.axhspan(*band, color=style.colour, alpha=0.1, linewidth=0)
+
+
 def draw_dots(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: Style) -> None:
     """Draw a pale dotted line beside those of :func:`draw_line`."""
     axes.plot(xs, ys, color=style.colour, linestyle=":", linewidth=1.2, alpha=0.75)

@@ -7,8 +7,14 @@ from typing import Final
 
 from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
 from hiddenkey.lab.evidence.inference import Estimate
-from hiddenkey.lab.present.canvas import LINES, Axes, Figure, Palette, Plot, Style, place
-from hiddenkey.lab.present.drawing import add_legend, draw_line, legend_height, numbered_parts
+from hiddenkey.lab.present.canvas import LINES, Figure, Palette, Plot, place
+from hiddenkey.lab.present.drawing import (
+    add_legend,
+    draw_level,
+    draw_line,
+    legend_height,
+    numbered_parts,
+)
 from hiddenkey.lab.present.words import number
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
@@ -58,7 +64,10 @@ def _sweep_plot(
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for series in levels:
-            _level(axes, series, chosen[series.label])
+            found = series.points[0].last
+            if found is not None:
+                style = chosen[series.label]
+                draw_level(axes, found.mean, style, series.label, _bounds(found))
         for series in lines:
             known = [(point.x, point.last) for point in series.points if point.last is not None]
             draw_line(
@@ -91,14 +100,6 @@ def _sweep_plot(
         height=2.7 + legend_height([series.label for series in group]),
         draw=draw,
     )
-
-
-def _level(axes: Axes, series: Series, style: Style) -> None:
-    found = series.points[0].last
-    if found is None:
-        return
-    axes.axhline(found.mean, color=style.colour, linestyle=style.dash, label=series.label)
-    axes.axhspan(*_bounds(found), color=style.colour, alpha=0.1, linewidth=0)
 
 
 def _bounds(found: Estimate) -> tuple[float, float]:
