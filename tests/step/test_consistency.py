@@ -4,10 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import hiddenkey
-from hiddenkey import Consistency, ConsistencyError, Drop, DropoutConfig
+from hiddenkey import Consistency, ConsistencyError, Drop, DropoutConfig, anatomy
+from hiddenkey.framework.compensation.kl import bidirectional_kl
 from models import (
     DECODERS,
     ENCODERS,
@@ -656,3 +658,27 @@ def test_the_other_pass_alone_is_in_bfloat16():
 def test_both_branches_have_one_precision():
     with pytest.raises(hiddenkey.ConfigError, match="bfloat16' is for a pass without gradient"):
         config(precision="bfloat16", backward="both")
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_regression_on_images_compares_representations(outputs):
+    """A softmax of one output is 1, and one of several measurements means nothing."""
+    seeded(0)
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        image_size=16, patch_size=4, num_labels=outputs, problem_type="regression",
+    )  # fmt: skip
+    model = transformers.ViTForImageClassification(config).train()
+    inputs = {"pixel_values": torch.randn(4, 3, 16, 16), "labels": torch.randn(4, outputs)}
+    attachment = hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))
+    states = []
+    last = anatomy.find_layers(model)[-1].module
+    last.register_forward_hook(lambda module, args, output: states.append(output))
+    model(**inputs)
+    rows = [s[0] if isinstance(s, tuple) else s for s in states]
+    expected = bidirectional_kl(rows[1].flatten(0, 1), rows[0].flatten(0, 1)).mean()
+    assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-4)
+    assert expected > 0
+    refused = dataclasses.replace(attachment.config, consistency=Consistency(on="logits"))
+    with pytest.raises(hiddenkey.ConfigError, match="means nothing for regression"):
+        hiddenkey.attach(model, refused)

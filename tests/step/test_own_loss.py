@@ -6,7 +6,7 @@ from torch import nn
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
-from models import assert_same_gradients, batch, gradients, lora_model, seeded
+from models import LABELS, assert_same_gradients, batch, gradients, lora_model, seeded
 
 DROPS = hiddenkey.method("hiddenkey", rate=0.3).drops
 LOSSES = {
@@ -236,3 +236,14 @@ def test_passes_that_are_trained_on_later_or_in_part_go_on():
         own.total(own_loss("classification", model(**inputs).logits, inputs["labels"])).backward()
     model(**inputs)  # never back-propagated: looking at a loss is no training
     model(**inputs).loss.backward()
+
+
+def test_several_labels_of_a_sequence_are_no_distribution_to_compare():
+    model, inputs = lora_model("bert"), without_labels(batch())
+    attachment = hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))
+    several = torch.ones(len(inputs["input_ids"]), LABELS)
+    with pytest.raises(ConsistencyError, match="compares one distribution over classes"):
+        attachment.own_loss(several)
+    soft = several / LABELS  # label smoothing by hand, mixed labels
+    with attachment.own_loss(soft) as own:
+        own.total(nn.functional.cross_entropy(model(**inputs).logits, soft)).backward()

@@ -83,8 +83,11 @@ def task_of(transformer: Any) -> str | None:
 
 
 def is_regression(transformer: Any) -> bool:
-    """Whether a sequence classifier's loss is the mean squared error, by transformers' own rule."""
-    if task_of(transformer) != "ForSequenceClassification":
+    """Whether a classifier's loss is the mean squared error, by transformers' own rule.
+
+    Its loss for images (``ForImageClassification``) is that for sequences.
+    """
+    if task_of(transformer) not in ("ForSequenceClassification", "ForImageClassification"):
         return False
     kind = getattr(transformer.config, "problem_type", None)
     return kind == "regression" or (kind is None and transformer.config.num_labels == 1)

@@ -129,13 +129,17 @@ class ConsistencyLoss:
             labels: of the batch, or ``None``.
 
         Raises:
-            ConsistencyError: if it is to be averaged over both passes, or labels are needed.
+            ConsistencyError: if it is to be averaged over both passes, if labels are needed, or if
+                a sequence has several.
         """
         if self.consistency.backward == "both":
             raise ConsistencyError(
                 "consistency.backward='both' averages the task loss over both passes, but own_loss"
                 " (label smoothing, compute_loss_func) computes it of one; use backward='one'"
             )
+        by_class = self._task not in _BY_TOKEN and not self._on_representation
+        if by_class and labels is not None and _are_independent(labels):
+            raise ConsistencyError(MULTI_LABEL)
         if labels is None and self._task in _BY_TOKEN:
             raise ConsistencyError(
                 f"the consistency loss of {self._task} models compares labelled tokens, but"
@@ -407,6 +411,13 @@ def divides_by_items(transformer: nn.Module) -> bool:
     code = getattr(forward, "__code__", None)
     by_function = code is not None and "loss_function" in code.co_names
     return by_function and anatomy.task_of(transformer) in _LANGUAGE
+
+
+def _are_independent(labels: Tensor) -> bool:
+    """Whether labels ``[batch, classes]`` are no distribution over the classes."""
+    if labels.dim() != 2 or labels.shape[1] == 1:
+        return False
+    return bool(((labels.float().sum(-1) - 1).abs() > 1e-3).any())
 
 
 @contextmanager
