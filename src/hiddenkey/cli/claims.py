@@ -6,16 +6,14 @@ import dataclasses
 import math
 import os
 import shlex
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from rich.console import Console
 
 from hiddenkey.cli.options import ClaimsOptions
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, work_off
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, show_jobs, work_off
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
@@ -28,6 +26,7 @@ from hiddenkey.lab.claims.power import expected_power
 from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.survey import JobRow
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.plans.data import Data
@@ -171,34 +170,15 @@ def _show_power(console: Console, claims: Sequence[Claim], scale: Scale) -> None
 
 
 def _show_rest(console: Console, outline: EvidenceOutline, data: Data, store: Plan) -> None:
-    import torch
-
-    from hiddenkey.quiet import quiet
-
     states = survey.look(store, outline)
-    quiet()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // store.workers))
-    jobs = survey.survey(outline, states, PlainCosts(data))
-    left = [job for job in jobs if job.status not in ("finished", "failed")]
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for job in left:
-        place = f"{job.options.task}, {job.options.model}"
-        groups[place, "choice" if job.options.holdout else job.what].append(job.seconds)
-    title = "what is left to do; claims share the runs of a configuration"
-    table = plain_table(title, left=["task", "what"], right=["jobs", "s each"])
-    for (task, what), seconds in groups.items():
-        table.add_row(task, what, str(len(seconds)), f"{fmean(seconds):.1f}")
-    console.print(table)
-    whole = sum(job.seconds for job in left) / store.workers
-    workers = f"{store.workers} worker{'s' if store.workers > 1 else ''}"
-    total = outline.total
-    say(
-        console,
-        f"{len(left)} of {total} jobs are left: about {duration(whole)} with {workers}, from a few"
-        " timed steps",
-    )
-    compared = [job for job in left if job.what == "run" and not job.options.holdout]
-    if compared:
-        seeds = len({job.options.seed for job in compared})
-        each = sum(job.seconds for job in compared) / seeds / store.workers
+    rows = show_jobs(console, store, outline, states, PlainCosts(data), _name)
+    left = [row for row in rows if row.what == "run" and not row.options.holdout and not row.done]
+    if left:
+        seeds = len({row.options.seed for row in left})
+        each = sum(row.seconds for row in left) / seeds / store.workers
         say(console, f"a seed of every configuration takes about {duration(each)}")
+
+
+def _name(row: JobRow) -> tuple[str, str]:
+    what = "choice" if row.options.holdout else row.what
+    return f"{row.options.task}, {row.options.model}", what

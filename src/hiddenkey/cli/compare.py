@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hiddenkey.cli import report
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, work_off
+from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, show_jobs, work_off
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Coordinator
@@ -110,38 +109,13 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
 
 
 def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> None:
-    import torch
+    from hiddenkey.lab.compare.survey import Costs, look
 
-    from hiddenkey.lab.compare.survey import Costs, JobRow, look, survey
-    from hiddenkey.quiet import quiet
-
-    states = look(plan, outline)
-    quiet()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.workers))
-    costs = Costs(plan, data)
-    rows = survey(outline, states, costs)
-    groups: dict[tuple[str, str], list[JobRow]] = defaultdict(list)
-    for row in rows:
-        groups[label(row.options, _shown(plan), seed=False), row.what].append(row)
-    table = plain_table(
-        f"{len(rows)} jobs of {plan.output}",
-        left=["task, method", "job"],
-        right=["done", "failed", "missing", "s each"],
-    )
-    table.add_column("seeds missing")
-    for (name, what), found in groups.items():
-        count = {s: sum(row.status == s for row in found) for s in ("finished", "failed")}
-        left = [row for row in found if row.status not in count]
-        seconds = f"{mean(row.seconds for row in left):.1f}" if left else ""
-        seeds = " ".join(str(row.options.seed) for row in left) if "run" in what else ""
-        table.add_row(name, what, *map(str, count.values()), str(len(left)), seconds, seeds)
-    console.print(table)
-    whole = sum(row.seconds for row in rows)
-    say(
-        console,
-        f"about {duration(whole / plan.workers)} with {_workers(plan)}, from a few timed steps of"
-        " each method",
-    )
+    states, costs = look(plan, outline), Costs(plan, data)
+    show_jobs(
+        console, plan, outline, states, costs,
+        lambda row: (label(row.options, _shown(plan), seed=False), row.what),
+    )  # fmt: skip
     known = records_of(outline.jobs(states)[plan.name], states.get(plan.name, {}))
     _show_prospects(console, plan, prospects(plan, known, costs.of_seed))
 
@@ -184,10 +158,6 @@ def _why_none(found: Prospect) -> str:
     if not found.comparisons:
         return "nothing is compared with the baseline"
     return f"it takes {FEWEST} seeds or more, here it is {found.pairs}"
-
-
-def _workers(plan: Plan) -> str:
-    return f"{plan.workers} worker{'s' if plan.workers > 1 else ''}"
 
 
 def _spread(values: Sequence[float | None]) -> str:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import TimeElapsedColumn
 
-from hiddenkey.cli.terminal import number, progress_bar, say
+from hiddenkey.cli.terminal import number, plain_table, progress_bar, say
 from hiddenkey.lab.compare.assignment import Assignment, work_on
-from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.coordinator import Coordinator, Jobs
+from hiddenkey.lab.compare.outline import States
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.pool import Pool
+
+if TYPE_CHECKING:
+    from hiddenkey.lab.compare.survey import Costs, JobRow
 
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1
@@ -74,6 +80,59 @@ def line(record: Record, also: Sequence[str]) -> str:
         f"{what}: {record.result.main_metric} best {number(summary.best)}, last"
         f" {number(summary.last)}, {record.result.seconds_per_step:.3f} s/step"
     )
+
+
+def show_jobs(
+    console: Console,
+    plan: Plan,
+    outline: Jobs,
+    states: States,
+    costs: Costs,
+    name: Callable[[JobRow], tuple[str, str]],
+) -> list[JobRow]:
+    """Measure what the missing jobs cost, and say what there is and how long the rest takes.
+
+    Args:
+        console: where to say it.
+        plan: names the folder and the number of workers.
+        outline: its jobs.
+        states: where its studies stand.
+        costs: measures the runs.
+        name: what a line says of a job: what it is of, and what it does.
+    """
+    import torch
+
+    from hiddenkey.lab.compare.survey import survey
+    from hiddenkey.quiet import quiet
+
+    quiet()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.workers))
+    rows = survey(outline, states, costs)
+    groups: dict[tuple[str, str], list[JobRow]] = defaultdict(list)
+    for row in rows:
+        groups[name(row)].append(row)
+    table = plain_table(
+        f"{len(rows)} jobs of {plan.output}",
+        left=["runs of", "job"],
+        right=["done", "failed", "missing", "s each"],
+    )
+    table.add_column("seeds missing")
+    for (task, what), found in groups.items():
+        ended = [sum(row.status == status for row in found) for status in ("finished", "failed")]
+        left = [row for row in found if not row.done]
+        seconds = f"{fmean(row.seconds for row in left):.1f}" if left else ""
+        seeds = dict.fromkeys(str(row.options.seed) for row in left if "run" in what)
+        table.add_row(task, what, *map(str, ended), str(len(left)), seconds, " ".join(seeds))
+    console.print(table)
+    whole = sum(row.seconds for row in rows) / plan.workers
+    count, total = sum(not row.done for row in rows), max(outline.total, len(rows))
+    say(
+        console,
+        f"{count} of {total} jobs are left: about"
+        f" {duration(whole)} with {plan.workers} worker{'s' if plan.workers > 1 else ''}, from a"
+        " few timed steps",
+    )
+    return rows
 
 
 @contextmanager

@@ -39,6 +39,11 @@ class JobRow:
     status: str
     seconds: float
 
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do, be it that it failed."""
+        return self.status in ("finished", "failed")
+
 
 def look(plan: Plan, outline: Jobs) -> States:
     """Read where the studies of a plan stand, without creating any.
