@@ -37,9 +37,9 @@ def test_it_prints_tables_and_writes_the_files(folder, tmp_path, capsys):
         [0.05, 0.1, 0.2],
         "compare",
     )
-    gain = next(one["gain"] for one in values["judged"] if one["rule"] == "common")
-    assert gain["low"] < 3 < gain["high"]
-    assert len(gain["values"]) == 5
+    judged = next(one for one in values["judged"] if one["rule"] == "common")
+    assert judged["gain"]["low"] < 3 < judged["gain"]["high"]
+    assert len(judged["gains"]) == 5
     page = (tmp_path / "transfer.md").read_text()
     assert page.startswith("# Does hiddenkey-minus's rate transfer?\n\nRecommended rate")
     assert "](transfer.svg)" in page

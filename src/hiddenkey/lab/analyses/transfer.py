@@ -44,11 +44,15 @@ class Judged:
         loss: points lost against each task's own best rate; negative if the rule is better.
             ``None`` for that rule itself.
         gain: points above the baseline; ``None`` without its runs.
+        losses: what ``loss`` is the mean of, by seed or by task.
+        gains: what ``gain`` is the mean of.
     """
 
     rule: Rule
     loss: Estimate | None
     gain: Estimate | None
+    losses: tuple[float, ...]
+    gains: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -237,15 +241,20 @@ def estimate(differences: Values, *, share_runs: bool) -> Estimate:
 def _judged(
     reached: Mapping[Rule, Values], plain: Values | None, *, share_runs: bool = True
 ) -> tuple[Judged, ...]:
-    own = reached["own"]
-    return tuple(
-        Judged(
-            rule,
-            None if rule == "own" else estimate(own - values, share_runs=share_runs),
-            None if plain is None else estimate(values - plain, share_runs=share_runs),
+    judged = []
+    for rule, values in reached.items():
+        losses = None if rule == "own" else reached["own"] - values
+        gains = None if plain is None else values - plain
+        judged.append(
+            Judged(
+                rule,
+                None if losses is None else estimate(losses, share_runs=share_runs),
+                None if gains is None else estimate(gains, share_runs=share_runs),
+                () if losses is None else tuple(losses.tolist()),
+                () if gains is None else tuple(gains.tolist()),
+            )
         )
-        for rule, values in reached.items()
-    )
+    return tuple(judged)
 
 
 def _points(rates: Sequence[float], values: Values, plain: Values | None) -> tuple[RatePoint, ...]:
