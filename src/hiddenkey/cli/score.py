@@ -53,7 +53,7 @@ def score_files(options: ScoreOptions) -> dict[str, Part]:
         return {name: Part(len(groups[name]), scores) for name, scores in found.items()}
     if task is not None:
         labels = read_labels(task, references, outputs)
-        values = metrics.score(task.metrics, *labels.arrays())
+        values = metrics.score(task.metrics, labels.predictions, labels.references)
         return {"all": Part(len(labels.references), Scores(values))}
     known = [*_FAMILIES, *glue_tasks()]
     hint = suggestion(options.task, known) or "; choose one"

@@ -107,7 +107,9 @@ def test_failed_write_leaves_the_old_file(folder):
 
 
 def test_numbers_that_json_lacks_become_null(folder):
-    folder.write_metrics([{"step": 1, "eval_loss": float("nan"), "dropped": {"a": float("inf")}}])
+    folder.write_lines(
+        "metrics.jsonl", [{"step": 1, "eval_loss": float("nan"), "dropped": {"a": float("inf")}}]
+    )
     assert folder.read_metrics() == [{"step": 1, "eval_loss": None, "dropped": {"a": None}}]
 
 

@@ -185,8 +185,8 @@ def test_evaluation_merges_references_and_training_does_not(options):
 @pytest.mark.parametrize(
     ("rows", "fault"),
     [
-        ([{"prompt": "a", "completion": ""}], "line 1: column 'completion' must hold a text"),
-        ([{"prompt": "a", "completion": 3}], "line 1: column 'completion' must hold a text, got 3"),
+        ([{"prompt": "a", "completion": ""}], "line 1: column 'completion' must hold text"),
+        ([{"prompt": "a", "completion": 3}], "line 1: column 'completion' must hold text, got 3"),
         ([{"prompt": 3, "completion": "a"}], "line 1: column 'prompt' must hold text, got 3"),
         ([{"prompt": "a"}], "line 1: must have a column 'completion', got 'prompt'"),
     ],

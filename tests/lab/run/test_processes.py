@@ -103,7 +103,7 @@ def test_a_folder_that_does_not_write(tiny_options, tmp_path):
     folder = RunFolder(tmp_path / "run", writes=False)
     folder.start(tiny_options, {})
     folder.write_json("result.json", {})
-    folder.write_metrics([{}])
+    folder.write_lines("metrics.jsonl", [{}])
     folder.write_adapter(lambda path: path.mkdir())
     assert not folder.path.exists()
     written = RunFolder(tmp_path / "run")

@@ -23,31 +23,16 @@ _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
-class Instance:
-    """What one output is compared with.
-
-    Attributes:
-        references: one text or more.
-        source: what the texts are to express, where the file says it.
-        seen: whether its category occurs in training, where the file says it.
-    """
-
-    references: tuple[str, ...]
-    source: str | None = None
-    seen: bool | None = None
-
-
-@dataclass(frozen=True)
 class Material:
-    """Instances and one output for each."""
+    """Instances with their references, and one output for each."""
 
-    instances: tuple[Instance, ...]
+    instances: tuple[Record, ...]
     outputs: tuple[str, ...]
 
     @property
     def references(self) -> list[tuple[str, ...]]:
         """The references of each instance."""
-        return [instance.references for instance in self.instances]
+        return [instance.texts for instance in self.instances]
 
     def groups(self) -> dict[str, list[int]]:
         """Indices of all instances, and of the seen and the unseen ones where there are any."""
@@ -73,7 +58,7 @@ def read_material(family: Family, references: Path, outputs: Path) -> Material:
 
 
 def _match(
-    readings: Sequence[Sequence[Instance]],
+    readings: Sequence[Sequence[Record]],
     found: Sequence[Record],
     references: Path,
     outputs: Path,
@@ -90,7 +75,7 @@ def _match(
     )
 
 
-def _check_sources(instances: Sequence[Instance], found: Sequence[Record], outputs: Path) -> None:
+def _check_sources(instances: Sequence[Record], found: Sequence[Record], outputs: Path) -> None:
     faults = FileFaults(outputs)
     for instance, output in zip(instances, found, strict=True):
         if instance.source is None or output.source is None:
@@ -104,7 +89,7 @@ def _check_sources(instances: Sequence[Instance], found: Sequence[Record], outpu
     refuse(faults)
 
 
-def _read_references(family: Family, path: Path, faults: FileFaults) -> list[list[Instance]]:
+def _read_references(family: Family, path: Path, faults: FileFaults) -> list[list[Record]]:
     """The ways to read the file, the official scorer's first."""
     if path.is_dir() or path.suffix.lower() == ".xml":
         return [_read_entries(path, faults)]
@@ -114,22 +99,20 @@ def _read_references(family: Family, path: Path, faults: FileFaults) -> list[lis
     for record in records:
         if not all(text.strip() for text in record.texts):
             faults.add("a reference must not be empty; fill it in or delete it", record.line)
-    return _group(records, family, path)
+    return _group([_cleaned(record, family, path) for record in records])
 
 
-def _read_entries(path: Path, faults: FileFaults) -> list[Instance]:
+def _read_entries(path: Path, faults: FileFaults) -> list[Record]:
     try:
         entries = webnlg.read_entries(path)
     except ConfigError as error:
         faults.found += [(index, fault) for index, fault in enumerate(error.faults)]
         return []
-    return [
-        Instance(entry.references or tuple(text.text for text in entry.texts), seen=entry.seen)
-        for entry in entries
-    ]
+    texts = [entry.references or tuple(text.text for text in entry.texts) for entry in entries]
+    return [Record(own, category=entry.category) for own, entry in zip(texts, entries, strict=True)]
 
 
-def _read_blocks(path: Path, faults: FileFaults) -> list[list[Instance]]:
+def _read_blocks(path: Path, faults: FileFaults) -> list[list[Record]]:
     text = read_text(path, faults)
     if text is None:
         return []
@@ -142,13 +125,13 @@ def _read_blocks(path: Path, faults: FileFaults) -> list[list[Instance]]:
             blocks.append([])
         else:
             faults.add("one empty line separates two instances, got another; delete it", number)
-    instances = [Instance(tuple(block)) for block in blocks]
+    instances = [Record(tuple(block)) for block in blocks]
     if len(blocks) > 1:
         return [instances]
-    return [[Instance((reference,)) for reference in blocks[0]], instances]
+    return [[Record((reference,)) for reference in blocks[0]], instances]
 
 
-def _group(records: Sequence[Record], family: Family, path: Path) -> list[list[Instance]]:
+def _group(records: Sequence[Record]) -> list[list[Record]]:
     """Rows of the same source are one instance: those in a row, or all where that fits."""
     in_a_row: list[list[Record]] = []
     by_source: dict[str | int, list[Record]] = {}
@@ -160,15 +143,15 @@ def _group(records: Sequence[Record], family: Family, path: Path) -> list[list[I
         else:
             in_a_row.append([record])
         by_source.setdefault(index if alone else str(record.source), []).append(record)
-    readings = [in_a_row, list(by_source.values())]
-    return [[_instance(rows, family, path) for rows in reading] for reading in readings]
+    return [[_joined(rows) for rows in reading] for reading in (in_a_row, by_source.values())]
 
 
-def _instance(rows: Sequence[Record], family: Family, path: Path) -> Instance:
-    texts = tuple(_as_scorer_reads(text, family, path) for row in rows for text in row.texts)
-    category = rows[0].category
-    seen = None if category is None else category in webnlg.SEEN_CATEGORIES
-    return Instance(texts, rows[0].source, seen)
+def _joined(rows: Sequence[Record]) -> Record:
+    return replace(rows[0], texts=tuple(text for row in rows for text in row.texts))
+
+
+def _cleaned(record: Record, family: Family, path: Path) -> Record:
+    return replace(record, texts=tuple(_as_scorer_reads(t, family, path) for t in record.texts))
 
 
 def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[Record]:
@@ -177,15 +160,12 @@ def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[Record
         lines = [] if text is None else _LINE_END.split(text)
         if lines and not lines[-1]:
             lines.pop()  # the end of the last line
-        return [Record(number, (line.strip(),)) for number, line in enumerate(lines, start=1)]
+        return [Record((line.strip(),), number) for number, line in enumerate(lines, start=1)]
     records = read_records(path, OUTPUTS, faults)
     for record in records:
         if len(record.texts) > 1:
             faults.add(f"must hold one output, got {len(record.texts)}; keep one", record.line)
-    return [
-        replace(record, texts=(_as_scorer_reads(record.texts[0], family, path),))
-        for record in records
-    ]
+    return [_cleaned(record, family, path) for record in records]
 
 
 def _as_scorer_reads(text: str, family: Family, path: Path) -> str:

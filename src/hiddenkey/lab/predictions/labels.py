@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.records import FORMATS
-from hiddenkey.lab.scores.metrics import Values
+from hiddenkey.lab.predictions.records import FORMATS, find_column
 from hiddenkey.lab.tasks import TASKS, Example, Task
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
@@ -27,12 +26,6 @@ class Labels:
 
     references: tuple[Any, ...]
     predictions: tuple[Any, ...]
-
-    def arrays(self) -> tuple[Values, Values]:
-        """The predictions and the references, as ``metrics.score`` takes them."""
-        import numpy as np
-
-        return np.array(self.predictions), np.array(self.references)
 
 
 def glue_tasks() -> dict[str, Task]:
@@ -65,14 +58,8 @@ def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
 
 def _read_predictions(layout: Layout, path: Path, faults: FileFaults) -> tuple[Example, ...]:
     rows = _rows(path, faults)
-    column = next((name for name in _COLUMNS if rows and name in rows[0].values), None)
+    column = find_column(list(rows[0].values), _COLUMNS, "labels", faults) if rows else None
     if column is None:
-        if rows:
-            present = ", ".join(map(repr, rows[0].values))
-            faults.add(
-                f"must have a column {' or '.join(map(repr, _COLUMNS))}, got {present};"
-                " rename the column of the labels"
-            )
         return ()
     columns = Columns((), column, _spellings(layout))
     return to_examples([row for row in rows if column in row.values], columns, faults)

@@ -12,13 +12,18 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
-    from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, TaskType
+    from peft import IA3Config, LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
 _KEY: Final = re.compile(r"k|key|k_proj|key_proj|k_lin|to_k")
 _VALUE: Final = re.compile(r"v|value|v_proj|value_proj|v_lin|to_v")
 _FUSED: Final = re.compile(r"c_attn|query_key_value|qkv|qkv_proj|Wqkv|in_proj")
+_TASK_TYPES: Final = {
+    "classification": "SEQ_CLS",
+    "regression": "SEQ_CLS",
+    "generation": "CAUSAL_LM",
+}
 _ADAPTER_WEIGHTS: Final = ("lora_", "ia3_", "prompt_encoder.")
 
 
@@ -68,7 +73,7 @@ def lora_config(
 
     targets = _targets(model, options)
     return LoraConfig(
-        task_type=_task_type(kind),
+        task_type=_TASK_TYPES[kind],
         r=options.rank,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
@@ -97,19 +102,12 @@ def ia3_config(
     if options.target_modules is None:
         targets |= feed_forward
     return IA3Config(
-        task_type=_task_type(kind),
+        task_type=_TASK_TYPES[kind],
         # PEFT shortens long lists of targets, and then finds the feed-forward modules not in them
         target_modules=_pattern(targets),
         feedforward_modules=_pattern(targets & feed_forward),
         fan_in_fan_out=_is_transposed(model, targets),
     )
-
-
-def prefix_config(options: TrainOptions, kind: Kind = "classification") -> PrefixTuningConfig:
-    """Return PEFT's configuration of prefix tuning (arXiv 2101.00190), without its projection."""
-    from peft import PrefixTuningConfig
-
-    return PrefixTuningConfig(task_type=_task_type(kind), num_virtual_tokens=options.prefix_tokens)
 
 
 def key_value_modules(model: nn.Module) -> list[str]:
@@ -158,24 +156,32 @@ def trainable_counts(model: nn.Module) -> dict[str, int]:
 
 
 def _with_prefix(model: PreTrainedModel, options: TrainOptions, kind: Kind) -> PeftModel:
-    """Put a prefix on the model, and try it: PEFT finds out in the first call whether it can."""
-    from peft import get_peft_model
+    """Put a prefix (arXiv 2101.00190, without its projection) on the model, and try it.
+
+    PEFT finds out in the first call whether the model can take one.
+    """
+    from peft import PrefixTuningConfig, get_peft_model
 
     from hiddenkey.attachment.called_module import prefix_fault
 
     _refuse_long_prefix(model, options)
+    config = PrefixTuningConfig(
+        task_type=_TASK_TYPES[kind], num_virtual_tokens=options.prefix_tokens
+    )
     try:
-        adapted = get_peft_model(model, prefix_config(options, kind))
+        adapted = get_peft_model(model, config)
         if fault := prefix_fault(adapted, model):
             raise ConfigError(fault)
-        is_read = _changes_outputs(adapted)
+        if not _changes_outputs(adapted):
+            raise ValueError("its output is the same with and without the prefix")
     except ConfigError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0].rstrip(".")
-        raise ConfigError(_no_prefix(model, reason)) from e
-    if not is_read:
-        raise ConfigError(_no_prefix(model, "its output is the same with and without the prefix"))
+        raise ConfigError(
+            f"adapter 'prefix' needs a model that reads keys and values from a cache, got"
+            f" {type(model).__name__} ({reason}); take another adapter or another model"
+        ) from e
     return adapted
 
 
@@ -202,13 +208,6 @@ def _changes_outputs(adapted: PeftModel) -> bool:
         plain = adapted.get_base_model()(**inputs).logits
     adapted.train(was_training)
     return not torch.equal(prefixed, plain)
-
-
-def _no_prefix(model: PreTrainedModel, reason: str) -> str:
-    return (
-        f"adapter 'prefix' needs a model that reads keys and values from a cache, got"
-        f" {type(model).__name__} ({reason}); take another adapter or another model"
-    )
 
 
 def _targets(model: nn.Module, options: TrainOptions) -> list[str]:
@@ -248,12 +247,6 @@ def _is_transposed(model: nn.Module, paths: set[str]) -> bool:
     from transformers.pytorch_utils import Conv1D
 
     return any(isinstance(model.get_submodule(path), Conv1D) for path in paths)
-
-
-def _task_type(kind: Kind) -> TaskType:
-    from peft import TaskType
-
-    return TaskType.CAUSAL_LM if kind == "generation" else TaskType.SEQ_CLS
 
 
 def _listed(linears: dict[str, str]) -> str:

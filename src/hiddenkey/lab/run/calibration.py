@@ -4,7 +4,9 @@ A model that is right in 80 % of the cases in which it says 80 % is calibrated. 
 examples ends in models that are far surer than they are right, which the metric alone does not
 show. Functions take probabilities and labels and know nothing of models.
 
-Probabilities that are not finite, as a diverged model gives them, have no calibration: NaN.
+Probabilities are ``[examples, classes]`` with rows that sum to 1, labels the true classes
+``[examples]`` from 0. Probabilities that are not finite, as a diverged model gives them, have no
+calibration: NaN. Shapes that do not fit, no examples and labels that are no class are a ValueError.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from scipy.special import softmax
 
 Values = np.ndarray[Any, Any]
 
@@ -23,18 +26,9 @@ BINS: Final = 15
 
 
 def class_probabilities(logits: Values) -> Values:
-    """Softmax over the last axis, in float64.
-
-    Args:
-        logits: ``[examples, classes]``, of any float type.
-
-    Returns:
-        ``[examples, classes]``; rows that hold NaN or ∞ are NaN.
-    """
-    exact = np.asarray(logits, dtype=np.float64)
+    """Softmax over the classes of logits of any float type, in float64; of NaN or ∞ it is NaN."""
     with np.errstate(invalid="ignore"):  # infinite minus infinite, of a diverged model
-        powers = np.exp(exact - exact.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
+        return np.asarray(softmax(np.asarray(logits, dtype=np.float64), axis=-1))
 
 
 def expected_calibration_error(probabilities: Values, labels: Values, bins: int = BINS) -> float:
@@ -48,17 +42,7 @@ def expected_calibration_error(probabilities: Values, labels: Values, bins: int 
     ((b − 1) / bins, b / bins]. Of a few hundred examples the estimate is biased upwards, since
     chance moves the accuracy of each bin: compare methods on the same examples.
 
-    Args:
-        probabilities: ``[examples, classes]``, rows summing to 1.
-        labels: the true classes, ``[examples]``, from 0.
-        bins: number of bins.
-
-    Returns:
-        From 0 (calibrated) to 1 (always sure, never right).
-
-    Raises:
-        ValueError: if the shapes do not fit, there are no examples, a label is no class or ``bins``
-            is below 1.
+    It is from 0 (calibrated) to 1 (always sure, never right).
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}; {BINS} is usual")
@@ -78,17 +62,7 @@ def brier_score(probabilities: Values, labels: Values) -> float:
 
     Brier (1950), *Verification of Forecasts Expressed in Terms of Probability*, with the sum over
     all classes; scikit-learn's binary score is half of it. It is a proper score: nothing is gained
-    by saying other than what one believes.
-
-    Args:
-        probabilities: ``[examples, classes]``, rows summing to 1.
-        labels: the true classes, ``[examples]``, from 0.
-
-    Returns:
-        From 0 (sure and right) to 2 (sure and wrong).
-
-    Raises:
-        ValueError: if the shapes do not fit, there are no examples or a label is no class.
+    by saying other than what one believes. It is from 0 (sure and right) to 2 (sure and wrong).
     """
     _check(probabilities, labels)
     one_hot = np.eye(probabilities.shape[-1])[labels]
@@ -96,24 +70,12 @@ def brier_score(probabilities: Values, labels: Values) -> float:
 
 
 def mean_confidence(probabilities: Values) -> float:
-    """Mean of the largest probability; above the accuracy, the model is surer than it is right.
-
-    Args:
-        probabilities: ``[examples, classes]``, rows summing to 1.
-
-    Returns:
-        From one over the number of classes to 1.
-    """
+    """Mean of the largest probability; above the accuracy, the model is surer than it is right."""
     return float(probabilities.max(axis=-1).mean())
 
 
 def calibration(logits: Values, labels: Values) -> dict[str, float]:
-    """Measure :data:`CALIBRATION` of a classifier's logits.
-
-    Args:
-        logits: ``[examples, classes]``.
-        labels: the true classes, ``[examples]``.
-    """
+    """Measure :data:`CALIBRATION` of a classifier's logits ``[examples, classes]``."""
     probabilities = class_probabilities(logits)
     return {
         "ece": expected_calibration_error(probabilities, labels),

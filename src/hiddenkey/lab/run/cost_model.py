@@ -25,60 +25,34 @@ _LIVE_PARAMETERS: Final = 1e9  # DeepSpeed's stage3_max_live_parameters
 
 @dataclass(frozen=True)
 class Sizes:
-    """A decoder's sizes.
-
-    Attributes:
-        layers: number of layers.
-        hidden: width of the hidden states.
-        heads: query heads.
-        attention: width of all query heads together.
-        key_value: width of all key heads together.
-        feed_forward: inner width of the feed-forward block.
-        vocabulary: number of logits.
-        parameters: of the whole model.
-        layer_parameters: of one layer.
-        head_parameters: of the language-model head.
-        multiplied: parameters that each token is multiplied with; without the embeddings.
-        lora: LoRA's parameters.
-        lora_layers: linear layers with LoRA in one layer.
-        rank: of LoRA.
-    """
+    """A decoder's sizes."""
 
     layers: int
-    hidden: int
-    heads: int
-    attention: int
-    key_value: int
-    feed_forward: int
-    vocabulary: int
-    parameters: int
-    layer_parameters: int
-    head_parameters: int
-    multiplied: int
-    lora: int
-    lora_layers: int
-    rank: int
+    hidden: int  # width of the hidden states
+    heads: int  # query heads
+    attention: int  # width of all query heads together
+    key_value: int  # width of all key heads together
+    feed_forward: int  # inner width of the feed-forward block
+    vocabulary: int  # number of logits
+    parameters: int  # of the whole model
+    layer_parameters: int  # of one layer
+    head_parameters: int  # of the language-model head
+    multiplied: int  # parameters that each token is multiplied with; without the embeddings
+    lora: int  # LoRA's parameters
+    lora_layers: int  # linear layers with LoRA in one layer
+    rank: int  # of LoRA
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step is run.
+    """How a step is run."""
 
-    Attributes:
-        sequences: in a forward pass of one device.
-        tokens: of each sequence, all of them labelled.
-        devices: data-parallel devices.
-        sharding: how the frozen weights are spread over them.
-        checkpointing: recompute each layer in the backward pass.
-        width: bytes of a frozen weight and of an activation.
-    """
-
-    sequences: int
-    tokens: int
-    devices: int
-    sharding: Sharding
-    checkpointing: bool
-    width: int
+    sequences: int  # in a forward pass of one device
+    tokens: int  # of each sequence, all of them labelled
+    devices: int  # data-parallel ones
+    sharding: Sharding  # how the frozen weights are spread over them
+    checkpointing: bool  # recompute each layer in the backward pass
+    width: int  # bytes of a frozen weight and of an activation
 
     @property
     def batch_tokens(self) -> int:
@@ -93,19 +67,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method adds to a step.
+    """What a method adds to a step."""
 
-    Attributes:
-        drops: whether DropKey by column and hidden drops are on.
-        compares: whether the step has a consistency loss.
-        share: of the batch that takes part in it.
-        every: steps per consistency loss.
-    """
-
-    drops: bool = False
-    compares: bool = False
-    share: float = 1.0
-    every: int = 1
+    drops: bool = False  # DropKey by column and hidden drops
+    compares: bool = False  # the consistency loss
+    share: float = 1.0  # of the batch that takes part in it
+    every: int = 1  # steps per consistency loss
 
     def mean(self, seconds: Callable[[Method], float]) -> float:
         """Return the mean over steps with the loss and without, from the seconds of one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run import cost_model
@@ -22,23 +22,15 @@ _COUNTS: Final = Limit(
     "one or more numbers from 1 on", lambda value: value >= 1, "give such numbers"
 )
 _SHARE: Final = Limit("in (0, 1]", lambda value: 0 < value <= 1, "give such a share")
-KNOWN: Final[dict[str, dict[str, Any]]] = {
-    "llama2-7b": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "vocab_size": 32000,
-    },
-    "llama2-70b": {
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-        "num_key_value_heads": 8,
-        "vocab_size": 32000,
-    },
+_SIZES: Final = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "vocab_size"),
+)
+KNOWN: Final = {
+    "llama2-7b": (4096, 11008, 32, 32, 32, 32000),
+    "llama2-70b": (8192, 28672, 80, 64, 8, 32000),
 }
+"""LLaMA's models by name, with their sizes."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +77,15 @@ class EstimateOptions:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One row.
+    """One row."""
 
-    Attributes:
-        rank: of LoRA.
-        tokens: of a sequence.
-        devices: data-parallel devices.
-        memory: bytes on a device, by method.
-        seconds: of a step, by method; the mean over the steps.
-        gathering: seconds of a LoRA step in which weights travel, beside the computation.
-        fits: whether every method's memory is there.
-    """
-
-    rank: int
-    tokens: int
-    devices: int
-    memory: dict[str, Memory]
-    seconds: dict[str, float]
-    gathering: float
-    fits: bool
+    rank: int  # of LoRA
+    tokens: int  # of a sequence
+    devices: int  # data-parallel ones
+    memory: dict[str, Memory]  # bytes on a device, by method
+    seconds: dict[str, float]  # of a step, by method; the mean over the steps
+    gathering: float  # seconds of a LoRA step in which weights travel, beside the computation
+    fits: bool  # whether every method's memory is there
 
 
 def estimates(options: EstimateOptions) -> Iterator[Estimate]:
@@ -150,7 +132,7 @@ def config_of(model: str) -> PretrainedConfig:
     from hiddenkey.lab.run.models import load_config
 
     if model in KNOWN:
-        return LlamaConfig(**KNOWN[model])
+        return LlamaConfig(**dict(zip(_SIZES, KNOWN[model], strict=True)))
     config = load_config(model, (), head=False)
     if config.model_type not in _GATED:
         raise ConfigError(

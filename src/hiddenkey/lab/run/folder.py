@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -23,12 +23,13 @@ from hiddenkey.lab.run.options import TrainOptions
 
 CONFIG: Final = "config.yaml"
 RESULT: Final = "result.json"
+METRICS: Final = "metrics.jsonl"
 _CONTENT: Final = (
     RESULT,
+    METRICS,
     "data.json",
     "environment.json",
     "sites.json",
-    "metrics.jsonl",
     "generations.jsonl",
     "scores.json",
     "adapter",
@@ -45,10 +46,14 @@ class RunFolder:
     Args:
         path: of the folder.
         writes: whether this process writes; of several, one does.
+
+    Attributes:
+        checkpoints: where Trainer keeps its checkpoints.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.checkpoints = path / "checkpoints"
         self._writes = writes
 
     def plan(self, options: TrainOptions, data: Mapping[str, Any]) -> State:
@@ -116,25 +121,23 @@ class RunFolder:
         """Write JSON; numbers that JSON lacks (NaN, infinities) become null."""
         self.write_text(name, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
 
-    def write_metrics(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Write all evaluations so far."""
-        text = "".join(json.dumps(_finite(line), allow_nan=False) + "\n" for line in lines)
-        self.write_text("metrics.jsonl", text)
+    def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write one JSON object a line; numbers that JSON lacks become null."""
+        lines = (json.dumps(_finite(record), ensure_ascii=False) for record in records)
+        self.write_text(name, "".join(f"{line}\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read the evaluations so far."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in self._read(METRICS).splitlines()]
 
     def read_environment(self) -> dict[str, Any]:
         """Read what the run was made with; empty if it had not come to that."""
-        path = self.path / "environment.json"
-        if not path.is_file():
-            return {}
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads(self._read("environment.json") or "{}")
         return found
+
+    def _read(self, name: str) -> str:
+        path = self.path / name
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def write_adapter(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` fill the adapter's folder, which appears only when it is whole."""
@@ -146,11 +149,6 @@ class RunFolder:
         save(half)
         shutil.rmtree(whole, ignore_errors=True)
         half.replace(whole)
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where Trainer keeps its checkpoints."""
-        return self.path / "checkpoints"
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; Trainer writes its state last of all."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from typing import Any
@@ -39,7 +38,7 @@ def generate_and_score(
     prompts = [example.texts[0] for example in examples]
     observer.generating(len(prompts))
     outputs = generate(model, tokenizer, prompts, options, observer.generated)
-    folder.write_text("generations.jsonl", _lines(examples, outputs))
+    folder.write_lines("generations.jsonl", map(_line, examples, outputs))
     scores = _scores(prepared.task, examples, outputs)
     folder.write_json("scores.json", scores)
     observer.scored(examples, outputs, scores)
@@ -47,12 +46,9 @@ def generate_and_score(
     return found | {"generation_seconds": time.perf_counter() - started}
 
 
-def _lines(examples: tuple[Example, ...], outputs: list[str]) -> str:
-    records = (
-        {"prompt": example.texts[0], "output": output, "references": list(_references(example))}
-        for example, output in zip(examples, outputs, strict=True)
-    )
-    return "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+def _line(example: Example, output: str) -> dict[str, Any]:
+    references = list(_references(example))
+    return {"prompt": example.texts[0], "output": output, "references": references}
 
 
 def _scores(task: Task, examples: tuple[Example, ...], outputs: list[str]) -> dict[str, Any]:

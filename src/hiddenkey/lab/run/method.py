@@ -40,40 +40,34 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
 
 def _with_others(options: TrainOptions, base: DropoutConfig) -> DropoutConfig:
     """The method at its rates, and the drops of the methods that are added to it."""
-    own = tuple(drop.position for drop in base.drops)
-    others = [hiddenkey.method(name) for name in options.also]
-    added = {drop.position for other in others for drop in other.drops}
-    faults = [
-        f"also must name methods that drop elsewhere than {options.method!r}, got {name!r}, which"
-        f" {_what_is_wrong(other, own)}; choose another"
-        for name, other in zip(options.also, others, strict=True)
-        if _what_is_wrong(other, own)
-    ]
+    others = [(name, hiddenkey.method(name)) for name in options.also]
+    added = {drop.position for _, other in others for drop in other.drops}
     mine = {name: rate for name, rate in options.rates.items() if name not in added}
     config = hiddenkey.method(options.method, rate=options.rate, rates=mine)
+    faults = [
+        f"also must name methods that drop elsewhere than {options.method!r}, got {name!r}, which"
+        f" {wrong}; choose another"
+        for name, other in others
+        if (wrong := _what_is_wrong(other, base))
+    ]
     if faults:
         raise ConfigError(faults)
-    drops = tuple(
-        drop
-        for name in options.also
-        for drop in hiddenkey.method(name, rate=options.rate, rates=_of(options, name)).drops
-    )
-    return dataclasses.replace(config, drops=config.drops + drops)
+    drops = list(config.drops)
+    for name, other in others:
+        positions = {drop.position for drop in other.drops}
+        rates = {place: rate for place, rate in options.rates.items() if place in positions}
+        drops += hiddenkey.method(name, rate=options.rate, rates=rates).drops
+    return dataclasses.replace(config, drops=tuple(drops))
 
 
-def _what_is_wrong(other: DropoutConfig, positions: tuple[str, ...]) -> str:
+def _what_is_wrong(other: DropoutConfig, base: DropoutConfig) -> str:
     if other.consistency is not None:
         return "brings a consistency loss"
     if not other.drops:
         return "drops nothing"
-    shared = [drop.position for drop in other.drops if drop.position in positions]
+    own = {drop.position for drop in base.drops}
+    shared = [drop.position for drop in other.drops if drop.position in own]
     return f"drops at {shared[0]} as well" if shared else ""
-
-
-def _of(options: TrainOptions, name: str) -> dict[str, float]:
-    """The rates by position that concern one added method."""
-    positions = {drop.position for drop in hiddenkey.method(name).drops}
-    return {place: rate for place, rate in options.rates.items() if place in positions}
 
 
 def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
@@ -85,11 +79,11 @@ def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
 
 
 def _consistency(options: TrainOptions, base: DropoutConfig) -> hiddenkey.Consistency | None:
-    changes = {
+    given = {
         name: getattr(options, f"consistency_{name}")
         for name in ("weight", "every", "fraction", "backward", "precision")
-        if getattr(options, f"consistency_{name}") is not None
     }
+    changes = {name: value for name, value in given.items() if value is not None}
     if base.consistency is None and changes:
         names = ", ".join(f"consistency_{name}" for name in changes)
         raise ConfigError(

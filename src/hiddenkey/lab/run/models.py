@@ -58,12 +58,13 @@ def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) 
     from transformers import AutoConfig
 
     name, how = model_source(model)
+    classes = {"num_labels": max(1, len(label_names))} if head else {}
     try:
-        if not head:
-            return AutoConfig.from_pretrained(name, **how)
-        config = AutoConfig.from_pretrained(name, **how, num_labels=max(1, len(label_names)))
+        config = AutoConfig.from_pretrained(name, **how, **classes)
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
+    if not head:
+        return config
     if label_names:
         config.problem_type = "single_label_classification"
         config.id2label = dict(enumerate(label_names))
@@ -148,13 +149,9 @@ def _refuse_what_cannot_generate(
 def _forget_quantisation(model: PreTrainedModel) -> None:
     """GGUF's weights are ordinary numbers once they are read, yet Trainer would refuse them."""
     model.is_quantized = False
-    for holder, name in (
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-        (model.config, "quantization_config"),
-    ):
-        if name in vars(holder):
-            delattr(holder, name)
+    for name in ("hf_quantizer", "quantization_method"):
+        vars(model).pop(name, None)
+    vars(model.config).pop("quantization_config", None)
 
 
 def could_not_load(model: str, error: Exception) -> str:

@@ -16,10 +16,6 @@ def peak_memory_mib() -> float | None:
     try:
         import resource
     except ImportError:  # Windows
-        return _peak_working_set_mib()
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+        return None if peak is None else peak / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT_BYTES / 2**20
-
-
-def _peak_working_set_mib() -> float | None:
-    peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
-    return None if peak is None else peak / 2**20

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.folder import METRICS, RunFolder
 from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:
     from hiddenkey import Attachment
 
+Values = Mapping[str, Any]
 DEV: Final = "dev"
 TRAIN: Final = "train"
 _LAST_VALUE: Final = ("learning_rate",)
@@ -54,6 +55,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     The clock runs between evaluations: steps and data loading are timed, evaluation, logging and
     saving are not.
+
+    Attributes:
+        lines: of ``metrics.jsonl``.
+        seconds: wall time of all steps so far.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._log_every = log_every
         self._evaluation_steps: frozenset[int] = frozenset()
         self._started: float | None = None
-        self._seconds = 0.0
+        self.seconds = 0.0
         self._logged_step = 0
         self._logs: dict[str, list[tuple[float, int]]] = defaultdict(list)
         self._line: dict[str, Any] = {}
@@ -74,34 +79,25 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def go_on_from(self, step: int) -> None:
         """Take up the record of an interrupted run after ``step``; later lines are forgotten."""
         self.lines = [line for line in self._folder.read_metrics() if line["step"] <= step]
-        self._seconds = self.lines[-1]["seconds"] if self.lines else 0.0
+        self.seconds = self.lines[-1]["seconds"] if self.lines else 0.0
         self._logged_step = step
 
     def add_to_last_line(self, values: Mapping[str, Any]) -> None:
         """Add to the last evaluation what was measured after the training."""
         self.lines[-1] |= values
-        self._folder.write_metrics(self.lines)
+        self._folder.write_lines(METRICS, self.lines)
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of all steps so far."""
-        return self._seconds
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Choose the steps to evaluate at."""
         self._evaluation_steps = frozenset(evaluation_steps(state.max_steps, self._evaluations))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock if it stands."""
         if self._started is None:
             self._started = time.perf_counter()
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self, args: Any, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Ask for logging, evaluation and a checkpoint where they are due."""
         step = state.global_step
@@ -114,12 +110,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             control.should_save = True
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, logs: Values | None = None, **_: Any
     ) -> None:
         """Collect what Trainer logs between two evaluations."""
         if logs is None or "loss" not in logs:  # an evaluation, or the summary at the end
@@ -131,36 +122,29 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
                 self._logs[name].append((float(value), since))
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Mapping[str, Any] | None = None,
-        **_: Any,
+        self, args: Any, state: TrainerState, control: Any, metrics: Values | None = None, **_: Any
     ) -> None:
         """Collect the metrics of both evaluation sets, then write the line."""
         for name, value in (metrics or {}).items():
-            if name.startswith(f"eval_{DEV}_"):
-                self._line["eval_" + name.removeprefix(f"eval_{DEV}_")] = value
-            elif name.startswith(f"eval_{TRAIN}_"):
-                self._line["train_sample_" + name.removeprefix(f"eval_{TRAIN}_")] = value
+            for part, shown in ((DEV, "eval"), (TRAIN, "train_sample")):
+                if name.startswith(f"eval_{part}_"):
+                    self._line[name.replace(f"eval_{part}", shown, 1)] = value
         if "eval_loss" in self._line and "train_sample_loss" in self._line:
             self._write_line(state)
 
     def _write_line(self, state: TrainerState) -> None:
-        interval = state.global_step - (self.lines[-1]["step"] if self.lines else 0)
-        before = self.lines[-1]["seconds"] if self.lines else 0.0
+        before = self.lines[-1] if self.lines else {"step": 0, "seconds": 0.0}
+        steps = state.global_step - before["step"]
         skipped = ("runtime", "samples_per_second", "steps_per_second")
         line: dict[str, Any] = {"step": state.global_step, "epoch": state.epoch}
         line |= _training_part(self._logs)
         line |= {name: value for name, value in self._line.items() if not name.endswith(skipped)}
-        line["evaluation_seconds"] = self._line.get("eval_runtime", 0.0) + self._line.get(
-            "train_sample_runtime", 0.0
-        )
-        line["seconds"] = self._seconds
-        line["seconds_per_step"] = (self._seconds - before) / max(1, interval)
+        runtimes = (self._line.get(f"{part}_runtime", 0.0) for part in ("eval", "train_sample"))
+        line["evaluation_seconds"] = sum(runtimes)
+        line["seconds"] = self.seconds
+        line["seconds_per_step"] = (self.seconds - before["seconds"]) / max(1, steps)
         self.lines.append(line)
-        self._folder.write_metrics(self.lines)
+        self._folder.write_lines(METRICS, self.lines)
         self._line = {}
         self._logs = defaultdict(list)
         self._observer.evaluated(line)
@@ -170,7 +154,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             return
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self._seconds += time.perf_counter() - self._started
+        self.seconds += time.perf_counter() - self._started
         self._started = None
 
 

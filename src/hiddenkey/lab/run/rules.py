@@ -14,6 +14,9 @@ from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS, Task
 
+_FILES: Final = ("train_file", "eval_file")
+_COLUMNS: Final = ("text_columns",)
+_LABELS: Final = ("label_names", "regression")
 HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -77,29 +80,26 @@ def _task_faults(options: TrainOptions) -> list[str]:
 
 
 def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
-    files = {"train_file": options.train_file, "eval_file": options.eval_file}
-    columns = {"text_columns": options.text_columns}
-    labels = {"label_names": options.label_names, "regression": options.regression}
-    needed: dict[str, object] = {}
-    unused: dict[str, object] = {}
-    if task.needs != "files":
-        unused = {**files, **columns, **labels}
-    elif task.kind == "generation":
-        needed, unused = {**files}, {**labels}
-    else:
-        needed = {**files, **columns}
+    needed, unused = _own_settings(task)
     faults = [
         f"task {task.name!r} needs {name}, got none; give --{name.replace('_', '-')}"
-        for name, value in needed.items()
-        if not value
+        for name in needed
+        if not getattr(options, name)
     ]
     faults += [
         f"{name} is for task 'file', got {value!r} with task {task.name!r};"
         " use --task file or leave it out"
-        for name, value in unused.items()
-        if value
+        for name in unused
+        if (value := getattr(options, name))
     ]
     return faults + (_column_faults(options) if task.needs == "files" else [])
+
+
+def _own_settings(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The settings of one's own files that a task needs, and those that say nothing to it."""
+    if task.needs != "files":
+        return (), (*_FILES, *_COLUMNS, *_LABELS)
+    return (_FILES, _LABELS) if task.kind == "generation" else ((*_FILES, *_COLUMNS), ())
 
 
 def _column_faults(options: TrainOptions) -> list[str]:

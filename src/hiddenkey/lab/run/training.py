@@ -104,7 +104,12 @@ def train(
         if checkpoint is not None:
             recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        folder.write_adapter(lambda path: _save(path, model, tokenizer, prepared))
+
+        def save(path: Path) -> None:
+            for part in (model, tokenizer, prepared.config):
+                part.save_pretrained(str(path))
+
+        folder.write_adapter(save)
         if kind == "generation" and processes.is_first():
             from hiddenkey.lab.run.generation import generate_and_score
 
@@ -215,14 +220,3 @@ def _metrics(task: Task) -> Callable[[EvalPrediction], dict[str, float]]:
         return {**found, **calibration(outputs, outcome.label_ids)}
 
     return compute
-
-
-def _save(
-    path: Path,
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prepared: Prepared,
-) -> None:
-    model.save_pretrained(str(path))
-    tokenizer.save_pretrained(str(path))
-    prepared.config.save_pretrained(path)

@@ -82,6 +82,7 @@ def find_tools() -> Tools:
 
 
 def _find_java() -> str | None:
-    home = os.environ.get("JAVA_HOME")
-    inside = str(Path(home, "bin")) if home else None
-    return shutil.which("java") or (shutil.which("java", path=inside) if inside else None)
+    places = [os.environ.get("PATH", os.defpath)]
+    if home := os.environ.get("JAVA_HOME"):
+        places.append(str(Path(home, "bin")))
+    return shutil.which("java", path=os.pathsep.join(filter(None, places)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import ArrayLike
 
     Values = np.ndarray[Any, Any]
 else:
@@ -65,6 +66,9 @@ METRICS: Final[Mapping[str, Metric]] = MappingProxyType(
 )
 
 
-def score(names: Sequence[str], predictions: Values, references: Values) -> dict[str, float]:
+def score(names: Sequence[str], predictions: ArrayLike, references: ArrayLike) -> dict[str, float]:
     """Compute the named metrics of predicted and true labels or scores."""
+    import numpy as np
+
+    predictions, references = np.asarray(predictions), np.asarray(references)
     return {name: METRICS[name](predictions, references) for name in names}
