@@ -42,7 +42,7 @@ LEVELS = (
     {"chunked_loss"},
     {"sequence", "attention"},
     {"anatomy", "framework"},
-    {"errors", "installation", "quiet", "measure"},
+    {"errors", "files", "installation", "quiet", "measure"},
 )
 # Not of the library: what a training script never loads.
 OUTSIDE = ("cli", "__main__", "compat", "lab")

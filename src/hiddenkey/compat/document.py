@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
+from hiddenkey import files
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.present.files import write_file
 
 DOCUMENT: Final = "MODELS.md"
 _TITLE: Final = "# Models and adapters\n"
@@ -56,8 +56,7 @@ def write_whole(path: Path, text: str) -> None:
         ConfigError: if it cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, text.encode())
+        files.write_whole(path, text)
     except OSError as error:
         raise ConfigError(_unusable(path, error)) from error
 

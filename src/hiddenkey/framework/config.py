@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.files import write_whole
 from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import ATTENTION_KINDS, POSITIONS
@@ -153,15 +154,7 @@ class DropoutConfig:
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``hiddenkey_config.json`` into ``folder`` and return its path."""
-        path = Path(folder) / CONFIG_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{CONFIG_FILE}.{os.getpid()}")
-        try:
-            half.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-            half.replace(path)
-        finally:
-            half.unlink(missing_ok=True)
-        return path
+        return write_whole(Path(folder) / CONFIG_FILE, json.dumps(self.to_dict(), indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> DropoutConfig:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.files import write_whole
 from hiddenkey.lab.run.result import Result
 
 FOLDER: Final = "records"
@@ -78,16 +78,8 @@ class Record:
 
     def save(self, folder: Path) -> Path:
         """Write ``records/ID.json`` in a comparison's folder; a reader never sees half of it."""
-        path = folder / FOLDER / f"{self.id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            half.write_text(json.dumps(self.to_dict(), allow_nan=False) + "\n", encoding="utf-8")
-            half.replace(path)
-        except BaseException:
-            half.unlink(missing_ok=True)
-            raise
-        return path
+        text = json.dumps(self.to_dict(), allow_nan=False) + "\n"
+        return write_whole(folder / FOLDER / f"{self.id}.json", text)
 
 
 def read_records(folder: Path) -> list[Record]:

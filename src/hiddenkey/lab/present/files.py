@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -12,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.files import write_whole
 from hiddenkey.lab.present.canvas import Plot, render, standalone
 from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.formats import FORMATS
@@ -36,7 +36,7 @@ class PageFolder:
     def write(self, name: str, text: str) -> Path:
         """Write a text and return its path."""
         self._names.append(name)
-        return write_file(self.folder / name, text.encode())
+        return write_whole(self.folder / name, text.encode())
 
     def write_values(self, name: str, values: Mapping[str, Any]) -> Path:
         """Write values as JSON, after :func:`plain`."""
@@ -55,7 +55,7 @@ class PageFolder:
             svg, png = render(plot)
             self.write(f"{under}/{plot.name}.svg".lstrip("/"), standalone(svg))
             self._names.append(f"{under}/{plot.name}.png".lstrip("/"))
-            write_file(self.folder / self._names[-1], png)
+            write_whole(self.folder / self._names[-1], png)
             pictures.append(Picture(plot, svg))
         return pictures
 
@@ -80,7 +80,7 @@ class PageFolder:
         for name in _read_contents(self.folder) - own:
             (self.folder / name).unlink(missing_ok=True)
         text = json.dumps(sorted(own), indent=1)
-        write_file(self.folder / _CONTENTS, f"{text}\n".encode())
+        write_whole(self.folder / _CONTENTS, f"{text}\n".encode())
 
 
 @contextmanager
@@ -99,19 +99,6 @@ def page_folder(folder: Path) -> Iterator[PageFolder]:
             f"output must be a folder that can be written, got {str(folder)!r} ({reason}); free"
             " space, change its permissions or name another with --output"
         ) from error
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file so that nobody reads half of it; its folder is made."""
-    path.parent.mkdir(exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        half.write_bytes(content)
-        half.replace(path)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
-    return path
 
 
 def plain(value: Any) -> Any:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.files import write_whole
 from hiddenkey.lab.run.options import TrainOptions
 
 CONFIG: Final = "config.yaml"
@@ -111,11 +111,8 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file so that a reader sees the old one or the whole new one."""
-        if not self._writes:
-            return
-        half = self.path / f".{name}.{os.getpid()}"
-        half.write_text(text, encoding="utf-8")
-        half.replace(self.path / name)
+        if self._writes:
+            write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; numbers that JSON lacks (NaN, infinities) become null."""
