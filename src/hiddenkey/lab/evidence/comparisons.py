@@ -53,29 +53,23 @@ class PairedComparison:
         estimate: of the mean difference.
         confidence: that of the interval: 0.95, and more in a family (:func:`adjust_holm`).
         margin: the smallest difference of interest.
-        effect_size: mean difference over the differences' standard deviation, corrected for few
-            pairs (:data:`EFFECT_SIZE`); ``None`` below three pairs or if all differences are equal.
         wins: pairs in which ours is better.
         ties: pairs that are equal up to rounding.
         losses: pairs in which the baseline is better.
-        p_adjusted: ``p_value`` after Holm's correction, ``None`` before :func:`adjust_holm`.
-        verdict: ``better`` or ``worse`` if the interval excludes 0; else ``no clear difference`` if
-            it lies within the margin on both sides of 0, and ``inconclusive`` if it does not.
-        note: why, and what is odd about the pairs, as sentences, or ``None``.
         larger_is_better: direction of the compared values.
+        p_adjusted: ``p_value`` after Holm's correction, ``None`` before :func:`adjust_holm`.
+        family: number of comparisons that were corrected together.
     """
 
     estimate: Estimate
     confidence: float
     margin: float
-    effect_size: float | None
     wins: int
     ties: int
     losses: int
-    p_adjusted: float | None
-    verdict: Verdict
-    note: str | None
     larger_is_better: bool = True
+    p_adjusted: float | None = None
+    family: int = 1
 
     @property
     def count(self) -> int:
@@ -107,6 +101,61 @@ class PairedComparison:
         """Two-sided p-value of "no difference", of this comparison alone."""
         return self.estimate.differs()
 
+    @property
+    def effect_size(self) -> float | None:
+        """Mean difference over the differences' standard deviation, corrected for few pairs.
+
+        The factor makes it unbiased (Hedges 1981). ``None`` below three pairs, and if all
+        differences are equal.
+        """
+        free = self.count - 1
+        if free < 2 or not self.estimate.deviation:
+            return None
+        factor = math.exp(math.lgamma(free / 2) - math.lgamma((free - 1) / 2))
+        return self.difference / self.estimate.deviation * factor / math.sqrt(free / 2)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the interval says.
+
+        ``better`` or ``worse`` if it excludes 0; else ``no clear difference`` if it lies within the
+        margin on both sides of 0, and ``inconclusive`` if it does not.
+        """
+        if excludes(self.interval):
+            return "better" if (self.difference > 0) == self.larger_is_better else "worse"
+        return "no clear difference" if self._is_small else "inconclusive"
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether the interval lies within the margin."""
+        return self.interval is not None and max(map(abs, self.interval)) < self.margin
+
+    @property
+    def note(self) -> str | None:
+        """Why the verdict is so, and what is odd about the pairs, as sentences, or ``None``."""
+        notes = [self._why_inconclusive()] if self.verdict == "inconclusive" else []
+        if self._is_small and self.verdict in ("better", "worse"):
+            notes.append(f"The difference is smaller than {self.margin:.3g}, so it hardly matters.")
+        if self.count >= FEWEST and self.estimate.deviation == 0:
+            notes.append(
+                f"All {self.count} differences are equal, so nothing shows how far they would vary."
+            )
+        return " ".join(notes) or None
+
+    def _why_inconclusive(self) -> str:
+        if self.count < FEWEST:
+            have = "is 1" if self.count == 1 else f"are {self.count}"
+            return f"{FEWEST} pairs are the fewest that can show anything, here {have}."
+        together = f" among {self.family} comparisons" if self.family > 1 else ""
+        deviation = self.estimate.error * math.sqrt(self.count)
+        design = Design(self.count, deviation, level=1 - self.confidence)
+        enough = design.pairs_to_narrow(self.margin)
+        advice = f"; about {enough} seeds would narrow it to that" if enough else ""
+        return (
+            f"Underpowered{together} with {self.count} seeds: the interval includes 0 and"
+            f" differences above {self.margin:.3g}{advice}."
+        )
+
 
 def compare_paired(
     ours: Sequence[float],
@@ -136,23 +185,17 @@ def compare_paired(
     """
     found = differences(ours, baseline)
     up, down = sum(value > 0 for value in found), sum(value < 0 for value in found)
-    estimate = Estimate.of(found, resolution)
     if margin is None:
         margin = MARGIN * max(1.0, abs(statistics.fmean(baseline)))
-    comparison = PairedComparison(
-        estimate=estimate,
+    return PairedComparison(
+        estimate=Estimate.of(found, resolution),
         confidence=1 - accepted(level),
         margin=margin,
-        effect_size=_effect_size(estimate),
         wins=up if larger_is_better else down,
         ties=len(found) - up - down,
         losses=down if larger_is_better else up,
-        p_adjusted=None,
-        verdict="inconclusive",
-        note=None,
         larger_is_better=larger_is_better,
     )
-    return _judged(comparison, family=1)
 
 
 def adjust_holm(
@@ -169,8 +212,7 @@ def adjust_holm(
     exactly if the comparison's verdict is a difference.
 
     Returns:
-        The comparisons in the same order, with ``p_adjusted``, ``confidence``, ``verdict`` and
-        ``note``.
+        The comparisons in the same order, with ``p_adjusted``, ``confidence`` and ``family``.
     """
     level, family = accepted(level), len(comparisons)
     found: dict[Key, PairedComparison] = {}
@@ -180,53 +222,8 @@ def adjust_holm(
         largest = max(largest, min(1.0, comparison.p_value * (family - passed)))
         if not stopped:
             confidence = 1 - level / (family - passed)
-        changed = dataclasses.replace(comparison, p_adjusted=largest, confidence=confidence)
-        stopped = stopped or not excludes(changed.interval)
-        found[key] = _judged(changed, family)
-    return {key: found[key] for key in comparisons}
-
-
-def _judged(comparison: PairedComparison, family: int) -> PairedComparison:
-    """Fill in verdict and note: both are read off the interval."""
-    interval, margin = comparison.interval, comparison.margin
-    inside = interval is not None and -margin < interval[0] and interval[1] < margin
-    verdict: Verdict = "no clear difference" if inside else "inconclusive"
-    if excludes(interval):
-        up = comparison.difference > 0
-        verdict = "better" if up == comparison.larger_is_better else "worse"
-    notes = [_why_inconclusive(comparison, family)] if verdict == "inconclusive" else []
-    if inside and verdict in ("better", "worse"):
-        notes.append(f"The difference is smaller than {margin:.3g}, so it hardly matters.")
-    if comparison.count >= FEWEST and comparison.estimate.deviation == 0:
-        notes.append(
-            f"All {comparison.count} differences are equal, so nothing shows how far they would"
-            " vary."
+        found[key] = dataclasses.replace(
+            comparison, p_adjusted=largest, confidence=confidence, family=family
         )
-    return dataclasses.replace(comparison, verdict=verdict, note=" ".join(notes) or None)
-
-
-def _why_inconclusive(comparison: PairedComparison, family: int) -> str:
-    if comparison.count < FEWEST:
-        return f"{FEWEST} pairs are the fewest that can show anything, here {_are(comparison)}."
-    together = f" among {family} comparisons" if family > 1 else ""
-    deviation = comparison.estimate.error * math.sqrt(comparison.count)
-    design = Design(comparison.count, deviation, level=1 - comparison.confidence)
-    enough = design.pairs_to_narrow(comparison.margin)
-    advice = f"; about {enough} seeds would narrow it to that" if enough else ""
-    return (
-        f"Underpowered{together} with {comparison.count} seeds: the interval includes 0 and"
-        f" differences above {comparison.margin:.3g}{advice}."
-    )
-
-
-def _are(comparison: PairedComparison) -> str:
-    return "is 1" if comparison.count == 1 else f"are {comparison.count}"
-
-
-def _effect_size(estimate: Estimate) -> float | None:
-    """Mean over standard deviation, times the factor that makes it unbiased (Hedges 1981)."""
-    free = estimate.count - 1
-    if free < 2 or not estimate.deviation:
-        return None
-    factor = math.exp(math.lgamma(free / 2) - math.lgamma((free - 1) / 2)) / math.sqrt(free / 2)
-    return estimate.mean / estimate.deviation * factor
+        stopped = stopped or not excludes(found[key].interval)
+    return {key: found[key] for key in comparisons}
