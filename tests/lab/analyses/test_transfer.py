@@ -231,7 +231,7 @@ def test_tried_learning_rates_are_averaged():
     for rate in (1e-3, 2e-3):
         runs += rate_runs(SAME, seeds=range(3), learning_rate=rate)
     table = tabulate_rates(runs)
-    assert "cola: each value is the mean over 2 settings of learning rate." in table.notes
+    assert "cola: each value is the mean over 2 configurations of learning rate." in table.notes
     both = [
         100 * run.result.metrics["matthews"].last
         for run in runs

@@ -75,7 +75,7 @@ def test_methods_grid_is_bold_at_the_largest_mean_and_says_significance_in_words
     assert r"\textbf{" in to_latex(grid)
     assert any("alone is no finding" in note for note in grid.notes)
     best = methods_grid(scope, "best", "lora")
-    assert any("picked on the evaluation examples" in note for note in best.notes)
+    assert any("chosen on the evaluation examples" in note for note in best.notes)
 
 
 def test_selection_grid_says_that_it_is_selection():

@@ -30,13 +30,13 @@ NOTHING, OPEN = (0.004, -0.004, 0.002, -0.002), (0.02, -0.02, 0.01, -0.01)
         (
             (UP, DOWN),
             "mixed",
-            "It depends on the setting: dropkey is better than lora, hiddenkey is worse.",
+            "It depends on the configuration: dropkey is better than lora, hiddenkey is worse.",
         ),
         ((NOTHING,), "no clear difference", "No clear difference between dropkey and lora."),
         (
             (NOTHING, NOTHING),
             "no clear difference",
-            "No clear difference between lora and any of the 2 settings.",
+            "No clear difference between lora and any of the 2 configurations.",
         ),
         ((UP, NOTHING), "better", "Yes: dropkey is better than lora."),
         (
@@ -87,7 +87,7 @@ def test_too_few_seeds_are_inconclusive_with_the_reason_and_without_any_star(shi
 
 def test_best_checkpoint_is_called_a_choice():
     text = " ".join(verdict_of(UP).sentences)
-    assert "At each run's best evaluation, which is picked on the evaluation examples" in text
+    assert "At each run's best evaluation, which is chosen on the evaluation examples" in text
 
 
 def test_methods_are_counted_where_their_verdicts_differ():

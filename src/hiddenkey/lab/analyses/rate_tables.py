@@ -149,7 +149,7 @@ class _Task:
             first, *others = (settings_of(sweep.example) for sweep in self._sweeps)
             names = sorted({name for other in others for name in differing(first, other)})
             notes.append(
-                f"{self.label}: each value is the mean over {len(self._sweeps)} settings of"
+                f"{self.label}: each value is the mean over {len(self._sweeps)} configurations of"
                 f" {listing([name.replace('_', ' ') for name in names])}."
             )
         unused = sorted(self.rates - set(rates))

@@ -16,7 +16,7 @@ AFTER: Final = {"last": "after the last step", "best": "at each run's best evalu
 """Checkpoints in words."""
 
 BEST_IS_CHOSEN: Final = (
-    "The best evaluation is picked on the evaluation examples themselves, so these numbers are"
+    "The best evaluation is chosen on the evaluation examples themselves, so these numbers are"
     " higher than new examples would give, for the baseline as for the rest."
 )
 """The caution beside every number of the best checkpoint."""

@@ -100,7 +100,7 @@ def _headline(
         return f"Yes: {_these(better, total)} better than {baseline}."
     if answer == "mixed":
         return (
-            f"It depends on the setting: {_these(better, total)} better than {baseline},"
+            f"It depends on the configuration: {_these(better, total)} better than {baseline},"
             f" {_these(worse, total)} worse."
         )
     if answer == "worse":
@@ -109,14 +109,14 @@ def _headline(
         return f"Inconclusive ({_seeds(compared)}): no difference from {baseline} is shown."
     if total == 1:
         return f"No clear difference between {names[answer][0]} and {baseline}."
-    return f"No clear difference between {baseline} and any of the {total} settings."
+    return f"No clear difference between {baseline} and any of the {total} configurations."
 
 
 def _these(labels: Sequence[str], total: int) -> str:
-    """Name up to two settings, and count more."""
+    """Name up to two configurations, and count more."""
     if len(labels) <= 2:
         return f"{listing(labels)} {'is' if len(labels) == 1 else 'are'}"
-    return f"{len(labels)} of {total} settings are"
+    return f"{len(labels)} of {total} configurations are"
 
 
 def _basis(compared: Sequence[tuple[Cell, PairedComparison]], baseline: str, budget: Budget) -> str:
@@ -164,7 +164,7 @@ def _room(comparisons: Sequence[PairedComparison]) -> str:
 
 
 def _by_method(compared: Sequence[tuple[Cell, PairedComparison]]) -> list[str]:
-    """One sentence that counts the settings of each method, unless all have the same verdict."""
+    """Count the configurations of each method, unless all have the same verdict."""
     if len({comparison.verdict for _, comparison in compared}) < 2:
         return []
     methods: dict[str, Counter[str]] = defaultdict(Counter)
@@ -186,8 +186,8 @@ def _best_checkpoint(cells: Sequence[Cell]) -> list[str]:
         return []
     counts: Counter[str] = Counter(comparison.verdict for _, comparison in compared)
     return [
-        "At each run's best evaluation, which is picked on the evaluation examples themselves and"
-        f" so flatters every setting: {_counts(counts)}."
+        "At each run's best evaluation, which is chosen on the evaluation examples themselves, so"
+        f" every number is too high: {_counts(counts)}."
     ]
 
 
@@ -198,7 +198,7 @@ def _left_out(cells: Sequence[Cell]) -> list[str]:
     if missing:
         sentences.append(
             f"Finished runs without a number are left out: {listing(missing)}. A run that diverged"
-            " is a bad result, so these settings look better here than they are."
+            " is a bad result, so these configurations look better here than they are."
         )
     failed = [f"{cell.arm.label} ({cell.failed})" for cell in main if cell.failed]
     if failed:
