@@ -10,7 +10,7 @@ from hiddenkey.lab.claims.effects import level
 from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
 from hiddenkey.lab.claims.plan import BASELINE
 from hiddenkey.lab.claims.wording import margin, setting, value
-from hiddenkey.lab.present.entries import Grid, make_grid, numeric, text
+from hiddenkey.lab.present.entries import Grid, make_grid, numeric
 from hiddenkey.lab.present.words import MISSING, count
 
 
@@ -25,11 +25,11 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
         plain = level(evidence.values, [name], BASELINE, "metric")
         rows.append(
             [
-                text(name),
-                text(", ".join(f"{key} {shown}" for key, shown in options.items())),
+                name,
+                ", ".join(f"{key} {shown}" for key, shown in options.items()),
                 numeric(setup.floor, f"{setup.floor:g}"),
                 numeric(plain.mean, value(plain.mean, "metric")),
-                text(left_out.get(name, "yes")),
+                left_out.get(name, "yes"),
             ]
         )
     columns = ("task", "its runs", "floor, points", "plain LoRA, points", "counts")
@@ -41,11 +41,11 @@ def power_grid(evidence: Evidence) -> Grid:
     """What the plan could show of each contrast, estimated before the runs."""
     rows = [
         [
-            text(finding.claim.name),
-            text(power.contrast.name),
-            numeric(power.design.pairs, f"{power.design.pairs}"),
-            numeric(power.design.tasks, f"{power.design.tasks}"),
-            text(margin(power.contrast)),
+            finding.claim.name,
+            power.contrast.name,
+            power.design.pairs,
+            power.design.tasks,
+            margin(power.contrast),
             numeric(power.half_width, _half_width(power.half_width, power.contrast.measure)),
             numeric(power.detects, f"{100 * power.detects:.0f} %"),
             numeric(power.excludes, f"{100 * power.excludes:.0f} %"),
@@ -66,12 +66,12 @@ def chosen_grid(evidence: Evidence) -> Grid:
     """The chosen settings."""
     rows = [
         [
-            text(found.task),
-            text(found.choice),
+            found.task,
+            found.choice,
             numeric(found.learning_rate, setting(found.learning_rate)),
             numeric(found.rate, setting(found.rate)),
-            numeric(found.scores.get(found.setting)),
-            numeric(found.runs, f"{found.runs}"),
+            found.scores.get(found.setting),
+            found.runs,
         ]
         for found in _ordered(evidence)
     ]
@@ -92,7 +92,7 @@ def scores_grid(evidence: Evidence) -> Grid:
                 for rate, score in scores.items()
             ]
             shown = numeric(learning_rate, setting(learning_rate))
-            rows.append([text(found.task), text(found.choice), shown, *cells])
+            rows.append([found.task, found.choice, shown, *cells])
     heads = ("without a rate" if rate is None else f"rate {setting(rate)}" for rate in rates)
     notes = (
         "Mean main metric on held-out training examples; the chosen setting is bold. Learning rate"
@@ -110,7 +110,7 @@ def environment_grids(evidence: Evidence) -> tuple[Grid, ...]:
             f"environment-{index}",
             f"Versions and machine of {count(runs, 'run')}",
             ("what", "value"),
-            [[text(name), text(str(found))] for name, found in environment.items()],
+            [[name, str(found)] for name, found in environment.items()],
         )
         for index, (environment, runs) in enumerate(evidence.environments, 1)
     )

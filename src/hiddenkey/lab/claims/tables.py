@@ -18,7 +18,7 @@ from hiddenkey.lab.claims.wording import (
     value,
 )
 from hiddenkey.lab.evidence.comparisons import describe
-from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, text
+from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric
 from hiddenkey.lab.present.words import MISSING, listing, probability
 
 _SHOWN: Final = 6
@@ -38,10 +38,10 @@ def summary_grid(evidence: Evidence, anchors: str = "") -> Grid:
         rows.append(
             [
                 Entry(claim.name, claim.name, strong=True, link=anchors and f"{anchors}{index}"),
-                text(claim.title),
+                claim.title,
                 Entry(finding.verdict, finding.verdict, strong=True),
                 Entry(headline, headline, details=details),
-                text(run_text(finding, evidence.scale)),
+                run_text(finding, evidence.scale),
             ]
         )
     columns = ("claim", "in one line", "verdict", "effect [95 % interval]", "what was run")
@@ -53,13 +53,13 @@ def effects_grid(finding: Finding) -> Grid:
     rows = [
         [
             Entry(effect.contrast.name, effect.contrast.name, strong=effect.task is None),
-            text(effect.task or "mean over tasks"),
+            effect.task or "mean over tasks",
             numeric(effect.mean, difference(effect.mean, effect.contrast.measure)),
-            text(bounds(effect.interval, effect.contrast.measure)),
-            text(effect.verdict if finding.counts(effect) or effect.mean is None else "left out"),
-            numeric(len(effect.values), f"{len(effect.values)}"),
-            text(expectation(effect.contrast)),
-            text(MISSING if effect.contrast.expect == "between" else margin(effect.contrast)),
+            bounds(effect.interval, effect.contrast.measure),
+            effect.verdict if finding.counts(effect) or effect.mean is None else "left out",
+            len(effect.values),
+            expectation(effect.contrast),
+            MISSING if effect.contrast.expect == "between" else margin(effect.contrast),
             numeric(effect.p_holds, probability(effect.p_holds).removeprefix("= ")),
             numeric(effect.p_fails, probability(effect.p_fails).removeprefix("= ")),
         ]
@@ -77,7 +77,7 @@ def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid
     measure, tasks = drawing.measure, finding.tasks(drawing.measure)
     columns = list(dict.fromkeys(name for cells in drawing.cells.values() for name in cells))
     rows = [
-        [text(row), *(_cell(evidence, tasks, cells.get(name), measure) for name in columns)]
+        [row, *(_cell(evidence, tasks, cells.get(name), measure) for name in columns)]
         for row, cells in drawing.cells.items()
     ]
     plain = level(evidence.values, tasks, BASELINE, measure)
@@ -97,7 +97,7 @@ def values_grid(finding: Finding, evidence: Evidence, measure: Measure) -> Grid:
     for name in dict.fromkeys((BASELINE, *finding.claim.configurations)):
         found = [level(evidence.values, [task], name, measure) for task in finding.claim.tasks]
         if any(effect.values for effect in found):
-            rows.append([text(name), *(_spread(effect, seeds=True) for effect in found)])
+            rows.append([name, *(_spread(effect, seeds=True) for effect in found)])
     repeated = "repeats" if measure == COST else "seeds"
     return make_grid(
         f"values-{finding.claim.name}-{measure.replace(' ', '-')}",
