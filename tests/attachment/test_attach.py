@@ -761,3 +761,34 @@ def test_attached_models_work_inside_a_larger_module():
         loss = towers(**inputs)
     loss.backward()
     assert loss.item() == pytest.approx(sum(sum(a.losses.values()) for a in attachments))
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("chosen", ["eager", "sdpa"])
+def test_noise_goes_on_when_the_attention_implementation_is_changed(family, chosen):
+    task = "classification" if family == "bert" else "causal"
+    model = plain_model(family, task, dropout=0.0)
+    model.set_attn_implementation("sdpa" if chosen == "eager" else "eager")
+    attachment = hiddenkey.attach(model, hiddenkey.method("dropkey", rate=0.5))
+    inputs = batch(task)
+    model(**inputs).loss.backward()
+    attachment.shares()
+    model.set_attn_implementation(chosen)
+    seeded(1)
+    noisy = model(**inputs).loss.item()
+    assert all(0.2 < share < 0.8 for share in attachment.shares().values())
+    seeded(2)
+    assert model(**inputs).loss.item() != noisy
+    attachment.detach()
+    assert model.config._attn_implementation == chosen
+
+
+def test_an_implementation_that_cannot_drop_is_refused_in_the_next_pass():
+    model = plain_model("llama", "causal")
+    attachment = hiddenkey.attach(model, "dropkey")
+    model(**batch("causal"))
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(hiddenkey.AttachError, match="this model uses 'flash_attention_2'"):
+        model(**batch("causal"))
+    attachment.detach()
+    assert model.config._attn_implementation == "flash_attention_2"

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.integrations.trainer import watch
+from integrations.trainers import tiny_trainer
 from models import PAD, batch, lora_model, plain_model, transformer_in
 
 
@@ -367,3 +368,27 @@ def test_accumulating_four_times_two_trains_as_batches_of_eight(family, task, tm
         assert one["consistency_loss"] > 0.01
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], msg=name, rtol=1e-4, atol=1e-6)
+
+
+def test_a_trainer_that_makes_itself_another_model_is_refused(tmp_path):
+    """Its logs would tell of a model that nobody trains."""
+    attachment = hiddenkey.attach(lora_model("bert"), "hiddencut")
+    trainer = tiny_trainer(lora_model("bert"), tmp_path)
+    trainer.model_init = lambda trial=None: lora_model("bert")
+    watch(trainer, attachment)
+    with pytest.raises(hiddenkey.AttachError, match="attach in model_init itself"):
+        trainer.train()
+
+
+def test_what_model_init_attaches_acts(tmp_path):
+    made = []
+
+    def attached(trial=None):
+        model = lora_model("bert")
+        made.append(hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3)))
+        return model
+
+    trainer = tiny_trainer(lora_model("bert"), tmp_path)
+    trainer.model_init = attached
+    trainer.train()
+    assert all(abs(share - 0.3) < 0.2 for share in made[-1].shares().values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -46,7 +47,7 @@ class AttentionInstallation:
         self._config, self._plan = config, plan
         self._counters, self._rates, self._counting = counters, rates, counting
         self._handles: list[RemovableHandle] = []
-        self._modules: list[nn.Module] = []
+        self._sites: dict[nn.Module, AttentionSite] = {}
         modules: dict[nn.Module, list[Place]] = {}
         for place in plan.attention:
             modules.setdefault(place.part.module, []).append(place)
@@ -56,15 +57,29 @@ class AttentionInstallation:
             site = self._site(places)
             if _interface(places):
                 dispatch.set_site(module, site)
-                self._modules.append(module)
+                self._sites[module] = site
             else:
                 self._handles += intercept(module, site)
+
+    def renew(self) -> None:
+        """Act again where the model's attention implementation was changed since.
+
+        Raises:
+            AttachError: if attention cannot drop with the one that was chosen.
+        """
+        if torch.compiler.is_compiling():
+            return
+        renewed = dispatch.renew(self._before)
+        if any(new is not old for new, old in zip(renewed, self._before, strict=True)):
+            self._before = renewed
+            for module, site in self._sites.items():
+                site.is_intercepted = dispatch.needs_interception(module)
 
     def remove(self) -> None:
         """Give the model back as it was."""
         for handle in self._handles:
             handle.remove()
-        for module in self._modules:
+        for module in self._sites:
             dispatch.set_site(module, None)
         remove_interrupted()
         dispatch.uninstall(self._before)

@@ -21,6 +21,7 @@ from hiddenkey.errors import AttachError
 
 PREFIX = "hiddenkey_"
 SUPPORTED = ("sdpa", "eager")
+_OWN = tuple(PREFIX + base for base in SUPPORTED)
 _SITE = "_hiddenkey_attention_site"
 # What changes the logits or the softmax, beside the mask: the model's own function must run.
 _BESIDE_THE_MASK = ("softcap", "s_aux", "position_bias")
@@ -65,10 +66,37 @@ def install(transformer: nn.Module, modules: Iterable[nn.Module]) -> list[Settin
     return settings
 
 
-def uninstall(settings: list[Setting]) -> None:
-    """Give a model back the implementations that :func:`install` changed."""
+def renew(settings: list[Setting]) -> list[Setting]:
+    """Route attention through this library again where a model's implementation was changed since.
+
+    Args:
+        settings: of :func:`install`.
+
+    Returns:
+        What is changed now, to be given to :func:`uninstall`.
+
+    Raises:
+        AttachError: if the implementation that was chosen is unsupported.
+    """
+    renewed = []
     for setting in settings:
-        setting.config._attn_implementation_internal = setting.before
+        chosen = setting.config._attn_implementation
+        if chosen not in _OWN:
+            _refuse_implementation(chosen)
+            setting.config._attn_implementation_internal = _register(chosen)
+            setting = Setting(setting.config, chosen)
+        renewed.append(setting)
+    return renewed
+
+
+def uninstall(settings: list[Setting]) -> None:
+    """Give a model back the implementations that :func:`install` changed.
+
+    One that was chosen since stays.
+    """
+    for setting in settings:
+        if setting.config._attn_implementation in _OWN:
+            setting.config._attn_implementation_internal = setting.before
 
 
 def needs_interception(module: nn.Module) -> bool:
@@ -167,13 +195,17 @@ def _base_function(base: str, module: nn.Module) -> Any:
     return ALL_ATTENTION_FUNCTIONS[base]
 
 
-def _refuse(transformer: nn.Module, module: nn.Module) -> None:
-    before = _implementation(module)
-    if before not in SUPPORTED:
+def _refuse_implementation(name: str | None) -> None:
+    if name not in SUPPORTED:
         raise AttachError(
             f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
-            f" model uses {before!r}; load it with attn_implementation='sdpa'"
+            f" model uses {name!r}; load it with attn_implementation='sdpa'"
         )
+
+
+def _refuse(transformer: nn.Module, module: nn.Module) -> None:
+    before = _implementation(module)
+    _refuse_implementation(before)
     if before == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
         raise AttachError(
             "reorder_and_upcast_attn=True bypasses transformers' attention interface; set it to"

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hiddenkey.attachment.attachment import Attachment
-from hiddenkey.errors import ConfigError, ConsistencyError
+from hiddenkey.attachment.attachment import Attachment, attachment_of
+from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.trainer_loss import hold_own_loss
 from hiddenkey.step.parallel import means_over_processes
@@ -67,7 +67,17 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Go on counting passes where a resumed run stood; forget a start that was given up."""
+        """Go on counting passes where a resumed run stood; forget a start that was given up.
+
+        Raises:
+            AttachError: if the trainer has made itself another model.
+        """
+        if attachment_of(self._trainer.model) is not self._attachment:
+            raise AttachError(
+                "Trainer trains another model than the attached one: with model_init it makes a new"
+                " one in each train(), as hyperparameter_search does; give Trainer the attached"
+                " model, or attach in model_init itself and leave watch out"
+            )
         self._attachment.meter.clear()
         self._attachment.shares()
         stored = state.stateful_callbacks.get(_STATE)

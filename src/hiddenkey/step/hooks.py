@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,7 @@ class StepHooks:
             :meth:`install`, or without one.
         shared: the layers that both passes share, and whether they may.
         first_pass: what the first pass is watched for; ``None`` when it is over.
+        before_pass: called before each training pass.
         trained: whether the last consistency loss was trained on; ``None`` where none is watched.
         current: the call at work, ``None`` between calls.
     """
@@ -77,6 +78,7 @@ class StepHooks:
         self.own: OwnLoss | None = None
         self.consistency: ConsistencyLoss | None = None
         self.shared: SharedLayers | None = None
+        self.before_pass: list[Callable[[], None]] = []
         self.first_pass: FirstPass | None = None
         self.trained: TrainedLoss | None = None
         self.current: TrainingPass | None = None
@@ -145,6 +147,8 @@ class StepHooks:
         refuse_replica(module)
         refuse_unpreserved_rng(self._transformer, self._layers)
         refuse_moved(self._transformer, self._plan.places)
+        for call in self.before_pass:
+            call()
         arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         self.current = TrainingPass(self, arguments, self.own)
         self.current.begin()
