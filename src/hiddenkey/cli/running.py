@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1
+_LONGEST_PAUSE = 15.0
 
 
 def work_off(
@@ -63,8 +64,19 @@ def work_off(
                 say(bar.console, line(record, shown))
             bar.update(task, total=progress.total, completed=progress.done)
             if not progress.finished:
-                # a large study takes a moment to read: leave the database to the workers
-                time.sleep(max(_POLL_SECONDS, (time.perf_counter() - started) / _POLL_SHARE))
+                time.sleep(pause_after(time.perf_counter() - started))
+
+
+def pause_after(seconds: float) -> float:
+    """Return how long to leave the database to the workers after a look at the study.
+
+    A large study takes a moment to read, so looks shall take a tenth of the time. A busy machine
+    may make one look last a minute, and must not make the command sleep for ten.
+
+    Args:
+        seconds: how long the look took.
+    """
+    return min(max(_POLL_SECONDS, seconds / _POLL_SHARE), _LONGEST_PAUSE)
 
 
 def line(record: Record, also: Sequence[str]) -> str:
