@@ -7,7 +7,7 @@ import pytest
 import cost_gain
 from hiddenkey.lab.plans.check import check
 from hiddenkey.lab.plans.plan import validate
-from hiddenkey.lab.run.method import dropout_config
+from hiddenkey.lab.run.dropout import dropout_config
 from lab.report.synthetic import record
 
 

@@ -43,7 +43,9 @@ def run(plan: Plan) -> int:
         interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):
-        _show_prospects(console, plan, prospects(plan, coordinator.records()))
+        known = coordinator.records()
+        if len(known) < outline.total:
+            _show_prospects(console, plan, prospects(plan, known))
         work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
         return _conclude(console, plan, coordinator)
 

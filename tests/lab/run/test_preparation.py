@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from hiddenkey import ConfigError
-from hiddenkey.lab.run.method import dropout_config
+from hiddenkey.lab.run.dropout import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import load_splits, prepare
 

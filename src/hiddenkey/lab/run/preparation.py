@@ -50,7 +50,7 @@ def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
     Raises:
         ConfigError: with every fault of the settings and of the data together.
     """
-    from hiddenkey.lab.run.method import dropout_config
+    from hiddenkey.lab.run.dropout import dropout_config
 
     faults = validate(options)
     config = None

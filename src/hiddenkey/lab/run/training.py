@@ -34,9 +34,9 @@ from hiddenkey.integrations.trainer import watch
 from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
+from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.folder import RunFolder
-from hiddenkey.lab.run.method import rate_schedules
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
