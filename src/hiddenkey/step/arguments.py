@@ -11,6 +11,8 @@ from torch import Tensor
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.step import caches
 
+_MEDIA = ("pixel_", "image_", "video_", "audio_", "input_features", "feature_")
+
 
 def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
     """Return the tokens that are not padding, boolean ``[batch, tokens]``, if the batch tells."""
@@ -28,16 +30,29 @@ def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any
     Args:
         arguments: of a model call, by name.
         chosen: ``[sequences]`` indices, or ``None`` for all.
+
+    Raises:
+        ConsistencyError: if images, sounds or films are not laid out by sequences.
     """
     if chosen is None:
         return dict(arguments)
     total = lead(arguments).shape[0]
-    return {
-        name: value[chosen]
-        if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == total
-        else value
-        for name, value in arguments.items()
-    }
+    return {name: _of_chosen(name, value, chosen, total) for name, value in arguments.items()}
+
+
+def _of_chosen(name: str, value: Any, chosen: Tensor, total: int) -> Any:
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return value
+    if value.shape[0] == total:
+        return value[chosen]
+    if name == "position_ids" and value.dim() == 3 and value.shape[1] == total:
+        return value[:, chosen]  # one for each axis of an image
+    if name.startswith(_MEDIA):
+        raise ConsistencyError(
+            f"consistency.fraction below 1 chooses sequences of the batch, but {name} of shape"
+            f" {list(value.shape)} is not laid out by its {total} sequences; use fraction=1"
+        )
+    return value
 
 
 def lead(arguments: Mapping[str, Any]) -> Tensor:
