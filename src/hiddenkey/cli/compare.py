@@ -124,11 +124,12 @@ def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> 
 
 def _show_prospects(console: Console, plan: Plan, found: Sequence[Prospect]) -> None:
     """Say what the planned seeds can show, and how many would do."""
-    table = plain_table("what the seeds can show, at 5 % in both directions and with 80 % chance")
-    table.add_column("task, metric")
     numbers = ("seeds", "compared", "deviation", "shown from", "margin", "seeds for it", "runs")
-    for column in (*numbers, "time"):
-        table.add_column(column, justify="right")
+    table = plain_table(
+        "what the seeds can show, at 5 % in both directions and with 80 % chance",
+        left=["task, metric"],
+        right=[*numbers, "time"],
+    )
     for each in found:
         seconds = each.needed_seconds
         table.add_row(
