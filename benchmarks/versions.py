@@ -112,14 +112,13 @@ def main() -> None:
     from harness import compare, markdown
     from hiddenkey.lab.evidence.inference import Ratio
 
-    rows = []
+    print(markdown(["method", "new, ms", "median ratio", "mean ratio", "95 % interval"], []))
     for method in given.methods:
         old, new = measure(given.old, given.new, method, given.turns)
         ratio, timing = Ratio.of(new, old), compare(new, old)
         low, high = ratio.interval()
-        rows.append([method, f"{timing.median_ms:.0f}", f"{timing.ratio:.3f}",
-                     f"{ratio.value:.3f}", f"{low:.3f} to {high:.3f}"])  # fmt: skip
-    print(markdown(["method", "new, ms", "median ratio", "mean ratio", "95 % interval"], rows))
+        row = [f"{timing.median_ms:.0f}", f"{timing.ratio:.3f}", f"{ratio.value:.3f}"]
+        print(f"| {method} | {' | '.join(row)} | {low:.3f} to {high:.3f} |", flush=True)
     return None
 
 
