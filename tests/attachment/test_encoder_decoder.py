@@ -8,8 +8,7 @@ import torch
 import hiddenkey
 from hiddenkey import Consistency, DropoutConfig
 from hiddenkey.compat.build import build
-from models import assert_same_gradients, gradients, seeded, step
-from step.test_consistency import kl_by_hand
+from models import assert_same_gradients, gradients, kl_by_hand, seeded, step
 
 # transformers' own advice about its EncoderDecoderModel
 pytestmark = pytest.mark.filterwarnings("ignore:Version v4.12.0:FutureWarning")

@@ -169,18 +169,13 @@ def test_checkpoints_hold_the_configuration(peft, tmp_path):
         assert state["log_history"][0]["task_loss"] > 0
 
 
-def test_the_wrong_model_is_refused_at_the_first_step(tmp_path):
+def test_the_wrong_model_is_refused_before_the_first_step(tmp_path):
     attachment = hiddenkey.attach(lora_model("bert"), "hiddenkey")
     made, _ = trainer(lora_model("bert"), tmp_path)
     watch(made, attachment)
-    with pytest.raises(
-        ConsistencyError,
-        match=r"^a consistency loss is configured but did not see this training step: the Trainer's"
-        r" model is not the attached one, or its forward is called past its hooks; attach to the"
-        r" model that is given to the Trainer$",
-    ):
+    with pytest.raises(hiddenkey.AttachError, match="attach to the model that is given to Trainer"):
         made.train()
-    assert made.state.global_step == 1
+    assert made.state.global_step == 0
 
 
 def test_detaching_before_training_is_refused_too(tmp_path):
@@ -189,7 +184,26 @@ def test_detaching_before_training_is_refused_too(tmp_path):
     made, _ = trainer(model, tmp_path)
     watch(made, attachment)
     attachment.detach()
-    with pytest.raises(ConsistencyError, match="did not see this training step"):
+    with pytest.raises(hiddenkey.AttachError, match="it was detached"):
+        made.train()
+
+
+def test_detaching_during_training_is_refused_too(tmp_path):
+    class Detaching(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            attachment.detach()
+
+    model = lora_model("bert")
+    attachment = hiddenkey.attach(model, "hiddenkey")
+    made, _ = trainer(model, tmp_path)
+    made.add_callback(Detaching())
+    watch(made, attachment)
+    with pytest.raises(
+        ConsistencyError,
+        match=r"^a consistency loss is configured but did not see this training step: the Trainer's"
+        r" model is not the attached one, or its forward is called past its hooks; attach to the"
+        r" model that is given to the Trainer$",
+    ):
         made.train()
 
 

@@ -256,7 +256,7 @@ def test_a_loss_that_was_attached_to_another_model_is_refused(tmp_path):
     trainer = make_trainer(ConsistencySFTTrainer, lora_model("llama", "causal"), tmp_path)
     attachment = hiddenkey.attach(lora_model("llama", "causal"), WITH_LOSS)
     watch(trainer, attachment)
-    with pytest.raises(ConsistencyError, match="did not see this training step"):
+    with pytest.raises(hiddenkey.AttachError, match="belongs to another model"):
         trainer.train()
 
 

@@ -20,6 +20,7 @@ from models import (
     assert_same_gradients,
     batch,
     gradients,
+    kl_by_hand,
     lora_model,
     plain_model,
     run,
@@ -36,11 +37,6 @@ def config(kind: str = "kl", **settings) -> DropoutConfig:
 
 
 # ---------------------------------------------------------------- by hand, in float64
-
-
-def kl_by_hand(one: Tensor, two: Tensor) -> Tensor:
-    p, q = one.double().softmax(-1), two.double().softmax(-1)
-    return 0.5 * ((p * (p.log() - q.log())).sum(-1) + (q * (q.log() - p.log())).sum(-1))
 
 
 def js_by_hand(one: Tensor, inference: Tensor) -> Tensor:

@@ -70,13 +70,14 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         """Go on counting passes where a resumed run stood; forget a start that was given up.
 
         Raises:
-            AttachError: if the trainer has made itself another model.
+            AttachError: if the trainer's model does not have the attachment.
         """
         if attachment_of(self._trainer.model) is not self._attachment:
             raise AttachError(
-                "Trainer trains another model than the attached one: with model_init it makes a new"
-                " one in each train(), as hyperparameter_search does; give Trainer the attached"
-                " model, or attach in model_init itself and leave watch out"
+                "the model that Trainer trains does not have the watched attachment: it was"
+                " detached, or belongs to another model; attach to the model that is given to"
+                " Trainer. With model_init Trainer makes a new one in each train(), as"
+                " hyperparameter_search does: attach in model_init itself and leave watch out"
             )
         self._attachment.meter.clear()
         self._attachment.shares()
