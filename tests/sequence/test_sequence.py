@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hiddenkey import AttachError, Drop
+from hiddenkey.errors import ConfigError
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS, Position
 from hiddenkey.measure import ShareCounter
@@ -224,3 +225,9 @@ def test_a_position_inside_of_a_module_acts_where_its_own_code_calls_the_site(mo
     assert module.eval()(states).equal(2 * states)
     handle.remove()
     assert module.train()(states).equal(2 * states)
+
+
+@pytest.mark.parametrize(("acts", "inside"), [("inside", None), ("after", "logits")])
+def test_a_position_that_does_not_say_how_it_acts_is_refused(acts, inside):
+    with pytest.raises(ConfigError, match="exactly if `inside` says how, got acts="):
+        Position(where="somewhere", acts=acts, inside=inside)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from hiddenkey.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
@@ -37,6 +39,9 @@ class Position:
         inside: where it acts inside of a module: ``logits`` or ``weights`` of its attention, or a
             function (module, site) -> handle. The function makes the module call ``site.apply`` on
             states ``[batch, tokens, features]`` of its own; ``handle.remove()`` undoes that.
+
+    Raises:
+        ConfigError: if ``acts`` and ``inside`` contradict each other.
     """
 
     where: str
@@ -45,6 +50,14 @@ class Position:
     rescales: tuple[str, ...] = ("inverse", "none")
     refused: Mapping[str, str] = field(default_factory=dict)
     inside: Literal["logits", "weights"] | Install | None = None
+
+    def __post_init__(self) -> None:
+        if (self.acts == "inside") != (self.inside is not None):
+            raise ConfigError(
+                "a position acts inside of a module exactly if `inside` says how, got"
+                f" acts={self.acts!r} and inside={self.inside!r}; give 'logits', 'weights' or a"
+                " function (module, site) -> handle, or acts='before' or 'after' and no `inside`"
+            )
 
     @property
     def attention(self) -> str | None:
