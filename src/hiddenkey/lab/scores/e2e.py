@@ -12,12 +12,11 @@ from typing import Final
 
 from hiddenkey.lab.scores import mteval, ptb
 from hiddenkey.lab.scores.bleu import bleu
-from hiddenkey.lab.scores.cider import cider
+from hiddenkey.lab.scores.captions import cider, rouge_l
 from hiddenkey.lab.scores.groups import Scores, select
 from hiddenkey.lab.scores.java import MissingToolError, Tools, find_tools
 from hiddenkey.lab.scores.meteor import meteor
 from hiddenkey.lab.scores.nist import nist
-from hiddenkey.lab.scores.rouge import rouge_l
 
 METRICS: Final = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 

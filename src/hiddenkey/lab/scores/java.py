@@ -1,6 +1,6 @@
 """The Java programs that the official scores need: METEOR 1.5 and the Penn Treebank tokenizer.
 
-Both are jars inside the package pycocoevalcap, which is not imported.
+Both are jars inside the package pycocoevalcap, whose own calls of them have no time limit.
 """
 
 from __future__ import annotations
