@@ -111,8 +111,8 @@ bench: $(VENV)/.lab
 	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
 
 models: $(VENV)/.lab
-	$(BIN)/hiddenkey doctor --all --output docs
-	$(BIN)/hiddenkey doctor --adapters --output docs
+	$(BIN)/python maintenance/model_tables architectures --output docs
+	$(BIN)/python maintenance/model_tables adapters --output docs
 
 claims: $(VENV)/.dev
 	$(BIN)/hiddenkey claims --scale small --data $(or $(DATA),$(error give DATA=folder of GLUE))

@@ -23,7 +23,6 @@ SOURCE = Path(hiddenkey.__file__).parent
 LEVELS = (
     {"__main__"},
     {"cli"},
-    {"compat"},
     {"lab.claims", "lab.analyses"},
     {"lab.report", "lab.compare"},
     {"lab.present"},
@@ -45,7 +44,7 @@ LEVELS = (
     {"errors", "files", "installation", "quiet", "measure"},
 )
 # Not of the library: what a training script never loads.
-OUTSIDE = ("cli", "__main__", "compat", "lab")
+OUTSIDE = ("cli", "__main__", "lab")
 # Modules without a level: packages of which others stand on several.
 FACADES = {"", "lab", "positions", "patterns"}
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 import hiddenkey
 from hiddenkey.attachment.called_module import prefix_fault
-from hiddenkey.compat.adapters.methods import all_methods
-from hiddenkey.compat.adapters.recipe import AdapterMethod
 from hiddenkey.framework.compensation import CONSISTENCIES
+from model_tables.adapters.methods import all_methods
+from model_tables.adapters.recipe import AdapterMethod
 from models import seeded
 
 METHODS = {(method.name, base): method for method in all_methods() for base in method.bases}

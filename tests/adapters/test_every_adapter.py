@@ -11,8 +11,8 @@ import torch
 import hiddenkey
 from adapters.every import METHODS, NOISE, adapted, batch_for, method_of, peft_may_warn
 from hiddenkey import ConfigError
-from hiddenkey.compat.adapters.bases import PLACES, TASKS, tiny_model
-from hiddenkey.compat.adapters.checks import consistency_fault, examine_adapter
+from model_tables.adapters.bases import PLACES, TASKS, tiny_model
+from model_tables.adapters.checks import consistency_fault, examine_adapter
 from models import gradients, seeded, snapshot
 
 # What PEFT itself refuses or lacks here, in the words of its error.

@@ -9,7 +9,7 @@ import torch
 
 import hiddenkey
 from adapters.every import METHODS, NOISE, adapted, batch_for, peft_may_warn
-from hiddenkey.compat.adapters.checks import consistency_fault, examine_adapter
+from model_tables.adapters.checks import consistency_fault, examine_adapter
 from models import seeded, transformer_in
 
 # LoftQ needs a GPU, and torchao's 4-bit weights a package for one.

@@ -10,7 +10,7 @@ from transformers.models.gptj import modeling_gptj
 
 import hiddenkey
 from hiddenkey import AttachError, anatomy
-from hiddenkey.compat.build import build
+from model_tables.build import build
 
 
 def parts(model_type, task):

@@ -7,7 +7,7 @@ import torch
 
 import hiddenkey
 from hiddenkey import Consistency, DropoutConfig
-from hiddenkey.compat.build import build
+from model_tables.build import build
 from models import assert_same_gradients, gradients, kl_by_hand, seeded, step
 
 # transformers' own advice about its EncoderDecoderModel

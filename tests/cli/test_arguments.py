@@ -1,11 +1,9 @@
-import shlex
 from pathlib import Path
 
 import pytest
 
 from hiddenkey import ConfigError
-from hiddenkey.cli.arguments import command_line, parse
-from hiddenkey.cli.options import ArchitecturesOptions, ClaimsOptions
+from hiddenkey.cli.arguments import parse
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import validate
 from hiddenkey.lab.tasks import TASKS
@@ -48,21 +46,6 @@ def test_lists_truths_and_rates():
     assert (found.share_heads, found.keep_first) == (True, False)
     assert (found.rates, found.rate) == ({"hidden": 0.2}, 0.3)
     assert found.target_modules == ("key", "value")
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        (ArchitecturesOptions(), ""),
-        (ArchitecturesOptions(types=("bert", "t5"), jobs=1, json=True), "--types bert t5 --jobs 1"),
-        (ClaimsOptions(claims=("C1",), output="my folder", page_only=True), "--output 'my folder'"),
-    ],
-)
-def test_a_command_line_gives_the_settings_that_it_was_written_from(given, words):
-    line = command_line("some thing", given)
-    assert line.startswith("hiddenkey some thing")
-    assert words in line
-    assert parse(type(given), "some thing", shlex.split(line)[3:]) == given
 
 
 def test_flags_win_over_the_file(tmp_path):

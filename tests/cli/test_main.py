@@ -15,7 +15,6 @@ HEAVY = ("torch", "transformers", "peft", "scipy", "optuna", "jinja2", "matplotl
 HELPS = [
     *([name] for name in COMMANDS),
     *(["analyze", name] for name in ANALYSES),
-    *(["doctor", flag] for flag in COMMANDS["doctor"].instead),
 ]
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import hiddenkey
 from hiddenkey import AttachError
-from hiddenkey.compat.build import build
+from model_tables.build import build
 from models import batch, plain_model, snapshot, step
 
 

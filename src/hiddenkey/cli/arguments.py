@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import shlex
 import types
 import typing
 from argparse import HelpFormatter
@@ -77,18 +76,6 @@ def _resolve(kind: type[Any]) -> None:
     jsonargparse would import whatever the module imports for type checking alone.
     """
     kind.__init__.__annotations__ |= typing.get_type_hints(kind)
-
-
-def command_line(command: str, options: Any) -> str:
-    """Return the command with a flag for each setting that is not the default."""
-    words = ["hiddenkey", *command.split()]
-    for each in dataclasses.fields(type(options)):
-        value = getattr(options, each.name)
-        if value != each.default:
-            flag = "--" + each.name.replace("_", "-")
-            values = value if isinstance(value, tuple) else () if value is True else (value,)
-            words += [flag, *map(str, values)]
-    return shlex.join(words)
 
 
 class _Parser(ArgumentParser):

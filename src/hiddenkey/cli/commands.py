@@ -7,7 +7,7 @@ Nothing heavy is imported here. A command's settings are read before its module 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from itertools import takewhile
 from typing import Any, Final
@@ -24,7 +24,6 @@ class Command:
             reads the words itself.
         positional: the setting that is given without a flag.
         leading: the setting that words before the first flag are values of.
-        instead: other commands, by the flag that asks for them.
     """
 
     summary: str
@@ -32,7 +31,6 @@ class Command:
     options: str | None = None
     positional: str | None = None
     leading: str | None = None
-    instead: Mapping[str, Command] = field(default_factory=dict)
 
     def run(self, name: str, words: Sequence[str]) -> int:
         """Read the settings, run the command and return the exit status.
@@ -44,9 +42,6 @@ class Command:
         Raises:
             ConfigError: with every fault of the settings.
         """
-        for flag, other in self.instead.items():
-            if flag in words:
-                return other.run(f"{name} {flag}", [word for word in words if word != flag])
         given = list(words) if self.options is None else self.read(name, words)
         status: int = import_module(self.module).run(given)
         return status
@@ -118,16 +113,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "doctor": _command(
         "show where a method acts on a model, layer by layer",
         "doctor", "DoctorOptions", positional="model",
-        instead={
-            "--all": _command(
-                "what a method does on every architecture of transformers",
-                "doctor_all", "ArchitecturesOptions",
-            ),
-            "--adapters": _command(
-                "what the library does with every adapter of PEFT",
-                "doctor_adapters", "AdaptersOptions",
-            ),
-        },
     ),
 }  # fmt: skip
 """By name, in the order of the help."""

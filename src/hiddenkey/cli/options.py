@@ -142,37 +142,3 @@ class DoctorOptions:
     """Read the model's configuration only, no weights; works for any size."""
     json: bool = False
     """Print JSON instead of a table."""
-    all: bool = False
-    """Examine every architecture instead of one model; see hiddenkey doctor --all --help."""
-    adapters: bool = False
-    """Examine every adapter of PEFT instead of one model; see doctor --adapters --help."""
-
-
-@dataclass(frozen=True)
-class ArchitecturesOptions:
-    """Which types to examine, each as a tiny random model."""
-
-    types: tuple[str, ...] = ()
-    """Names of model types, as in transformers' config.json; none: every type."""
-    tasks: tuple[str, ...] = ()
-    """Kinds of model: causal, seq2seq, classification, image; none: each type's main one."""
-    jobs: int = 2
-    """Worker processes; each uses one core and about 1 GiB."""
-    limit: float = 240.0
-    """Seconds for one type; then its process is ended, and its verdict is 'timed out'."""
-    output: str | None = None
-    """Folder to write MODELS.md and models.json to; the rest of MODELS.md stays."""
-    json: bool = False
-    """Print the record as JSON instead of lines."""
-
-
-@dataclass(frozen=True)
-class AdaptersOptions:
-    """Which adapters to examine, each on tiny random models."""
-
-    types: tuple[str, ...] = ()
-    """Names of PEFT's types, such as LORA or PREFIX_TUNING; none: every type."""
-    jobs: int = 2
-    """Worker processes; 1 examines them in this one."""
-    output: str | None = None
-    """Folder to write MODELS.md to; the rest of the file stays."""
