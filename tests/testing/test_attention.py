@@ -90,8 +90,8 @@ def in_double(query, key, value, *, keep, allowed, scaling):
 @pytest.mark.parametrize(
     ("attend", "options", "checks", "detail"),
     [
-        (no_scaling, {}, {"values", "gradients"}, "plain: "),
-        (gives_nothing_back, {}, {"values", "gradients"}, "everything is dropped: "),
+        (no_scaling, {}, {"values", "gradients"}, "plain, output: "),
+        (gives_nothing_back, {}, {"values", "gradients"}, "everything is dropped, output: "),
         (blind_nan, {}, {"gradients", "no visible key"}, "causal with padding, values: inf off"),
         (in_double, {}, {"form"}, "for torch.float32 values it returns torch.float64"),
         (by_hand, {"position": "attention_weights"}, {"gradients"}, "plain, queries: "),

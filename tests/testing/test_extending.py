@@ -8,9 +8,11 @@ import pytest
 
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
-from hiddenkey.testing import Conformance, examine_model
+from hiddenkey.testing import examine_model
 from models import PAD, batch
 from testing.own_models import OwnConfig, OwnModel, own_model
+
+pytest_plugins = "hiddenkey.testing.plugin"
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "EXTENDING.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
@@ -38,9 +40,9 @@ TESTS = [
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_the_tests_in_the_document_pass(name, shown):
+def test_the_tests_in_the_document_pass(name, shown, conformance):
     assert list(inspect.signature(shown[name]).parameters) == ["conformance"]
-    shown[name](Conformance())
+    shown[name](conformance)
 
 
 def test_no_test_of_the_document_is_left_out(shown):

@@ -159,7 +159,7 @@ def test_too_high_a_rate_is_found(monkeypatch):
 
     monkeypatch.setitem(PATTERNS, "element", more)
     report = examine_position("hidden", own_model(), batch(padding="none"))
-    assert {finding.check for finding in report.failures} == {"shares", "unit rate"}
+    assert {finding.check for finding in report.failures} == {"shares"}
 
 
 def test_a_model_without_the_position_is_refused():

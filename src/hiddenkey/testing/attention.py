@@ -5,7 +5,7 @@ The specification is :mod:`hiddenkey.attention.reference`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -21,6 +21,7 @@ from hiddenkey.testing.passes import distance
 
 _BATCH, _HEADS, _QUERIES, _KEYS, _WIDTH = 3, 4, 6, 9, 8
 _TOLERANCE = 1e-9  # in float64
+_PARTS = ("output", "queries", "keys", "values")
 
 
 class Attend(Protocol):
@@ -78,8 +79,8 @@ class _Path:
         """Return the masks that the path must serve."""
         return {name: case for name, case in _cases().items() if self.rescues or not case.loses_all}
 
-    def run(self, case: _Case) -> tuple[list[Tensor], list[Tensor]]:
-        """Return output and gradients of the path, and of the specification."""
+    def distances(self, case: _Case) -> dict[str, float]:
+        """Return how far output and gradients of the path are from those of the specification."""
         path = partial(self.attend, keep=case.keep, allowed=case.allowed)
         is_logits = POSITIONS[self.position].attention == "logits"
         specification = partial(
@@ -90,7 +91,10 @@ class _Path:
             rate=self.rate,
             rescaling=self.rescaling,
         )
-        return _with_gradients(path, case), _with_gradients(specification, case)
+        pairs = zip(_with_gradients(path, case), _with_gradients(specification, case), strict=True)
+        return dict(
+            zip(_PARTS, (distance(found, expected) for found, expected in pairs), strict=True)
+        )
 
 
 def examine_attention(
@@ -129,8 +133,8 @@ def examine_attention(
     path = _Path(attend, position, rescaling, rate, rescues)
     checks: Checks[_Path] = {
         "form": _check_form,
-        "values": _check_values,
-        "gradients": _check_gradients,
+        "values": partial(_check_parts, _PARTS[:1]),
+        "gradients": partial(_check_parts, _PARTS[1:]),
         "no visible key": _check_blind_queries,
     }
     name = getattr(attend, "__qualname__", type(attend).__name__)
@@ -153,22 +157,12 @@ def _check_form(path: _Path) -> str:
     return "shape and dtype of the values"
 
 
-def _check_values(path: _Path) -> str:
-    """Outputs are those of the specification."""
-    apart = {name: distance(f[0], e[0]) for name, f, e in _runs(path)}
-    fail_if([f"{name}: {far:.1e} off" for name, far in apart.items() if far > _TOLERANCE])
-    return f"at most {max(apart.values()):.1e} off in {len(apart)} cases"
-
-
-def _check_gradients(path: _Path) -> str:
-    """Gradients of queries, keys and values are those of the specification."""
-    apart = {
-        f"{name}, {of}": distance(one, two)
-        for name, found, expected in _runs(path)
-        for of, one, two in zip(("queries", "keys", "values"), found[1:], expected[1:], strict=True)
-    }
-    fail_if([f"{name}: {far:.1e} off" for name, far in apart.items() if far > _TOLERANCE])
-    return f"at most {max(apart.values()):.1e} off in {len(apart) // 3} cases"
+def _check_parts(parts: Sequence[str], path: _Path) -> str:
+    """Outputs, or gradients of queries, keys and values, are those of the specification."""
+    found = {name: path.distances(case) for name, case in path.cases().items()}
+    apart = {f"{name}, {part}": far[part] for name, far in found.items() for part in parts}
+    fail_if([f"{where}: {far:.1e} off" for where, far in apart.items() if far > _TOLERANCE])
+    return f"at most {max(apart.values()):.1e} off in {len(found)} cases"
 
 
 def _check_blind_queries(path: _Path) -> str:
@@ -182,10 +176,6 @@ def _check_blind_queries(path: _Path) -> str:
     if not all(bool(tensor.isfinite().all()) for tensor in found):
         raise CheckError("a sequence without a visible key gives values that are not finite")
     return "finite"
-
-
-def _runs(path: _Path) -> list[tuple[str, list[Tensor], list[Tensor]]]:
-    return [(name, *path.run(case)) for name, case in path.cases().items()]
 
 
 def _cases() -> dict[str, _Case]:

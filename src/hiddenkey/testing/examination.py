@@ -171,7 +171,7 @@ def examine(
             examination = Examination(model, transformer, named, config, attach)
             examination.run_plainly()
             with examination.attached() as attachment:
-                sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
+                sites, gaps = attachment.sites, attachment.gaps
             return Report(subject, checks(examination), sites, gaps)
         except REFUSALS as refusal:
             return Report(subject, (), refusal=str(refusal))

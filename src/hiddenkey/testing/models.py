@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from torch import nn
 
 import hiddenkey
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.positions import ATTENTION_KINDS
 from hiddenkey.testing import noise, plainness
 from hiddenkey.testing.checkpointing import check_checkpointing
 from hiddenkey.testing.coverage import Coverage
@@ -64,13 +65,10 @@ def examine_model(
 
 def _check_coverage(examination: Examination) -> str:
     """Every layer is served or named as a gap, and no attention is computed elsewhere."""
-    changes: dict[str, Any] = {"layers": None}
-    if hasattr(examination.config, "attention"):
-        changes["attention"] = ("self", "cross")
-    everywhere = dataclasses.replace(examination.config, **changes)
+    everywhere = dataclasses.replace(examination.config, layers=None, attention=ATTENTION_KINDS)
     seen = examination.spy()
-    with examination.attach(examination.model, everywhere) as attachment:
-        sites, gaps = attachment.sites, tuple(getattr(attachment, "gaps", ()))
+    with examination.attached(everywhere) as attachment:
+        sites, gaps = attachment.sites, attachment.gaps
     return Coverage(examination.transformer, sites, gaps, seen).check()
 
 
