@@ -86,7 +86,7 @@ def line(record: Record, also: Sequence[str]) -> str:
     if record.stage == "search":
         what += f", search at learning rate {options.learning_rate:.2g}"
     if record.result is None:
-        return f"failed: {what}: {_reason(record)}"
+        return f"failed: {what}: {record.reason}"
     summary = record.result.metrics[record.result.main_metric]
     return (
         f"{what}: {record.result.main_metric} best {number(summary.best)}, last"
@@ -166,7 +166,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _reason(record: Record) -> str:
-    return (record.error or "").strip().rpartition("\n")[2]

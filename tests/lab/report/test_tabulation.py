@@ -51,7 +51,7 @@ def test_order_of_the_records_does_not_matter():
     shuffled = random.Random(1).sample(records, len(records))
     first, second = tabulate(records), tabulate(shuffled)
     assert first.scopes == second.scopes
-    assert {row.id: row for row in first.runs} == {row.id: row for row in second.runs}
+    assert {r.record.id: r for r in first.runs} == {r.record.id: r for r in second.runs}
 
 
 def test_pairs_are_the_seeds_in_common():
@@ -106,12 +106,9 @@ def test_failed_runs_count_beside_their_arm_and_are_listed():
     assert cell(tables, "hiddenkey").failed == 1
     assert labels(tables) == ["lora", "hiddenkey"]
     (failure,) = tables.failures
-    assert (failure.summary, failure.seed, failure.configuration) == (
-        "ValueError: no",
-        7,
-        "hiddenkey",
-    )
-    assert failure.error.startswith("Traceback")
+    assert failure.record.reason == "ValueError: no"
+    assert (failure.values["seed"], failure.values["configuration"]) == (7, "hiddenkey")
+    assert failure.record.error.startswith("Traceback")
 
 
 def test_failures_alone_make_a_report_without_numbers():
@@ -119,7 +116,7 @@ def test_failures_alone_make_a_report_without_numbers():
     (table,) = tables.scopes[0].tasks
     assert table.verdict.answer == "nothing to compare"
     assert table.verdict.sentences[0] == "No run of this task finished; see the failed runs."
-    assert {failure.summary for failure in tables.failures} == {"one", "no error was stored"}
+    assert {failure.record.reason for failure in tables.failures} == {"one", ""}
 
 
 def test_without_a_baseline_means_stand_alone():
@@ -309,7 +306,7 @@ def test_only_the_newest_of_two_like_runs_counts():
     )
     tables = tabulate([old, new, failed])
     assert cell(tables, "lora").values == ((0, 0.5),)
-    assert {row.id for row in tables.runs if row.superseded} == {old.id, failed.id}
+    assert {row.record.id for row in tables.runs if row.values["superseded"]} == {old.id, failed.id}
     assert "2 runs of the same configuration, task and seed as a newer one" in tables.notes[0]
 
 

@@ -155,9 +155,8 @@ class Worker:
             record.save(self._folder.path)
             jobs.attach_record(trial, record.to_dict())
         if record.result is None:
-            reason = (record.error or "").strip().rpartition("\n")[2]
-            trial.set_user_attr(jobs.ERROR, reason)
-            raise RunError(reason)
+            trial.set_user_attr(jobs.ERROR, record.reason)
+            raise RunError(record.reason)
         return value_of(record.result)
 
     def _known(self, trial: optuna.Trial, run: Run) -> Record | None:

@@ -55,6 +55,11 @@ class Record:
     started: str
     ended: str
 
+    @property
+    def reason(self) -> str:
+        """The last line of the error; empty without one."""
+        return (self.error or "").strip().rpartition("\n")[2].strip()
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {"version": VERSION, **dataclasses.asdict(self), "metrics": list(self.metrics)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,16 +21,19 @@ def tabulate_runs(
     runs: Sequence[Run], replaced: set[str], differing: Sequence[str]
 ) -> tuple[tuple[RunRow, ...], Environments]:
     """Return a row for each run, and the distinct environments that the rows point to."""
-    numbers: dict[str, int] = {}
-    counts: dict[int, int] = defaultdict(int)
-    rows = []
-    for run in runs:
-        frozen = json.dumps(run.record.environment, sort_keys=True)
-        index = numbers.setdefault(frozen, len(numbers))
-        counts[index] += 1
-        rows.append(_row(run, index, run.record.id in replaced, differing))
-    environments = tuple((json.loads(text), counts[index]) for text, index in numbers.items())
-    return tuple(rows), environments
+    frozen = [json.dumps(run.record.environment, sort_keys=True) for run in runs]
+    counts = Counter(frozen)
+    distinct = list(counts)
+    rows = tuple(
+        RunRow(
+            record=run.record,
+            values=_values(run, run.record.id in replaced),
+            options={name: run.record.options.get(name) for name in differing},
+            environment=distinct.index(text),
+        )
+        for run, text in zip(runs, frozen, strict=True)
+    )
+    return rows, tuple((json.loads(text), counts[text]) for text in distinct)
 
 
 def tabulate_search(runs: Sequence[Run]) -> tuple[SearchTrial, ...]:
@@ -80,34 +83,33 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _row(run: Run, environment: int, superseded: bool, differing: Sequence[str]) -> RunRow:
+def _values(run: Run, superseded: bool) -> dict[str, Any]:
+    """What the list of all runs says; ``superseded``: a newer run like this one replaces it."""
     record, result = run.record, run.record.result
-    metric = None if result is None else result.metrics.get(result.main_metric)
-    return RunRow(
-        id=record.id,
-        task=run.task.label,
-        configuration=run.arm.label,
-        seed=run.seed,
-        stage=record.stage,
-        budget=record.budget,
-        status=record.status,
-        superseded=superseded,
-        metric=result.main_metric if result else "",
-        last=finite(metric.last) if metric else None,
-        best=finite(metric.best) if metric else None,
-        best_step=metric.best_step if metric else None,
-        loss_last=finite(result.eval_loss.last) if result else None,
-        loss_best=finite(result.eval_loss.best) if result else None,
-        steps=result.steps if result else None,
-        seconds_per_step=finite(result.seconds_per_step) if result else None,
-        memory_mib=finite(memory(result)) if result else None,
-        attempts=record.attempts,
-        started=record.started,
-        ended=record.ended,
-        options={name: record.options.get(name) for name in differing},
-        environment=environment,
-        error=(record.error or "").strip(),
-    )
+    metric = None if result is None else result.metrics[result.main_metric]
+    loss = None if result is None else result.eval_loss
+    return {
+        "id": record.id,
+        "task": run.task.label,
+        "configuration": run.arm.label,
+        "seed": run.seed,
+        "stage": record.stage,
+        "budget": record.budget,
+        "status": record.status,
+        "superseded": superseded,
+        "metric": result.main_metric if result else "",
+        "last": finite(metric.last) if metric else None,
+        "best": finite(metric.best) if metric else None,
+        "best_step": metric.best_step if metric else None,
+        "loss_last": finite(loss.last) if loss else None,
+        "loss_best": finite(loss.best) if loss else None,
+        "steps": result.steps if result else None,
+        "seconds_per_step": finite(result.seconds_per_step) if result else None,
+        "memory_mib": finite(memory(result)) if result else None,
+        "attempts": record.attempts,
+        "started": record.started,
+        "ended": record.ended,
+    }
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ from hiddenkey.lab.present.markup import render_page as render
 from hiddenkey.lab.present.words import count
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
 from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
-from hiddenkey.lab.report.tables import FIELDS, RunRow, Scope, Tables
+from hiddenkey.lab.report.tables import RunRow, Scope, Tables
 
 _PACKAGE: Final = "hiddenkey.lab.report"
 _LONGEST_ERROR: Final = 6000
@@ -49,14 +49,14 @@ def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
 
 
 def _summary(tables: Tables) -> str:
-    finished = sum(row.status == "finished" for row in tables.runs)
+    finished = sum(row.record.status == "finished" for row in tables.runs)
     parts = [f"{count(len(tables.runs), 'stored run')}: {finished} finished"]
     if tables.failures:
         parts.append(f"{len(tables.failures)} failed")
-    searched = sum(row.stage == "search" for row in tables.runs)
+    searched = sum(row.record.stage == "search" for row in tables.runs)
     if searched:
         parts.append(f"{searched} of them only to choose options")
-    ended = max((row.ended for row in tables.runs), default="")
+    ended = max((row.record.ended for row in tables.runs), default="")
     last = ended.replace("T", " ").removesuffix("+00:00")
     return f"{', '.join(parts)}. The last run ended {last} UTC."
 
@@ -130,24 +130,23 @@ def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Sect
 def _faults(failures: Sequence[RunRow]) -> list[Fault]:
     groups: dict[str, list[RunRow]] = defaultdict(list)
     for failure in failures:
-        groups[failure.summary].append(failure)
+        groups[failure.record.reason or "no error was stored"].append(failure)
+    errors = {reason: (runs[0].record.error or "").strip() for reason, runs in groups.items()}
     return [
-        Fault(
-            summary, tuple(runs), runs[0].error[-_LONGEST_ERROR:],
-            len(runs[0].error) > _LONGEST_ERROR,
-        )
-        for summary, runs in groups.items()
+        Fault(reason, tuple(runs), errors[reason][-_LONGEST_ERROR:],
+              len(errors[reason]) > _LONGEST_ERROR)
+        for reason, runs in groups.items()
     ]  # fmt: skip
 
 
 def _run_data(tables: Tables) -> dict[str, Any]:
     """All runs, each option once where runs share it; the page's script builds the table."""
-    names = list(dict.fromkeys(name for row in tables.runs for name in row.options))
+    names = [name for row in tables.runs[:1] for name in row.options]
     return {
-        "fields": list(FIELDS),
-        "runs": [[_short(getattr(row, name)) for name in FIELDS] for row in tables.runs],
+        "fields": [name for row in tables.runs[:1] for name in row.values],
+        "runs": [list(map(_short, row.values.values())) for row in tables.runs],
         "options": names,
-        "values": [[row.options.get(name) for name in names] for row in tables.runs],
+        "values": [list(row.options.values()) for row in tables.runs],
         "shared": dict(tables.shared),
         "environments": [dict(environment) for environment, _ in tables.environments],
         "environment": [row.environment for row in tables.runs],

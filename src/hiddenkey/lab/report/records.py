@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from hiddenkey.lab.present.entries import Grid, make_grid
-from hiddenkey.lab.report.tables import FIELDS, Tables
+from hiddenkey.lab.report.tables import Tables
 
 
 def runs_grid(tables: Tables) -> Grid:
     """One row for each run, with all of its options and its environment."""
-    options = list(
-        dict.fromkeys([*tables.shared, *(n for row in tables.runs for n in row.options)])
-    )
-    names = list(dict.fromkeys(name for known, _ in tables.environments for name in known))
+    names = [*tables.shared, *(name for row in tables.runs[:1] for name in row.options)]
+    machine = dict.fromkeys(name for known, _ in tables.environments for name in known)
     columns = [
-        *FIELDS, *(f"option {name}" for name in options), *(f"environment {n}" for n in names)
-    ]  # fmt: skip
+        *(name for row in tables.runs[:1] for name in row.values),
+        *(f"option {name}" for name in names),
+        *(f"environment {name}" for name in machine),
+    ]
     rows = [
         [
-            *(getattr(row, name) for name in FIELDS),
-            *(row.options.get(name, tables.shared.get(name)) for name in options),
-            *(tables.environments[row.environment][0].get(name) for name in names),
+            *row.values.values(),
+            *(row.record.options.get(name) for name in names),
+            *(row.record.environment.get(name) for name in machine),
         ]
         for row in tables.runs
     ]
@@ -28,11 +28,12 @@ def runs_grid(tables: Tables) -> Grid:
 
 def failures_grid(tables: Tables) -> Grid:
     """One row for each failed run, with its whole error."""
-    columns = (
-        "id", "task", "configuration", "seed", "stage", "budget", "attempts", "ended", "error"
-    )  # fmt: skip
-    rows = [[getattr(failure, name) for name in columns] for failure in tables.failures]
-    return make_grid("failed", "Failed runs", columns, rows)
+    columns = ("id", "task", "configuration", "seed", "stage", "budget", "attempts", "ended")
+    rows = [
+        [*(row.values[name] for name in columns), (row.record.error or "").strip()]
+        for row in tables.failures
+    ]
+    return make_grid("failed", "Failed runs", (*columns, "error"), rows)
 
 
 def curves_grid(tables: Tables) -> Grid:

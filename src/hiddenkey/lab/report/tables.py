@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
 from hiddenkey.lab.evidence.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
 from hiddenkey.lab.evidence.ranks import Ranking
+from hiddenkey.lab.evidence.record import Record
 
 
 @dataclass(frozen=True)
@@ -83,68 +84,19 @@ class SearchTrial:
 
 @dataclass(frozen=True)
 class RunRow:
-    """One stored run.
+    """One stored run, as the list of all runs has it.
 
     Attributes:
-        id: its identity.
-        task: label of the task.
-        configuration: its label.
-        seed: its seed.
-        stage: ``compare`` or ``search``.
-        budget: ``steps`` or ``time``.
-        status: ``finished`` or ``failed``.
-        superseded: a newer run of the same configuration, task and seed replaces it.
-        metric: name of the main metric; empty for failed runs.
-        last: main metric after the last step.
-        best: main metric at the best evaluation.
-        best_step: step of that evaluation.
-        loss_last: evaluation loss after the last step.
-        loss_best: smallest evaluation loss.
-        steps: optimiser steps.
-        seconds_per_step: wall time.
-        memory_mib: peak memory.
-        attempts: how often it was begun.
-        started: UTC time.
-        ended: UTC time.
+        record: what it left behind.
+        values: what the list says of it, by the columns' names; its metrics are finite or ``None``.
         options: those that differ between runs.
         environment: index into ``Tables.environments``.
-        error: all of a failed run's error.
     """
 
-    id: str
-    task: str
-    configuration: str
-    seed: int
-    stage: str
-    budget: str
-    status: str
-    superseded: bool
-    metric: str
-    last: float | None
-    best: float | None
-    best_step: int | None
-    loss_last: float | None
-    loss_best: float | None
-    steps: int | None
-    seconds_per_step: float | None
-    memory_mib: float | None
-    attempts: int
-    started: str
-    ended: str
+    record: Record
+    values: Mapping[str, Any]
     options: Mapping[str, Any]
     environment: int
-    error: str
-
-    @property
-    def summary(self) -> str:
-        """The last line of the error."""
-        return self.error.rpartition("\n")[2].strip() or "no error was stored"
-
-
-FIELDS: Final = tuple(
-    field.name for field in fields(RunRow) if field.name not in ("options", "environment", "error")
-)
-"""What the list of all runs says of each, in this order."""
 
 
 @dataclass(frozen=True)
@@ -172,4 +124,4 @@ class Tables:
     @property
     def failures(self) -> tuple[RunRow, ...]:
         """Every failed run."""
-        return tuple(row for row in self.runs if row.status == "failed")
+        return tuple(row for row in self.runs if row.record.status == "failed")
