@@ -15,18 +15,20 @@ from hiddenkey.lab.report.comparison_grids import (
 from hiddenkey.lab.report.tables import Scope, Tables
 
 
-def scope_grids(scope: Scope, baseline: str) -> list[Grid]:
-    """Return the grids of one scope, in the page's order; time-matched ones have an ending."""
-    grids = [
-        *(methods_grid(scope, checkpoint, baseline) for checkpoint in ("last", "best")),
-        comparison_grid(scope, baseline),
-        gap_grid(scope),
-        cost_grid(scope, baseline),
-    ]
-    grids += [grid for grid in (selection_grid(scope, baseline), sweep_grid(scope)) if grid.rows]
-    if scope.ranking is not None:
-        grids.append(rank_grid(scope))
-    return grids
+def scope_grids(scope: Scope, baseline: str, *, others: bool = True) -> dict[str, Grid]:
+    """Return the grids of one scope by what they show; ``others`` as in comparison_grid."""
+    grids = {
+        "last": methods_grid(scope, "last", baseline),
+        "best": methods_grid(scope, "best", baseline),
+        "numbers": comparison_grid(scope, baseline, others=others),
+        "gap": gap_grid(scope),
+        "cost": cost_grid(scope, baseline),
+        "selected": selection_grid(scope, baseline),
+        "sweeps": sweep_grid(scope),
+        "ranks": rank_grid(scope),
+    }
+    optional = ("selected", "sweeps", "ranks")
+    return {name: grid for name, grid in grids.items() if grid.rows or name not in optional}
 
 
 def gap_grid(scope: Scope) -> Grid:
@@ -102,22 +104,19 @@ def sweep_grid(scope: Scope) -> Grid:
 
 
 def rank_grid(scope: Scope) -> Grid:
-    """Average ranks over the tasks."""
-    ranking = scope.ranking
-    if ranking is None:
-        raise ValueError("this scope has no ranking")
-    rows = [[label, numeric(rank, number(rank, 2))] for label, rank in ranking.ranks.items()]
-    notes = [
-        f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last step."
-        f" Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
-        f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {ranking.level:.0%} level)"
-        " cannot be distinguished."
-    ]
-    notes += [ranking.note] if ranking.note else []
-    notes += [scope.unranked] if scope.unranked else []
-    return make_grid(
-        name_of(scope, "ranks"), "Average ranks", ("configuration", "average rank"), rows, notes
-    )
+    """Average ranks over the tasks; without rows where there is no ranking."""
+    rows, notes = [], []
+    if (ranking := scope.ranking) is not None:
+        rows = [[label, numeric(rank, number(rank, 2))] for label, rank in ranking.ranks.items()]
+        notes = [
+            f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last"
+            f" step. Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
+            f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {ranking.level:.0%} level)"
+            " cannot be distinguished.",
+            *filter(None, (ranking.note, scope.unranked)),
+        ]
+    columns = ("configuration", "average rank")
+    return make_grid(name_of(scope, "ranks"), "Average ranks", columns, rows, notes)
 
 
 def search_grid(tables: Tables) -> Grid:

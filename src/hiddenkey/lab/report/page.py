@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.markup import Picture, Section, read_asset
 from hiddenkey.lab.present.markup import render_page as render
 from hiddenkey.lab.present.words import count
-from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid, selection_grid
-from hiddenkey.lab.report.grids import cost_grid, gap_grid, rank_grid, search_grid
+from hiddenkey.lab.report.grids import scope_grids, search_grid
 from hiddenkey.lab.report.tables import RunRow, Scope, Tables
 
 _PACKAGE: Final = "hiddenkey.lab.report"
@@ -80,51 +80,45 @@ def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
 
 
 def _step_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
-    several = any(table.selections for table in scope.tasks)
-    selected = (selection_grid(scope, baseline),) if several else ()
-    unranked = (scope.unranked,) if scope.ranking is None else ()
-    ranks = (rank_grid(scope),) if scope.ranking is not None else ()
-    comparison = (
-        methods_grid(scope, "last", baseline), methods_grid(scope, "best", baseline), *selected
-    )  # fmt: skip
-    numbers = comparison_grid(scope, baseline, others=False)
+    found = scope_grids(scope, baseline, others=False)
     sections = [
-        Section("comparison", "Comparison", grids=comparison, folded=(numbers,)),
+        Section(
+            "comparison", "Comparison",
+            grids=_some(found, "last", "best", "selected"), folded=_some(found, "numbers"),
+        ),
         Section("differences", "Differences"),
         Section("rate", "Dropout rate"),
         Section("rank", "Rank"),
         Section("consistency_weight", "Consistency weight"),
-        Section("curves", "Curves", folded=(gap_grid(scope),)),
+        Section("curves", "Curves", folded=_some(found, "gap")),
         Section("seeds", "Seeds"),
-        Section("cost", "Cost", grids=(cost_grid(scope, baseline),)),
-        Section("ranks", "Over all tasks", unranked, ranks),
-    ]
+        Section("cost", "Cost", grids=_some(found, "cost")),
+        Section("ranks", "Over all tasks", _unranked(scope), _some(found, "ranks")),
+    ]  # fmt: skip
     full = [dataclasses.replace(s, pictures=pictures[s.id]) for s in sections]
     return [s for s in full if s.words or s.grids or s.folded or s.pictures]
 
 
 def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
+    found = scope_grids(scope, baseline, others=False)
     words = (
         f"In these runs every other method had its steps cut so that it takes as long as"
         f" {baseline}; {baseline}'s own runs are those of above.",
-        *((scope.unranked,) if scope.ranking is None else ()),
+        *_unranked(scope),
     )
     kinds = ("differences", "rate", "rank", "consistency_weight", "curves", "seeds", "ranks")
-    return [
-        Section(
-            "equal-time",
-            "Time-matched",
-            words,
-            tuple(methods_grid(scope, checkpoint, baseline) for checkpoint in ("last", "best")),
-            (
-                comparison_grid(scope, baseline, others=False),
-                gap_grid(scope),
-                cost_grid(scope, baseline),
-                *((rank_grid(scope),) if scope.ranking is not None else ()),
-            ),
-            tuple(picture for kind in kinds for picture in pictures[kind]),
-        )
-    ]
+    shown = tuple(picture for kind in kinds for picture in pictures[kind])
+    folded = _some(found, "numbers", "gap", "cost", "ranks")
+    open_grids = _some(found, "last", "best")
+    return [Section("equal-time", "Time-matched", words, open_grids, folded, shown)]
+
+
+def _some(grids: Mapping[str, Grid], *names: str) -> tuple[Grid, ...]:
+    return tuple(grids[name] for name in names if name in grids)
+
+
+def _unranked(scope: Scope) -> tuple[str, ...]:
+    return (scope.unranked,) if scope.ranking is None else ()
 
 
 def _faults(failures: Sequence[RunRow]) -> list[Fault]:

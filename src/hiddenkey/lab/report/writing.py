@@ -45,7 +45,9 @@ def write_report(tables: Tables, folder: Path, title: str) -> Written:
     Raises:
         ConfigError: if the folder cannot be written.
     """
-    grids = [grid for scope in tables.scopes for grid in scope_grids(scope, tables.baseline)]
+    grids = [
+        grid for scope in tables.scopes for grid in scope_grids(scope, tables.baseline).values()
+    ]
     grids += [search_grid(tables)] if tables.search else []
     lists = (runs_grid(tables), curves_grid(tables), failures_grid(tables))
     long = [grid for grid in lists if grid.rows]
