@@ -5,7 +5,9 @@ import statistics
 
 import pytest
 
+from hiddenkey.lab.present.canvas import Palette
 from hiddenkey.lab.report import tabulate
+from hiddenkey.lab.report.figures.sweeps import sweep_plots
 from lab.report.synthetic import record, study, with_values
 
 
@@ -151,3 +153,12 @@ def test_memory_of_the_accelerator_wins():
 def test_cost_without_a_baseline_has_no_ratio():
     (cost,) = only_task([record(method="hiddenkey")]).costs
     assert (cost.time, cost.memory, cost.gain) == (None, None, None)
+
+
+def test_a_rate_of_0_is_a_point_of_its_line():
+    table = only_task(study(rates=(0.0, 0.1), seeds=range(3)))
+    (sweep,) = table.sweeps
+    assert [point.x for point in sweep.series[0].points] == [0.0, 0.1]
+    scope = tabulate(study(rates=(0.0, 0.1), seeds=range(3))).scopes[0]
+    plot = next(sweep_plots(scope, table, Palette(("lora", "hiddenkey"), "lora")))
+    assert "hiddenkey at 0: 0." in plot.alt

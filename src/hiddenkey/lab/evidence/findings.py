@@ -123,13 +123,11 @@ class SweepPoint:
 
     Attributes:
         x: value of the swept option; 0 for a level.
-        arm: label of the arm.
         last: main metric after the last step.
         best: main metric at the best evaluation.
     """
 
     x: float
-    arm: str
     last: Estimate | None
     best: Estimate | None
 

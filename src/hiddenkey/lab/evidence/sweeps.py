@@ -46,7 +46,7 @@ def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
     levels = []
     for cell in _main(cells, "last"):
         arm, x = cell.arm, read(cell.arm)
-        point = SweepPoint(float(x or 0), arm.label, cell.description, best.get(arm))
+        point = SweepPoint(float(x or 0), cell.description, best.get(arm))
         if x is not None:
             groups[_place(arm, option)].append((arm, point))
         elif arm.method == baseline and cell.description is not None:

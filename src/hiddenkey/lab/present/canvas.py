@@ -70,7 +70,6 @@ class Plot:
     """A figure that can be drawn.
 
     Attributes:
-        name: of its files.
         kind: the section of the page it belongs to.
         title: what it shows.
         caption: how to read it.
@@ -79,9 +78,9 @@ class Plot:
         draw: puts it on an empty figure.
         budget: the scope it is of.
         task: label of its task; empty if it is of all.
+        name: of its files; empty: the kind.
     """
 
-    name: str
     kind: str
     title: str
     caption: str
@@ -90,6 +89,7 @@ class Plot:
     draw: Callable[[Figure], None]
     budget: Budget = "steps"
     task: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def name_plots(listed: Iterable[Plot]) -> list[Plot]:
     """Return figures under the names of their files, which no two share."""
     plots: dict[str, Plot] = {}
     for plot in listed:
-        parts = [plot.name, plot.task, "equal time" if plot.budget == "time" else ""]
+        parts = [plot.name or plot.kind, plot.task, "equal time" if plot.budget == "time" else ""]
         name = re.sub(r"[^a-z0-9]+", "_", " ".join(parts).lower()).strip("_")[:80]
         unique = next(u for u in chain([name], (f"{name}_{n}" for n in count(2))) if u not in plots)
         plots[unique] = dataclasses.replace(plot, name=unique)

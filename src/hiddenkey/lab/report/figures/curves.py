@@ -31,7 +31,6 @@ def curve_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Pl
         )
         if shown.curves:
             yield Plot(
-                name="curves",
                 kind="curves",
                 budget=scope.budget,
                 task=table.task.label,

@@ -43,7 +43,6 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         add_legend(figure, axes)
 
     yield Plot(
-        name="cost",
         kind="cost",
         budget=scope.budget,
         task=table.task.label,
@@ -80,26 +79,23 @@ def rank_plots(scope: Scope) -> Iterator[Plot]:
     ranking = scope.ranking
     if ranking is None:
         return
-    labels = list(ranking.ranks)
-    rows = {label: row for row, label in enumerate(labels)}
+    labels, ranks = list(ranking.ranks), list(ranking.ranks.values())
 
     def draw(figure: Figure) -> None:
         axes = labelled_rows(figure, labels)
         width = len(labels) - 1
-        places = [row + 0.14 for row in rows.values()]
-        ranks = list(ranking.ranks.values())
+        places = [row + 0.14 for row in range(len(labels))]
         axes.hlines(places, 1, ranks, color=INK, linewidth=0.8, alpha=0.5)
         axes.plot(ranks, places, linestyle="none", marker="o", markersize=6, color=COLOURS[0])
         for column, clique in enumerate(ranking.cliques, 1):
             x = len(labels) + 0.06 * width * column
-            ends = [rows[clique[0]] - 0.05, rows[clique[-1]] + 0.33]
+            ends = [labels.index(clique[0]) - 0.05, labels.index(clique[-1]) + 0.33]
             axes.plot([x, x], ends, color=COLOURS[1], linewidth=4, solid_capstyle="butt")
-        axes.set_xticks(_rank_ticks(len(labels)))
+        axes.set_xticks(range(1, len(labels) + 1, 1 + len(labels) // 12))
         axes.set_xlabel("average rank (1 is best)")
 
     groups = "; ".join(", ".join(clique) for clique in ranking.cliques)
     yield Plot(
-        name="ranks",
         kind="ranks",
         budget=scope.budget,
         title=f"{place(scope.budget, 'Average ranks')} over {ranking.tasks} tasks",
@@ -115,11 +111,6 @@ def rank_plots(scope: Scope) -> Iterator[Plot]:
         height=ROW * len(labels) + 0.8,
         draw=draw,
     )
-
-
-def _rank_ticks(count: int) -> list[int]:
-    step = 1 + count // 12
-    return list(range(1, count + 1, step))
 
 
 def _cost_alt(costs: Sequence[Cost], baseline: str, metric: str) -> str:

@@ -14,65 +14,56 @@ from hiddenkey.lab.report.tables import Scope, TaskTable
 def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figures of single seeds: values, and differences to the baseline."""
     cells = [cell for arm in scope.arms if (cell := table.find(arm, "last")) and cell.values]
-    if not cells:
-        return
     metric, baseline = table.task.metric, palette.baseline
-    values = [
-        IntervalRow(
-            cell.arm.label,
-            palette.style(cell.arm.method),
-            found.mean,
-            found.interval(),
-            tuple(value for _, value in cell.values),
+    values, differences = _rows(cells, palette)
+    if values:
+        yield Plot(
+            kind="seeds",
+            budget=scope.budget,
+            task=table.task.label,
+            title=f"{place(scope.budget, table.task.label)}: {metric} of every seed",
+            caption=(
+                "After the last step. Small points: one run each; large point and line: mean and"
+                " its 95 % interval (Student's t)."
+            ),
+            alt=_values_alt(metric, values),
+            height=ROW * len(values) + 0.8,
+            draw=lambda figure: _draw_rows(figure, values, metric),
         )
-        for cell in cells
-        if (found := cell.description) is not None
-    ]
-    yield Plot(
-        name="seeds",
-        kind="seeds",
-        budget=scope.budget,
-        task=table.task.label,
-        title=f"{place(scope.budget, table.task.label)}: {metric} of every seed",
-        caption=(
-            "After the last step. Small points: one run each; large point and line: mean and its"
-            " 95 % interval (Student's t)."
-        ),
-        alt=_values_alt(metric, cells),
-        height=ROW * len(cells) + 0.8,
-        draw=lambda figure: _draw_rows(figure, values, metric),
-    )
-    base = {cell.arm.label: dict(cell.values) for cell in cells}
-    paired = [cell for cell in cells if cell.comparison is not None]
-    if not paired:
-        return
-    differences = [
-        IntervalRow(
-            cell.arm.label,
-            palette.style(cell.arm.method),
-            compared.difference,
-            compared.interval,
-            tuple(v - others[s] for s, v in cell.values if s in others),
+    if differences:
+        title = f"{place(scope.budget, table.task.label)}: difference to {baseline}, seed by seed"
+        label = f"difference in {metric}"
+        yield Plot(
+            kind="differences",
+            budget=scope.budget,
+            task=table.task.label,
+            title=title,
+            caption=(
+                f"{metric} after the last step minus {baseline}'s of the same seed. Small points:"
+                " one pair each; large point and line: mean and its interval (Student's t, after"
+                " Holm's correction). Right of the zero line is better."
+            ),
+            alt=_differences_alt(metric, baseline, differences),
+            height=ROW * len(differences) + 0.8,
+            draw=lambda figure: _draw_rows(figure, differences, label, zero=True),
         )
-        for cell in paired
-        if (compared := cell.comparison) is not None
-        and (others := base[cell.against or ""]) is not None
-    ]
-    yield Plot(
-        name="differences",
-        kind="differences",
-        budget=scope.budget,
-        task=table.task.label,
-        title=f"{place(scope.budget, table.task.label)}: difference to {baseline}, seed by seed",
-        caption=(
-            f"{metric} after the last step minus {baseline}'s of the same seed. Small points: one"
-            " pair each; large point and line: mean and its interval (Student's t, after"
-            " Holm's correction). Right of the zero line is better."
-        ),
-        alt=_differences_alt(metric, baseline, paired),
-        height=ROW * len(paired) + 0.8,
-        draw=lambda figure: _draw_rows(figure, differences, f"difference in {metric}", zero=True),
-    )
+
+
+def _rows(cells: Sequence[Cell], palette: Palette) -> tuple[list[IntervalRow], list[IntervalRow]]:
+    """Values, and differences to the baseline, of each configuration."""
+    by_label = {cell.arm.label: dict(cell.values) for cell in cells}
+    values, differences = [], []
+    for cell in cells:
+        label, look, own = cell.arm.label, palette.style(cell.arm.method), by_label[cell.arm.label]
+        if (found := cell.description) is not None:
+            shown = tuple(own.values())
+            values.append(IntervalRow(label, look, found.mean, found.interval(), shown))
+        if (compared := cell.comparison) is not None:
+            base = by_label[cell.against or ""]
+            shown = tuple(value - base[seed] for seed, value in own.items() if seed in base)
+            mean, bounds = compared.difference, compared.interval
+            differences.append(IntervalRow(label, look, mean, bounds, shown))
+    return values, differences
 
 
 def _draw_rows(
@@ -85,20 +76,18 @@ def _draw_rows(
     axes.set_xlabel(xlabel)
 
 
-def _values_alt(metric: str, cells: Sequence[Cell]) -> str:
+def _values_alt(metric: str, rows: Sequence[IntervalRow]) -> str:
     parts = [
-        f"{cell.arm.label}: mean {number(cell.description.mean)}, from"
-        f" {number(min(v for _, v in cell.values))} to {number(max(v for _, v in cell.values))}"
-        for cell in cells
-        if cell.description is not None
+        f"{row.label}: mean {number(row.mean)}, from {number(min(row.values))} to"
+        f" {number(max(row.values))}"
+        for row in rows
     ]
     return f"Points of {metric} by configuration. {'; '.join(parts)}."
 
 
-def _differences_alt(metric: str, baseline: str, cells: Sequence[Cell]) -> str:
+def _differences_alt(metric: str, baseline: str, rows: Sequence[IntervalRow]) -> str:
     parts = [
-        f"{cell.arm.label}: {signed(found.difference)} {interval(found.low, found.high, sign=True)}"
-        for cell in cells
-        if (found := cell.comparison) is not None
+        f"{row.label}: {signed(row.mean)} {interval(*(row.interval or (None, None)), sign=True)}"
+        for row in rows
     ]
     return f"Differences in {metric} to {baseline}. {'; '.join(parts)}."

@@ -27,9 +27,26 @@ _KINDS: Final = {
 
 def sweep_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield figures of the main metric over an option; lines of one figure differ in the method."""
+    metric = table.task.metric
     for sweep in table.sweeps:
         for group, suffix in _sweep_groups(sweep, palette.baseline):
-            yield _sweep_plot(scope, table, palette, sweep.option, group, suffix)
+            option = _KINDS[sweep.option]
+            shown = _SweepFigure(sweep, group, metric, palette)
+            yield Plot(
+                name=f"{sweep.option}{suffix}",
+                kind=sweep.option,
+                budget=scope.budget,
+                task=table.task.label,
+                title=f"{place(scope.budget, table.task.label)}: {metric} over {option}{suffix}",
+                caption=(
+                    "Mean over seeds after the last step; bands: 95 % interval of the mean (t)."
+                    " Reading the best point off this picture is a choice made on the evaluation"
+                    " examples."
+                ),
+                alt=shown.alt,
+                height=2.7 + legend_height([series.label for series in group]),
+                draw=shown.draw,
+            )
 
 
 def _sweep_groups(sweep: Sweep, baseline: str) -> list[tuple[list[Series], str]]:
@@ -47,73 +64,50 @@ def _sweep_groups(sweep: Sweep, baseline: str) -> list[tuple[list[Series], str]]
     return groups
 
 
-def _sweep_plot(
-    scope: Scope,
-    table: TaskTable,
-    palette: Palette,
-    name: str,
-    group: Sequence[Series],
-    suffix: str,
-) -> Plot:
-    option = _KINDS[name]
-    metric = table.task.metric
-    chosen = palette.styles((s.label, s.method) for s in group)
-    lines = [series for series in group if series.points[0].x]
-    levels = [series for series in group if series not in lines]
+class _SweepFigure:
+    """Some lines of a sweep over its option, and levels of configurations that lack the option."""
 
-    def draw(figure: Figure) -> None:
+    def __init__(
+        self, sweep: Sweep, group: Sequence[Series], metric: str, palette: Palette
+    ) -> None:
+        self.option = sweep.option
+        self.metric = metric
+        self.styles = palette.styles((s.label, s.method) for s in group)
+        self.levels = [series for series in group if series in sweep.levels]
+        self.lines = [series for series in group if series not in sweep.levels]
+
+    def draw(self, figure: Figure) -> None:
+        """Put levels and lines on an empty figure."""
         axes = figure.subplots()
-        for series in levels:
-            found = series.points[0].last
-            if found is not None:
-                style = chosen[series.label]
-                draw_level(axes, found.mean, style, series.label, _bounds(found))
-        for series in lines:
+        for series in self.levels:
+            if (found := series.points[0].last) is not None:
+                style = self.styles[series.label]
+                draw_level(axes, found.mean, style, series.label, _band(found))
+        for series in self.lines:
             known = [(point.x, point.last) for point in series.points if point.last is not None]
-            draw_line(
-                axes,
-                [x for x, _ in known],
-                [found.mean for _, found in known],
-                chosen[series.label],
-                series.label,
-                [_bounds(found) for _, found in known],
-            )
-        axes.set(xlabel=option, ylabel=f"{metric} after the last step")
-        if name == "rank":
+            xs, means = [x for x, _ in known], [found.mean for _, found in known]
+            bands = [_band(found) for _, found in known]
+            draw_line(axes, xs, means, self.styles[series.label], series.label, bands)
+        axes.set(xlabel=_KINDS[self.option], ylabel=f"{self.metric} after the last step")
+        if self.option == "rank":
             axes.set_xscale("log", base=2)
-        ticks = sorted({point.x for series in lines for point in series.points})
+        ticks = sorted({point.x for series in self.lines for point in series.points})
         axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
         axes.minorticks_off()
         add_legend(figure, axes)
 
-    return Plot(
-        name=f"{name}{suffix}",
-        kind=name,
-        budget=scope.budget,
-        task=table.task.label,
-        title=f"{place(scope.budget, table.task.label)}: {metric} over {option}{suffix}",
-        caption=(
-            "Mean over seeds after the last step; bands: 95 % interval of the mean (t)."
-            " Reading the best point off this picture is a choice made on the evaluation examples."
-        ),
-        alt=_sweep_alt(lines, levels, option, metric),
-        height=2.7 + legend_height([series.label for series in group]),
-        draw=draw,
-    )
+    @property
+    def alt(self) -> str:
+        """All points in words."""
+        parts = [f"{series.label} without it: {_mean(series.points[0])}" for series in self.levels]
+        for series in self.lines:
+            points = ", ".join(f"{point.x:g}: {_mean(point)}" for point in series.points)
+            parts.append(f"{series.label} at {points}")
+        return f"Lines of {self.metric} over {_KINDS[self.option]}. {'; '.join(parts)}."
 
 
-def _bounds(found: Estimate) -> tuple[float, float]:
-    if found.low is None or found.high is None:
-        return found.mean, found.mean
-    return found.low, found.high
-
-
-def _sweep_alt(lines: Sequence[Series], levels: Sequence[Series], option: str, metric: str) -> str:
-    parts = [f"{series.label} without it: {_mean(series.points[0])}" for series in levels]
-    for series in lines:
-        points = ", ".join(f"{point.x:g}: {_mean(point)}" for point in series.points)
-        parts.append(f"{series.label} at {points}")
-    return f"Lines of {metric} over {option}. {'; '.join(parts)}."
+def _band(found: Estimate) -> tuple[float, float]:
+    return found.interval() or (found.mean, found.mean)
 
 
 def _mean(point: SweepPoint) -> str:
