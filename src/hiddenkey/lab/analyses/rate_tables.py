@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final, TypeVar
@@ -55,13 +55,21 @@ class RateTable:
 
 @dataclass(frozen=True)
 class _Sweep:
-    """A method's runs at several rates on one task that share all other settings."""
+    """A method's runs at several rates on one task that share all other settings.
 
-    runs: Mapping[float, Mapping[int, Run]]
+    Attributes:
+        runs: by rate.
+        points: main metric in points, larger is better, by rate and seed.
+        plain: that of the baseline's runs with the most similar settings, by seed.
+    """
+
+    runs: Mapping[float, Sequence[Run]]
+    points: Mapping[float, Mapping[int, float]]
+    plain: Mapping[int, float]
 
     @property
     def example(self) -> Run:
-        return next(iter(next(iter(self.runs.values())).values()))
+        return next(iter(self.runs.values()))[0]
 
 
 def tabulate_rates(
@@ -89,133 +97,107 @@ def tabulate_rates(
     if chosen:
         runs = [run for run in runs if run.task.name in chosen]
     plain = [run for run in runs if run.arm.method == baseline]
-    by_task = _sweeps([run for run in runs if run.arm.method == method])
-    found = {label: _Task(label, sweeps, plain) for label, sweeps in by_task.items()}
-    rates = _common([task.rates for task in found.values()])
-    seeds = _common([task.seeds(rates) for task in found.values()])
+    found = _sweeps([run for run in runs if run.arm.method == method], plain)
+    rates = _common([sweeps[0].points.keys() for sweeps in found.values()])
+    seeds = _common([s.points[r].keys() for each in found.values() for s in each for r in rates])
     if len(found) < 2 or len(rates) < 2 or len(seeds) < 2:
         raise ConfigError(_too_little(method, found))
     return RateTable(
         method=method,
         baseline=baseline,
         tasks=tuple(found),
-        metrics=tuple(task.metric for task in found.values()),
+        metrics=tuple(sweeps[0].example.task.metric for sweeps in found.values()),
         rates=rates,
         seeds=seeds,
-        values=tuple(task.values(rates, seeds) for task in found.values()),
-        plain=tuple(task.plain(seeds) for task in found.values()),
-        notes=tuple(note for task in found.values() for note in task.notes(rates, seeds)),
+        values=tuple(
+            tuple(_means([s.points[rate] for s in sweeps], seeds) for rate in rates)
+            for sweeps in found.values()
+        ),
+        plain=tuple(
+            _means([s.plain for s in sweeps], seeds) if _has_plain(sweeps, seeds) else None
+            for sweeps in found.values()
+        ),
+        notes=tuple(
+            note for task, sweeps in found.items() for note in _notes(task, sweeps, rates, seeds)
+        ),
     )
 
 
-class _Task:
-    """The sweeps of one task."""
-
-    def __init__(self, label: str, sweeps: Sequence[_Sweep], plain: Sequence[Run]) -> None:
-        self.label = label
-        self._sweeps = sweeps
-        example = sweeps[0].example
-        self.metric = example.task.metric
-        self._measure = Measure(self.metric, "last", main=True)
-        self._plain = [_of_arm(nearest(sweep.example, plain), plain) for sweep in sweeps]
-
-    @property
-    def rates(self) -> set[float]:
-        return set(self._sweeps[0].runs)
-
-    def seeds(self, rates: Sequence[float]) -> set[int]:
-        """Seeds with a finite value at these rates in all sweeps."""
-        cells = [sweep.runs[rate] for sweep in self._sweeps for rate in rates]
-        return set(_common([{s for s, run in c.items() if self._finite(run)} for c in cells]))
-
-    def values(self, rates: Sequence[float], seeds: Sequence[int]) -> tuple[tuple[float, ...], ...]:
-        return tuple(
-            tuple(
-                fmean(self._points(sweep.runs[rate][seed]) for sweep in self._sweeps)
-                for seed in seeds
-            )
-            for rate in rates
-        )
-
-    def plain(self, seeds: Sequence[int]) -> tuple[float, ...] | None:
-        by_seed = [{run.seed: run for run in runs if self._finite(run)} for runs in self._plain]
-        if not all(set(seeds) <= set(runs) for runs in by_seed):
-            return None
-        return tuple(fmean(self._points(runs[seed]) for runs in by_seed) for seed in seeds)
-
-    def notes(self, rates: Sequence[float], seeds: Sequence[int]) -> list[str]:
-        notes = []
-        if len(self._sweeps) > 1:
-            first, *others = (settings_of(sweep.example) for sweep in self._sweeps)
-            names = sorted({name for other in others for name in differing(first, other)})
-            notes.append(
-                f"{self.label}: each value is the mean over {len(self._sweeps)} configurations of"
-                f" {listing([name.replace('_', ' ') for name in names])}."
-            )
-        unused = sorted(self.rates - set(rates))
-        if unused:
-            shown = listing([f"{rate:g}" for rate in unused], limit=9)
-            notes.append(f"{self.label}: left out, since not on every task: rate {shown}.")
-        known = {seed for sweep in self._sweeps for cell in sweep.runs.values() for seed in cell}
-        lost = len(known - set(seeds))
-        if lost:
-            notes.append(
-                f"{self.label}: {count(lost, 'seed')} left out, since not with every rate on every"
-                " task."
-            )
-        if self.plain(seeds) is None:
-            notes.append(f"{self.label}: no baseline with these seeds, model and rank.")
-        return notes
-
-    def _finite(self, run: Run) -> bool:
-        return value_of(run, self._measure) is not None
-
-    def _points(self, run: Run) -> float:
-        value = value_of(run, self._measure)
-        if value is None:
-            raise ValueError("a run without a value has no points")
-        return POINTS * value if self._measure.larger_is_better else -POINTS * value
-
-
-def _sweeps(runs: Sequence[Run]) -> dict[str, list[_Sweep]]:
+def _sweeps(runs: Sequence[Run], plain: Sequence[Run]) -> dict[str, list[_Sweep]]:
     """Return, for each task and model, the sweeps over most rates; at least two."""
     several = len({run.arm.model for run in runs}) > 1
-    groups: dict[str, dict[str, dict[float, dict[int, Run]]]] = defaultdict(dict)
+    groups: dict[str, dict[str, dict[float, list[Run]]]] = defaultdict(dict)
     for run in runs:
         rate = explicit(run.record.options)["rate"]
-        if not isinstance(rate, int | float):
-            continue
-        label = f"{run.task.label}, {run.arm.model}" if several else run.task.label
-        settings = json.dumps([settings_of(run), run.arm.weight], sort_keys=True)
-        cells = groups[label].setdefault(settings, {})
-        cells.setdefault(float(rate), {})[run.seed] = run
+        if isinstance(rate, int | float):
+            label = f"{run.task.label}, {run.arm.model}" if several else run.task.label
+            settings = json.dumps([settings_of(run), run.arm.weight], sort_keys=True)
+            by_rate = groups[label].setdefault(settings, {})
+            by_rate.setdefault(float(rate), []).append(run)
     found = {}
     for label, by_settings in groups.items():
-        most = max(map(len, by_settings.values()))
-        widest = [cells for cells in by_settings.values() if len(cells) == most]
-        alike = [cells for cells in widest if cells.keys() == widest[0].keys()]
-        if most > 1:
-            found[label] = [_Sweep(cells) for cells in alike]
+        widest = max(by_settings.values(), key=len)
+        if len(widest) > 1:
+            alike = [by_rate for by_rate in by_settings.values() if by_rate.keys() == widest.keys()]
+            found[label] = [_sweep(by_rate, plain) for by_rate in alike]
     return found
 
 
-def _of_arm(example: Run | None, runs: Sequence[Run]) -> list[Run]:
-    """Return all seeds of a run's arm on its task."""
-    if example is None:
-        return []
-    return [run for run in runs if run.arm == example.arm and run.task == example.task]
+def _sweep(runs: Mapping[float, Sequence[Run]], plain: Sequence[Run]) -> _Sweep:
+    near = nearest(next(iter(runs.values()))[0], plain)
+    alike = [run for run in plain if near and (run.arm, run.task) == (near.arm, near.task)]
+    return _Sweep(runs, {rate: _points(own) for rate, own in runs.items()}, _points(alike))
 
 
-def _common(sets: Sequence[set[_Number]]) -> tuple[_Number, ...]:
-    return tuple(sorted(set.intersection(*sets))) if sets else ()
+def _points(runs: Sequence[Run]) -> dict[int, float]:
+    """Points by seed, of the runs whose metric is a number."""
+    found = {}
+    for run in runs:
+        measure = Measure(run.task.metric, "last", main=True)
+        if (value := value_of(run, measure)) is not None:
+            found[run.seed] = POINTS * value if measure.larger_is_better else -POINTS * value
+    return found
 
 
-def _too_little(method: str, found: Mapping[str, _Task]) -> str:
-    had = [
-        f"{label} at {listing([f'{rate:g}' for rate in sorted(task.rates)], limit=9)} (complete:"
-        f" {count(len(task.seeds(sorted(task.rates))), 'seed')})"
-        for label, task in found.items()
-    ]
+def _means(cells: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> tuple[float, ...]:
+    return tuple(fmean(cell[seed] for cell in cells) for seed in seeds)
+
+
+def _has_plain(sweeps: Sequence[_Sweep], seeds: Sequence[int]) -> bool:
+    return all(sweep.plain.keys() >= {*seeds} for sweep in sweeps)
+
+
+def _notes(
+    task: str, sweeps: Sequence[_Sweep], rates: Sequence[float], seeds: Sequence[int]
+) -> Iterator[str]:
+    """Say what a task's values leave out or average."""
+    if len(sweeps) > 1:
+        first, *others = (settings_of(sweep.example) for sweep in sweeps)
+        names = sorted({name for other in others for name in differing(first, other)})
+        varied = listing([name.replace("_", " ") for name in names])
+        yield f"{task}: each value is the mean over {len(sweeps)} configurations of {varied}."
+    unused = sorted({*sweeps[0].points} - {*rates})
+    if unused:
+        shown = listing([f"{rate:g}" for rate in unused], limit=9)
+        yield f"{task}: left out, since not on every task: rate {shown}."
+    every = {run.seed for sweep in sweeps for runs in sweep.runs.values() for run in runs}
+    if lost := len(every - {*seeds}):
+        yield f"{task}: {count(lost, 'seed')} left out, since not with every rate on every task."
+    if not _has_plain(sweeps, seeds):
+        yield f"{task}: no baseline with these seeds, model and rank."
+
+
+def _common(sets: Sequence[Collection[_Number]]) -> tuple[_Number, ...]:
+    return tuple(sorted(set(sets[0]).intersection(*sets))) if sets else ()
+
+
+def _too_little(method: str, found: Mapping[str, Sequence[_Sweep]]) -> str:
+    had = []
+    for task, sweeps in found.items():
+        rates = sorted(sweeps[0].points)
+        seeds = _common([sweep.points[rate].keys() for sweep in sweeps for rate in rates])
+        shown = listing([f"{rate:g}" for rate in rates], limit=9)
+        had.append(f"{task} at {shown} (complete: {count(len(seeds), 'seed')})")
     return (
         f"{method} must have runs at two common rates, with the same two seeds, on at least two"
         f" tasks, got {'; '.join(had) or 'no task with two rates'}; add rates, seeds and tasks to"
