@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -32,7 +32,9 @@ DATA_OPTIONS: Final = (
 
 _OWN: Final = ("method", "model", "rank")
 _WEIGHT: Final = "consistency_weight"
-_NEVER: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
+NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
+"""Options that are no setting of an arm: what it is trained on, its seed and what is logged."""
+
 _ALWAYS: Final = ("rate", _WEIGHT, "learning_rate")
 """Options that a label names even at their defaults."""
 
@@ -82,18 +84,20 @@ def find_tasks(records: Sequence[Record]) -> dict[str, Task]:
 
     A failed run has no fingerprint: it belongs to the task whose runs have its data options.
     """
-    finished = [record for record in records if record.result is not None]
-    keys = {record.id: _task_key(record) for record in finished}
-    labels = _task_labels({keys[record.id]: record for record in finished})
-    by_options = {_data_key(record): keys[record.id] for record in finished}
-    found = {}
+    keys = {
+        record.id: (str(record.options.get("task")), found.main_metric, found.data_fingerprint)
+        for record in records
+        if (found := record.result) is not None
+    }
+    samples = {keys[record.id]: record for record in records if record.id in keys}
+    labels = _task_labels(samples)
+    by_options = {_data_key(record): keys[record.id] for record in records if record.id in keys}
+    found_tasks = {}
     for record in records:
-        key = keys.get(record.id) or by_options.get(_data_key(record))
         name = str(record.options.get("task"))
-        found[record.id] = (
-            Task(name, name, "", "") if key is None else Task(labels[key], name, key[1], key[2])
-        )
-    return found
+        key = keys.get(record.id) or by_options.get(_data_key(record))
+        found_tasks[record.id] = Task(labels[key], *key) if key else Task(name, name, "", "")
+    return found_tasks
 
 
 def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[Run]:
@@ -108,8 +112,11 @@ def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[
     options = {record.id: explicit(record.options) for record in records}
     cut = _CUT_BY_TIME if budget == "time" else ()
     names = _varied(records, options, tasks, cut)
-    keys = {record.id: _arm_key(options[record.id], names) for record in records}
-    arms = _label(keys, options)
+    keys = {
+        identity: tuple(frozen(own.get(name)) for name in (*_OWN, *names))
+        for identity, own in options.items()
+    }
+    arms = _arms(keys, options, names)
     runs = [Run(record, arms[keys[record.id]], tasks[record.id]) for record in records]
     return sorted(runs, key=lambda r: (r.task.label, *arm_order(r.arm, baseline), r.seed))
 
@@ -170,34 +177,22 @@ def differing_options(records: Iterable[Record]) -> tuple[dict[str, Any], list[s
     return {name: options[-1][name] for name in same}, [n for n in names if n not in same]
 
 
-def _task_key(record: Record) -> tuple[str, str, str]:
-    result = record.result
-    if result is None:
-        raise ValueError("a failed run has no fingerprint")
-    return str(record.options.get("task")), result.main_metric, result.data_fingerprint
+_TaskKey = tuple[str, str, str]
+"""A task's name, its main metric and the fingerprint of its examples."""
 
 
 def _data_key(record: Record) -> str:
-    chosen = {name: record.options.get(name) for name in ("task", *DATA_OPTIONS)}
-    return frozen(chosen)
+    return frozen([record.options.get(name) for name in ("task", *DATA_OPTIONS)])
 
 
-def _task_labels(
-    samples: Mapping[tuple[str, str, str], Record],
-) -> dict[tuple[str, str, str], str]:
-    """Name tasks; where one name has several data sets, say what tells them apart."""
-    by_name: dict[str, list[tuple[str, str, str]]] = defaultdict(list)
-    for key in samples:
-        by_name[key[0]].append(key)
+def _task_labels(samples: Mapping[_TaskKey, Record]) -> dict[_TaskKey, str]:
+    """Name tasks; where one name has several data sets, say what distinguishes them."""
     labels = {}
-    for name, keys in by_name.items():
-        if len(keys) == 1:
-            labels[keys[0]] = name
-            continue
-        told = _telling([samples[key] for key in keys])
-        labels |= {
-            key: f"{name} ({', '.join(parts)})" for key, parts in zip(keys, told, strict=True)
-        }
+    for name in {key[0] for key in samples}:
+        same = {key: sample for key, sample in samples.items() if key[0] == name}
+        told = _telling(list(same.values())) if len(same) > 1 else [[]]
+        for key, parts in zip(same, told, strict=True):
+            labels[key] = f"{name} ({', '.join(parts)})" if parts else name
     return labels
 
 
@@ -224,7 +219,7 @@ def _varied(
 
     A value that the task and the method decide, such as one that a search chose, does not.
     """
-    left_out = {*_NEVER, *_OWN, "rates", *cut}
+    left_out = {*NO_SETTINGS, *_OWN, "rates", *cut}
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for record in records:
         own = options[record.id]
@@ -238,49 +233,42 @@ def _varied(
     return sorted(found, key=lambda name: (name != "rate", name != _WEIGHT, name))
 
 
-_Key = tuple[str, str, int, tuple[tuple[str, str], ...]]
+_Key = tuple[str, ...]
+"""Method, model, rank and what else makes arms, each as text that is equal for equal values."""
 
 
-def _arm_key(options: Mapping[str, Any], names: Sequence[str]) -> _Key:
-    method, model, rank = (options.get(name) for name in _OWN)
-    settings = tuple((name, frozen(options.get(name))) for name in names)
-    return str(method), str(model), int(rank or 0), settings
-
-
-def _label(keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]]) -> dict[_Key, Arm]:
+def _arms(
+    keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]], names: Sequence[str]
+) -> dict[_Key, Arm]:
     """Build the arms; a label names what differs, and of that what is not the default."""
     defaults = {name: frozen(value) for name, value in TrainOptions().recorded().items()}
     samples: dict[_Key, list[Mapping[str, Any]]] = defaultdict(list)
     for identity, key in keys.items():
         samples[key].append(options[identity])
-    models = _model_names({key[1] for key in samples})
+    models = _model_names({str(own[0].get("model")) for own in samples.values()})
     several_ranks = len({key[2] for key in samples}) > 1
-    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for key in samples:
-        for name, value in key[3]:
-            seen[key[0], name].add(value)
+    seen = {(key[0], *setting) for key in samples for setting in zip(names, key[3:], strict=True)}
+    values = Counter((method, name) for method, name, _ in seen)
     arms = {}
     for key, own in samples.items():
-        method, model, rank, settings = key
+        method, model, rank = (own[0].get(name) for name in _OWN)
         told = [
-            (name, value)
-            for name, value in settings
-            if len(seen[method, name]) > 1 and (name in _ALWAYS or value != defaults.get(name))
+            (name, _shown(value))
+            for name, value in zip(names, key[3:], strict=True)
+            if values[key[0], name] > 1 and (name in _ALWAYS or value != defaults.get(name))
         ]
-        parts = [method]
-        parts += [models[model]] if len(models) > 1 else []
-        parts += [f"rank {rank}"] if several_ranks else []
-        family = ", ".join(parts)
-        parts += [f"{name.replace('_', ' ')} {_shown(value)}" for name, value in told]
+        family = [str(method)]
+        family += [models[str(model)]] if len(models) > 1 else []
+        family += [f"rank {rank or 0}"] if several_ranks else []
         arms[key] = Arm(
-            label=", ".join(parts),
-            family=family,
-            method=method,
-            model=model,
-            rank=rank,
+            label=", ".join([*family, *(f"{n.replace('_', ' ')} {v}" for n, v in told)]),
+            family=", ".join(family),
+            method=str(method),
+            model=str(model),
+            rank=int(rank or 0),
             rate=_common(own, "rate"),
             weight=_common(own, _WEIGHT),
-            others=tuple((n, _shown(v)) for n, v in told if n not in ("rate", _WEIGHT)),
+            others=tuple((n, v) for n, v in told if n not in ("rate", _WEIGHT)),
         )
     return arms
 

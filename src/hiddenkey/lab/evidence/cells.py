@@ -62,11 +62,8 @@ def value_of(run: Run, measure: Measure) -> float | None:
     result = run.record.result
     if result is None:
         return None
-    if measure.name == LOSS:
-        summary = result.eval_loss
-    elif measure.name in result.metrics:
-        summary = result.metrics[measure.name]
-    else:
+    summary = result.eval_loss if measure.name == LOSS else result.metrics.get(measure.name)
+    if summary is None:
         return None
     return finite(summary.last if measure.checkpoint == "last" else summary.best)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
@@ -18,32 +18,33 @@ from hiddenkey.lab.run.result import Result
 
 def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) -> tuple[Cost, ...]:
     """Return seconds per step and peak memory of each arm, relative to its baseline's."""
-    finished: dict[Arm, list[Run]] = defaultdict(list)
-    groups: dict[Arm, dict[int, Result]] = defaultdict(dict)
+    groups: dict[Arm, list[Run]] = defaultdict(list)
     for run in runs:
         if run.record.result is not None:
-            finished[run.arm].append(run)
-            groups[run.arm][run.seed] = run.record.result
-    against = find_baselines(finished, baseline)
+            groups[run.arm].append(run)
+    results = {
+        arm: {run.seed: found for run in group if (found := run.record.result) is not None}
+        for arm, group in groups.items()
+    }
+    against = find_baselines(groups, baseline)
     gains = {
         cell.arm: cell.comparison
         for cell in cells
         if cell.measure.main and cell.measure.checkpoint == "last"
     }
     costs = []
-    for arm, results in groups.items():
+    for arm, own in results.items():
         base = arm if arm.method == baseline else against[arm]
-        others = {} if base is None else groups[base]
-        sample = next(iter(results.values()))
+        others = {} if base is None else results[base]
+        sample = next(iter(own.values()))
         costs.append(
             Cost(
                 arm=arm,
-                runs=len(results),
-                steps=statistics.median(r.steps for r in results.values()),
-                seconds_per_step=statistics.median(r.seconds_per_step for r in results.values()),
-                time=_ratio(results, others, lambda r: r.seconds_per_step),
-                memory_mib=finite(statistics.median(memory(r) for r in results.values())),
-                memory=_ratio(results, others, memory),
+                steps=median(result.steps for result in own.values()),
+                seconds_per_step=median(result.seconds_per_step for result in own.values()),
+                time=_ratio(own, others, lambda result: result.seconds_per_step),
+                memory_mib=finite(median(map(memory, own.values()))),
+                memory=_ratio(own, others, memory),
                 device_memory=sample.peak_device_memory_mib is not None,
                 lora_parameters=sample.lora_parameters,
                 gain=gains.get(arm),
@@ -54,10 +55,8 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
 
 def memory(result: Result) -> float:
     """Return the peak memory in MiB, of the accelerator where there is one; NaN if not known."""
-    for found in (result.peak_device_memory_mib, result.peak_memory_mib):
-        if found is not None:
-            return found
-    return math.nan
+    found = (result.peak_device_memory_mib, result.peak_memory_mib)
+    return next((mib for mib in found if mib is not None), math.nan)
 
 
 def _ratio(

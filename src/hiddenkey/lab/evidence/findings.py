@@ -66,7 +66,6 @@ class Cost:
 
     Attributes:
         arm: the arm.
-        runs: finished runs.
         steps: optimiser steps, the median over runs.
         seconds_per_step: median over runs.
         time: seconds per step relative to the baseline's, over pairs of equal seed; ``None``
@@ -80,7 +79,6 @@ class Cost:
     """
 
     arm: Arm
-    runs: int
     steps: float
     seconds_per_step: float
     time: Ratio | None

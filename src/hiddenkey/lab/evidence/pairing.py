@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import DATA_OPTIONS, Run, explicit
+from hiddenkey.lab.evidence.arms import NO_SETTINGS, Run, explicit
 from hiddenkey.lab.evidence.axes import Arm
 
-_NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
 _OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
 
 
 def settings_of(run: Run) -> dict[str, Any]:
     """Return all of a run's settings but those of its task, its seed and its dropout method."""
-    left_out = {*_NO_SETTINGS, *_OF_METHOD}
+    left_out = {*NO_SETTINGS, *_OF_METHOD}
     options = explicit(run.record.options)
     return {name: value for name, value in options.items() if name not in left_out}
 

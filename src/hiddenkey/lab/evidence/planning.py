@@ -43,11 +43,6 @@ class Design:
     level: float = LEVEL
 
     @property
-    def smallest_p(self) -> float:
-        """Smallest p-value within reach: 1 below three pairs, and no limit from there on."""
-        return 1.0 if self.pairs < FEWEST else 0.0
-
-    @property
     def error(self) -> float:
         """Standard error of the mean difference."""
         return self.deviation / math.sqrt(self.tasks * self.pairs)

@@ -7,30 +7,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import DATA_OPTIONS, Run, explicit
+from hiddenkey.lab.evidence.arms import NO_SETTINGS, Run, explicit
 from hiddenkey.lab.evidence.axes import Arm, Budget
 from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.present.words import listing
 
-_EXPECTED: Final = {
-    "method",
-    "rate",
-    "rates",
-    "rate_warmup",
-    "rate_decay",
-    "rate_depth",
-    "consistency_weight",
-    "consistency_every",
-    "consistency_fraction",
-    "consistency_backward",
-    "consistency_precision",
-    "seed",
-    "task",
-    "report_to",
-    "log_every",
-    *DATA_OPTIONS,
-}
-"""Options in which a method may differ from the baseline without a word."""
+_OF_METHODS: Final = ("method", "rate", "consistency_")
+"""Beginnings of the options in which a method may differ from the baseline without a word."""
 
 _MACHINE: Final = ("device", "platform", "python", "torch", "transformers", "peft", "hiddenkey")
 
@@ -107,8 +90,9 @@ def _unequal_steps(runs: Sequence[Run], baseline: str, budget: Budget) -> list[s
 
 def _other_options(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
     """Options of a method that the baseline does not have, beyond what is compared."""
-    expected = _EXPECTED | ({"max_steps", "epochs"} if budget == "time" else set())
-    expected |= {name for run in runs for name, _ in run.arm.others} | {"model", "rank"}
+    expected = {*NO_SETTINGS, "model", "rank"}
+    expected |= {"max_steps", "epochs"} if budget == "time" else set()
+    expected |= {name for run in runs for name, _ in run.arm.others}
     own: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
         for name, value in explicit(run.record.options).items():
@@ -121,7 +105,8 @@ def _other_options(runs: Sequence[Run], baseline: str, budget: Budget) -> list[s
         differing = [
             f"{name} {_values(values)} (not {_values(base[name])})"
             for name, values in options.items()
-            if name not in expected and values != base.get(name, values)
+            if not (name in expected or name.startswith(_OF_METHODS))
+            and values != base.get(name, values)
         ]
         if differing:
             sentences.append(
