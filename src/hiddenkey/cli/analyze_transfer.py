@@ -8,6 +8,7 @@ from rich.console import Console
 
 from hiddenkey.cli.options import TransferOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
+from hiddenkey.files import plain
 from hiddenkey.lab.analyses.rate_tables import tabulate_rates
 from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.analyses.transfer import Transfer, study_transfer
@@ -21,7 +22,7 @@ from hiddenkey.lab.analyses.transfer_tables import (
 )
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.files import page_folder, plain
+from hiddenkey.lab.present.files import page_folder
 from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
 

@@ -22,6 +22,7 @@ _AUTO: Final = {
     "seq2seq": "AutoModelForSeq2SeqLM",
     "image": "AutoModelForImageClassification",
 }
+_COLUMNS: Final = ("layer", "position", "name", "pattern", "rate", "kernel")
 
 
 def run(options: DoctorOptions) -> int:
@@ -113,23 +114,21 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
 
 def _show(found: dict[str, Any]) -> None:
     console = standard_console()
-    title = f"{found['method']} on {found['model']} ({found['class']}) in training mode"
-    table = plain_table(title)
-    columns = ("layer", "position", "module", "pattern", "rate", "kernel")
-    for column in columns:
+    table = plain_table(
+        f"{found['method']} on {found['model']} ({found['class']}) in training mode"
+    )
+    for column in _COLUMNS:
+        is_number, may_fold = column in ("layer", "rate"), column == "name"
         table.add_column(
-            column,
-            justify="right" if column in ("layer", "rate") else "left",
-            no_wrap=column != "module",
+            "module" if may_fold else column,
+            justify="right" if is_number else "left",
+            no_wrap=not may_fold,
             overflow="fold",
         )
-    in_order = sorted(
-        found["sites"], key=lambda site: (site["layer"] is not None, site["layer"] or 0)
-    )
-    for site in in_order:
-        values = {**site, "module": site["name"], "rate": f"{site['rate']:g}"}
+    for site in sorted(found["sites"], key=lambda s: -1 if s["layer"] is None else s["layer"]):
+        values = {**site, "rate": f"{site['rate']:g}"}
         values["layer"] = "-" if site["layer"] is None else site["layer"]
-        table.add_row(*(str(values[column]) for column in columns))
+        table.add_row(*(str(values[column]) for column in _COLUMNS))
     if found["sites"]:
         console.print(table)
     for line in found["summary"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +19,6 @@ from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metri
 _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
 
 
-@dataclass(frozen=True)
-class Part:
-    """The scores of all instances or of some."""
-
-    instances: int
-    scores: Scores
-
-
 def run(options: ScoreOptions) -> int:
     """Print the scores and return the exit status."""
     parts = score_files(options)
@@ -38,8 +29,11 @@ def run(options: ScoreOptions) -> int:
     return 0
 
 
-def score_files(options: ScoreOptions) -> dict[str, Part]:
-    """Score two files: ``all`` instances and, where the file tells them, ``seen`` and ``unseen``.
+def score_files(options: ScoreOptions) -> dict[str, tuple[int, Scores]]:
+    """Score two files, and return the number of instances with their scores.
+
+    Returns:
+        ``all`` instances and, where the file tells them, ``seen`` and ``unseen``.
 
     Raises:
         ConfigError: if the task is unknown, a file is broken, or the two do not fit together.
@@ -50,48 +44,42 @@ def score_files(options: ScoreOptions) -> dict[str, Part]:
         material = read_material(family, references, outputs)
         groups = material.groups()
         found = score_groups(family, material.references, material.outputs, groups)
-        return {name: Part(len(groups[name]), scores) for name, scores in found.items()}
+        return {name: (len(groups[name]), scores) for name, scores in found.items()}
     if task is not None:
         labels = read_labels(task, references, outputs)
         values = metrics.score(task.metrics, labels.predictions, labels.references)
-        return {"all": Part(len(labels.references), Scores(values))}
+        return {"all": (len(labels.references), Scores(values))}
     known = [*_FAMILIES, *glue_tasks()]
     hint = suggestion(options.task, known) or "; choose one"
     raise ConfigError(f"--task must be one of {', '.join(known)}, got {options.task!r}{hint}")
 
 
-def _record(options: ScoreOptions, parts: Mapping[str, Part]) -> dict[str, Any]:
+def _record(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> dict[str, Any]:
     """All instances at the top, the groups below."""
-    record: dict[str, Any] = {
-        "task": options.task,
-        "references": options.references,
-        "outputs": options.outputs,
-        **_part_record(parts["all"]),
+    groups = {
+        name: {
+            "instances": instances,
+            "scores": dict(scores.values),
+            "skipped": dict(scores.skipped),
+        }
+        for name, (instances, scores) in parts.items()
     }
-    groups = {name: _part_record(part) for name, part in parts.items() if name != "all"}
-    return record | ({"groups": groups} if groups else {})
+    files = {name: getattr(options, name) for name in ("task", "references", "outputs")}
+    return {**files, **groups.pop("all")} | ({"groups": groups} if groups else {})
 
 
-def _part_record(part: Part) -> dict[str, Any]:
-    return {
-        "instances": part.instances,
-        "scores": dict(part.scores.values),
-        "skipped": dict(part.scores.skipped),
-    }
-
-
-def _show(options: ScoreOptions, parts: Mapping[str, Part]) -> None:
+def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> None:
     table = plain_table(f"{options.task} scores")
     table.add_column("metric", no_wrap=True)
-    for name, part in parts.items():
-        noun = "instance" if part.instances == 1 else "instances"
+    for name, (instances, _) in parts.items():
+        noun = "instance" if instances == 1 else "instances"
         heading = "" if len(parts) == 1 else f"{name.capitalize()}: "
-        table.add_column(f"{heading}{part.instances} {noun}", justify="right")
-    whole = parts["all"].scores
+        table.add_column(f"{heading}{instances} {noun}", justify="right")
+    _, whole = parts["all"]
     names = METRICS[_FAMILIES[options.task]] if options.task in _FAMILIES else tuple(whole.values)
     for name in names:
         shown = f"{name} (lower is better)" if name in LOWER_IS_BETTER else name
-        table.add_row(shown, *(_cell(part.scores.values.get(name)) for part in parts.values()))
+        table.add_row(shown, *(_cell(scores.values.get(name)) for _, scores in parts.values()))
     console = standard_console()
     console.print(table)
     by_reason: dict[str, list[str]] = {}

@@ -11,17 +11,6 @@ from hiddenkey.testing.examination import Examination
 from hiddenkey.testing.findings import fail_if
 from hiddenkey.testing.passes import differences
 
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-)
-
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
     """Record attributes, types, forward methods, flags, hooks, numbers and configs of all modules.
@@ -35,10 +24,11 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         found[f"{name}: type"] = type(module)
         found[f"{name}: forward"] = getattr(module.forward, "__func__", module.forward)
         found[f"{name}: training"] = module.training
-        found[f"{name}: hooks"] = {hooks: len(getattr(module, hooks)) for hooks in _HOOKS}
-        found[f"{name}: numbers"] = {
-            key: value for key, value in module.__dict__.items() if isinstance(value, float | int)
+        own = module.__dict__.items()
+        found[f"{name}: hooks"] = {
+            key: len(value) for key, value in own if "hooks" in key and isinstance(value, dict)
         }
+        found[f"{name}: numbers"] = {k: value for k, value in own if isinstance(value, float | int)}
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_attn_implementation"):
             found[f"{name}: attention"] = config._attn_implementation

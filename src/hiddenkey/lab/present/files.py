@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.files import write_whole
+from hiddenkey.files import plain, write_whole
 from hiddenkey.lab.present.canvas import Plot, render, standalone
 from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.formats import FORMATS
@@ -99,19 +97,6 @@ def page_folder(folder: Path) -> Iterator[PageFolder]:
             f"output must be a folder that can be written, got {str(folder)!r} ({reason}); free"
             " space, change its permissions or name another with --output"
         ) from error
-
-
-def plain(value: Any) -> Any:
-    """Return a value in JSON's types: dataclasses with their properties, NaN and ∞ as ``None``."""
-    if is_dataclass(value):
-        own = [field.name for field in fields(value)]
-        own += [name for name, found in vars(type(value)).items() if isinstance(found, property)]
-        return {name: plain(getattr(value, name)) for name in own}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_contents(folder: Path) -> set[str]:

@@ -11,14 +11,13 @@ renamed when it is whole.
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.files import write_whole
+from hiddenkey.files import plain, write_whole
 from hiddenkey.lab.run.options import TrainOptions
 
 CONFIG: Final = "config.yaml"
@@ -116,11 +115,11 @@ class RunFolder:
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; numbers that JSON lacks (NaN, infinities) become null."""
-        self.write_text(name, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+        self.write_text(name, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
     def write_lines(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
         """Write one JSON object a line; numbers that JSON lacks become null."""
-        lines = (json.dumps(_finite(record), ensure_ascii=False) for record in records)
+        lines = (json.dumps(plain(record), ensure_ascii=False) for record in records)
         self.write_text(name, "".join(f"{line}\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -185,13 +184,3 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], where: str, advice:
         for name in sorted({*old, *new})
         if old.get(name) != new.get(name)
     ]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

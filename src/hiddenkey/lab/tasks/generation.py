@@ -18,7 +18,7 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
 from hiddenkey.lab.tasks.base import Example, Source, Splits, Task
-from hiddenkey.lab.tasks.folders import find_folder
+from hiddenkey.lab.tasks.files import find_folder
 from hiddenkey.lab.tasks.tables import Columns, read_splits
 from hiddenkey.lab.tasks.webnlg import Entry, read_entries
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from hiddenkey.lab.tasks import hub
 from hiddenkey.lab.tasks.base import Source, Splits, Task
-from hiddenkey.lab.tasks.folders import find_folder
+from hiddenkey.lab.tasks.files import find_folder
 from hiddenkey.lab.tasks.tables import Columns, read_splits
 
 DATASET: Final = "nyu-mll/glue"
