@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -18,6 +19,7 @@ from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.compare.prospects import Prospect, prospects
+from hiddenkey.lab.compare.step_costs import time_missing_steps
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
@@ -47,6 +49,7 @@ def run(plan: Plan) -> int:
         if len(known) < outline.total:
             _show_prospects(console, plan, prospects(plan, known))
         work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
+        time_missing_steps(plan, data, partial(say, console))
         return _conclude(console, plan, coordinator)
 
 

@@ -14,6 +14,7 @@ from hiddenkey.cli.options import DemoOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.evidence.axes import Checkpoint
 from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.evidence.step_times import read_step_times
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.report import Tables, tabulate
 from hiddenkey.lab.report.comparison_grids import AFTER
@@ -35,7 +36,8 @@ def run(options: DemoOptions) -> int:
     if status := compare.run(plan_of(options)):
         return status
     folder = Path(options.output)
-    tables, console = tabulate(read_records(folder)), standard_console()
+    tables = tabulate(read_records(folder), timed=read_step_times(folder))
+    console = standard_console()
     for scope in tables.scopes:
         console.print(grid_table(gap_grid(scope)))
         console.print(grid_table(cost_grid(scope, tables.baseline)))

@@ -31,9 +31,10 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
         ConfigError: if the records are broken, or there is none of the baseline.
     """
     from hiddenkey.lab.evidence.record import read_records
+    from hiddenkey.lab.evidence.step_times import read_step_times
     from hiddenkey.lab.report import tabulate, write_report
 
-    tables = tabulate(read_records(folder), baseline)
+    tables = tabulate(read_records(folder), baseline, read_step_times(folder))
     written = write_report(tables, output or folder / "report", title=folder.resolve().name)
     for scope in tables.scopes:
         heading = "step-matched" if scope.budget == "steps" else "time-matched"

@@ -5,6 +5,7 @@ import statistics
 
 import pytest
 
+from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.present.canvas import Palette
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.figures.sweeps import sweep_plots
@@ -137,6 +138,26 @@ def test_costs_are_paired_ratios_with_intervals():
     assert costs["hiddenkey"].seconds_per_step == 2
     assert costs["hiddenkey"].memory.value == pytest.approx(1.5)
     assert not costs["hiddenkey"].device_memory
+
+
+def test_steps_that_took_turns_win_over_times_of_runs():
+    runs = [
+        with_result(record(method=method, seed=seed), seconds_per_step=1.0 + seed)
+        for method in ("lora", "hiddenkey")
+        for seed in range(3)
+    ]
+    task, model, rank = (runs[0].options[name] for name in ("task", "model", "rank"))
+
+    def ratio(seconds, baseline="lora"):
+        place = task, model, rank, "hiddenkey"
+        times = StepTimes(*place, baseline, seconds, (1.0,) * len(seconds), {})
+        (table,) = tabulate(runs, timed=[times]).scopes[0].tasks
+        return next(cost.time for cost in table.costs if cost.arm.method == "hiddenkey")
+
+    assert ratio((1.5, 1.6, 1.55, 1.45)).value == pytest.approx(1.524, abs=1e-3)
+    assert ratio((1.5, 1.6, 1.55, 1.45)).differs
+    assert not ratio((0.9, 1.4, 0.8, 1.5)).differs
+    assert ratio((1.5, 1.6, 1.55), baseline="dropkey").value == 1, "they took turns with another"
 
 
 def test_memory_of_the_accelerator_wins():

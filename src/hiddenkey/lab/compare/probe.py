@@ -21,7 +21,6 @@ from hiddenkey.lab.run.recorder import Observer, evaluation_steps
 from hiddenkey.lab.tasks import Example, Splits
 
 _STEPS: Final = 8
-_ROUNDS: Final = 3
 _EXAMPLES: Final = 64
 _TEXTS: Final = 8
 
@@ -98,14 +97,17 @@ def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> C
 
 
 def ratio(ours: tuple[TrainOptions, Prepared], baseline: tuple[TrainOptions, Prepared]) -> float:
-    """How much longer a step of ours takes than one of the baseline, measured side by side."""
-    pairs = [(measure(*ours).step, measure(*baseline).step) for _ in range(_ROUNDS)]
-    return median(mine / other for mine, other in pairs)
+    """How much longer a step of ours takes than one of the baseline, measured in turns."""
+    from hiddenkey.lab.run.step_times import times_in_turns
+
+    return median(mine / other for mine, other in times_in_turns(ours, baseline))
 
 
 def seconds_of_ratio(cost: Cost) -> float:
-    """Seconds that :func:`ratio` spends on one of its two runs."""
-    return _ROUNDS * (cost.start + _STEPS * cost.step)
+    """Seconds that :func:`ratio` spends on one of its two configurations."""
+    from hiddenkey.lab.run.step_times import ROUNDS, WARM_UP
+
+    return cost.start + (WARM_UP + ROUNDS) * cost.step
 
 
 class _Lines(Observer):

@@ -13,11 +13,22 @@ from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.findings import Cell, Cost
 from hiddenkey.lab.evidence.inference import Ratio
 from hiddenkey.lab.evidence.pairing import find_baselines
+from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.run.result import Result
 
 
-def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) -> tuple[Cost, ...]:
-    """Return seconds per step and peak memory of each arm, relative to its baseline's."""
+def tabulate_costs(
+    runs: Sequence[Run], cells: Sequence[Cell], baseline: str, timed: Sequence[StepTimes] = ()
+) -> tuple[Cost, ...]:
+    """Return seconds per step and peak memory of each arm, relative to its baseline's.
+
+    Args:
+        runs: the runs of one task.
+        cells: what the arms gained.
+        baseline: method that the others are compared with.
+        timed: steps that took turns; without them, times of runs are compared.
+    """
+    turns = {each.place: each.ratio for each in timed if each.baseline == baseline}
     groups: dict[Arm, list[Run]] = defaultdict(list)
     for run in runs:
         if run.record.result is not None:
@@ -34,6 +45,7 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
     }
     costs = []
     for arm, own in results.items():
+        place = runs[0].task.name, arm.model, arm.rank, arm.method
         base = arm if arm.method == baseline else against[arm]
         others = {} if base is None else results[base]
         sample = next(iter(own.values()))
@@ -42,7 +54,7 @@ def tabulate_costs(runs: Sequence[Run], cells: Sequence[Cell], baseline: str) ->
                 arm=arm,
                 steps=median(result.steps for result in own.values()),
                 seconds_per_step=median(result.seconds_per_step for result in own.values()),
-                time=_ratio(own, others, lambda result: result.seconds_per_step),
+                time=turns.get(place) or _ratio(own, others, lambda r: r.seconds_per_step),
                 memory_mib=finite(median(map(memory, own.values()))),
                 memory=_ratio(own, others, memory),
                 device_memory=sample.peak_device_memory_mib is not None,

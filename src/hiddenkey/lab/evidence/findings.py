@@ -68,8 +68,8 @@ class Cost:
         arm: the arm.
         steps: optimiser steps, the median over runs.
         seconds_per_step: median over runs.
-        time: seconds per step relative to the baseline's, over pairs of equal seed; ``None``
-            without a baseline.
+        time: seconds per step relative to the baseline's, over steps that took turns, or else over
+            pairs of equal seed; ``None`` without a baseline.
         memory_mib: median peak memory: of the accelerator where there is one, else resident memory;
             ``None`` where the operating system does not tell it.
         memory: relative to the baseline's, over pairs of equal seed.

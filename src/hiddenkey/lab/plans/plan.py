@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
-from hiddenkey.lab.run.limits import ONE, limit_faults
+from hiddenkey.lab.run.limits import ONE, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
@@ -72,6 +72,9 @@ class Plan:
     """Seconds between two signs of life of a run."""
     grace: int = 120
     """Seconds without a sign of life after which another worker takes a run over."""
+    timed_steps: int = ZERO.default(10)
+    """Steps of each method that take turns with the baseline's when all runs are done, to say what
+    a step costs; 0: the report takes the times of the runs."""
     report: bool = True
     """Write the report into OUTPUT/report when all runs are done."""
     retry_failed: bool = False

@@ -68,8 +68,9 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
         "peak MiB", "steps", "adapter parameters",
     )  # fmt: skip
     notes = [
-        "Medians over seeds; ratios are geometric means over pairs of equal seed, with 95 %"
-        " intervals (Student's t of the logarithms). Gain: paired difference of the main metric to"
+        "Medians over seeds; ratios are geometric means with 95 % intervals (Student's t of the"
+        " logarithms): of time over steps that took turns, where they were timed, else over pairs"
+        " of equal seed. Gain: paired difference of the main metric to"
         f" {baseline} after the last step. Runs at the same time on one machine slow each other"
         " down."
     ]
@@ -156,5 +157,5 @@ def _times(ratio: Ratio | None) -> Entry:
     same = ratio.logarithm.mean == ratio.logarithm.error == 0
     details = [] if bounds is None or same else [interval(*bounds, digits=2)]
     if not (ratio.differs or same):
-        details.append(f"inconclusive ({count(ratio.logarithm.count, 'seed')})")
+        details.append(f"inconclusive ({count(ratio.logarithm.count, 'pair')})")
     return Entry(f"{ratio.value:.2f} ×", ratio.value, details=tuple(details))

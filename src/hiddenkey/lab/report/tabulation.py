@@ -18,6 +18,7 @@ from hiddenkey.lab.evidence.costs import tabulate_costs
 from hiddenkey.lab.evidence.curves import tabulate_curves, tabulate_gaps
 from hiddenkey.lab.evidence.ranks import Ranking, rank_methods
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.evidence.sweeps import tabulate_selections, tabulate_sweeps
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.report.history import tabulate_runs, tabulate_search
@@ -26,12 +27,15 @@ from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
 
 
-def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
+def tabulate(
+    records: Sequence[Record], baseline: str = "lora", timed: Sequence[StepTimes] = ()
+) -> Tables:
     """Return everything that a report says about the records.
 
     Args:
         records: finished and failed runs, in any order.
         baseline: method that the others are compared with.
+        timed: steps that took turns.
 
     Raises:
         ConfigError: if the baseline is no method that the records or the library know.
@@ -43,10 +47,10 @@ def tabulate(records: Sequence[Record], baseline: str = "lora") -> Tables:
     shared, differing = differing_options(records)
     replaced = newest(steps)[1] | newest(time)[1]
     rows, environments = tabulate_runs([*steps, *time, *search], replaced, differing)
-    scopes = [_scope(steps, "steps", baseline)] if steps else []
+    scopes = [_scope(steps, "steps", baseline, timed)] if steps else []
     if time:
         both = [*(run.record for run in time), *_beside(time, steps, baseline)]
-        scopes.append(_scope(find_runs(both, "time", baseline), "time", baseline))
+        scopes.append(_scope(find_runs(both, "time", baseline), "time", baseline, timed))
     return Tables(
         baseline=baseline,
         scopes=tuple(scopes),
@@ -66,11 +70,11 @@ def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> lis
     ]
 
 
-def _scope(runs: Sequence[Run], budget: Budget, baseline: str) -> Scope:
+def _scope(runs: Sequence[Run], budget: Budget, baseline: str, timed: Sequence[StepTimes]) -> Scope:
     kept, _ = newest(runs)
     arms = tuple(sorted({run.arm for run in kept}, key=lambda arm: arm_order(arm, baseline)))
     tasks = tuple(
-        _task_table(task, [run for run in kept if run.task == task], budget, baseline)
+        _task_table(task, [run for run in kept if run.task == task], budget, baseline, timed)
         for task in dict.fromkeys(run.task for run in kept)
     )
     ranking, unranked = _rank(arms, tasks)
@@ -87,14 +91,16 @@ def _beside(time: Sequence[Run], steps: Sequence[Run], baseline: str) -> list[Re
     ]
 
 
-def _task_table(task: Task, runs: Sequence[Run], budget: Budget, baseline: str) -> TaskTable:
+def _task_table(
+    task: Task, runs: Sequence[Run], budget: Budget, baseline: str, timed: Sequence[StepTimes]
+) -> TaskTable:
     cells = tabulate_cells(runs, baseline)
     return TaskTable(
         task=task,
         verdict=judge(cells, baseline, budget),
         cells=cells,
         gaps=tabulate_gaps(runs),
-        costs=tabulate_costs(runs, cells, baseline),
+        costs=tabulate_costs(runs, cells, baseline, timed),
         curves=tabulate_curves(runs),
         sweeps=tabulate_sweeps(cells, baseline),
         selections=tabulate_selections(cells),

@@ -1,0 +1,100 @@
+"""Seconds of training steps of two configurations that take turns in one process.
+
+A machine's load changes from minute to minute, and hits two steps that follow each other alike. The
+ratio of such a pair says what a method costs where the times of whole runs would not.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Final
+
+import torch
+from transformers import set_seed
+
+import hiddenkey
+from hiddenkey.lab.run.adapters import add_adapter, load_precision
+from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import Prepared
+from hiddenkey.lab.run.training import build_trainer
+
+WARM_UP: Final = 3
+"""Steps of each that are not counted."""
+ROUNDS: Final = 10
+
+Configuration = tuple[TrainOptions, Prepared]
+
+
+def times_in_turns(
+    ours: Configuration, baseline: Configuration, rounds: int = ROUNDS
+) -> list[tuple[float, float]]:
+    """Return the seconds of a step of ours and of the baseline's, a pair for each round.
+
+    Both models are in memory at the same time. Who begins a round changes with each.
+
+    Args:
+        ours: settings, and what was prepared for them.
+        baseline: the same of what it is compared with.
+        rounds: pairs to time.
+    """
+    pairs = []
+    with ExitStack() as stack:
+        take_ours, take_baseline = (
+            stack.enter_context(_steps(*each, WARM_UP + rounds)) for each in (ours, baseline)
+        )
+        for number in range(WARM_UP + rounds):
+            if number % 2:
+                second, first = take_baseline(), take_ours()
+            else:
+                first, second = take_ours(), take_baseline()
+            pairs.append((first, second))
+    return pairs[WARM_UP:]
+
+
+@contextmanager
+def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Callable[[], float]]:
+    """Yield a function that takes one step as Trainer does, and returns its seconds."""
+    set_seed(options.seed)
+    kind = prepared.task.kind
+    loaded, tokenizer = load_model(
+        options.model, kind, prepared.splits.label_names, load_precision(options)
+    )
+    model = add_adapter(loaded, options, kind)
+    with (
+        tempfile.TemporaryDirectory(prefix="hiddenkey-steps-") as folder,
+        hiddenkey.attach(model, prepared.config, kernel=options.kernel),
+    ):
+        trainer = build_trainer(options, prepared, model, tokenizer, Path(folder))
+        trainer.create_optimizer_and_scheduler(count)
+        # Trainer's own loop sets it, and its step divides by it
+        trainer.current_gradient_accumulation_steps = options.gradient_accumulation
+        set_seed(options.seed)  # equal seeds give equal batches
+        batches = cycle(
+            islice(trainer.get_train_dataloader(), count * options.gradient_accumulation)
+        )
+        model.train()
+
+        def take() -> float:
+            step = list(islice(batches, options.gradient_accumulation))
+            _synchronise()
+            started = time.perf_counter()
+            for batch in step:
+                trainer.training_step(model, batch)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+            trainer.optimizer.step()
+            model.zero_grad()
+            _synchronise()
+            return time.perf_counter() - started
+
+        yield take
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,79 @@
+"""Steps that take turns with the baseline's, once the runs are done."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hiddenkey import ConfigError
+from hiddenkey.lab.compare import step_costs
+from hiddenkey.lab.compare.step_costs import time_missing_steps
+from hiddenkey.lab.evidence.step_times import FILE, read_step_times
+from hiddenkey.lab.plans.check import check
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """What was timed; a step of ours takes twice as long as the baseline's."""
+    seen = []
+
+    def times(ours, baseline, rounds):
+        seen.append((ours[0].method, ours[0].rate, baseline[0].method))
+        return [(2.0, 1.0)] * rounds
+
+    monkeypatch.setattr("hiddenkey.lab.run.step_times.times_in_turns", times)
+    return seen
+
+
+def test_each_method_is_timed_once_whatever_its_rates(plan, timed):
+    plan = replace(plan, rates=(0.1, 0.3))
+    time_missing_steps(plan, check(plan), print)
+    assert timed == [("hiddenkey", 0.1, "lora")]
+    (found,) = read_step_times(Path(plan.output))
+    assert found.place == ("file", plan.models[0], 4, "hiddenkey")
+    assert found.ratio.value == pytest.approx(2)
+    assert found.ratio.logarithm.count == plan.timed_steps
+
+
+def test_only_what_is_new_is_timed_again(plan, timed, monkeypatch):
+    time_missing_steps(plan, check(plan), print)
+    larger = replace(plan, methods=("lora", "dropkey", "hiddenkey"))
+    time_missing_steps(larger, check(larger), print)
+    assert [method for method, _, _ in timed] == ["hiddenkey", "dropkey"]
+    monkeypatch.setattr(step_costs, "versions", lambda: {"torch": "another"})
+    time_missing_steps(plan, check(plan), print)
+    assert [method for method, _, _ in timed] == ["hiddenkey", "dropkey", "hiddenkey"]
+
+
+def test_none_are_timed_on_request(plan, timed):
+    plan = replace(plan, timed_steps=0)
+    time_missing_steps(plan, check(plan), print)
+    assert timed == []
+    assert read_step_times(Path(plan.output)) == []
+
+
+def test_a_method_that_cannot_be_timed_is_named(plan, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("out of memory\nmore")
+
+    monkeypatch.setattr("hiddenkey.lab.run.step_times.times_in_turns", fail)
+    said = []
+    time_missing_steps(plan, check(plan), said.append)
+    assert said == ["hiddenkey on file: its steps could not be timed (out of memory)"]
+    assert read_step_times(Path(plan.output)) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '[{"task": "a"}]', "null"])
+def test_a_damaged_file_is_refused(text, tmp_path):
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ConfigError, match=r"step_times.json must hold the times of steps.*delete"):
+        read_step_times(tmp_path)
+
+
+def test_steps_of_two_models_take_turns(plan):
+    plan = replace(plan, timed_steps=4, common={**plan.common, "gradient_accumulation": 2})
+    time_missing_steps(plan, check(plan), print)
+    (row,) = json.loads((Path(plan.output) / FILE).read_text())
+    assert len(row["seconds"]) == len(row["baseline_seconds"]) == 4
+    assert min(*row["seconds"], *row["baseline_seconds"]) > 0
