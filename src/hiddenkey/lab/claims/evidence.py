@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.findings import Evidence, Values
+from hiddenkey.lab.claims.effects import Values
+from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.judge import judge
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import COST, Claim, Scale

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from hiddenkey.lab.claims.effects import effect
-from hiddenkey.lab.claims.findings import Effect, Finding, Values
+from hiddenkey.lab.claims.effects import Values, effect
+from hiddenkey.lab.claims.findings import Finding
 from hiddenkey.lab.claims.plan import BASELINE, COST, Claim, Scale
 from hiddenkey.lab.claims.power import expected_power
-from hiddenkey.lab.claims.rule import combine, decide, how_many
 from hiddenkey.lab.claims.sentences import sentences
 from hiddenkey.lab.present.words import count, number
 
@@ -27,47 +25,18 @@ def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Findi
         values: value by seed, by task setup, configuration and measure; plain LoRA's among them.
         missing: runs of the plan that have no value (yet).
     """
-    setups = claim.tasks
     left_out = _left_out(claim, scale, values)
-    by_task = tuple(
-        effect(contrast, values, setups, task) for contrast in claim.contrasts for task in setups
-    )
-    questions = _questions(claim, values, setups, left_out)
-    needed = how_many(claim.need, len(questions))
-    p_holds, p_fails = combine(
-        [question.p_holds for question in questions],
-        [question.p_fails for question in questions],
-        needed,
-    )
-    finding = Finding(
-        claim=claim,
-        questions=questions,
-        by_task=by_task,
-        needed=needed,
-        verdict=decide(p_holds, p_fails),
-        p_holds=p_holds,
-        p_fails=p_fails,
-        sentences=(),
-        left_out=left_out,
-        missing=missing,
-        power=expected_power(claim, scale),
-    )
-    return dataclasses.replace(finding, sentences=sentences(finding))
-
-
-def _questions(
-    claim: Claim, values: Values, setups: Sequence[str], left_out: Mapping[str, str]
-) -> tuple[Effect, ...]:
-    """Return the effects that the verdict rests on."""
-    asked = [
-        (contrast, [t for t in setups if contrast.measure == COST or t not in left_out])
-        for contrast in claim.contrasts
+    by_task = [
+        effect(c, values, claim.tasks, task) for c in claim.contrasts for task in claim.tasks
     ]
+    finding = Finding(claim, (), tuple(by_task), left_out, missing, expected_power(claim, scale))
+    asked = [(contrast, finding.tasks(contrast.measure)) for contrast in claim.contrasts]
     if claim.scope == "pooled":
-        return tuple(effect(contrast, values, tasks) for contrast, tasks in asked)
-    return tuple(
-        effect(contrast, values, tasks, task) for contrast, tasks in asked for task in tasks
-    )
+        questions = [effect(contrast, values, tasks) for contrast, tasks in asked]
+    else:
+        questions = [effect(c, values, tasks, task) for c, tasks in asked for task in tasks]
+    finding = dataclasses.replace(finding, questions=tuple(questions))
+    return dataclasses.replace(finding, sentences=sentences(finding))
 
 
 def _left_out(claim: Claim, scale: Scale, values: Values) -> dict[str, str]:

@@ -8,18 +8,21 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, get_args
 
-from hiddenkey.lab.claims.findings import Evidence, Finding, Verdict
+from hiddenkey.lab.claims.findings import Evidence, Finding
 from hiddenkey.lab.claims.plan import COST, MEASURES
-from hiddenkey.lab.claims.plan_tables import (
+from hiddenkey.lab.claims.rule import RULE, Verdict
+from hiddenkey.lab.claims.sentences import cautions, plan_words, run_text, when
+from hiddenkey.lab.claims.tables import (
     chosen_grid,
+    drawing_grid,
+    effects_grid,
     environment_grids,
     power_grid,
     scores_grid,
+    summary_grid,
     tasks_grid,
+    values_grid,
 )
-from hiddenkey.lab.claims.rule import RULE
-from hiddenkey.lab.claims.sentences import cautions, plan_words, run_text, when
-from hiddenkey.lab.claims.tables import drawing_grid, effects_grid, summary_grid, values_grid
 from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.formats import escape_markdown, markdown_table
 from hiddenkey.lab.present.markup import Picture, Section, read_asset

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
-from hiddenkey.lab.claims.findings import Verdict
 from hiddenkey.lab.evidence import inference
 from hiddenkey.lab.evidence.inference import FEWEST
+
+Verdict = Literal["holds", "does not hold", "cannot tell"]
 
 LEVEL: Final = inference.LEVEL / 2
 """Share of wrong verdicts of either kind that is accepted; a 95 % interval has it on each side."""
@@ -39,6 +40,30 @@ RULE: Final = (
 
 _ROUNDING: Final = 1e-9
 """What a share times a count may be above a whole number by rounding alone."""
+
+
+class Judged:
+    """What has a verdict: ``holds`` if both of its p-values are small."""
+
+    @property
+    def p_values(self) -> tuple[float, float]:
+        """P-values of "it is not as claimed" and of "it is as claimed"."""
+        raise NotImplementedError
+
+    @property
+    def p_holds(self) -> float:
+        """P-value of "it is not as claimed"."""
+        return self.p_values[0]
+
+    @property
+    def p_fails(self) -> float:
+        """P-value of "it is as claimed"."""
+        return self.p_values[1]
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the rule."""
+        return decide(*self.p_values)
 
 
 def decide(p_holds: float, p_fails: float) -> Verdict:

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
+from hiddenkey.lab.claims.effects import Effect
+from hiddenkey.lab.claims.findings import Evidence, Finding
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.power import design
 from hiddenkey.lab.claims.rule import LEVEL

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from hiddenkey.lab.claims.findings import Effect
+from hiddenkey.lab.claims.effects import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
 from hiddenkey.lab.present.words import MISSING, interval, number, signed
 

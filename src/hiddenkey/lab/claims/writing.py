@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from hiddenkey.lab.claims.effects import Effect
 from hiddenkey.lab.claims.figures import list_plots
-from hiddenkey.lab.claims.findings import Effect, Evidence, Finding
+from hiddenkey.lab.claims.findings import Evidence, Finding
 from hiddenkey.lab.claims.page import markdown, render_page
 from hiddenkey.lab.present.files import page_folder
 
