@@ -40,10 +40,7 @@ def _runs_to_check(plan: Plan) -> list[TrainOptions]:
 def _ends(options: TrainOptions, search: Search) -> list[TrainOptions]:
     """The runs at both ends of a search's space, on its validation part."""
     held = dataclasses.replace(options, holdout=search.validation)
-    try:
-        space = search.space_of(options.method)
-    except KeyError:  # an unknown method, which is a fault of its own
-        return [held]
+    space = search.space_of(options.method)
     return [
         searched_options(held, {name: bounds[end] for name, bounds in space.items()})
         for end in (0, 1)

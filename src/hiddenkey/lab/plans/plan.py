@@ -11,18 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hiddenkey.lab.plans.search import Search, read_search
+from hiddenkey.lab.plans.search import Search, read_search, unused_settings
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.limits import ONE, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
-
-if TYPE_CHECKING:
-    from hiddenkey.framework.config import DropoutConfig
 
 
 @dataclass(frozen=True)
@@ -118,39 +115,20 @@ class Plan:
         given |= read_settings(self.per_task.get(task, {}), "per_task")[0]
         if self.data is not None and task in TASKS and TASKS[task].needs == "folder":
             given["data"] = self.data
-        # What all share may mean nothing to this method: plain LoRA has no rate and no loss.
-        unused = [] if _drops(method) else ["rate"]
-        unused += [] if _has_loss(method) else ["consistency_"]
-        given = {name: v for name, v in given.items() if not name.startswith(tuple(unused))}
+        unused = unused_settings(method)
+        given = {name: value for name, value in given.items() if not name.startswith(unused)}
         given |= read_settings(self.per_method.get(method, {}), "per_method")[0]
         return TrainOptions(**{**given, "task": task, "method": method})
 
     def _varied(self, method: str) -> list[dict[str, Any]]:
-        rates = self.rates if _drops(method) else ()
-        weights = self.consistency_weights if _has_loss(method) else ()
-        return [
-            {**rate, **weight}
-            for rate, weight in product(
-                [{"rate": rate} for rate in rates] or [{}],
-                [{"consistency_weight": weight} for weight in weights] or [{}],
-            )
-        ]
-
-
-def _drops(method: str) -> bool:
-    config = _config(method)
-    return config is not None and bool(config.drops)
-
-
-def _has_loss(method: str) -> bool:
-    config = _config(method)
-    return config is not None and config.consistency is not None
-
-
-def _config(method: str) -> DropoutConfig | None:
-    from hiddenkey.framework.catalogue import methods  # with torch, which --help does not wait for
-
-    return methods()[method].config if method in tuple(methods()) else None
+        """Every combination of the rates and weights that mean something to a method."""
+        axes = {"rate": self.rates, "consistency_weight": self.consistency_weights}
+        varied = {
+            name: values
+            for name, values in axes.items()
+            if values and not name.startswith(unused_settings(method))
+        }
+        return [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
 
 
 def validate(plan: Plan) -> list[str]:
@@ -199,11 +177,12 @@ def _unused(plan: Plan) -> list[str]:
     return [
         f"{name} are for methods that {what}, got none among {', '.join(plan.methods)}; leave them"
         " out or add such a method"
-        for name, what, has in (
-            ("rates", "drop", _drops),
-            ("consistency_weights", "have a consistency loss", _has_loss),
+        for name, what, beginning in (
+            ("rates", "drop", "rate"),
+            ("consistency_weights", "have a consistency loss", "consistency_"),
         )
-        if getattr(plan, name) and not any(map(has, plan.methods))
+        if getattr(plan, name)
+        and all(beginning in unused_settings(method) for method in plan.methods)
     ]
 
 

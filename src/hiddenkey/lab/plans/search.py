@@ -57,15 +57,8 @@ class Search:
 
     def space_of(self, method: str) -> dict[str, Bounds]:
         """The part of the space that means something to a method."""
-        from hiddenkey.framework.catalogue import methods  # with torch, which --help has no use for
-
-        config = methods()[method].config
-        return {
-            name: bounds
-            for name, bounds in self.space.items()
-            if (name != "rate" or config.drops)
-            and (not name.startswith("consistency_") or config.consistency is not None)
-        }
+        unused = unused_settings(method)
+        return {name: own for name, own in self.space.items() if not name.startswith(unused)}
 
 
 @dataclass(frozen=True)
@@ -130,6 +123,19 @@ def read_search(given: Mapping[str, Any] | bool | None) -> tuple[Search | None, 
             else:
                 faults.append(f"search.{name} must be {rule}, got {value!r}; {hint}")
     return Search(**values), faults
+
+
+def unused_settings(method: str) -> tuple[str, ...]:
+    """Beginnings of the settings that mean nothing to a method: plain LoRA has no rate and no loss.
+
+    An unknown method, which is a fault of its own, has neither.
+    """
+    from hiddenkey.framework.catalogue import methods  # with torch, which --help has no use for
+
+    config = methods()[method].config if method in methods() else None
+    drops = config is not None and config.drops
+    has_loss = config is not None and config.consistency is not None
+    return ("rate",) * (not drops) + ("consistency_",) * (not has_loss)
 
 
 def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
