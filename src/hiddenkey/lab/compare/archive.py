@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hiddenkey.lab.evidence.record import FOLDER, Record
+from hiddenkey.lab.evidence.record import FOLDER, NOT_A_RECORD, Record
 from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
@@ -53,11 +52,9 @@ class Archive:
 
     def read(self, identity: str) -> Record | None:
         """The record of a run, or ``None`` where there is no whole one."""
-        path = self._folder / FOLDER / f"{identity}.json"
         try:
-            values: Any = json.loads(path.read_text(encoding="utf-8"))
-            return Record.from_dict(values)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return Record.load(self._folder / FOLDER / f"{identity}.json")
+        except NOT_A_RECORD:
             return None
 
 

@@ -12,23 +12,18 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, variance
 from typing import Final
 
-from hiddenkey.lab.evidence.arms import find_runs
+from hiddenkey.lab.evidence.arms import Run, find_runs
+from hiddenkey.lab.evidence.cells import tabulate_cells
 from hiddenkey.lab.evidence.comparisons import MARGIN
-from hiddenkey.lab.evidence.inference import FEWEST, differences
-from hiddenkey.lab.evidence.pairing import find_baselines
+from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import find_task
-
-ASSUMED: Final = 0.013
-"""Standard deviation of a pair's difference where nothing is measured: 1.3 percentage points."""
-
-_ASSUMED_SOURCE: Final = "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
 
 
 @dataclass(frozen=True)
@@ -44,6 +39,14 @@ class Scatter:
     deviation: float
     margin: float
     source: str
+
+
+ASSUMED: Final = 0.013
+"""Standard deviation of a pair's difference where nothing is measured: 1.3 percentage points."""
+
+_ASSUMED: Final = Scatter(
+    ASSUMED, MARGIN, "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
+)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def prospects(
     for task in plan.tasks:
         options = [each for each in settings if each.task == task]
         resolved = find_task(task, options[0])
-        usual = None if resolved.kind == "generation" else _assumed()
+        usual = None if resolved.kind == "generation" else _ASSUMED
         comparisons = sum(each.method != plan.baseline for each in options)
         found.append(
             Prospect(
@@ -132,43 +135,26 @@ def prospects(
     return found
 
 
-def _assumed() -> Scatter:
-    return Scatter(ASSUMED, MARGIN, _ASSUMED_SOURCE)
-
-
 def _measured(records: Sequence[Record], baseline: str) -> dict[str, Scatter]:
     """The scatter of each task with enough finished pairs, pooled over its configurations."""
-    by_task: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_task[str(record.options["task"])].append(record)
-    found = {task: _scatter(of_task, baseline) for task, of_task in by_task.items()}
+    by_task: dict[str, list[Run]] = defaultdict(list)
+    for run in find_runs(records, "steps", baseline):
+        by_task[run.task.name].append(run)
+    found = {task: _scatter(tabulate_cells(runs, baseline)) for task, runs in by_task.items()}
     return {task: scatter for task, scatter in found.items() if scatter is not None}
 
 
-def _scatter(records: Sequence[Record], baseline: str) -> Scatter | None:
-    runs = find_runs(records, "steps", baseline)
-    groups = {run.arm: [each for each in runs if each.arm == run.arm] for run in runs}
-    values = {
-        arm: {run.seed: value for run in group if (value := _last(run.record)) is not None}
-        for arm, group in groups.items()
-    }
-    samples, levels = [], []
-    for arm, plain in find_baselines(groups, baseline).items():
-        if plain is not None:
-            shared = sorted({*values[arm]} & {*values[plain]})
-            theirs = [values[plain][seed] for seed in shared]
-            levels += theirs
-            if len(shared) >= FEWEST:
-                samples.append(differences([values[arm][seed] for seed in shared], theirs))
-    if not samples:
+def _scatter(cells: Sequence[Cell]) -> Scatter | None:
+    compared = [
+        cell.comparison
+        for cell in cells
+        if cell.is_main("last") and cell.comparison and cell.comparison.count >= FEWEST
+    ]
+    if not compared:
         return None
-    free = sum(len(sample) - 1 for sample in samples)
-    pooled = math.sqrt(sum((len(sample) - 1) * variance(sample) for sample in samples) / free)
-    pairs = sum(map(len, samples))
-    margin = MARGIN * max(1.0, abs(fmean(levels)))
-    return Scatter(pooled, margin, f"measured on {pairs} finished pairs of this plan")
-
-
-def _last(record: Record) -> float | None:
-    result = record.result
-    return None if result is None else result.metrics[result.main_metric].last
+    free = sum(each.count - 1 for each in compared)
+    squares = sum((each.count - 1) * (each.estimate.deviation or 0.0) ** 2 for each in compared)
+    pairs = sum(each.count for each in compared)
+    margin = sum(each.count * each.margin for each in compared) / pairs
+    source = f"measured on {pairs} finished pairs of this plan"
+    return Scatter(math.sqrt(squares / free), margin, source)

@@ -153,7 +153,8 @@ class Worker:
         if record is None:
             record = self._record(trial, run)
             record.save(self._folder.path)
-            jobs.attach_record(trial, record.to_dict())
+            for name, value in jobs.record_attribute(record.to_dict()).items():
+                trial.set_user_attr(name, value)
         if record.result is None:
             trial.set_user_attr(jobs.ERROR, record.reason)
             raise RunError(record.reason)

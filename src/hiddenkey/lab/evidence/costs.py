@@ -38,11 +38,7 @@ def tabulate_costs(
         for arm, group in groups.items()
     }
     against = find_baselines(groups, baseline)
-    gains = {
-        cell.arm: cell.comparison
-        for cell in cells
-        if cell.measure.main and cell.measure.checkpoint == "last"
-    }
+    gains = {cell.arm: cell.comparison for cell in cells if cell.is_main("last")}
     costs = []
     for arm, own in results.items():
         place = runs[0].task.name, arm.model, arm.rank, arm.method

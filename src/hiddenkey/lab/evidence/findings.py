@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from hiddenkey.lab.evidence.axes import Arm, Measure
+from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
 from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import Estimate, Ratio
 
@@ -39,6 +39,10 @@ class Cell:
     against: str | None
     comparison: PairedComparison | None
     reason: str
+
+    def is_main(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is of the task's main metric at a checkpoint."""
+        return self.measure.main and self.measure.checkpoint == checkpoint
 
 
 @dataclass(frozen=True)

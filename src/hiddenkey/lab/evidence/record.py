@@ -19,6 +19,9 @@ FOLDER: Final = "records"
 VERSION: Final = 1
 """Version of the file format."""
 
+NOT_A_RECORD: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What reading a file raises that is no whole record."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -81,6 +84,15 @@ class Record:
         fields["metrics"] = tuple(fields["metrics"])
         return cls(**fields)
 
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            NOT_A_RECORD: one of these errors, if it cannot be read or is no whole record.
+        """
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
     def save(self, folder: Path) -> Path:
         """Write ``records/ID.json`` in a comparison's folder; a reader never sees half of it."""
         text = json.dumps(self.to_dict(), allow_nan=False) + "\n"
@@ -102,8 +114,8 @@ def read_records(folder: Path) -> list[Record]:
     records, faults = [], []
     for path in paths:
         try:
-            records.append(Record.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            records.append(Record.load(path))
+        except NOT_A_RECORD as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             faults.append(
                 f"{path}: not a whole record ({reason}); delete it, and run the same 'hiddenkey"

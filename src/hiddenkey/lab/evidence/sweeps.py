@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from operator import itemgetter
 from typing import Final
 
-from hiddenkey.lab.evidence.axes import Arm, Checkpoint
+from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.findings import Cell, Selection, Series, Sweep, SweepPoint
 
 _OPTIONS: Final[dict[str, Callable[[Arm], float | None]]] = {
@@ -30,8 +30,8 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
     The arms of the same method compete; where no method has several, nothing is selected.
     """
     groups: dict[str, list[tuple[float, Cell]]] = defaultdict(list)
-    for cell in _main(cells, "last"):
-        if cell.description is not None:
+    for cell in cells:
+        if cell.is_main("last") and cell.description is not None:
             groups[cell.arm.family].append((cell.description.mean, cell))
     if all(len(group) == 1 for group in groups.values()):
         return ()
@@ -41,10 +41,10 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
 
 def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
     read = _OPTIONS[option]
-    best = {cell.arm: cell.description for cell in _main(cells, "best")}
+    best = {cell.arm: cell.description for cell in cells if cell.is_main("best")}
     groups: dict[_Place, list[tuple[Arm, SweepPoint]]] = defaultdict(list)
     levels = []
-    for cell in _main(cells, "last"):
+    for cell in (cell for cell in cells if cell.is_main("last")):
         arm, x = cell.arm, read(cell.arm)
         point = SweepPoint(float(x or 0), cell.description, best.get(arm))
         if x is not None:
@@ -72,7 +72,3 @@ def _series(option: str, group: Sequence[tuple[Arm, SweepPoint]]) -> Series:
     parts = [part for part in arm.label.split(", ") if not part.startswith(prefix)]
     points = sorted((point for _, point in group), key=lambda point: point.x)
     return Series(", ".join(parts), arm.method, frozenset(parts[1:]), tuple(points))
-
-
-def _main(cells: Sequence[Cell], checkpoint: Checkpoint) -> list[Cell]:
-    return [c for c in cells if c.measure.main and c.measure.checkpoint == checkpoint]

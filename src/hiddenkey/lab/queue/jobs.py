@@ -160,11 +160,6 @@ def sign(trial: optuna.Trial, folder: str, process: int) -> None:
     trial.set_user_attr(_OWNER, {**signature, "machine": platform.node()})
 
 
-def attach_record(trial: optuna.Trial, record: Mapping[str, Any]) -> None:
-    """Store a run's record in the trial."""
-    trial.set_user_attr(_RECORD + record["id"], dict(record))
-
-
 def records(trial: FrozenTrial) -> dict[str, Mapping[str, Any]]:
     """The records in a trial, by the identity of their run."""
     return {
@@ -175,7 +170,7 @@ def records(trial: FrozenTrial) -> dict[str, Mapping[str, Any]]:
 
 
 def record_attribute(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as an attribute of a new trial."""
+    """The attribute in which a trial keeps a run's record."""
     return {_RECORD + record["id"]: dict(record)}
 
 

@@ -112,12 +112,8 @@ def _result(cell: Cell | None, best: float | None) -> Entry:
 
 
 def _best_mean(table: TaskTable, checkpoint: Checkpoint) -> float | None:
-    means = [
-        cell.description.mean
-        for cell in table.cells
-        if cell.measure.main and cell.measure.checkpoint == checkpoint and cell.description
-    ]
-    return max(means, default=None)
+    found = [cell.description for cell in table.cells if cell.is_main(checkpoint)]
+    return max((each.mean for each in found if each is not None), default=None)
 
 
 def _by_arm(scope: Scope, table: TaskTable) -> list[Cell]:

@@ -53,7 +53,7 @@ def _unnamed_options(runs: Sequence[Run]) -> list[str]:
 def _unequal_seeds(cells: Sequence[Cell], baseline: str) -> list[str]:
     seeds: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for cell in cells:
-        if cell.measure.main and cell.measure.checkpoint == "last":
+        if cell.is_main("last"):
             seeds[tuple(seed for seed, _ in cell.values)].append(cell.arm.label)
     if len(seeds) < 2:
         return []

@@ -52,9 +52,7 @@ def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> list[tuple[Cell,
     return [
         (cell, cell.comparison)
         for cell in cells
-        if cell.measure.main
-        and cell.measure.checkpoint == checkpoint
-        and cell.comparison is not None
+        if cell.is_main(checkpoint) and cell.comparison is not None
     ]
 
 
@@ -192,7 +190,7 @@ def _best_checkpoint(cells: Sequence[Cell]) -> list[str]:
 
 
 def _left_out(cells: Sequence[Cell]) -> list[str]:
-    main = [c for c in cells if c.measure.main and c.measure.checkpoint == "last"]
+    main = [cell for cell in cells if cell.is_main("last")]
     sentences = []
     missing = [f"{cell.arm.label} ({cell.missing})" for cell in main if cell.missing]
     if missing:
