@@ -5,7 +5,7 @@ import argparse
 import pytest
 
 import cost_gain
-from hiddenkey.lab.plans.check import check
+from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.plans.plan import validate
 from hiddenkey.lab.run.dropout import dropout_config
 from lab.report.synthetic import record

@@ -23,8 +23,7 @@ from hiddenkey.lab.compare.step_costs import time_missing_steps
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.plans.check import check
-from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.identity import PATHS, label, options_from
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.storage import storage_errors

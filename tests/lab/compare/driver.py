@@ -6,7 +6,7 @@ import time
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.compare.worker import Worker
-from hiddenkey.lab.plans.check import check
+from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.run.result import Result
 
 TIMED = ("seconds", "seconds_per_step", "peak_memory_mib", "evaluation_seconds")

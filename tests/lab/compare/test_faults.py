@@ -14,7 +14,7 @@ from hiddenkey import ConfigError
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.plans import agreement
-from hiddenkey.lab.plans.check import check
+from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.storage import open_storage
 from lab.compare.driver import begin, run_here, worker_for

@@ -10,7 +10,7 @@ from hiddenkey import ConfigError
 from hiddenkey.lab.compare import step_costs
 from hiddenkey.lab.compare.step_costs import time_missing_steps
 from hiddenkey.lab.evidence.step_times import FILE, read_step_times
-from hiddenkey.lab.plans.check import check
+from hiddenkey.lab.plans.data import check
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.compare.outline import Outline, steps
-from hiddenkey.lab.plans.check import check
-from hiddenkey.lab.plans.data import Data
+from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.plan import Plan, validate
 from hiddenkey.lab.run import preparation
 from hiddenkey.lab.run.options import TrainOptions

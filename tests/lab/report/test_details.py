@@ -8,7 +8,7 @@ import pytest
 from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.present.canvas import Palette
 from hiddenkey.lab.report import tabulate
-from hiddenkey.lab.report.figures.sweeps import sweep_plots
+from hiddenkey.lab.report.figures.lines import sweep_plots
 from lab.report.synthetic import record, study, with_values
 
 

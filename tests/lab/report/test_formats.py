@@ -9,7 +9,7 @@ from hiddenkey.lab.present.words import MISSING, listing, number, probability, s
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid
 from hiddenkey.lab.report.grids import scope_grids, search_grid
-from hiddenkey.lab.report.records import curves_grid, failures_grid, runs_grid
+from hiddenkey.lab.report.history import curves_grid, failures_grid, runs_grid
 from lab.report.synthetic import record, study
 
 NASTY = "a|b & 50 % <script> #1 \\ $x_{y}$ ~^ *z*"

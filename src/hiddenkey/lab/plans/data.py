@@ -1,14 +1,17 @@
-"""The examples of many runs: each distinct choice of data is read once."""
+"""The examples of many runs, each choice of data read once; and what a plan can be refused for."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans import plan as plans
 from hiddenkey.lab.plans.identity import VARIED, changed
-from hiddenkey.lab.plans.search import SEARCHABLE
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.search import SEARCHABLE, Search, searched_options
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.tasks import Splits
@@ -64,3 +67,38 @@ class Data:
 def _choice(options: TrainOptions) -> str:
     settings = options.recorded()
     return json.dumps({name: settings[name] for name in settings if name not in _NO_CHOICE})
+
+
+def check(plan: Plan) -> Data:
+    """Check the plan, the settings of all its runs and their data; return the data.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    faults = plans.validate(plan)
+    data = Data()
+    faults += data.faults(_runs_to_check(plan))
+    if faults:
+        raise ConfigError(faults)
+    return data
+
+
+def _runs_to_check(plan: Plan) -> list[TrainOptions]:
+    """Every distinct setting with one seed, and one setting with every seed."""
+    settings = plan.settings()
+    runs = [dataclasses.replace(options, seed=plan.seeds[0]) for options in settings if plan.seeds]
+    runs += [dataclasses.replace(options, seed=s) for options in settings[:1] for s in plan.seeds]
+    search = plan.searched
+    if search is not None:
+        runs += [run for options in settings for run in _ends(options, search)]
+    return runs
+
+
+def _ends(options: TrainOptions, search: Search) -> list[TrainOptions]:
+    """The runs at both ends of a search's space, on its validation part."""
+    held = dataclasses.replace(options, holdout=search.validation)
+    space = search.space_of(options.method)
+    return [
+        searched_options(held, {name: bounds[end] for name, bounds in space.items()})
+        for end in (0, 1)
+    ]

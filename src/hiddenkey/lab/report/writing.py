@@ -9,8 +9,8 @@ from typing import Final
 from hiddenkey.lab.present.files import FIGURES, page_folder
 from hiddenkey.lab.report.figures import list_plots
 from hiddenkey.lab.report.grids import scope_grids, search_grid
+from hiddenkey.lab.report.history import curves_grid, failures_grid, runs_grid
 from hiddenkey.lab.report.page import render_page
-from hiddenkey.lab.report.records import curves_grid, failures_grid, runs_grid
 from hiddenkey.lab.report.tables import Tables
 
 PAGE: Final = "report.html"

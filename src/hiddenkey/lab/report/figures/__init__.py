@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hiddenkey.lab.present.canvas import Palette, Plot, name_plots
-from hiddenkey.lab.report.figures.curves import curve_plots
-from hiddenkey.lab.report.figures.overview import cost_plots, rank_plots
-from hiddenkey.lab.report.figures.points import seed_plots
-from hiddenkey.lab.report.figures.sweeps import sweep_plots
+from hiddenkey.lab.report.figures.lines import curve_plots, sweep_plots
+from hiddenkey.lab.report.figures.points import cost_plots, rank_plots, seed_plots
 from hiddenkey.lab.report.tables import Tables
 
 __all__ = ["list_plots"]

@@ -1,12 +1,28 @@
-"""Points of every seed: values, and differences to the baseline."""
+"""Points of every seed, of cost against gain, and of average ranks over the tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hiddenkey.lab.evidence.findings import Cell
-from hiddenkey.lab.present.canvas import INK, ROW, Figure, Palette, Plot, place
-from hiddenkey.lab.present.drawing import IntervalRow, draw_intervals, labelled_rows
+from hiddenkey.lab.evidence.findings import Cell, Cost
+from hiddenkey.lab.present.canvas import (
+    COLOURS,
+    INK,
+    ROW,
+    Axes,
+    Figure,
+    Palette,
+    Plot,
+    Style,
+    place,
+)
+from hiddenkey.lab.present.drawing import (
+    IntervalRow,
+    add_legend,
+    draw_intervals,
+    labelled_rows,
+    legend_height,
+)
 from hiddenkey.lab.present.words import interval, number, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
 
@@ -91,3 +107,104 @@ def _differences_alt(metric: str, baseline: str, rows: Sequence[IntervalRow]) ->
         for row in rows
     ]
     return f"Differences in {metric} to {baseline}. {'; '.join(parts)}."
+
+
+def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
+    """Yield the figure of gain over relative time; time-matched runs cost the same."""
+    costs = [c for c in table.costs if c.gain is not None and c.time is not None]
+    if not costs or scope.budget == "time":
+        return
+    baseline = palette.baseline
+    by_method = {cost.arm.method: cost for cost in costs}
+    look = palette.styles((method, method) for method in by_method)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.axhline(0, color=INK, linewidth=1)
+        axes.plot([1], [0], color=INK, marker="s", linestyle="none", label=baseline)
+        for method in by_method:
+            _cost_points(axes, [c for c in costs if c.arm.method == method], look[method])
+        axes.set(
+            xlabel=f"seconds per step relative to {baseline}",
+            ylabel=f"gain in {table.task.metric}",
+        )
+        add_legend(figure, axes)
+
+    yield Plot(
+        kind="cost",
+        budget=scope.budget,
+        task=table.task.label,
+        title=f"{place(scope.budget, table.task.label)}: gain over cost",
+        caption=(
+            "One point for each configuration: mean difference after the last step with its"
+            " interval, over the ratio of seconds per step. Up is better, right is more expensive."
+        ),
+        alt=_cost_alt(costs, baseline, table.task.metric),
+        height=2.7 + legend_height([baseline, *by_method]),
+        draw=draw,
+    )
+
+
+def _cost_points(axes: Axes, costs: Sequence[Cost], style: Style) -> None:
+    for cost in costs:
+        bounds = cost.gain and cost.gain.interval
+        if cost.time is not None and bounds:
+            axes.plot([cost.time.value] * 2, bounds, color=style.colour, alpha=0.4)
+    known = [(c.time.value, c.gain.difference) for c in costs if c.time and c.gain]
+    axes.plot(
+        *zip(*known, strict=True),
+        linestyle="none",
+        marker=style.marker,
+        markersize=6,
+        color=style.colour,
+        alpha=0.85,
+        label=costs[0].arm.method,
+    )
+
+
+def rank_plots(scope: Scope) -> Iterator[Plot]:
+    """Yield the critical-difference picture: rows by rank, bars join what is not distinguished."""
+    ranking = scope.ranking
+    if ranking is None:
+        return
+    labels, ranks = list(ranking.ranks), list(ranking.ranks.values())
+
+    def draw(figure: Figure) -> None:
+        axes = labelled_rows(figure, labels)
+        width = len(labels) - 1
+        places = [row + 0.14 for row in range(len(labels))]
+        axes.hlines(places, 1, ranks, color=INK, linewidth=0.8, alpha=0.5)
+        axes.plot(ranks, places, linestyle="none", marker="o", markersize=6, color=COLOURS[0])
+        for column, clique in enumerate(ranking.cliques, 1):
+            x = len(labels) + 0.06 * width * column
+            ends = [labels.index(clique[0]) - 0.05, labels.index(clique[-1]) + 0.33]
+            axes.plot([x, x], ends, color=COLOURS[1], linewidth=4, solid_capstyle="butt")
+        axes.set_xticks(range(1, len(labels) + 1, 1 + len(labels) // 12))
+        axes.set_xlabel("average rank (1 is best)")
+
+    groups = "; ".join(", ".join(clique) for clique in ranking.cliques)
+    yield Plot(
+        kind="ranks",
+        budget=scope.budget,
+        title=f"{place(scope.budget, 'Average ranks')} over {ranking.tasks} tasks",
+        caption=(
+            "Configurations joined by a bar at the right cannot be distinguished. Their ranks are"
+            f" less than the critical difference {number(ranking.critical_difference, 2)} apart"
+            " (Nemenyi, 5 % level), or Friedman's test finds no difference at all."
+        ),
+        alt=(
+            f"Average ranks: {', '.join(f'{n} {number(r, 2)}' for n, r in ranking.ranks.items())}."
+            f" Not distinguished: {groups or 'none'}."
+        ),
+        height=ROW * len(labels) + 0.8,
+        draw=draw,
+    )
+
+
+def _cost_alt(costs: Sequence[Cost], baseline: str, metric: str) -> str:
+    parts = [
+        f"{c.arm.label}: {signed(c.gain.difference)} at {number(c.time.value, 2)} times the time"
+        for c in costs
+        if c.gain and c.time
+    ]
+    return f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}."
