@@ -10,8 +10,8 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from hiddenkey import __version__
 from hiddenkey.cli.commands import COMMANDS, listing
 
 _USER_ERROR = 2
@@ -49,14 +49,11 @@ def _run(command: str, arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hiddenkey"):
             raise
-        _report(command, (_missing(error.name or ""),))
+        from hiddenkey.installation import extra_with, install_command
+
+        run = install_command(extra_with(error.name or ""))
+        _report(command, (f"package {error.name!r} is missing; run: {run}",))
     return _USER_ERROR
-
-
-def _missing(module: str) -> str:
-    from hiddenkey.installation import extra_with, install_command
-
-    return f"package {module!r} is missing; run: {install_command(extra_with(module))}"
 
 
 def _refuse_several_processes(command: str) -> None:
@@ -88,20 +85,10 @@ def _parser() -> argparse.ArgumentParser:
         "'hiddenkey COMMAND --help' shows a command's settings.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action=_Version)
+    shown = f"hiddenkey {__version__}"
+    parser.add_argument("--version", action="version", version=shown)
     parser.add_argument("command", choices=list(COMMANDS), metavar="COMMAND")
     return parser
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        super().__init__(option_strings, dest, nargs=0, help="show the version and exit")
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from hiddenkey import __version__
-
-        print(f"hiddenkey {__version__}")
-        parser.exit()
 
 
 if __name__ == "__main__":

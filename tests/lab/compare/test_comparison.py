@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from hiddenkey import ConfigError
+from hiddenkey.lab import scores
 from hiddenkey.lab.compare import coordinator as coordinators
 from hiddenkey.lab.compare import worker as workers
 from hiddenkey.lab.evidence.record import read_records
-from hiddenkey.lab.scores import e2e
 from hiddenkey.lab.scores.java import MissingToolError
 from lab.compare.driver import begin, finish, outcomes, run_here, worker_for
 
@@ -296,7 +296,7 @@ def test_tasks_that_generate_are_compared_too(plan, tiny_language_model, tmp_pat
     def without_java():
         raise MissingToolError("starting Java takes longer than everything else here")
 
-    monkeypatch.setattr(e2e, "find_tools", without_java)
+    monkeypatch.setattr(scores, "find_tools", without_java)
     files = {}
     for name, count in (("train_file", 8), ("eval_file", 3)):
         path = tmp_path / f"{name}.jsonl"

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
+from hiddenkey.lab import scores
 from hiddenkey.lab.evidence.record import read_records
 from hiddenkey.lab.report import tabulate
-from hiddenkey.lab.scores import e2e
 from hiddenkey.lab.scores.java import MissingToolError
 from lab.compare.driver import run_here
 
@@ -18,7 +18,7 @@ def test_texts_are_compared_by_every_metric(plan, tiny_language_model, tmp_path,
     def find():
         raise MissingToolError("no Java here")
 
-    monkeypatch.setattr(e2e, "find_tools", find)
+    monkeypatch.setattr(scores, "find_tools", find)
     rows = [{"prompt": f"w{i} is", "completion": f"cat w{i} w{i + 1} bee"} for i in range(12)]
     file = tmp_path / "prompts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

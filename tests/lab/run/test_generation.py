@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from hiddenkey import ConfigError
+from hiddenkey.lab import scores
 from hiddenkey.lab.run.decoding import NoRepeatInCompletion, generate
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.training import train
-from hiddenkey.lab.scores import e2e
 from hiddenkey.lab.scores.java import MissingToolError
 from hiddenkey.lab.tasks import Example
 
@@ -38,7 +38,7 @@ def _no_java(monkeypatch):
     def find():
         raise MissingToolError("no Java here")
 
-    monkeypatch.setattr(e2e, "find_tools", find)
+    monkeypatch.setattr(scores, "find_tools", find)
 
 
 @pytest.fixture

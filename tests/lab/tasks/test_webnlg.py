@@ -1,7 +1,7 @@
 import pytest
 
 from hiddenkey import ConfigError
-from hiddenkey.lab.tasks.webnlg import Entry, Text, read_entries
+from hiddenkey.lab.tasks.webnlg import Entry, read_entries
 
 TRIPLES = "<modifiedtripleset><mtriple>A_b | c | D, e</mtriple></modifiedtripleset>"
 LEX = '<lex comment="good" lid="Id1">A b.</lex>'
@@ -55,7 +55,8 @@ def test_entries_with_comments_references_and_escapes(tmp_path):
             "Airport",
             "Id1",
             (("A_b", "c", "D, e"),),
-            (Text("x & <y> é", "toFix"), Text("z é", "good")),
+            ("x & <y> é", "z é"),
+            ("z é",),
         ),
     )
     assert read_entries(path)[0].references == ("z é",)

@@ -108,8 +108,7 @@ def _read_entries(path: Path, faults: FileFaults) -> list[Record]:
     except ConfigError as error:
         faults.found += [(index, fault) for index, fault in enumerate(error.faults)]
         return []
-    texts = [entry.references or tuple(text.text for text in entry.texts) for entry in entries]
-    return [Record(own, category=entry.category) for own, entry in zip(texts, entries, strict=True)]
+    return [Record(entry.references or entry.texts, category=entry.category) for entry in entries]
 
 
 def _read_blocks(path: Path, faults: FileFaults) -> list[list[Record]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
 from hiddenkey.lab.scores import e2e, webnlg
-from hiddenkey.lab.scores.groups import Scores
+from hiddenkey.lab.scores.java import MissingToolError, Tools, find_tools
 
 __all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_groups"]
 
@@ -18,8 +19,24 @@ METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
 )
 LOWER_IS_BETTER: Final = frozenset({"TER"})
 
-_Scorer = Callable[[Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]]], list[Scores]]
+_Scorer = Callable[
+    [Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]], Tools | None],
+    list[dict[str, float]],
+]
 _SCORERS: Final[Mapping[Family, _Scorer]] = {"e2e": e2e.score, "webnlg": webnlg.score}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of one set of outputs.
+
+    Attributes:
+        values: by metric, on the scale of the official scorer.
+        skipped: why a metric of the family was not computed, by metric.
+    """
+
+    values: Mapping[str, float]
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def score_groups(
@@ -59,5 +76,18 @@ def score_groups(
         if not group:
             raise ValueError(f"group {name!r} must hold an instance, got none; leave it out")
     distinct = list(dict.fromkeys(tuple(group) for group in groups.values()))
-    found = dict(zip(distinct, _SCORERS[family](references, outputs, distinct), strict=True))
-    return {name: found[tuple(group)] for name, group in groups.items()}
+    tools, reason = None, ""
+    try:
+        tools = find_tools()
+    except MissingToolError as missing:
+        reason = str(missing)
+    found = dict(zip(distinct, _SCORERS[family](references, outputs, distinct, tools), strict=True))
+    return {name: _in_order(family, found[tuple(group)], reason) for name, group in groups.items()}
+
+
+def _in_order(family: Family, values: Mapping[str, float], reason: str) -> Scores:
+    """The family's metrics, and the reason for which the others were skipped."""
+    return Scores(
+        {name: values[name] for name in METRICS[family] if name in values},
+        {name: reason for name in METRICS[family] if name not in values},
+    )

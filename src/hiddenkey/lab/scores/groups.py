@@ -1,26 +1,12 @@
-"""Groups of instances, and what a scorer returns for each."""
+"""Groups of instances."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import TypeVar
 
 Reference = TypeVar("Reference")
 Output = TypeVar("Output")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The metrics of one set of outputs.
-
-    Attributes:
-        values: by metric, on the scale of the official scorer.
-        skipped: why a metric of the family was not computed, by metric.
-    """
-
-    values: Mapping[str, float]
-    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def select(

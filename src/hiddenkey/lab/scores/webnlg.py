@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Final
 
-from hiddenkey.lab.scores.groups import Scores, select
-from hiddenkey.lab.scores.java import MissingToolError, find_tools
+from hiddenkey.lab.scores.groups import select
+from hiddenkey.lab.scores.java import Tools
 from hiddenkey.lab.scores.meteor import meteor
 
 METRICS: Final = ("BLEU", "METEOR", "TER")
@@ -51,22 +51,23 @@ def tokenize(text: str) -> str:
 
 
 def score(
-    references: Sequence[Sequence[str]], outputs: Sequence[str], groups: Sequence[Sequence[int]]
-) -> list[Scores]:
-    """Score each group of instances, given by their indices; see ``score_groups``."""
+    references: Sequence[Sequence[str]],
+    outputs: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    tools: Tools | None,
+) -> list[dict[str, float]]:
+    """Score each group of instances, given by their indices; without Java there is no METEOR."""
     theirs = [[tokenize(text) for text in texts] for texts in references]
     ours = [tokenize(output) for output in outputs]
     edits = _count_edits(theirs, ours)
-    bleus = [_bleu(*parts) for parts in select(theirs, ours, groups)]
-    ters = [_ter([edits[index] for index in group]) for group in groups]
-    try:
-        meteors = meteor(theirs, ours, groups, find_tools())
-    except MissingToolError as reason:
-        skipped = {"METEOR": str(reason)}
-        pairs = zip(bleus, ters, strict=True)
-        return [Scores({"BLEU": bleu, "TER": ter}, skipped) for bleu, ter in pairs]
-    found = zip(bleus, meteors, ters, strict=True)
-    return [Scores(dict(zip(METRICS, values, strict=True))) for values in found]
+    found = [
+        {"BLEU": _bleu(*parts), "TER": _ter([edits[index] for index in group])}
+        for parts, group in zip(select(theirs, ours, groups), groups, strict=True)
+    ]
+    if tools is None:
+        return found
+    meteors = meteor(theirs, ours, groups, tools)
+    return [values | {"METEOR": value} for values, value in zip(found, meteors, strict=True)]
 
 
 def _bleu(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:

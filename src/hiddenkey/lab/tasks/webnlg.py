@@ -28,14 +28,6 @@ _IDENTIFIER: Final = re.compile(r"Id(\d+)")
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text and the annotators' comment on it: ``good`` or ``toFix``."""
-
-    text: str
-    comment: str
-
-
-@dataclass(frozen=True)
 class Entry:
     """One set of triples and its texts.
 
@@ -43,23 +35,21 @@ class Entry:
         category: DBpedia category.
         identifier: such as ``Id7``; unique within a file, not among files.
         triples: subject, property and object.
-        texts: every text, good or not.
+        texts: every text.
+        references: the texts that the annotators call good; six entries of the training and
+            development sets have none.
     """
 
     category: str
     identifier: str
     triples: tuple[tuple[str, str, str], ...]
-    texts: tuple[Text, ...]
+    texts: tuple[str, ...]
+    references: tuple[str, ...]
 
     @property
     def source(self) -> str:
         """The triples in one line, as in the LoRA paper: ``s : p : o | s : p : o``."""
         return " | ".join(" : ".join(triple) for triple in self.triples)
-
-    @property
-    def references(self) -> tuple[str, ...]:
-        """The good texts; six entries of the training and development sets have none."""
-        return tuple(text.text for text in self.texts if text.comment == _GOOD)
 
     @property
     def seen(self) -> bool:
@@ -119,12 +109,12 @@ def _entry(element: Element, faults: FileFaults) -> Entry:
             " correct the size",
             line,
         )
-    texts = tuple(
-        Text(text_of(child), child.get("comment", _GOOD)) for child in element.findall("lex")
-    )
-    if not texts or not all(text.text for text in texts):
+    lexes = element.findall("lex")
+    texts = tuple(map(text_of, lexes))
+    good = tuple(text_of(lex) for lex in lexes if lex.get("comment", _GOOD) == _GOOD)
+    if not texts or not all(texts):
         faults.add("<entry> must have <lex> elements with text; add the text", line)
-    return Entry(element.get("category", ""), element.get("eid", ""), tuple(triples), texts)
+    return Entry(element.get("category", ""), element.get("eid", ""), tuple(triples), texts, good)
 
 
 def _triple(element: Element, faults: FileFaults) -> tuple[str, str, str]:
