@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.cli.terminal import print_json, say, standard_console
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import not_one_of
+from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.quiet import quiet
 from model_tables.document import DOCUMENT, command_line, replace_section, write_whole
 from model_tables.examine import sweep

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import not_one_of
+from hiddenkey.errors import ConfigError, not_one_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

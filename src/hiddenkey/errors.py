@@ -1,6 +1,7 @@
-"""The errors that this library raises on purpose."""
+"""The errors that this library raises on purpose, and what they say of a wrong name."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class ConfigError(ValueError):
@@ -25,3 +26,16 @@ class AttachError(RuntimeError):
 
 class ConsistencyError(RuntimeError):
     """A configured consistency loss could not be part of a training step."""
+
+
+def not_one_of(what: str, value: object, allowed: Iterable[str], otherwise: str = "") -> str:
+    """Say that ``value`` is none of ``allowed``, with the nearest one as the next step."""
+    names = list(allowed)
+    hint = suggestion(str(value), names) or otherwise
+    return f"{what} must be one of {', '.join(names)}, got {value!r}{hint}"
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

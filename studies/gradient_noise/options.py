@@ -107,7 +107,7 @@ def find_faults(options: GradientNoiseOptions) -> list[str]:
 
 
 def _pattern_faults(options: GradientNoiseOptions) -> list[str]:
-    from hiddenkey.framework.config import not_one_of
+    from hiddenkey.errors import not_one_of
     from hiddenkey.framework.patterns import PATTERNS
     from hiddenkey.framework.positions import POSITIONS
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple
 from typing import Final, cast
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import not_one_of
+from hiddenkey.errors import ConfigError, not_one_of
 from model_tables.adapters.checks import VERDICTS, AdapterRow, examine_adapter
 from model_tables.adapters.methods import all_methods
 from model_tables.document import installed, table, today, verdicts, written_by

@@ -12,8 +12,8 @@ from hiddenkey.anatomy import AttentionPart, Gap, Part
 from hiddenkey.attachment.finders import find_parts
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import fused_refusal
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import Drop, DropoutConfig, not_one_of
+from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.consistency import MULTI_LABEL, TASKS, chunked_refusal

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.cli.commands import ANALYSES, listing
-from hiddenkey.errors import ConfigError
-from hiddenkey.lab.run.rules import suggestion
+from hiddenkey.errors import ConfigError, not_one_of
 
 STUDIES: Final = ("gradient-noise",)
 """Analyses that are in the repository's folder ``studies`` and not in the package."""
@@ -25,8 +24,7 @@ def run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in ANALYSES:
-        hint = suggestion(name, ANALYSES) or "; see hiddenkey analyze --help"
-        raise ConfigError(f"analysis must be one of {', '.join(ANALYSES)}, got {name!r}{hint}")
+        raise ConfigError(not_one_of("analysis", name, ANALYSES, "; see hiddenkey analyze --help"))
     return (
         _run_study(name, rest) if name in STUDIES else ANALYSES[name].run(f"analyze {name}", rest)
     )

@@ -19,10 +19,9 @@ from typing import Any, Final, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
 from hiddenkey.lab.plans.settings import read_yaml
-from hiddenkey.lab.run.rules import suggestion
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"

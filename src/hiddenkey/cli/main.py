@@ -6,13 +6,13 @@ Nothing heavy is imported here, so that ``hiddenkey --help`` answers at once.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
 
 from hiddenkey import __version__
 from hiddenkey.cli.commands import COMMANDS, listing
+from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, not_one_of
 
 _USER_ERROR = 2
 _INTERRUPTED = 130
@@ -23,9 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "see hiddenkey --help"
-        parser.error(f"command must be one of {', '.join(COMMANDS)}, got {given[0]!r}; {hint}")
+        parser.error(not_one_of("command", given[0], COMMANDS, "; see hiddenkey --help"))
     command: str = parser.parse_args(given[:1]).command
     # transformers' bars for reading files; torch imports tqdm, which looks at this only then
     os.environ.setdefault("TQDM_DISABLE", "1")
@@ -37,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
-
     try:
         _refuse_several_processes(command)
         return COMMANDS[command].run(command, arguments)
@@ -57,8 +53,6 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _refuse_several_processes(command: str) -> None:
-    from hiddenkey.errors import ConfigError
-
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1" and command != "train":
         raise ConfigError(

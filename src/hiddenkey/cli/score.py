@@ -10,10 +10,9 @@ from rich.markup import escape
 
 from hiddenkey.cli.options import ScoreOptions
 from hiddenkey.cli.terminal import plain_table, print_json, standard_console
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
-from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metrics, score_groups
 
 _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
@@ -50,8 +49,7 @@ def score_files(options: ScoreOptions) -> dict[str, tuple[int, Scores]]:
         values = metrics.score(task.metrics, labels.predictions, labels.references)
         return {"all": (len(labels.references), Scores(values))}
     known = [*_FAMILIES, *glue_tasks()]
-    hint = suggestion(options.task, known) or "; choose one"
-    raise ConfigError(f"--task must be one of {', '.join(known)}, got {options.task!r}{hint}")
+    raise ConfigError(not_one_of("--task", options.task, known, "; choose one"))
 
 
 def _record(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> dict[str, Any]:

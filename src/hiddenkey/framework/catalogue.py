@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, not_one_of, rate_faults
+from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, rate_faults
 
 DEFAULT_RATE = 0.1
 

@@ -9,16 +9,15 @@ the third axis, a loss that closes the gap between training and inference.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.files import write_whole
 from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.framework.patterns import PATTERNS
@@ -195,14 +194,6 @@ def find_faults(config: DropoutConfig) -> list[str]:
         if (expression := getattr(config, name)) is not None:
             faults += _expression_faults(name, expression)
     return faults + _kinds_faults(config.attention)
-
-
-def not_one_of(what: str, value: object, allowed: Iterable[str]) -> str:
-    """Say that ``value`` is none of ``allowed``, with the nearest one as the next step."""
-    names = list(allowed)
-    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{what} must be one of {', '.join(names)}, got {value!r}{hint}"
 
 
 def rate_faults(rate: object, where: str) -> list[str]:

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import not_one_of
+from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.framework.config import not_one_of, rate_faults
+from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.framework.config import rate_faults
 from hiddenkey.framework.site import Site
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.plan import (
     COST,
@@ -21,7 +21,6 @@ from hiddenkey.lab.claims.plan import (
 )
 from hiddenkey.lab.plans import recipes
 from hiddenkey.lab.plans.settings import read_settings, read_yaml
-from hiddenkey.lab.run.rules import suggestion
 
 _Kind = TypeVar("_Kind")
 _AXES: Final = ("learning_rates", "rates", "seeds")

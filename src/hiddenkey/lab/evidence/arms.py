@@ -8,12 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.evidence.axes import Arm, Budget, Task
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import suggestion
 
 DATA_OPTIONS: Final = (
     "data",

@@ -13,12 +13,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.limits import ONE, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import suggestion
 from hiddenkey.lab.tasks import TASKS
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.identity import Run, changed, options_from
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import suggestion
 
 if TYPE_CHECKING:
     from optuna import Trial

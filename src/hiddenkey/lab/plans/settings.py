@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hiddenkey.errors import suggestion
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import suggestion
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from hiddenkey.errors import not_one_of
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
@@ -63,8 +62,7 @@ def _adapter_faults(options: TrainOptions) -> list[str]:
 def _task_faults(options: TrainOptions) -> list[str]:
     task = TASKS.get(options.task)
     if task is None:
-        hint = suggestion(options.task, TASKS) or "; choose one"
-        return [f"task must be one of {', '.join(TASKS)}, got {options.task!r}{hint}"]
+        return [not_one_of("task", options.task, TASKS, "; choose one")]
     faults = []
     if task.needs == "folder" and options.data is None:
         faults.append(
@@ -157,9 +155,3 @@ def _name_faults(options: TrainOptions) -> list[str]:
     if options.folder.exists() and not options.folder.is_dir():
         faults.append(f"output must be a folder, got file {str(options.folder)!r}; name another")
     return faults
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(wrong, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
