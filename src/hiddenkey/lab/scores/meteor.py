@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.scores.java import Tools
-from hiddenkey.lab.scores.process import Program, running
+from hiddenkey.lab.scores.process import Program
 
 SECONDS: Final = 300.0  # to load its tables; a segment takes a few thousandths of a second
 _SEPARATOR: Final = re.compile(r"\|\|\||[\r\n]")
@@ -31,7 +31,7 @@ def meteor(
     """
     command = tools.command("-jar", str(tools.meteor), "-", "-", "-stdio", "-l", "en", "-norm")
     limit = SECONDS + len(outputs) / 10
-    with running("METEOR", command, limit, tools.meteor.parent) as program:
+    with Program("METEOR", command, limit, tools.meteor.parent) as program:
         statistics = [
             _check(program, program.ask(" ||| ".join(["SCORE", *map(_one_line, (*texts, output))])))
             for texts, output in zip(references, outputs, strict=True)

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,39 +19,63 @@ _ERRORS_SHOWN = 300  # characters
 
 
 class Program:
-    """A running program, for questions and answers of one line each.
+    """A running program; used as a context manager, it is gone with its children when that ends.
 
     When its time is up it is killed, which ends every read and write that waits for it.
+
+    Args:
+        name: for messages.
+        command: the program and its arguments.
+        limit: seconds after which it is killed.
+        folder: where it runs; the current folder if not given.
+
+    Raises:
+        ConfigError: if it cannot be started; from each method, if it fails or is late.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], name: str, errors: IO[bytes], limit: float
+        self, name: str, command: Sequence[str], limit: float, folder: Path | None = None
     ) -> None:
-        self._process = process
-        self._name = name
-        self._errors = errors
-        self._limit = limit
-        self._late = False
+        self._name, self._limit, self._late = name, limit, False
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed when the program ends
+        try:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise self.failure(f"{command[0]!r} could not be started ({error.strerror})") from None
+        self._watch = threading.Timer(limit, self._stop)
+        self._watch.daemon = True
+        self._watch.start()
 
-    def stop(self) -> None:
-        """End the program because its time is up."""
-        self._late = True
-        kill(self._process)
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.cancel()
+        self._kill()
+        for stream in (self._input, self._output, self._errors):
+            with suppress(OSError):  # what was left unwritten does not matter
+                stream.close()
+        self._process.wait()
 
     def ask(self, line: str) -> str:
         """Send one line and return the first line of the answer."""
-        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(line.encode("utf-8", "replace") + b"\n")
-            self._process.stdin.flush()
+            self._input.write(line.encode("utf-8", "replace") + b"\n")
+            self._input.flush()
         except OSError:
             raise self._ended() from None
         return self.listen()
 
     def listen(self) -> str:
         """Return the next line of the answer."""
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline().decode("utf-8", "replace")
+        answer = self._output.readline().decode("utf-8", "replace")
         if not answer:
             raise self._ended()
         return answer.strip()
@@ -69,6 +93,16 @@ class Program:
             f"{self._name} must answer, but {reason}; check that 'java -version' works"
         )
 
+    @property
+    def _input(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
+
+    @property
+    def _output(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
     def _ended(self) -> ConfigError:
         if self._late:
             return self.failure(f"it did not finish within {self._limit:g} s")
@@ -78,62 +112,14 @@ class Program:
         errors = " ".join(words)[-_ERRORS_SHOWN:] or "nothing on standard error"
         return self.failure(f"it ended with status {status} ({errors})")
 
+    def _stop(self) -> None:
+        self._late = True
+        self._kill()
 
-@contextmanager
-def running(
-    name: str, command: Sequence[str], limit: float, folder: Path | None = None
-) -> Iterator[Program]:
-    """Start a program; it and its children are gone when the block ends.
-
-    Args:
-        name: for messages.
-        command: the program and its arguments.
-        limit: seconds after which it is killed.
-        folder: where it runs; the current folder if not given.
-
-    Raises:
-        ConfigError: if it cannot be started, fails, or does not finish in time.
-    """
-    with tempfile.TemporaryFile() as errors:
-        try:
-            process = subprocess.Popen(
-                command,
-                cwd=folder,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"{name} must answer, but {command[0]!r} could not be started ({error.strerror});"
-                " check that 'java -version' works"
-            ) from None
-        program = Program(process, name, errors, limit)
-        watch = threading.Timer(limit, program.stop)
-        watch.daemon = True
-        watch.start()
-        try:
-            yield program
-        finally:
-            watch.cancel()
-            kill(process)
-            _close(process)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process that leads a session of its own, with what it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        if sys.platform == "win32":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    """Collect the ended process; what was left unwritten does not matter."""
-    for stream in (process.stdin, process.stdout):
-        assert stream is not None
-        with suppress(OSError):
-            stream.close()
-    process.wait()
+    def _kill(self) -> None:
+        """End the program, which leads a session of its own, with what it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            if sys.platform == "win32":
+                self._process.kill()
+            else:
+                os.killpg(self._process.pid, signal.SIGKILL)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.scores.java import Tools
-from hiddenkey.lab.scores.process import running
+from hiddenkey.lab.scores.process import Program
 
 SECONDS: Final = 300.0  # to start; a text takes less than a thousandth of a second
 _DROPPED: Final = frozenset(
@@ -30,7 +30,7 @@ def tokenize(texts: Sequence[str], tools: Tools) -> list[str]:
         "-cp", str(tools.tokenizer), "edu.stanford.nlp.process.PTBTokenizer",
         "-preserveLines", "-lowerCase",
     )  # fmt: skip
-    with running("the Penn Treebank tokenizer", command, SECONDS + len(texts) / 100) as program:
+    with Program("the Penn Treebank tokenizer", command, SECONDS + len(texts) / 100) as program:
         answer = program.convert("\n".join(_LINE_BREAK.sub(" ", text) for text in texts))
         found = answer.split("\n")
         if len(found) == len(texts) + 1 and not found[-1]:

@@ -77,25 +77,18 @@ def read_text(path: Path, faults: FileFaults) -> str | None:
     return None if raw is None else decode(raw, faults)
 
 
-def find_folder(
-    given: str | None, names: Sequence[str], content: Sequence[str], otherwise: str = ""
-) -> Path:
+def find_folder(given: str | None, names: Sequence[str], content: Sequence[str]) -> Path:
     """Return the task's folder: ``given/NAME``, or ``given`` itself where it holds the files.
 
     Args:
         given: what the user named, if anything.
         names: of the task's folder, ours first.
         content: names of what it holds; the first one is looked for.
-        otherwise: what may be given instead, for messages.
 
     Raises:
         ConfigError: if there is no such folder, with the places that were searched.
     """
-    if given is None:
-        raise ConfigError(
-            f"the task needs --data, got none; give the folder that holds {names[0]}/{otherwise}"
-        )
-    root = Path(given)
+    root = Path(given or ".")
     places = [*(root / name for name in names), root]
     for place in places:
         if (place / content[0]).exists():

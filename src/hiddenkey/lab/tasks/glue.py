@@ -100,7 +100,7 @@ def _load(name: str, source: Source) -> Splits:
     if source.data == hub.NAME:
         return _from_hub(name, layout)
     names = (name, layout.official)
-    folder = find_folder(source.data, names, ("train.tsv", "dev.tsv"), _OTHERWISE)
+    folder = find_folder(source.data, names, ("train.tsv", "dev.tsv"))
     parts = read_splits(folder / "train.tsv", folder / "dev.tsv", layout.columns)
     return Splits(*parts, layout.label_names)
 
