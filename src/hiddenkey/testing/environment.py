@@ -13,12 +13,15 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
+import torch
+
+import hiddenkey
 from hiddenkey.testing.tiny import CLASSES, FIRST_WORD, VOCABULARY, tiny_model
 
 LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate")
@@ -56,32 +59,24 @@ SUBJECTS: Final = {
 
 def build(name: str) -> Any:
     """Build one of :data:`SUBJECTS` in training mode, equal each time, with LoRA on text models."""
-    import torch
+    from peft import LoraConfig, get_peft_model
 
     subject = SUBJECTS[name]
     torch.manual_seed(0)
     model = tiny_model(subject.kind, subject.task, attention=subject.attention)
-    return _with_lora(model, subject).train() if subject.targets else model
-
-
-def _with_lora(model: Any, subject: Subject) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(
-        model,
-        LoraConfig(
-            task_type=subject.task,
-            target_modules=list(subject.targets),
-            init_lora_weights=False,
-            fan_in_fan_out="c_attn" in subject.targets,
-        ),
+    if not subject.targets:
+        return model
+    lora = LoraConfig(
+        task_type=subject.task,
+        target_modules=list(subject.targets),
+        init_lora_weights=False,
+        fan_in_fan_out="c_attn" in subject.targets,
     )
+    return get_peft_model(model, lora).train()
 
 
 def inputs_for(name: str) -> dict[str, Any]:
     """Return a batch: half of each text is padding on its right."""
-    import torch
-
     source = torch.Generator().manual_seed(1)
     classes = torch.arange(_SEQUENCES) % CLASSES
     if not SUBJECTS[name].targets:
@@ -96,8 +91,6 @@ def inputs_for(name: str) -> dict[str, Any]:
 
 def check_import() -> None:
     """All public names can be loaded."""
-    import hiddenkey
-
     for name in hiddenkey.__all__:
         getattr(hiddenkey, name)
 
@@ -111,8 +104,6 @@ def check_attach(name: str) -> None:
 
 def check_evaluation(name: str) -> None:
     """Outputs in evaluation are bit-equal to those without the library."""
-    import torch
-
     model, batch = build(name).eval(), inputs_for(name)
     with torch.no_grad():
         expected = model(**batch).logits
@@ -140,12 +131,12 @@ def check_step(name: str) -> None:
 
 def check_padding(name: str) -> None:
     """A span drops 30 % of each text's visible tokens, and no padding."""
-    from hiddenkey import Drop, DropoutConfig
-
     if not SUBJECTS[name].targets:
         return
     model, dropped = build(name), []
-    with _attached(model, DropoutConfig((Drop("hidden", "span", _RATE),))) as attachment:
+    with _attached(
+        model, hiddenkey.DropoutConfig((hiddenkey.Drop("hidden", "span", _RATE),))
+    ) as attachment:
         block = model.get_base_model().get_submodule(attachment.sites[0].name)
         block.register_forward_hook(lambda *call: dropped.append((call[2] == 0).all(-1)))
         model(**inputs_for(name))
@@ -156,8 +147,6 @@ def check_padding(name: str) -> None:
 
 def check_checkpointing(name: str) -> None:
     """Gradients with activation checkpointing equal those without."""
-    import torch
-
     found = []
     for checkpointing in (False, True):
         model = build(name)
@@ -175,8 +164,6 @@ def check_checkpointing(name: str) -> None:
 
 def check_detach(name: str) -> None:
     """A detached model has no trace of the library, and trains as one that never had it."""
-    import torch
-
     model, fresh = build(name), build(name)
     with _attached(model):
         model(**inputs_for(name)).loss.backward()
@@ -214,7 +201,6 @@ def check_trainer(name: str) -> None:
 
 def check_adapter(name: str) -> None:
     """An adapter that was saved while attached loads into a plain model and agrees."""
-    import torch
     from peft import PeftModel
 
     if not SUBJECTS[name].targets:
@@ -284,13 +270,8 @@ def _fault(check: Callable[..., None], *arguments: str) -> str | None:
     return None
 
 
-@contextmanager
-def _attached(model: Any, config: Any = None) -> Iterator[Any]:
-    import hiddenkey
-
-    config = hiddenkey.method("hiddenkey", rate=_RATE) if config is None else config
-    with hiddenkey.attach(model, config) as attachment:
-        yield attachment
+def _attached(model: Any, config: hiddenkey.DropoutConfig | None = None) -> hiddenkey.Attachment:
+    return hiddenkey.attach(model, config or hiddenkey.method("hiddenkey", rate=_RATE))
 
 
 def main() -> int:
