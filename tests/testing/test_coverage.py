@@ -55,7 +55,7 @@ KINDS = {
 def watch(model, *inputs):
     with Spy(model) as spy:
         model(*inputs)
-    return spy.seen
+    return spy
 
 
 def states():
@@ -78,8 +78,8 @@ def test_inner_calls_of_pytorchs_own_attention_are_seen(weights, training):
     x = states()
     with torch.set_grad_enabled(training), Spy(model) as spy:
         model(x, x, x, need_weights=weights)
-    assert len(spy.seen.attention) == 1
-    assert spy.seen.attention[0].module == ""
+    assert len(spy.attention) == 1
+    assert spy.attention[0].module == ""
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -115,7 +115,7 @@ def test_a_softmax_that_is_no_attention_map_is_not_counted():
 
     with Spy(model := Model(), (3, TOKENS)) as spy:
         model(states())
-    assert spy.seen.attention == []
+    assert spy.attention == []
 
 
 def test_random_numbers_are_seen_with_their_module():

@@ -12,7 +12,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from hiddenkey.cli.terminal import progress_bar, say
 from hiddenkey.lab.run.calibration import CALIBRATION
 from hiddenkey.lab.run.recorder import Observer
-from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:
     from hiddenkey import Attachment
@@ -52,13 +51,11 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         """Move the bar."""
         self._bar.advance(self._task, count)
 
-    def scored(
-        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
-    ) -> None:
+    def scored(self, texts: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> None:
         """Print the first texts, the scores of groups and what could not be scored."""
-        for example, output in list(zip(examples, outputs, strict=True))[:_SAMPLES]:
-            self._print(f"prompt     {example.texts[0]}\n  output     {output}")
-            self._print(f"  reference  {example.label}")
+        for text in texts[:_SAMPLES]:
+            self._print(f"prompt     {text['prompt']}\n  output     {text['output']}")
+            self._print(f"  reference  {text['references'][0]}")
         groups = {name: found for name, found in scores.items() if name not in ("all", "skipped")}
         for name, found in groups.items():
             shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())

@@ -45,9 +45,9 @@ def score_files(options: ScoreOptions) -> dict[str, tuple[int, Scores]]:
         found = score_groups(family, material.references, material.outputs, groups)
         return {name: (len(groups[name]), scores) for name, scores in found.items()}
     if task is not None:
-        labels = read_labels(task, references, outputs)
-        values = metrics.score(task.metrics, labels.predictions, labels.references)
-        return {"all": (len(labels.references), Scores(values))}
+        true, predicted = read_labels(task, references, outputs)
+        values = metrics.score(task.metrics, predicted, true)
+        return {"all": (len(true), Scores(values))}
     known = [*_FAMILIES, *glue_tasks()]
     raise ConfigError(not_one_of("--task", options.task, known, "; choose one"))
 

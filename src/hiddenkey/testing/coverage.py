@@ -11,7 +11,7 @@ from torch import nn
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.testing.findings import fail_if
-from hiddenkey.testing.spy import Operation, Seen
+from hiddenkey.testing.spy import Operation, Spy
 
 Layer = tuple[str, ...]
 """Names of the modules that make up one layer."""
@@ -29,13 +29,13 @@ class Coverage:
         transformer: the model, whose names the sites use.
         sites: the attachment's sites.
         gaps: the attachment's gaps.
-        seen: what a spy saw in a pass of the model without the attachment.
+        seen: a spy that watched a pass of the model without the attachment.
     """
 
     transformer: nn.Module
     sites: Sequence[Site]
     gaps: Sequence[Any]
-    seen: Seen
+    seen: Spy
 
     def check(self) -> str:
         """Return the reach of each position, such as ``hidden 4 of 4 layers``.

@@ -29,7 +29,7 @@ from hiddenkey.testing.passes import (
     seeded,
     tensors_of,
 )
-from hiddenkey.testing.spy import Seen, Spy
+from hiddenkey.testing.spy import Spy
 
 # So small that no unit is dropped, and not 0: the library's own paths are taken, and nothing else.
 VANISHING_RATE = 1e-12
@@ -105,14 +105,14 @@ class Examination:
         """Return the outputs in evaluation mode for each batch."""
         return {name: self.runner.evaluate(batch) for name, batch in self.batches.items()}
 
-    def spy(self) -> Seen:
-        """Return what the model, as it is now, computes in a training pass."""
+    def spy(self) -> Spy:
+        """Return a spy that watched the model, as it is now, in a training pass."""
         ids = self.batch.get("input_ids")
         is_text = isinstance(ids, Tensor) and ids.dim() == 2
         tokens = (ids.shape[0], ids.shape[1]) if isinstance(ids, Tensor) and is_text else None
         with Spy(self.transformer, tokens) as spy:
             self.runner.forward(self.batch, 0)
-        return spy.seen
+        return spy
 
     def depends_on(self, name: str) -> bool:
         """Whether some output of the model, without an attachment, depends on a module.

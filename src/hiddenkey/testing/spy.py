@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -56,9 +56,12 @@ class Operation:
         return self.modules[-1] if self.modules else ""
 
 
-@dataclass
-class Seen:
-    """What a spy saw.
+class Spy(TorchDispatchMode):
+    """Watches a model while it is active as a context manager.
+
+    Args:
+        model: its modules give the names.
+        tokens: ``(batch, tokens)`` of what it is given; ``None`` where that is no text.
 
     Attributes:
         called: names of the modules that were called.
@@ -67,23 +70,12 @@ class Seen:
         routing: operators that drew random numbers in routers, to choose experts.
     """
 
-    called: set[str] = field(default_factory=set)
-    attention: list[Operation] = field(default_factory=list)
-    random: list[Operation] = field(default_factory=list)
-    routing: list[Operation] = field(default_factory=list)
-
-
-class Spy(TorchDispatchMode):
-    """Watches a model while it is active as a context manager.
-
-    Args:
-        model: its modules give the names.
-        tokens: ``(batch, tokens)`` of what it is given; ``None`` where that is no text.
-    """
-
     def __init__(self, model: nn.Module, tokens: tuple[int, int] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seen = Seen()
+        self.called: set[str] = set()
+        self.attention: list[Operation] = []
+        self.random: list[Operation] = []
+        self.routing: list[Operation] = []
         self._names = {module: name for name, module in model.named_modules()}
         self._modules = dict(model.named_modules())
         self._choices = _numbers_of_choices(model)
@@ -110,14 +102,14 @@ class Spy(TorchDispatchMode):
         name = func.overloadpacket.__name__
         if name.startswith(_KERNELS) and not name.endswith("_backward"):
             if not self._mixes_no_tokens(_map_of(args)):
-                self._see(self.seen.attention, name, _map_of(args))
+                self._see(self.attention, name, _map_of(args))
             if _dropout_of(func, args, kwargs) > 0:
-                self._see(self.seen.random, name, ())
+                self._see(self.random, name, ())
         elif name in _SOFTMAX and self._is_attention(args):
-            self._see(self.seen.attention, name, tuple(args[0].shape))
+            self._see(self.attention, name, tuple(args[0].shape))
         elif torch.Tag.nondeterministic_seeded in func.tags:
             in_router = self._is_in_router()
-            self._see(self.seen.routing if in_router else self.seen.random, name, ())
+            self._see(self.routing if in_router else self.random, name, ())
         return func(*args, **kwargs)
 
     def _see(self, seen: list[Operation], name: str, shape: tuple[int, ...]) -> None:
@@ -151,7 +143,7 @@ class Spy(TorchDispatchMode):
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         if module in self._names:
             self._stack.append(self._names[module])
-            self.seen.called.add(self._names[module])
+            self.called.add(self._names[module])
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
         if module in self._names:

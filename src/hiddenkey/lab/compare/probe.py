@@ -18,7 +18,7 @@ from typing import Any, Final
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
 from hiddenkey.lab.run.recorder import Observer, evaluation_steps
-from hiddenkey.lab.tasks import Example, Splits
+from hiddenkey.lab.tasks import Splits
 
 _STEPS: Final = 8
 _EXAMPLES: Final = 64
@@ -125,8 +125,6 @@ class _Lines(Observer):
         """Start the clock of the generation."""
         self.generation_seconds = -time.perf_counter()
 
-    def scored(
-        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
-    ) -> None:
+    def scored(self, texts: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> None:
         """Stop the clock."""
         self.generation_seconds += time.perf_counter()

@@ -6,7 +6,6 @@ label a line, or CSV, TSV or JSONL with a column of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,21 +19,13 @@ from hiddenkey.lab.tasks.tables import Columns, Row, read_examples, read_rows, t
 _COLUMNS: Final = ("prediction", "label", "score", "output")
 
 
-@dataclass(frozen=True)
-class Labels:
-    """True and predicted class indices or scores, in the same order."""
-
-    references: tuple[Any, ...]
-    predictions: tuple[Any, ...]
-
-
 def glue_tasks() -> dict[str, Task]:
     """The tasks whose references are a file in GLUE's layout, by name."""
     return {name: TASKS[name] for name in LAYOUTS}
 
 
-def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
-    """Read both files.
+def read_labels(task: Task, references: Path, outputs: Path) -> tuple[list[Any], list[Any]]:
+    """Read both files; return true and predicted class indices or scores, in the same order.
 
     Raises:
         ConfigError: with the faults of both files, or if their lengths differ.
@@ -51,9 +42,7 @@ def read_labels(task: Task, references: Path, outputs: Path) -> Labels:
             f"{outputs}: must hold one label for each of the {len(true)} rows of {references}, got"
             f" {len(predicted)}; give as many labels, in the same order"
         )
-    return Labels(
-        tuple(example.label for example in true), tuple(example.label for example in predicted)
-    )
+    return [example.label for example in true], [example.label for example in predicted]
 
 
 def _read_predictions(layout: Layout, path: Path, faults: FileFaults) -> tuple[Example, ...]:

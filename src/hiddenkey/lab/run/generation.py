@@ -38,10 +38,11 @@ def generate_and_score(
     prompts = [example.texts[0] for example in examples]
     observer.generating(len(prompts))
     outputs = generate(model, tokenizer, prompts, options, observer.generated)
-    folder.write_lines("generations.jsonl", map(_line, examples, outputs))
+    texts = [_line(example, output) for example, output in zip(examples, outputs, strict=True)]
+    folder.write_lines("generations.jsonl", texts)
     scores = _scores(prepared.task, examples, outputs)
     folder.write_json("scores.json", scores)
-    observer.scored(examples, outputs, scores)
+    observer.scored(texts, scores)
     found = {f"eval_{name}": value for name, value in scores["all"].items()}
     return found | {"generation_seconds": time.perf_counter() - started}
 

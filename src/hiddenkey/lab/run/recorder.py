@@ -11,7 +11,6 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hiddenkey.lab.run.folder import METRICS, RunFolder
-from hiddenkey.lab.tasks import Example
 
 if TYPE_CHECKING:
     from hiddenkey import Attachment
@@ -44,10 +43,8 @@ class Observer:
     def generated(self, count: int) -> None:
         """So many more texts are there."""
 
-    def scored(
-        self, examples: Sequence[Example], outputs: Sequence[str], scores: Mapping[str, Any]
-    ) -> None:
-        """All texts are there; ``scores`` is what ``scores.json`` holds."""
+    def scored(self, texts: Sequence[Values], scores: Values) -> None:
+        """All lines of ``generations.jsonl`` are there, and what ``scores.json`` holds."""
 
 
 class Recorder(TrainerCallback):  # type: ignore[misc]

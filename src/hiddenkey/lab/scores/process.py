@@ -48,6 +48,7 @@ class Program:
                 start_new_session=True,
             )
         except OSError as error:
+            self._errors.close()
             raise self.failure(f"{command[0]!r} could not be started ({error.strerror})") from None
         self._watch = threading.Timer(limit, self._stop)
         self._watch.daemon = True
