@@ -17,16 +17,13 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 
 import hiddenkey
-from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.encoding import collator, encode
-from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.training import build_trainer
+from hiddenkey.lab.run.training import build_model, build_trainer
 from hiddenkey.lab.tasks.sampling import draw
 
 Batch = Mapping[str, Tensor]
@@ -58,12 +55,7 @@ def train_through(
     options: TrainOptions, prepared: Prepared, steps: Collection[int]
 ) -> TrainedModel:
     """Train as ``hiddenkey train`` would, without evaluations, and keep the weights after steps."""
-    set_seed(options.seed)
-    kind = prepared.task.kind
-    loaded, tokenizer = load_model(
-        options.model, kind, prepared.splits.label_names, load_precision(options)
-    )
-    model = add_adapter(loaded, options, kind)
+    model, tokenizer = build_model(options, prepared)
     keeper = _Keeper(model, steps)
     with (
         hiddenkey.attach(model, prepared.config),

@@ -18,11 +18,9 @@ import torch
 from transformers import set_seed
 
 import hiddenkey
-from hiddenkey.lab.run.adapters import add_adapter, load_precision
-from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.training import build_trainer
+from hiddenkey.lab.run.training import build_model, build_trainer
 
 WARM_UP: Final = 3
 """Steps of each that are not counted."""
@@ -60,12 +58,7 @@ def times_in_turns(
 @contextmanager
 def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Callable[[], float]]:
     """Yield a function that takes one step as Trainer does, and returns its seconds."""
-    set_seed(options.seed)
-    kind = prepared.task.kind
-    loaded, tokenizer = load_model(
-        options.model, kind, prepared.splits.label_names, load_precision(options)
-    )
-    model = add_adapter(loaded, options, kind)
+    model, tokenizer = build_model(options, prepared)
     with (
         tempfile.TemporaryDirectory(prefix="hiddenkey-steps-") as folder,
         hiddenkey.attach(model, prepared.config, kernel=options.kernel),

@@ -82,12 +82,7 @@ def train(
     if state == "finished":
         return Result.load(folder.path)
     processes.wait()  # the first one writes from here on what the others have just read
-    set_seed(options.seed)
-    kind = prepared.task.kind
-    loaded, tokenizer = load_model(
-        options.model, kind, prepared.splits.label_names, load_precision(options)
-    )
-    model = add_adapter(loaded, options, kind)
+    model, tokenizer = build_model(options, prepared)
     with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
         checkpoint = folder.last_checkpoint() if state == "interrupted" else None
         if checkpoint is None:
@@ -110,7 +105,7 @@ def train(
                 part.save_pretrained(str(path))
 
         folder.write_adapter(save)
-        if kind == "generation" and processes.is_first():
+        if prepared.task.kind == "generation" and processes.is_first():
             from hiddenkey.lab.run.generation import generate_and_score
 
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
@@ -118,6 +113,20 @@ def train(
     result = sum_up(options, prepared, recorder, trainer)
     folder.write_json("result.json", result.to_dict())
     return result
+
+
+def build_model(
+    options: TrainOptions, prepared: Prepared
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
+    """Return the model with what is trained of it, its new weights from the seed; and a tokenizer.
+
+    Raises:
+        ConfigError: if there is no such model, or it cannot take the adapter.
+    """
+    set_seed(options.seed)
+    kind, names = prepared.task.kind, prepared.splits.label_names
+    loaded, tokenizer = load_model(options.model, kind, names, load_precision(options))
+    return add_adapter(loaded, options, kind), tokenizer
 
 
 def build_trainer(
