@@ -18,7 +18,6 @@ from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.positions import ATTENTION_KINDS
 from hiddenkey.testing import noise, plainness
-from hiddenkey.testing.checkpointing import check_checkpointing
 from hiddenkey.testing.coverage import Coverage
 from hiddenkey.testing.examination import Attach, Examination, examine
 from hiddenkey.testing.findings import Checks, Report, run_checks
@@ -79,7 +78,7 @@ CHECKS_OF_NOISE: Final[Checks[Examination]] = {
     "padding": noise.check_padding,
     "visibility": check_visibility,
     "seeds": noise.check_seeds,
-    "checkpointing": check_checkpointing,
+    "checkpointing": plainness.check_checkpointing,
     "rate zero": plainness.check_rate_zero,
     "shares": noise.check_shares,
     "detach": check_detach,

@@ -7,8 +7,8 @@ import torch
 
 from hiddenkey import ConfigError
 from hiddenkey.lab import scores
-from hiddenkey.lab.run.decoding import NoRepeatInCompletion, generate
 from hiddenkey.lab.run.encoding import collator, encode
+from hiddenkey.lab.run.generation import NoRepeatInCompletion, generate
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.training import train
