@@ -107,14 +107,10 @@ def _workers(options: ClaimsOptions) -> int:
 
 def _local(options: ClaimsOptions, scale: Scale) -> dict[str, dict[str, Any]]:
     """Where this machine has the data, by task."""
-    names = {str(setup.options["task"]) for setup in scale.tasks.values()}
     if options.data is None:
         return {}
-    return {name: {"data": options.data} for name in names if _is_in_folder(name)}
-
-
-def _is_in_folder(task: str) -> bool:
-    return task in TASKS and TASKS[task].needs == "folder"
+    names = {str(setup.options["task"]) for setup in scale.tasks.values()} & {*TASKS}
+    return {name: {"data": options.data} for name in names if TASKS[name].needs == "folder"}
 
 
 def _command(options: ClaimsOptions) -> str:

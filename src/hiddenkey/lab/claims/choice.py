@@ -25,17 +25,10 @@ _DIVERGED: Final = -1.0
 
 def trials(choice: Choice, setup: TaskSetup, scale: Scale) -> list[TrainOptions]:
     """Return the runs of a choice on a task, the same number for every choice of a scale."""
-    return [
-        held_out(
-            task_options(
-                setup, scale, choice.method,
-                {**choice.settings, **_setting(learning_rate, rate), "seed": seed},
-            ),
-            setup,
-        )
-        for learning_rate in setup.learning_rates.get(choice.name, choice.learning_rates)
-        for rate, seed in _rates_and_seeds(choice)
-    ]  # fmt: skip
+    learning_rates = setup.learning_rates.get(choice.name, choice.learning_rates)
+    tried = [{"learning_rate": each, **more} for each in learning_rates for more in _varied(choice)]
+    runs = [task_options(setup, scale, choice.method, {**choice.settings, **own}) for own in tried]
+    return [held_out(options, setup) for options in runs]
 
 
 def chosen_options(
@@ -44,7 +37,10 @@ def chosen_options(
     """Return the options of a configuration on a task with a chosen setting, but for the seed."""
     choice = scale.choices[configuration.chosen_as]
     learning_rate, rate = setting
-    chosen = _setting(learning_rate, rate if _drops(configuration.method) else None)
+    chosen = {
+        "learning_rate": learning_rate,
+        "rate": rate if _drops(configuration.method) else None,
+    }
     given = {**choice.settings, **chosen, **configuration.settings}
     return task_options(setup, scale, configuration.method, given)
 
@@ -72,7 +68,8 @@ def choose(
     setup: TaskSetup, choice: Choice, results: Iterable[tuple[Setting, Result]]
 ) -> Chosen | None:
     """Choose by marginal means; of equal ones the smaller value. ``None`` without a result."""
-    worth = [(setting, _worth(result)) for setting, result in results]
+    lasts = [(setting, result.metrics[result.main_metric].last) for setting, result in results]
+    worth = [(setting, _DIVERGED if last is None else last) for setting, last in lasts]
     if not worth:
         return None
     rates = _marginal(worth, lambda setting: setting[1])
@@ -86,27 +83,18 @@ def choose(
     )
 
 
-def _rates_and_seeds(choice: Choice) -> list[tuple[float | None, int]]:
+def _varied(choice: Choice) -> list[dict[str, Any]]:
+    """Dropout rates and seeds; a method without a rate gets seeds instead, as many runs in all."""
     if _drops(choice.method):
-        return [(rate, seed) for rate in choice.rates for seed in choice.seeds]
+        return [{"rate": rate, "seed": seed} for rate in choice.rates for seed in choice.seeds]
     step = max(choice.seeds) - min(choice.seeds) + 1
     return [
-        (None, seed + step * turn) for turn in range(len(choice.rates)) for seed in choice.seeds
+        {"seed": seed + step * turn} for turn in range(len(choice.rates)) for seed in choice.seeds
     ]
 
 
 def _drops(method: str) -> bool:
     return bool(methods()[method].config.drops)
-
-
-def _setting(learning_rate: float, rate: float | None) -> dict[str, Any]:
-    """A setting as options of a run; a method that drops nothing has no rate."""
-    return {"learning_rate": learning_rate} | ({} if rate is None else {"rate": rate})
-
-
-def _worth(result: Result) -> float:
-    last = result.metrics[result.main_metric].last
-    return _DIVERGED if last is None else last
 
 
 def _marginal(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -13,6 +12,7 @@ from hiddenkey.lab.claims.findings import Evidence
 from hiddenkey.lab.claims.judge import judge
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import COST, Claim, Scale
+from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.queue.jobs import State
 from hiddenkey.lab.run.result import Result
@@ -26,17 +26,11 @@ _ENVIRONMENT: Final = (
 def measured(result: Result) -> dict[str, float]:
     """Return the measures of a run that are numbers, in the units of ``plan.MEASURES``."""
     name = result.main_metric
-    found = {
-        "metric": (result.metrics[name].last, _POINTS),
-        "best": (result.metrics[name].best, _POINTS),
-        "gap": (result.gap[name], _POINTS),
-        "loss": (result.eval_loss.last, 1),
-    }
-    return {
-        measure: unit * value
-        for measure, (value, unit) in found.items()
-        if value is not None and math.isfinite(value)
-    }
+    metric, gap = result.metrics[name], result.gap[name]
+    in_points = {"metric": finite(metric.last), "best": finite(metric.best), "gap": finite(gap)}
+    found = {measure: _POINTS * value for measure, value in in_points.items() if value is not None}
+    loss = finite(result.eval_loss.last)
+    return found if loss is None else {**found, "loss": loss}
 
 
 def gather(

@@ -41,26 +41,24 @@ def list_plots(evidence: Evidence) -> list[Plot]:
     The number is the drawing's place in the claim's plan. Figures without a value are left out, and
     so are drawings that are tables.
     """
-    return list(_plots(evidence))
-
-
-def _plots(evidence: Evidence) -> Iterator[Plot]:
     series = [
         (finding, points)
         for finding in evidence.findings
         for drawing in finding.claim.pictures
         for points in drawing.series.values()
     ]
-    methods = dict.fromkeys((BASELINE, *(_method(finding, points) for finding, points in series)))
+    methods = dict.fromkeys((BASELINE, *(_method(*each) for each in series)))
     palette = Palette(tuple(methods), BASELINE)
+    plots: list[Plot] = []
     for finding in evidence.findings:
         for index, drawing in enumerate(finding.claim.pictures, 1):
             parts = f"claims {evidence.scale.name} {finding.claim.name} {index}"
             name = re.sub(r"[^a-z0-9]+", "_", parts.lower())
             if drawing.kind == "sweep":
-                yield from _sweep_plot(name, finding, drawing, evidence.values, palette)
+                plots += _sweep_plot(name, finding, drawing, evidence.values, palette)
             elif drawing.kind == "effects":
-                yield from effects_plot(name, finding, drawing)
+                plots += _effects_plot(name, finding, drawing)
+    return plots
 
 
 def _method(finding: Finding, points: Mapping[float, str]) -> str:
@@ -177,7 +175,7 @@ _HEADING, _LINE, _GAP = 0.24, 0.19, 0.12
 """Inches of a question's heading, of each of its lines, and between questions."""
 
 
-def effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
+def _effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
     """Yield the figure of the effects on a drawing's measure, if there is one."""
     groups: dict[str, list[Effect]] = {}
     for effect in finding.effects:

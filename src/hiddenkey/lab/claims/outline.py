@@ -7,7 +7,8 @@ The runs of a configuration can be named when its choice is done.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from optuna.trial import FrozenTrial
@@ -19,7 +20,7 @@ from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.outline import States, run_job
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.data import Data
-from hiddenkey.lab.plans.identity import PATHS, Run, changed, short_hash, versions
+from hiddenkey.lab.plans.identity import PATHS, Run, Stage, changed, short_hash, versions
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -46,19 +47,17 @@ class EvidenceOutline:
         data: Data,
         local: Mapping[str, Mapping[str, Any]],
     ) -> None:
-        self._name = name
-        self._scale = scale
-        self._data = data
-        self._local = local
+        self._name, self._scale, self._data, self._local = name, scale, data, local
         self._trained, self._timed = _trained(claims), _timed(claims)
+        choices = dict.fromkeys((task, own.chosen_as) for (task, _), own in self._trained.items())
         self._trials = {
-            (task, found.chosen_as): self._trials_of(task, found.chosen_as)
-            for (task, _), found in self._trained.items()
+            (task, name): [
+                self._here(options)
+                for options in trials(scale.choices[name], scale.tasks[task], scale)
+            ]
+            for task, name in choices
         }
-        self._choices = {
-            key: [run_job(Run(o, data.fingerprint(o), stage="search")) for o in tried]
-            for key, tried in self._trials.items()
-        }
+        self._choices = {key: self._runs(tried, "search") for key, tried in self._trials.items()}
         self._answers: dict[Key, tuple[list[FrozenTrial | None], Chosen | None]] = {}
         self._named: dict[tuple[Any, ...], list[Job]] = {}
 
@@ -83,11 +82,7 @@ class EvidenceOutline:
         states = look.get(self._name, {})
         chosen = self.chosen(states)
         by_seed = zip(*self._run_jobs(chosen).values(), strict=True)  # all of a seed, then the next
-        listed = [
-            *(job for listed in self._choices.values() for job in listed),
-            *(job for of_seed in by_seed for job in of_seed),
-            *(job for listed in self._timing_jobs(chosen).values() for job in listed),
-        ]
+        listed = chain(*self._choices.values(), *by_seed, *self._timing_jobs(chosen).values())
         return {self._name: list({job.key: job for job in listed}.values())}
 
     def unnamed(self, look: States) -> list[Run]:
@@ -125,9 +120,7 @@ class EvidenceOutline:
         places: list[tuple[Key | None, list[Job]]] = [*self._run_jobs(self.chosen(states)).items()]
         places += [(None, listed) for listed in self._choices.values()]
         for place, listed in places:
-            for record in records_of(listed, states):
-                if record.result is not None:
-                    yield place, record
+            yield from ((place, each) for each in records_of(listed, states) if each.result)
 
     def step_times(self, states: Mapping[str, State]) -> dict[Key, dict[int, float]]:
         """Return the measured times of a step relative to the baseline's, by number of repeat."""
@@ -162,49 +155,49 @@ class EvidenceOutline:
             self._answers[key] = ended, answer
         return answer
 
-    def _trials_of(self, task: str, choice: str) -> list[TrainOptions]:
-        tried = trials(self._scale.choices[choice], self._scale.tasks[task], self._scale)
-        return [self._here(options) for options in tried]
-
     def _run_jobs(self, chosen: Mapping[Key, Chosen]) -> dict[Key, list[Job]]:
         """The runs of each configuration on each task whose choice is done, by seed."""
-        found = {}
-        for (task, name), configuration in self._trained.items():
-            answer = chosen.get((task, configuration.chosen_as))
-            if answer is not None:
-                key = task, name, answer.setting
-                if key not in self._named:
-                    options = self._options(task, configuration, answer.setting)
-                    self._named[key] = [
-                        run_job(Run(own, self._data.fingerprint(own)))
-                        for own in self._by_seed(options)
-                    ]
-                found[task, name] = self._named[key]
-        return found
+        return self._jobs_of(self._trained, chosen, lambda own: self._runs(self._by_seed(own)))
 
     def _timing_jobs(self, chosen: Mapping[Key, Chosen]) -> dict[Key, list[Job]]:
         """The measurements of a step's time of each configuration on each task, by repeat."""
+        return self._jobs_of(self._timed, chosen, self._timings, PLAIN)
+
+    def _jobs_of(
+        self,
+        configurations: Mapping[Key, Configuration],
+        chosen: Mapping[Key, Chosen],
+        named: Callable[..., list[Job]],
+        *beside: Configuration,
+    ) -> dict[Key, list[Job]]:
+        """Name the jobs of configurations whose choices are done; it takes its time, so but once.
+
+        Args:
+            configurations: by task setup and name.
+            chosen: what has been chosen.
+            named: names the jobs of a configuration from its options and those of ``beside``.
+            beside: what each is set beside.
+        """
         found = {}
-        for (task, name), configuration in self._timed.items():
-            mine = chosen.get((task, configuration.chosen_as))
-            plain = chosen.get((task, BASELINE))
-            if mine is not None and plain is not None:
-                key = task, name, mine.setting, plain.setting
-                if key not in self._named:
-                    self._named[key] = self._timings(
-                        self._options(task, configuration, mine.setting),
-                        self._options(task, PLAIN, plain.setting),
-                    )
-                found[task, name] = self._named[key]
+        for (task, name), configuration in configurations.items():
+            needed = (configuration, *beside)
+            answers = [chosen[key] for each in needed if (key := (task, each.chosen_as)) in chosen]
+            if len(answers) == len(needed):
+                settings = tuple(answer.setting for answer in answers)
+                if (task, name, settings) not in self._named:
+                    pairs = zip(needed, settings, strict=True)
+                    options = [self._options(task, each, setting) for each, setting in pairs]
+                    self._named[task, name, settings] = named(*options)
+                found[task, name] = self._named[task, name, settings]
         return found
 
-    def _timings(self, ours: TrainOptions, baseline: TrainOptions) -> list[Job]:
-        payload = {
-            name: changed(self._by_seed(options)[0])
-            for name, options in (("options", ours), ("baseline", baseline))
-        }
-        same = [{k: v for k, v in run.items() if k not in PATHS} for run in payload.values()]
-        key = short_hash([same, versions()])
+    def _runs(self, listed: Sequence[TrainOptions], stage: Stage = "compare") -> list[Job]:
+        return [run_job(Run(own, self._data.fingerprint(own), stage)) for own in listed]
+
+    def _timings(self, *options: TrainOptions) -> list[Job]:
+        ours, baseline = (changed(self._by_seed(each)[0]) for each in options)
+        same = [{k: v for k, v in run.items() if k not in PATHS} for run in (ours, baseline)]
+        key, payload = short_hash([same, versions()]), {"options": ours, "baseline": baseline}
         repeats = range(self._scale.repeats)
         return [Job(f"cost-{key}-{repeat}", "probe", payload, {}) for repeat in repeats]
 

@@ -205,7 +205,9 @@ def _claim(
         Claim,
         content,
         name=name,
-        configurations=_configurations(file, content.pop("configurations", None)),
+        configurations=_methods(
+            file, Configuration, content.pop("configurations", None), "configurations"
+        ),
         tasks=tuple(content.pop("tasks", {}).get(scale.name, ())),
     )
     if not 0 < claim.need <= 1:
@@ -230,14 +232,28 @@ def _claim(
     return claim
 
 
-def _configurations(file: _File, given: Any) -> dict[str, Configuration]:
+def _methods(
+    file: _File, kind: type[_Kind], given: Any, place: str, more: Mapping[str, Any] = {}
+) -> dict[str, _Kind]:
+    """Return configurations or choices by name: each is of a method, by default that of the name.
+
+    Args:
+        file: where they are from.
+        kind: the type.
+        given: what the file says.
+        place: where it says that.
+        more: fields that all of them share.
+    """
     found = {}
-    for name, settings in file.value(Mapping[str, object], given, "configurations").items():
-        place = f"configurations: {name}"
-        values = {"method": name, **(settings or {})}
-        values["chosen_as"] = values.pop("as", values["method"])
-        found[name] = file.build(Configuration, values, place, "settings", name=name)
-        file.one_of(f"{place}: method", found[name].method, methods())
+    for name, own in file.value(Mapping[str, object], given, place).items():
+        where, values = (
+            f"{place.partition(':')[0]}: {name}",
+            {"method": name, **more, **(own or {})},
+        )
+        if kind is Configuration:
+            values["chosen_as"] = values.pop("as", values["method"])
+        found[name] = file.build(kind, values, where, "settings", name=name)
+        file.one_of(f"{where}: method", values["method"], methods())
     return found
 
 
@@ -253,7 +269,9 @@ def _check_contrast(contrast: Contrast, claim: Claim, file: _File) -> None:
 
 def _scale(file: _File) -> Scale:
     content = dict(file.content)
-    choices = _choices(file, content.pop("choices", None))
+    given = file.value(Mapping[str, object], content.pop("choices", None), "choices")
+    axes = {axis: given[axis] for axis in _AXES if axis in given}
+    choices = _methods(file, Choice, given.get("methods"), "choices: methods", axes)
     tasks = file.value(Mapping[str, object], content.pop("tasks", None), "tasks")
     setups = {name: _setup(name, given, choices, file) for name, given in tasks.items()}
     scale = file.build(Scale, content, name=file.path.stem, choices=choices, tasks=setups)
@@ -262,18 +280,6 @@ def _scale(file: _File) -> Scale:
     if not scale.power or not scale.power.deviation > 0:
         file.add("power must have a deviation above 0, in points; and name its source")
     return scale
-
-
-def _choices(file: _File, given: Any) -> dict[str, Choice]:
-    content = file.value(Mapping[str, object], given, "choices")
-    common = {axis: content[axis] for axis in _AXES if axis in content}
-    found = {}
-    named = file.value(Mapping[str, object], content.get("methods"), "choices: methods")
-    for name, own in named.items():
-        place, values = f"choices: {name}", {"method": name, **common, **(own or {})}
-        found[name] = file.build(Choice, values, place, "settings", name=name)
-        file.one_of(f"{place}: method", found[name].method, methods())
-    return found
 
 
 def _setup(name: str, given: Any, choices: Collection[str], file: _File) -> TaskSetup:

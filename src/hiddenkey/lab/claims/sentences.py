@@ -26,17 +26,13 @@ READING: Final = (
 
 def sentences(finding: Finding) -> tuple[str, ...]:
     """Say what a finding rests on, one thing to know in each."""
-    missing = finding.missing
-    return (
-        *([_tally(finding)] if len(finding.questions) != 1 else []),
-        *map(_question, finding.questions),
-        *(f"{task} does not count: {reason}." for task, reason in finding.left_out.items()),
-        *(
-            [f"Provisional: {count(missing, 'run')} of the plan {_are(missing)} missing."]
-            if missing
-            else []
-        ),
-    )
+    said = [_tally(finding)] if len(finding.questions) != 1 else []
+    said += map(_question, finding.questions)
+    said += (f"{task} does not count: {reason}." for task, reason in finding.left_out.items())
+    if finding.missing:
+        verb = "is" if finding.missing == 1 else "are"
+        said.append(f"Provisional: {count(finding.missing, 'run')} of the plan {verb} missing.")
+    return tuple(said)
 
 
 def run_text(finding: Finding, scale: Scale) -> str:
@@ -86,10 +82,6 @@ def plan_words(evidence: Evidence) -> tuple[str, ...]:
         *_power(evidence),
         READING,
     )
-
-
-def _are(amount: int) -> str:
-    return "is" if amount == 1 else "are"
 
 
 def _tally(finding: Finding) -> str:

@@ -86,7 +86,7 @@ def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid
     plain = level(evidence.values, tasks, BASELINE, measure)
     counted = listing(tasks, 9) or "no task counts"
     notes = (
-        f"{_capital(MEASURES[measure])}; {'mean of ' if len(tasks) > 1 else ''}{counted};"
+        f"{MEASURES[measure].capitalize()}; {'mean of ' if len(tasks) > 1 else ''}{counted};"
         " mean ± standard deviation over the seeds. Below it the difference to plain LoRA, which"
         f" has {_spread(plain).text}, seed by seed, with its 95 % interval.",
     )
@@ -104,7 +104,7 @@ def values_grid(finding: Finding, evidence: Evidence, measure: Measure) -> Grid:
     repeated = "repeats" if measure == COST else "seeds"
     return make_grid(
         f"values-{finding.claim.name}-{measure.replace(' ', '-')}",
-        _capital(MEASURES[measure]),
+        MEASURES[measure].capitalize(),
         ("configuration", *finding.claim.tasks),
         rows,
         (f"Mean ± standard deviation (number of {repeated}).",),
@@ -149,10 +149,6 @@ def _spread(found: Effect, *, seeds: bool = False) -> Entry:
     if varies is not None:
         shown += f" ± {value(varies, measure)}"
     return Entry(f"{shown} ({len(found.values)})" if seeds else shown, found.mean)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:

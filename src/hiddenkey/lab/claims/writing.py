@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,11 +47,11 @@ def write(evidence: Evidence, folder: Path) -> Path:
 
 
 def to_plain(evidence: Evidence) -> dict[str, Any]:
-    """Return all values, effects and verdicts as JSON's types; infinities become null."""
+    """Return all values, effects and verdicts by name."""
     return {
         "scale": evidence.scale.name,
         "summary": evidence.scale.summary,
-        "seeds": list(evidence.scale.seeds),
+        "seeds": evidence.scale.seeds,
         **_fields(evidence, "command", "runs", "started", "ended"),
         "environments": [{"runs": runs, **found} for found, runs in evidence.environments],
         "claims": [_finding(finding) for finding in evidence.findings],
@@ -68,8 +66,8 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
             for found in evidence.chosen
         ],
         "values": [
-            {"task": task, "arm": name, "measure": measure, "by_seed": _by_name(by_seed)}
-            for (task, name, measure), by_seed in evidence.values.items()
+            {"task": task, "arm": name, "measure": measure, "by_seed": dict(sorted(found.items()))}
+            for (task, name, measure), found in evidence.values.items()
         ],
     }
 
@@ -79,7 +77,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "claim": finding.claim.name,
         "title": finding.claim.title,
         **_fields(finding, "verdict", "p_holds", "p_fails", "needed", "sentences", "missing"),
-        "left_out": dict(finding.left_out),
+        "left_out": finding.left_out,
         "questions": [_effect(effect) for effect in finding.questions],
         "by_task": [_effect(effect) for effect in finding.by_task],
         "power": [
@@ -99,9 +97,9 @@ def _effect(effect: Effect) -> dict[str, Any]:
     return {
         "question": contrast.name,
         **_fields(contrast, "measure", "expect", "margin"),
-        "weights": dict(contrast.weights),
-        "expected_low": _finite(contrast.low),
-        "expected_high": _finite(contrast.high),
+        "weights": contrast.weights,
+        "expected_low": contrast.low,
+        "expected_high": contrast.high,
         **_fields(effect, "task", "values", "mean", "p_holds", "p_fails", "verdict"),
         "low": low,
         "high": high,
@@ -109,12 +107,4 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 
 def _fields(found: object, *names: str) -> dict[str, Any]:
-    return {name: _finite(getattr(found, name)) for name in names}
-
-
-def _by_name(by_seed: Mapping[int, float]) -> dict[str, float]:
-    return {str(seed): value for seed, value in sorted(by_seed.items())}
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: getattr(found, name) for name in names}
