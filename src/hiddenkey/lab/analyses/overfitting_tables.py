@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
-from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from hiddenkey.lab.evidence.arms import Run, find_runs
-from hiddenkey.lab.evidence.cells import tabulate_cells
+from hiddenkey.lab.evidence.cells import Cell, tabulate_cells
 from hiddenkey.lab.evidence.comparisons import MARGIN
-from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.evidence.record import Record

@@ -6,17 +6,54 @@ import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
-from hiddenkey.lab.evidence.comparisons import adjust_holm, compare_paired, describe
-from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.comparisons import (
+    PairedComparison,
+    adjust_holm,
+    compare_paired,
+    describe,
+)
+from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.evidence.pairing import find_baselines
 
 LOSS: Final = "loss"
 CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm on one task by one measure.
+
+    Attributes:
+        arm: the arm.
+        measure: the measure.
+        values: value by seed, in the seeds' order.
+        missing: finished runs without this value (a loss or metric that is no number).
+        failed: runs that did not finish.
+        description: summary of the values; ``None`` without values.
+        against: label of the baseline's arm; ``None`` if there is none.
+        comparison: with the baseline, paired by seed; ``None`` if not possible.
+        reason: why there is no comparison; empty otherwise.
+    """
+
+    arm: Arm
+    measure: Measure
+    values: tuple[tuple[int, float], ...]
+    missing: int
+    failed: int
+    description: Estimate | None
+    against: str | None
+    comparison: PairedComparison | None
+    reason: str
+
+    def is_main(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is of the task's main metric at a checkpoint."""
+        return self.measure.main and self.measure.checkpoint == checkpoint
 
 
 def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:

@@ -5,16 +5,46 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
-from hiddenkey.lab.evidence.cells import finite
-from hiddenkey.lab.evidence.findings import Cell, Cost
+from hiddenkey.lab.evidence.cells import Cell, finite
+from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import Ratio
 from hiddenkey.lab.evidence.pairing import find_baselines
 from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.run.result import Result
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an arm costs and gains.
+
+    Attributes:
+        arm: the arm.
+        steps: optimiser steps, the median over runs.
+        seconds_per_step: median over runs.
+        time: seconds per step relative to the baseline's, over steps that took turns, or else over
+            pairs of equal seed; ``None`` without a baseline.
+        memory_mib: median peak memory: of the accelerator where there is one, else resident memory;
+            ``None`` where the operating system does not tell it.
+        memory: relative to the baseline's, over pairs of equal seed.
+        device_memory: True if the memory is the accelerator's.
+        lora_parameters: parameters of the adapter, 0 without one.
+        gain: comparison of the main metric after the last step; ``None`` without a baseline.
+    """
+
+    arm: Arm
+    steps: float
+    seconds_per_step: float
+    time: Ratio | None
+    memory_mib: float | None
+    memory: Ratio | None
+    device_memory: bool
+    lora_parameters: int
+    gain: PairedComparison | None
 
 
 def tabulate_costs(

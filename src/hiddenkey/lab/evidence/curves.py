@@ -4,16 +4,62 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS, finite
 from hiddenkey.lab.evidence.comparisons import describe
-from hiddenkey.lab.evidence.findings import Curve, CurvePoint, Gap
+from hiddenkey.lab.evidence.inference import Estimate
 
 Part = Literal["evaluation", "training", "gap"]
 _PARTS: Final[tuple[Part, ...]] = ("evaluation", "training", "gap")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A value at one step, over the runs that have it."""
+
+    step: int
+    spread: Estimate
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A value over the steps of training.
+
+    Attributes:
+        arm: the arm.
+        name: main metric or ``loss``.
+        part: ``evaluation`` or ``training`` examples, or the ``gap`` training minus evaluation;
+            all without noise.
+        points: in the order of the steps.
+    """
+
+    arm: Arm
+    name: str
+    part: Literal["evaluation", "training", "gap"]
+    points: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Training examples against evaluation examples after the last step, without noise.
+
+    Attributes:
+        arm: the arm.
+        name: main metric or ``loss``.
+        evaluation: on the evaluation examples.
+        training: on a fixed sample of the training examples.
+        gap: ``training`` minus ``evaluation``.
+    """
+
+    arm: Arm
+    name: str
+    evaluation: Estimate
+    training: Estimate
+    gap: Estimate
 
 
 def tabulate_curves(runs: Sequence[Run], also: Sequence[str] = ()) -> tuple[Curve, ...]:

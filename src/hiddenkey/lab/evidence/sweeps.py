@@ -3,19 +3,83 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
 from hiddenkey.lab.evidence.axes import Arm
-from hiddenkey.lab.evidence.findings import Cell, Selection, Series, Sweep, SweepPoint
+from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.inference import Estimate
 
-_OPTIONS: Final[dict[str, Callable[[Arm], float | None]]] = {
-    "rate": lambda arm: arm.rate,
-    "rank": lambda arm: arm.rank,
-    "consistency_weight": lambda arm: arm.weight,
-}
-_Place = tuple[Hashable, ...]
+_OPTIONS: Final = {"rate": "rate", "rank": "rank", "consistency_weight": "weight"}
+"""Options that are swept, and the arm's attribute that has them."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One arm of a sweep.
+
+    Attributes:
+        x: value of the swept option; 0 for a level.
+        last: main metric after the last step.
+        best: main metric at the best evaluation.
+    """
+
+    x: float
+    last: Estimate | None
+    best: Estimate | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Arms that differ in the swept option alone.
+
+    Attributes:
+        label: what they share.
+        method: their method.
+        others: what they share besides the method; lines of different ``others`` are not drawn in
+            one picture, but a line whose ``others`` are part of a picture's joins it.
+        points: in the option's order.
+    """
+
+    label: str
+    method: str
+    others: frozenset[str]
+    points: tuple[SweepPoint, ...]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The main metric over one option.
+
+    Attributes:
+        option: ``rate``, ``rank`` or ``consistency_weight``.
+        series: one line each; at least one has two points or more.
+        levels: the baseline where it lacks the option: lines of one point without a place.
+    """
+
+    option: str
+    series: tuple[Series, ...]
+    levels: tuple[Series, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The arm of a method with the best mean: chosen on the evaluation examples.
+
+    Attributes:
+        cell: that of the arm with the best mean after the last step.
+        tried: number of arms it was chosen from.
+    """
+
+    cell: Cell
+    tried: int
+
+    @property
+    def chosen(self) -> Arm:
+        """The arm; its ``family`` are those that it was chosen from."""
+        return self.cell.arm
 
 
 def tabulate_sweeps(cells: Sequence[Cell], baseline: str) -> tuple[Sweep, ...]:
@@ -40,15 +104,15 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
 
 
 def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
-    read = _OPTIONS[option]
     best = {cell.arm: cell.description for cell in cells if cell.is_main("best")}
-    groups: dict[_Place, list[tuple[Arm, SweepPoint]]] = defaultdict(list)
+    groups: dict[tuple[Hashable, ...], list[tuple[Arm, SweepPoint]]] = defaultdict(list)
     levels = []
     for cell in (cell for cell in cells if cell.is_main("last")):
-        arm, x = cell.arm, read(cell.arm)
+        arm, x = cell.arm, getattr(cell.arm, _OPTIONS[option])
         point = SweepPoint(float(x or 0), cell.description, best.get(arm))
         if x is not None:
-            groups[_place(arm, option)].append((arm, point))
+            same = (getattr(arm, name) for other, name in _OPTIONS.items() if other != option)
+            groups[arm.method, arm.model, *same, arm.others].append((arm, point))
         elif arm.method == baseline and cell.description is not None:
             levels.append(_series(option, [(arm, point)]))
     several = [group for group in groups.values() if len({point.x for _, point in group}) > 1]
@@ -56,13 +120,6 @@ def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
         return None
     series = [_series(option, group) for group in groups.values()]
     return Sweep(option, tuple(series), tuple(levels))
-
-
-def _place(arm: Arm, option: str) -> _Place:
-    """All that arms of one line share."""
-    parts = {"rank": arm.rank, "rate": arm.rate, "consistency_weight": arm.weight}
-    kept = [value for name, value in parts.items() if name != option]
-    return arm.method, arm.model, *kept, arm.others
 
 
 def _series(option: str, group: Sequence[tuple[Arm, SweepPoint]]) -> Series:

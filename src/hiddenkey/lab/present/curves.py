@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hiddenkey.lab.evidence.axes import Arm
-from hiddenkey.lab.evidence.curves import Part
-from hiddenkey.lab.evidence.findings import Curve
+from hiddenkey.lab.evidence.curves import Curve, Part
 from hiddenkey.lab.present.canvas import INK, Figure, Style
 from hiddenkey.lab.present.drawing import add_legend, draw_dots, draw_line, legend_height
 from hiddenkey.lab.present.words import number

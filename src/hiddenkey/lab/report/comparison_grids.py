@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint
-from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.evidence.cells import LOSS, Cell
 from hiddenkey.lab.evidence.comparisons import EFFECT_SIZE
-from hiddenkey.lab.evidence.findings import Cell
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread
 from hiddenkey.lab.present.words import MISSING, count, interval, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable

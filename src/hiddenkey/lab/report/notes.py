@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from hiddenkey.lab.evidence.arms import NO_SETTINGS, Run, explicit
 from hiddenkey.lab.evidence.axes import Arm, Budget
-from hiddenkey.lab.evidence.findings import Cell
+from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.present.words import listing
 
 _OF_METHODS: Final = ("method", "rate", "consistency_")

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
-from hiddenkey.lab.evidence.findings import Cell, Cost, Curve, Gap, Selection, Sweep, Verdict
+from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.costs import Cost
+from hiddenkey.lab.evidence.curves import Curve, Gap
 from hiddenkey.lab.evidence.ranks import Ranking
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.evidence.sweeps import Selection, Sweep
+from hiddenkey.lab.report.verdicts import Verdict
 
 
 @dataclass(frozen=True)

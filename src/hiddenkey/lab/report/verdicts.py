@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from hiddenkey.lab.evidence.axes import Budget, Checkpoint
+from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.comparisons import PairedComparison
-from hiddenkey.lab.evidence.findings import Answer, Cell, Verdict
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.present.words import count, interval, listing, probability, signed
 
+Answer = Literal[
+    "better", "worse", "mixed", "no clear difference", "inconclusive", "nothing to compare"
+]
 _ORDER: Final = ("better", "worse", "no clear difference", "inconclusive")
 _BUDGET: Final = {
     "steps": "",
     "time": ", all given the wall time that the baseline took",
 }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer for one task in plain words.
+
+    Attributes:
+        answer: in one or two words.
+        headline: the answer as a sentence.
+        sentences: what it rests on, and what it does not say.
+    """
+
+    answer: Answer
+    headline: str
+    sentences: tuple[str, ...]
 
 
 def judge(cells: Sequence[Cell], baseline: str, budget: Budget) -> Verdict:

@@ -8,8 +8,8 @@ from typing import Final
 
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
-from hiddenkey.lab.evidence.findings import Series, Sweep, SweepPoint
 from hiddenkey.lab.evidence.inference import Estimate
+from hiddenkey.lab.evidence.sweeps import Series, Sweep, SweepPoint
 from hiddenkey.lab.present.canvas import LINES, Figure, Palette, Plot, place
 from hiddenkey.lab.present.curves import CurveFigure, Panel
 from hiddenkey.lab.present.drawing import (

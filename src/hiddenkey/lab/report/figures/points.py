@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hiddenkey.lab.evidence.findings import Cell, Cost
+from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.costs import Cost
 from hiddenkey.lab.present.canvas import (
     COLOURS,
     INK,
