@@ -93,8 +93,3 @@ def test_intervals_of_random_families_agree_with_corrected_verdicts(seed):
         differs = comparison.verdict in ("better", "worse")
         assert excludes(comparison.interval) == differs
         assert (comparison.p_adjusted < 0.05) == differs
-
-
-def test_a_level_is_a_share():
-    with pytest.raises(ValueError, match="level must lie between 0 and 1, got 2; "):
-        adjust_holm({"a": TWELVE}, level=2)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hiddenkey.lab.evidence.ranks import nemenyi_quantile, rank_methods
+from hiddenkey.lab.evidence.ranks import critical_difference, rank_methods
 
 TABLES = st.integers(3, 6).flatmap(
     lambda methods: st.lists(
@@ -16,9 +16,9 @@ TABLES = st.integers(3, 6).flatmap(
 )
 
 
-def ranking(rows, **settings):
+def ranking(rows):
     """Rank methods a, b, c, ... by rows of scores, one row per task."""
-    return rank_methods(dict(zip("abcdefghij", zip(*rows, strict=True), strict=False)), **settings)
+    return rank_methods(dict(zip("abcdefghij", zip(*rows, strict=True), strict=False)))
 
 
 def test_three_methods_on_three_tasks_by_hand():
@@ -28,16 +28,10 @@ def test_three_methods_on_three_tasks_by_hand():
     found = ranking([[0.8, 0.9, 0.1], [0.5, 0.6, 0.4], [0.7, 0.6, 0.2]])
     assert found.ranks == pytest.approx({"b": 4 / 3, "a": 5 / 3, "c": 3})
     assert list(found.ranks) == ["b", "a", "c"]
-    assert found.statistic == pytest.approx(14 / 3)
     assert found.p_value == pytest.approx(math.exp(-7 / 3))
     assert found.cliques == (("b", "a", "c"),)
     assert found.tasks == 3
     assert "finds no difference between the methods (p = 0.097)" in found.note
-
-
-def test_losses_are_ranked_the_other_way():
-    rows = [[0.8, 0.9, 0.1], [0.5, 0.6, 0.4]]
-    assert list(ranking(rows, larger_is_better=False).ranks) == ["c", "a", "b"]
 
 
 def test_ties_share_the_mean_of_their_places():
@@ -52,7 +46,10 @@ def test_scores_equal_up_to_rounding_tie():
 def test_the_quantiles_are_the_published_ones():
     # Demsar 2006, table 5 (a), level 0.05, for 2 to 10 methods
     published = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
-    found = [nemenyi_quantile(methods, 0.05) for methods in range(2, 11)]
+    found = [
+        critical_difference(methods, 1) / math.sqrt(methods * (methods + 1) / 6)
+        for methods in range(2, 11)
+    ]
     assert found == pytest.approx(published, abs=1.1e-3)
 
 
@@ -60,7 +57,7 @@ def test_the_critical_difference_of_a_published_study():
     # Demsar 2006, section 3.2.2: 4 classifiers on 14 sets, 1.25 at level 0.05 and 1.12 at 0.10
     rows = [[1, 2, 3, 4]] * 14
     assert ranking(rows).critical_difference == pytest.approx(1.25, abs=0.005)
-    assert ranking(rows, level=0.10).critical_difference == pytest.approx(1.12, abs=0.015)
+    assert critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=0.015)
 
 
 def test_neighbours_within_the_critical_difference_are_cliques():
@@ -79,7 +76,7 @@ def test_pairs_are_not_looked_at_where_friedman_finds_nothing():
     places = [[1, *np.roll([2, 3, 4, 5, 6], task), 7] for task in range(10)]
     places[0] = [4, 2, 3, 1, 5, 6, 7]
     places[8:] = [[row[-1], *row[1:-1], row[0]] for row in places[8:]]
-    found = ranking(places, larger_is_better=False)
+    found = ranking([[-place for place in row] for row in places])
     assert found.ranks["a"] == 2.5
     assert found.ranks["g"] == 5.8
     assert found.critical_difference == pytest.approx(2.85, abs=0.005)
@@ -90,7 +87,7 @@ def test_pairs_are_not_looked_at_where_friedman_finds_nothing():
 @given(TABLES)
 def test_cliques_are_the_largest_groups_within_the_critical_difference(rows):
     found = ranking(rows)
-    if found.p_value > found.level:
+    if found.p_value > 0.05:
         assert found.cliques == (tuple(found.ranks),)
         return
     near = [
@@ -110,10 +107,10 @@ def test_friedman_is_scipys_and_ranks_sum_up(rows):
     assert sum(found.ranks.values()) == pytest.approx(len(rows[0]) * (len(rows[0]) + 1) / 2)
     assert list(found.ranks.values()) == sorted(found.ranks.values())
     if all(len(set(row)) == 1 for row in rows):
-        assert (found.statistic, found.p_value) == (0.0, 1.0)
+        assert found.p_value == 1.0
         return
     theirs = stats.friedmanchisquare(*np.transpose(rows))
-    assert (found.statistic, found.p_value) == pytest.approx((theirs.statistic, theirs.pvalue))
+    assert found.p_value == pytest.approx(theirs.pvalue)
 
 
 @given(TABLES, st.randoms(use_true_random=False))
@@ -127,7 +124,7 @@ def test_the_order_of_tasks_and_their_scale_do_not_matter(rows, random):
 
 def test_all_methods_equal_on_all_tasks():
     found = ranking([[1, 1, 1], [2, 2, 2]])
-    assert (found.statistic, found.p_value) == (0.0, 1.0)
+    assert found.p_value == 1.0
     assert found.cliques == (("a", "b", "c"),)
 
 
@@ -155,8 +152,3 @@ def test_too_few_tasks_are_told():
 def test_what_cannot_be_ranked_is_refused(scores, message):
     with pytest.raises(ValueError, match=message):
         rank_methods(scores)
-
-
-def test_a_level_is_a_share():
-    with pytest.raises(ValueError, match="level must lie between 0 and 1, got 0; "):
-        ranking([[1, 2, 3]] * 2, level=0)

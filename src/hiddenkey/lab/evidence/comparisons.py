@@ -13,7 +13,6 @@ from hiddenkey.lab.evidence.inference import (
     FEWEST,
     LEVEL,
     Estimate,
-    accepted,
     differences,
     excludes,
     finite,
@@ -162,9 +161,7 @@ def compare_paired(
     baseline: Sequence[float],
     *,
     larger_is_better: bool = True,
-    level: float = LEVEL,
     margin: float | None = None,
-    resolution: float | None = None,
 ) -> PairedComparison:
     """Compare one configuration with the baseline on the same seeds, by Student's t.
 
@@ -174,22 +171,19 @@ def compare_paired(
         ours: one value per seed.
         baseline: the baseline's values, of the same seeds in the same order.
         larger_is_better: ``False`` for losses and times.
-        level: share of false alarms that is accepted, between 0 and 1.
         margin: smallest difference of interest; ``None`` takes 0.01, one percentage point, or 1 %
             of the baseline's mean where that is above 1 in size.
-        resolution: step of the values, as :meth:`Estimate.of` takes it.
 
     Raises:
-        ValueError: if the lengths differ, there are no pairs, a value is missing or not finite, or
-            the level is no share.
+        ValueError: if the lengths differ, there are no pairs, or a value is missing or not finite.
     """
     found = differences(ours, baseline)
     up, down = sum(value > 0 for value in found), sum(value < 0 for value in found)
     if margin is None:
         margin = MARGIN * max(1.0, abs(statistics.fmean(baseline)))
     return PairedComparison(
-        estimate=Estimate.of(found, resolution),
-        confidence=1 - accepted(level),
+        estimate=Estimate.of(found),
+        confidence=1 - LEVEL,
         margin=margin,
         wins=up if larger_is_better else down,
         ties=len(found) - up - down,
@@ -198,30 +192,28 @@ def compare_paired(
     )
 
 
-def adjust_holm(
-    comparisons: Mapping[Key, PairedComparison], level: float = LEVEL
-) -> dict[Key, PairedComparison]:
+def adjust_holm(comparisons: Mapping[Key, PairedComparison]) -> dict[Key, PairedComparison]:
     """Correct comparisons that are read together: p-values, intervals and verdicts.
 
     Holm's step-down correction: the chance that any of the comparisons is a false alarm is at most
-    ``level``, whatever their dependence; the configurations share a baseline, so they do depend.
+    ``LEVEL``, whatever their dependence; the configurations share a baseline, so they do depend.
 
-    Ordered by p-value, the comparison of rank r among m is tested at level/(m − r + 1) as long as
-    all before it were rejected. Its interval is at that confidence, 1 − level/(m − r + 1); those
+    Ordered by p-value, the comparison of rank r among m is tested at LEVEL/(m − r + 1) as long as
+    all before it were rejected. Its interval is at that confidence, 1 − LEVEL/(m − r + 1); those
     after the first that is not rejected keep the confidence of that one. So an interval excludes 0
     exactly if the comparison's verdict is a difference.
 
     Returns:
         The comparisons in the same order, with ``p_adjusted``, ``confidence`` and ``family``.
     """
-    level, family = accepted(level), len(comparisons)
+    family = len(comparisons)
     found: dict[Key, PairedComparison] = {}
-    stopped, largest, confidence = False, 0.0, 1 - level
+    stopped, largest, confidence = False, 0.0, 1 - LEVEL
     for passed, key in enumerate(sorted(comparisons, key=lambda key: comparisons[key].p_value)):
         comparison = comparisons[key]
         largest = max(largest, min(1.0, comparison.p_value * (family - passed)))
         if not stopped:
-            confidence = 1 - level / (family - passed)
+            confidence = 1 - LEVEL / (family - passed)
         found[key] = dataclasses.replace(
             comparison, p_adjusted=largest, confidence=confidence, family=family
         )

@@ -212,17 +212,6 @@ def tidy(values: Sequence[float], largest: float | None = None) -> list[float]:
     return [round(value, digits) + 0.0 for value in values]
 
 
-def accepted(level: float) -> float:
-    """Return the level of a test.
-
-    Raises:
-        ValueError: if it is no share between 0 and 1.
-    """
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level!r}; 0.05 is usual")
-    return float(level)
-
-
 def finite(values: Sequence[Any], what: str) -> list[float]:
     """Return the values as floats.
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.lab.evidence.inference import accepted, finite, tidy
+from hiddenkey.lab.evidence.inference import LEVEL, finite, tidy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,8 @@ class Ranking:
         ranks: average rank of each method, 1 is best; the best method first. Equal scores share
             the mean of their places.
         tasks: number of tasks.
-        statistic: Friedman's chi-square, corrected for ties.
-        p_value: its p-value: whether any method differs from any other.
-        critical_difference: Nemenyi's: average ranks this far apart differ at ``level``.
-        level: share of false alarms that is accepted.
+        p_value: Friedman's, corrected for ties: whether any method differs from any other.
+        critical_difference: Nemenyi's: average ranks this far apart differ at ``LEVEL``.
         cliques: the largest groups of methods that cannot be distinguished, in order of rank; a
             method in no group differs from all others. Where Friedman's test finds nothing, pairs
             are not looked at, and all methods are one group.
@@ -42,22 +40,18 @@ class Ranking:
 
     ranks: Mapping[str, float]
     tasks: int
-    statistic: float
     p_value: float
     critical_difference: float
-    level: float
     cliques: tuple[tuple[str, ...], ...]
     note: str | None
 
 
-def rank_methods(
-    scores: Mapping[str, Sequence[float]], *, larger_is_better: bool = True, level: float = 0.05
-) -> Ranking:
+def rank_methods(scores: Mapping[str, Sequence[float]]) -> Ranking:
     """Rank methods over tasks by Friedman's test and Nemenyi's post-hoc test.
 
     After Demšar (2006), *Statistical Comparisons of Classifiers over Multiple Data Sets*. A task
-    counts once, whatever its seeds and the scale of its metric. Average ranks differ at the level
-    if they are at least
+    counts once, whatever its seeds and the scale of its metric. Average ranks differ if they are at
+    least
 
         q · sqrt(k (k + 1) / (6 N))
 
@@ -66,9 +60,7 @@ def rank_methods(
 
     Args:
         scores: for each method one score per task, such as the mean over seeds, with the tasks in
-            the same order for all.
-        larger_is_better: ``False`` for losses and times.
-        level: share of false alarms that is accepted, between 0 and 1.
+            the same order for all; larger is better.
 
     Raises:
         ValueError: with fewer than three methods or two tasks, unequal numbers of tasks, or a score
@@ -77,25 +69,19 @@ def rank_methods(
     import numpy as np
 
     table = _table(scores)
-    level = accepted(level)
-    ranks = _ranks(table if larger_is_better else -table)
+    ranks = _ranks(table)
     averages = dict(zip(scores, np.mean(ranks, axis=1).tolist(), strict=True))
     ordered = dict(sorted(averages.items(), key=lambda item: item[1]))
     tasks = table.shape[1]
-    statistic, p_value = _friedman(ranks)
-    critical = nemenyi_quantile(len(ordered), level) * math.sqrt(
-        len(ordered) * (len(ordered) + 1) / (6 * tasks)
-    )
-    differ = p_value <= level
+    p_value = _friedman(ranks)
+    critical = critical_difference(len(ordered), tasks)
     return Ranking(
         ranks=ordered,
         tasks=tasks,
-        statistic=statistic,
         p_value=p_value,
         critical_difference=critical,
-        level=level,
-        cliques=_cliques(ordered, critical) if differ else (tuple(ordered),),
-        note=_note(len(ordered), tasks, critical, p_value, level),
+        cliques=_cliques(ordered, critical) if p_value <= LEVEL else (tuple(ordered),),
+        note=_note(len(ordered), tasks, critical, p_value),
     )
 
 
@@ -129,22 +115,20 @@ def _ranks(table: Array) -> Array:
     return np.asarray(stats.rankdata(-np.stack(columns, axis=1), axis=0))
 
 
-def _friedman(ranks: Array) -> tuple[float, float]:
-    """Return chi-square and p of Friedman's test; nothing where all methods tie on all tasks."""
+def _friedman(ranks: Array) -> float:
+    """Return the p-value of Friedman's test; 1 where all methods tie on all tasks."""
     from scipy import stats
 
-    if (ranks == ranks[0]).all():
-        return 0.0, 1.0
-    found = stats.friedmanchisquare(*ranks)
-    return float(found.statistic), float(found.pvalue)
+    return 1.0 if (ranks == ranks[0]).all() else float(stats.friedmanchisquare(*ranks).pvalue)
 
 
 @lru_cache
-def nemenyi_quantile(methods: int, level: float) -> float:
-    """Return Nemenyi's q: of the studentised range without limit of freedom, over √2."""
+def critical_difference(methods: int, tasks: int, level: float = LEVEL) -> float:
+    """Return Nemenyi's critical difference of average ranks."""
     from scipy import stats
 
-    return float(stats.studentized_range.isf(level, methods, math.inf)) / math.sqrt(2)
+    quantile = float(stats.studentized_range.isf(level, methods, math.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(methods * (methods + 1) / (6 * tasks))
 
 
 def _cliques(ordered: Mapping[str, float], critical: float) -> tuple[tuple[str, ...], ...]:
@@ -156,7 +140,7 @@ def _cliques(ordered: Mapping[str, float], critical: float) -> tuple[tuple[str, 
     return tuple(tuple(names[start : ends[start] + 1]) for start in starts if ends[start] > start)
 
 
-def _note(methods: int, tasks: int, critical: float, p_value: float, level: float) -> str | None:
+def _note(methods: int, tasks: int, critical: float, p_value: float) -> str | None:
     sentences = []
     # the best and the worst method cannot be further apart than this
     if critical > methods - 1:
@@ -169,7 +153,7 @@ def _note(methods: int, tasks: int, critical: float, p_value: float, level: floa
             f"The evidence is weak: {tasks} tasks are few, and both tests are approximations for"
             f" {_FEW} tasks or more."
         )
-    if p_value > level:
+    if p_value > LEVEL:
         sentences.append(
             f"Friedman's test finds no difference between the methods (p = {p_value:.2g}), so their"
             " order may be chance."

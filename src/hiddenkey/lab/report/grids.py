@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hiddenkey.lab.evidence.inference import Ratio
+from hiddenkey.lab.evidence.inference import LEVEL, Ratio
 from hiddenkey.lab.present.entries import Entry, Grid, difference, make_grid, numeric, spread
 from hiddenkey.lab.present.words import MISSING, count, interval, number, probability
 from hiddenkey.lab.report.comparison_grids import (
@@ -112,7 +112,7 @@ def rank_grid(scope: Scope) -> Grid:
         notes = [
             f"Rank 1 is best, mean over {ranking.tasks} tasks of the main metric after the last"
             f" step. Friedman's test: p {probability(ranking.p_value)}. Ranks less than"
-            f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {ranking.level:.0%} level)"
+            f" {number(ranking.critical_difference, 2)} apart (Nemenyi, {LEVEL:.0%} level)"
             " cannot be distinguished.",
             *filter(None, (ranking.note, scope.unranked)),
         ]
