@@ -3,6 +3,9 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
+_LONGEST = 1200
+"""Characters of one fault."""
+
 
 class ConfigError(ValueError):
     """A setting breaks a rule. All faults of one configuration are reported together.
@@ -12,8 +15,16 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, faults: str | Sequence[str]) -> None:
-        self.faults = (faults,) if isinstance(faults, str) else tuple(dict.fromkeys(faults))
+        listed = (faults,) if isinstance(faults, str) else dict.fromkeys(faults)
+        self.faults = tuple(_readable(fault) for fault in listed)
         super().__init__("\n".join(self.faults))
+
+
+def _readable(fault: str) -> str:
+    """Cut the middle out of a sentence that quotes a long value; escape what cannot be printed."""
+    if len(fault) > _LONGEST:
+        fault = f"{fault[: _LONGEST * 2 // 3]} … {fault[-_LONGEST // 4 :]}"
+    return fault.encode("utf-8", "backslashreplace").decode()
 
 
 class VersionWarning(UserWarning):
@@ -26,6 +37,11 @@ class AttachError(RuntimeError):
 
 class ConsistencyError(RuntimeError):
     """A configured consistency loss could not be part of a training step."""
+
+
+def is_one_of(value: object, allowed: Iterable[str]) -> bool:
+    """Whether a value of any type is one of these names."""
+    return isinstance(value, str) and value in allowed
 
 
 def not_one_of(what: str, value: object, allowed: Iterable[str], otherwise: str = "") -> str:

@@ -76,6 +76,8 @@ def attach(
     """
     warn_untried()
     config = method(config) if isinstance(config, str) else config
+    if not isinstance(config, DropoutConfig):
+        raise ConfigError(f"config must be a method's name or a DropoutConfig, got {config!r}")
     transformer = anatomy.transformer_of(model)
     refuse_replaced(transformer)
     entry = entry_of(model, transformer)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, rate_faults
 
 DEFAULT_RATE = 0.1
@@ -142,7 +142,7 @@ def method(
         ConfigError: for an unknown name, a position that the method has not, or a rate outside
             [0, 1).
     """
-    if name not in tuple(_METHODS):
+    if not is_one_of(name, _METHODS):
         raise ConfigError(not_one_of("method", name, _METHODS))
     config = _METHODS[name].config
     rates = {} if rates is None else rates

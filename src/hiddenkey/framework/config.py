@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.files import write_whole
 from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
 from hiddenkey.framework.patterns import PATTERNS
@@ -170,7 +170,9 @@ class DropoutConfig:
             raise ConfigError(
                 f"{path} does not exist; give the folder that save_pretrained wrote"
             ) from None
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read ({error.strerror}); give another") from None
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not valid JSON ({error}); write it again") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path} must hold one JSON object, got {type(values).__name__}")
@@ -212,7 +214,8 @@ def _drops_faults(drops: object) -> list[str]:
             faults += _drop_faults(drop, f"drops[{index}]")
         else:
             faults.append(f"drops[{index}] must be a Drop, got {drop!r}")
-    positions = [drop.position for drop in drops if isinstance(drop, Drop)]
+    named = [drop.position for drop in drops if isinstance(drop, Drop)]
+    positions = [position for position in named if isinstance(position, str)]
     return faults + [
         f"drops has {position!r} {positions.count(position)} times; give each position once"
         for position in POSITIONS
@@ -223,11 +226,9 @@ def _drops_faults(drops: object) -> list[str]:
 def _drop_faults(drop: Drop, where: str) -> list[str]:
     faults = rate_faults(drop.rate, f"{where}.rate")
     tables = {"position": tuple(POSITIONS), "pattern": tuple(PATTERNS), "rescale": RESCALES}
-    unknown = [
-        name
-        for name, allowed in tables.items()
-        if getattr(drop, name) not in (*allowed, *((None,) if name == "rescale" else ()))
-    ]
+    if drop.rescale is None:
+        del tables["rescale"]
+    unknown = [name for name in tables if not is_one_of(getattr(drop, name), tables[name])]
     faults += [not_one_of(f"{where}.{name}", getattr(drop, name), tables[name]) for name in unknown]
     if "position" in unknown:
         return faults
@@ -258,7 +259,7 @@ def _consistency_faults(consistency: object) -> list[str]:
         ("on", ("auto", "logits", "representation")),
         ("precision", ("same", "bfloat16")),
     ):
-        if getattr(consistency, name) not in allowed:
+        if not is_one_of(getattr(consistency, name), allowed):
             faults.append(not_one_of(f"consistency.{name}", getattr(consistency, name), allowed))
     if not _is_number(consistency.weight) or not 0 <= consistency.weight < float("inf"):
         faults.append(
@@ -268,6 +269,12 @@ def _consistency_faults(consistency: object) -> list[str]:
         faults.append(f"consistency.fraction must be in (0, 1], got {consistency.fraction!r}")
     if not _is_count(consistency.every) or consistency.every < 1:
         faults.append(f"consistency.every must be a whole number ≥ 1, got {consistency.every!r}")
+    return faults or _contradictions(consistency)
+
+
+def _contradictions(consistency: Consistency) -> list[str]:
+    """What each setting allows and another one does not."""
+    faults = []
     if consistency.precision == "bfloat16" and consistency.backward == "both":
         faults.append(
             "consistency.precision='bfloat16' is for a pass without gradient, and backward='both'"
@@ -293,7 +300,8 @@ def _layer_faults(layers: object) -> list[str]:
     ]
     if not layers:
         faults.append("layers must name at least one layer, got (); use None for all")
-    if any(layers.count(layer) > 1 for layer in layers):
+    whole = [layer for layer in layers if _is_count(layer)]
+    if len(set(whole)) < len(whole):
         faults.append(f"layers must not repeat an index, got {layers!r}")
     return faults
 
@@ -307,7 +315,7 @@ def _kinds_faults(kinds: object) -> list[str]:
     return [
         not_one_of("attention", kind, ATTENTION_KINDS)
         for kind in kinds
-        if kind not in ATTENTION_KINDS
+        if not is_one_of(kind, ATTENTION_KINDS)
     ]
 
 

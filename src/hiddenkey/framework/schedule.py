@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 
@@ -48,8 +48,9 @@ class RateSchedule:
     positions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.positions is not None:
-            object.__setattr__(self, "positions", tuple(self.positions))
+        positions: object = self.positions
+        if isinstance(positions, list):
+            object.__setattr__(self, "positions", tuple(positions))
         if faults := _faults(self):
             raise ConfigError(faults)
 
@@ -111,7 +112,7 @@ def _faults(schedule: RateSchedule) -> list[str]:
     faults = [
         not_one_of(f"schedule.{name}", getattr(schedule, name), allowed)
         for name, allowed in (("decay", DECAYS), ("depth", DEPTHS))
-        if getattr(schedule, name) not in allowed
+        if not is_one_of(getattr(schedule, name), allowed)
     ]
     warmup = schedule.warmup
     if isinstance(warmup, bool) or not (
@@ -124,8 +125,11 @@ def _faults(schedule: RateSchedule) -> list[str]:
     floor = schedule.floor
     if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
         faults.append(f"schedule.floor must be in [0, 1], got {floor!r}; 0 decays to no noise")
+    positions: object = schedule.positions
+    if not isinstance(positions, tuple | None):
+        return [*faults, f"schedule.positions must be a list or None, got {positions!r}"]
     return faults + [
         not_one_of("schedule.positions", position, POSITIONS)
         for position in schedule.positions or ()
-        if position not in POSITIONS
+        if not is_one_of(position, POSITIONS)
     ]
