@@ -33,9 +33,10 @@ def score(
     found = [{"BLEU": bleu(*parts), "NIST": nist(*parts)} for parts in select(theirs, ours, groups)]
     if tools is None:
         return found
-    flat = iter(ptb.tokenize([text for texts in references for text in texts], tools))
+    every = [text for texts in (*references, outputs) for text in texts]
+    flat = iter(ptb.tokenize(every, tools))
     captions = [list(islice(flat, len(texts))) for texts in references]
-    written = ptb.tokenize(outputs, tools)
+    written = list(flat)
     meteors = meteor(captions, written, groups, tools)
     parts = zip(found, meteors, select(captions, written, groups), strict=True)
     return [
