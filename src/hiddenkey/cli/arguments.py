@@ -30,7 +30,7 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def parse(
-    kind: type[Options], command: str, arguments: Sequence[str], positional: str | None = None
+    kind: type[Options], command: str, arguments: Sequence[str], *, positional: bool = False
 ) -> Options:
     """Read flags, and YAML files or recipes named by ``--config``, into an instance of ``kind``.
 
@@ -38,12 +38,12 @@ def parse(
         kind: frozen dataclass; the text under each field is the flag's help.
         command: name of the subcommand.
         arguments: words after the subcommand; later ones win, flags win over earlier files.
-        positional: field that is given without a flag.
+        positional: fields without a default are given without a flag.
 
     Raises:
         ConfigError: with every unknown name and wrong type in the flags and files.
     """
-    parser = build_parser(kind, command, positional)
+    parser = _build_parser(kind, command, positional)
     words = _normalise(kind, arguments)
     try:
         found = parser.parse_args(words)
@@ -52,20 +52,16 @@ def parse(
     return kind(**{name: found[name] for name in typing.get_type_hints(kind)})
 
 
-def build_parser(kind: type[Any], command: str, positional: str | None = None) -> ArgumentParser:
+def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentParser:
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
     _resolve(kind)
     parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False, allow_abbrev=False)
-    skip = set()
-    if positional is not None:
-        parser.add_argument(positional, type=str, help=_types(kind)[positional][1])
-        skip = {positional}
     parser.add_argument(
         f"--{_CONFIG}",
         action="config",
         help="YAML file of these settings, or a recipe; flags after it win.",
     )
-    parser.add_class_arguments(kind, skip=skip)
+    parser.add_class_arguments(kind, as_positional=positional)
     return parser
 
 
@@ -187,20 +183,10 @@ def _type_fault(
         else:
             parser.parse_object({flag: value}, _skip_validation=True)
     except ArgumentError:
-        wanted = _types(kind)[flag.partition(".")[0]][0]
+        types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+        wanted = _in_words(types[flag.partition(".")[0]])
         return [f"{shown} must be {wanted}, got {value!r}; see --help"]
     return []
-
-
-def _types(kind: type[Any]) -> dict[str, tuple[str, str]]:
-    """The type in words and the help of each field."""
-    from docstring_parser import parse_from_object
-
-    helps = {param.arg_name: param.description or "" for param in parse_from_object(kind).params}
-    return {
-        field.name: (_in_words(str(field.type)), helps.get(field.name, ""))
-        for field in dataclasses.fields(kind)
-    }
 
 
 def _in_words(annotation: str) -> str:

@@ -22,14 +22,14 @@ class Command:
         module: its ``run`` takes the settings and returns the exit status.
         options: ``module:class`` of its settings, whose import is light; ``None`` if the module
             reads the words itself.
-        positional: the setting that is given without a flag.
+        positional: the settings without a default are given without a flag.
         leading: the setting that words before the first flag are values of.
     """
 
     summary: str
     module: str
     options: str | None = None
-    positional: str | None = None
+    positional: bool = False
     leading: str | None = None
 
     def run(self, name: str, words: Sequence[str]) -> int:
@@ -52,7 +52,7 @@ class Command:
 
         module, _, kind = (self.options or "").partition(":")
         options = getattr(import_module(module), kind)
-        return parse(options, name, self._with_flag(words), self.positional)
+        return parse(options, name, self._with_flag(words), positional=self.positional)
 
     def _with_flag(self, words: Sequence[str]) -> list[str]:
         first = list(takewhile(lambda word: not word.startswith("-"), words))
@@ -86,7 +86,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "report": _command(
         "turn a comparison into a page, figures and tables",
-        "report", "ReportOptions", positional="folder",
+        "report", "ReportOptions", positional=True,
     ),
     "analyze": Command(
         "look into what dropout does: list of the analyses by 'hiddenkey analyze'",
@@ -112,7 +112,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "doctor": _command(
         "show where a method acts on a model, layer by layer",
-        "doctor", "DoctorOptions", positional="model",
+        "doctor", "DoctorOptions", positional=True,
     ),
 }  # fmt: skip
 """By name, in the order of the help."""
