@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.lab.tasks.base import Example
-from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
+from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -92,20 +92,23 @@ def read_rows(
     path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
 ) -> list[Row]:
     """Read the records of a file that have every needed column."""
-    if path.suffix.lower() == ".parquet":
-        return _parquet_rows(path, needed, faults)
-    if path.suffix.lower() not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         kinds = ", ".join(FORMATS)
         faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
         return []
-    text = read_text(path, faults)
-    if text is None:
+    raw = read_bytes(path, faults)
+    if raw is None:
         return []
     before = len(faults.found)
-    if path.suffix.lower() == ".jsonl":
+    if suffix == ".parquet":
+        rows = _parquet_rows(raw, needed, faults)
+    elif (text := decode(raw, faults)) is None:
+        rows = []
+    elif suffix == ".jsonl":
         rows = _json_rows(text, needed, faults)
     else:
-        rows = _table_rows(path, text, needed, faults, header)
+        rows = _table_rows(suffix, text, needed, faults, header)
     if not rows and len(faults.found) == before:
         faults.add("must hold at least one example, got none; give a file with rows")
     return rows
@@ -117,9 +120,9 @@ def spelling(value: object) -> str:
 
 
 def _table_rows(
-    path: Path, text: str, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None
+    suffix: str, text: str, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None
 ) -> list[Row]:
-    records = _records(path, text, faults)
+    records = _records(suffix, text, faults)
     if header is None:
         first = next(records, None)
         if first is None:
@@ -136,8 +139,8 @@ def _table_rows(
     return rows
 
 
-def _records(path: Path, text: str, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
-    if path.suffix.lower() == ".tsv":
+def _records(suffix: str, text: str, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
+    if suffix == ".tsv":
         # str.splitlines would also break at form feeds and Unicode separators inside a sentence
         for number, line in enumerate(text.split("\n"), start=1):
             if line.rstrip("\r"):
@@ -171,7 +174,7 @@ def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row
     return rows
 
 
-def _parquet_rows(path: Path, needed: Sequence[str], faults: FileFaults) -> list[Row]:
+def _parquet_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> list[Row]:
     faults.unit = "row"
     try:
         from pyarrow import ArrowException, parquet
@@ -179,18 +182,13 @@ def _parquet_rows(path: Path, needed: Sequence[str], faults: FileFaults) -> list
         faults.add("needs the package 'pyarrow', which is missing; run: pip install pyarrow")
         return []
     try:
-        present = parquet.read_schema(path).names
-        if _lacks_columns(present, needed, faults):
+        file = parquet.ParquetFile(io.BytesIO(raw))
+        if _lacks_columns(file.schema_arrow.names, needed, faults):
             return []
-        records = parquet.read_table(path, columns=list(dict.fromkeys(needed))).to_pylist()
-    except FileNotFoundError:
-        faults.add("does not exist; check the path")
-        return []
+        records = file.read(columns=list(dict.fromkeys(needed))).to_pylist()
     except (OSError, ArrowException) as error:
         faults.add(f"must be a Parquet file ({error}); write it again")
         return []
-    if not records:
-        faults.add("must hold at least one example, got none; give a file with rows")
     return [Row(number, record) for number, record in enumerate(records, start=1)]
 
 
