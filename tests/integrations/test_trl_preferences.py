@@ -110,6 +110,7 @@ def test_drops_are_on_where_dropout_is(kind, tmp_path):
     for log in logs(trainer):
         for key in ("attention_logits/0", "hidden/1"):
             assert 0.1 < log[f"dropped/{key}"] < 0.5
+        assert log.get("task_loss", log["loss"]) == log["loss"], "not the model's own"
     assert found[0] != found[1]
 
 

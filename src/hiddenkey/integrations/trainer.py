@@ -124,6 +124,9 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         losses = means_over_processes(self._attachment.meter.read(), args.device)
         added = _added_up_processes(self._trainer)
         parts = {f"{name}_loss": value * added for name, value in losses.items()}
+        if "task" in losses and self._attachment.config.consistency is None:
+            # DPO, GRPO and their like compute a loss of their own and leave the model's alone
+            parts["task_loss"] = logs["loss"]
         shares = means_over_processes(self._attachment.shares(), args.device)
         for key, share in shares.items():
             if not math.isnan(share):
