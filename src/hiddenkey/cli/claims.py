@@ -17,12 +17,10 @@ from hiddenkey.cli.running import duration, interrupted_by_sigterm, show_jobs, w
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
-from hiddenkey.lab.claims.costs import PlainCosts
 from hiddenkey.lab.claims.evidence import gather
-from hiddenkey.lab.claims.findings import Evidence
-from hiddenkey.lab.claims.outline import EvidenceOutline
+from hiddenkey.lab.claims.findings import Evidence, expected_power
+from hiddenkey.lab.claims.outline import EvidenceOutline, PlainCosts
 from hiddenkey.lab.claims.plan import Claim, Scale
-from hiddenkey.lab.claims.power import expected_power
 from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hiddenkey.lab.claims.evidence import judge
 from hiddenkey.lab.claims.findings import Chosen, Evidence
-from hiddenkey.lab.claims.judge import judge
 from hiddenkey.lab.claims.plan import (
     Choice,
     Claim,

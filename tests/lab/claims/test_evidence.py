@@ -8,9 +8,8 @@ from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
-from hiddenkey.lab.claims.costs import PlainCosts
 from hiddenkey.lab.claims.evidence import gather
-from hiddenkey.lab.claims.outline import EvidenceOutline
+from hiddenkey.lab.claims.outline import EvidenceOutline, PlainCosts
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.record import read_records

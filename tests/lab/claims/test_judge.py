@@ -1,7 +1,7 @@
 import pytest
 
-from hiddenkey.lab.claims.judge import judge
-from hiddenkey.lab.claims.power import expected_power
+from hiddenkey.lab.claims.evidence import judge
+from hiddenkey.lab.claims.findings import expected_power
 from hiddenkey.lab.evidence.planning import Design
 from lab.claims.studies import ARMS, TASKS, claim, contrast, of_effects, scale, six
 

@@ -9,7 +9,7 @@ from scipy import stats
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.page import render_page
 from hiddenkey.lab.claims.plan import Claim, Contrast
-from hiddenkey.lab.claims.rule import RULE
+from hiddenkey.lab.claims.sentences import RULE
 from hiddenkey.lab.present.markup import Picture
 from lab.claims.synthetic import TASKS, claims, evidence, measure
 

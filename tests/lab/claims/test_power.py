@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from hiddenkey.lab.claims.effects import effect
+from hiddenkey.lab.claims.findings import expected_power
 from hiddenkey.lab.claims.plan import Contrast
-from hiddenkey.lab.claims.power import expected_power
 from lab.claims.studies import claim, contrast, drawn, scale
 
 STUDIES = 800

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiddenkey.lab.claims.rule import RULE, combine, decide, how_many
+from hiddenkey.lab.claims.effects import combine, decide, how_many
+from hiddenkey.lab.claims.sentences import RULE
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

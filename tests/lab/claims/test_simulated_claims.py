@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 
 from hiddenkey.lab.claims.effects import effect
-from hiddenkey.lab.claims.judge import judge
-from hiddenkey.lab.claims.power import expected_power
+from hiddenkey.lab.claims.evidence import judge
+from hiddenkey.lab.claims.findings import expected_power
 from lab.claims.studies import ARMS, TASKS, claim, contrast, drawn, scale, six
 
 STUDIES = 300

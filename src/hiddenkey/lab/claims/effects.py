@@ -1,4 +1,4 @@
-"""A contrast's effect: from values by seed to a mean, an interval, p-values and a verdict."""
+"""Effects and the rule of verdict: fixed before the runs, the same for a question and a claim."""
 
 from __future__ import annotations
 
@@ -6,11 +6,87 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, Literal
 
 from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Measure
-from hiddenkey.lab.claims.rule import Judged
+from hiddenkey.lab.evidence import inference
 from hiddenkey.lab.evidence.inference import Estimate
+
+Verdict = Literal["holds", "does not hold", "cannot tell"]
+
+LEVEL: Final = inference.LEVEL / 2
+"""Share of wrong verdicts of either kind that is accepted; a 95 % interval has it on each side."""
+
+_ROUNDING: Final = 1e-9
+"""What a share times a count may be above a whole number by rounding alone."""
+
+
+class Judged:
+    """What has a verdict: ``holds`` if both of its p-values are small."""
+
+    @property
+    def p_values(self) -> tuple[float, float]:
+        """P-values of "it is not as claimed" and of "it is as claimed"."""
+        raise NotImplementedError
+
+    @property
+    def p_holds(self) -> float:
+        """P-value of "it is not as claimed"."""
+        return self.p_values[0]
+
+    @property
+    def p_fails(self) -> float:
+        """P-value of "it is as claimed"."""
+        return self.p_values[1]
+
+    @property
+    def verdict(self) -> Verdict:
+        """By the rule."""
+        return decide(*self.p_values)
+
+
+def decide(p_holds: float, p_fails: float) -> Verdict:
+    """Return the verdict that two p-values give; ``holds`` if both are small."""
+    if p_holds < LEVEL:
+        return "holds"
+    return "does not hold" if p_fails < LEVEL else "cannot tell"
+
+
+def how_many(need: float, questions: int) -> int:
+    """Return how many questions must hold: the share ``need`` of them, rounded up."""
+    return math.ceil(need * questions - _ROUNDING)
+
+
+def combine(p_holds: Sequence[float], p_fails: Sequence[float], need: int) -> tuple[float, float]:
+    """Combine the p-values of a claim's questions.
+
+    With m questions of which u must hold, "fewer than u hold" has
+
+        p = (m − u + 1) · p_(u),
+
+    where p_(u) is the u-th smallest of ``p_holds``. At most u − 1 of the questions hold if it is
+    true, so one of at least m − u + 1 that do not must be among the u smallest: Bonferroni over
+    these, whatever the dependence. "u or more hold" is the same with m − u + 1 in place of u: so
+    many failures leave fewer than u. Benjamini and Heller, *Screening for Partial Conjunction
+    Hypotheses*, Biometrics 64 (2008), 1215-1222.
+
+    Args:
+        p_holds: of each question, the p-value of "it does not hold".
+        p_fails: of each question, the p-value of "it holds".
+        need: how many must hold.
+
+    Returns:
+        Both p-values; 1 without questions.
+    """
+    if not p_holds:
+        return 1.0, 1.0
+    return _at_least(need, p_holds), _at_least(len(p_fails) - need + 1, p_fails)
+
+
+def _at_least(few: int, p_values: Sequence[float]) -> float:
+    """Return the p-value of "fewer than ``few`` of the null hypotheses are false"."""
+    return min(1.0, (len(p_values) - few + 1) * sorted(p_values)[few - 1])
+
 
 _DECIMALS: Final = 9
 """Decimals of a seed's effect that are kept: more than a metric, a loss or a time has, and what

@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.effects import Effect, Values, level
+from hiddenkey.lab.claims.effects import Effect, Values, Verdict, level
 from hiddenkey.lab.claims.findings import Evidence, Finding
 from hiddenkey.lab.claims.plan import BASELINE, COST, Drawing
-from hiddenkey.lab.claims.rule import Verdict
 from hiddenkey.lab.claims.wording import AXES, effect_text, value
 from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Palette, Plot, Style
 from hiddenkey.lab.present.drawing import add_legend, draw_level, draw_line, legend_height, shorten

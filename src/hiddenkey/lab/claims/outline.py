@@ -1,4 +1,4 @@
-"""From claims and a scale to jobs: what is chosen first, what is compared then, what is timed.
+"""From claims and a scale to jobs and their costs: choices first, then runs, then step times.
 
 A configuration is a run for each task and seed; claims that share a configuration share its runs.
 The runs of a configuration can be named when its choice is done.
@@ -9,18 +9,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from optuna.trial import FrozenTrial
 
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.claims.choice import choose, chosen_options, trials
 from hiddenkey.lab.claims.findings import Chosen, Setting
 from hiddenkey.lab.claims.plan import BASELINE, PLAIN, Claim, Configuration, Scale
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.outline import States, run_job
+from hiddenkey.lab.compare.probe import Cost
+from hiddenkey.lab.compare.survey import Costs
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, Stage, changed, short_hash, versions
+from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -51,10 +55,7 @@ class EvidenceOutline:
         self._trained, self._timed = _trained(claims), _timed(claims)
         choices = dict.fromkeys((task, own.chosen_as) for (task, _), own in self._trained.items())
         self._trials = {
-            (task, name): [
-                self._here(options)
-                for options in trials(scale.choices[name], scale.tasks[task], scale)
-            ]
+            (task, name): [*map(self._here, trials(scale.choices[name], scale.tasks[task], scale))]
             for task, name in choices
         }
         self._choices = {key: self._runs(tried, "search") for key, tried in self._trials.items()}
@@ -235,3 +236,34 @@ def _timed(claims: Sequence[Claim]) -> dict[Key, Configuration]:
         for task in claim.tasks
         for name in claim.timed
     }
+
+
+_SECOND_PASS: Final = 1.5
+"""A step with a consistency loss relative to one without (docs/BENCHMARKS.md)."""
+
+
+class PlainCosts(Costs):
+    """Estimates seconds of runs from plain LoRA's steps, since claims have too many methods.
+
+    Args:
+        data: the examples of the runs.
+    """
+
+    def __init__(self, data: Data) -> None:
+        super().__init__(Plan(tasks=()), data)
+        self._plain: dict[tuple[str, str], Cost] = {}
+
+    def baseline(self, options: TrainOptions) -> TrainOptions:
+        """Plain LoRA with the same settings."""
+        return dataclasses.replace(
+            options, method=BASELINE, also=(), rate=None, rates={}, consistency_weight=None
+        )
+
+    def cost(self, options: TrainOptions) -> Cost:
+        """What a run costs; each task and model is measured once."""
+        place = options.task, options.model
+        if place not in self._plain:
+            self._plain[place] = super().cost(self.baseline(options))
+        plain = self._plain[place]
+        has_loss = methods()[options.method].config.consistency is not None
+        return dataclasses.replace(plain, step=plain.step * (_SECOND_PASS if has_loss else 1))

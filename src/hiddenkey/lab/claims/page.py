@@ -8,10 +8,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, get_args
 
+from hiddenkey.lab.claims.effects import Verdict
 from hiddenkey.lab.claims.findings import Evidence, Finding
 from hiddenkey.lab.claims.plan import COST, MEASURES
-from hiddenkey.lab.claims.rule import RULE, Verdict
-from hiddenkey.lab.claims.sentences import cautions, plan_words, run_text, when
+from hiddenkey.lab.claims.sentences import RULE, cautions, plan_words, run_text, when
 from hiddenkey.lab.claims.tables import (
     chosen_grid,
     drawing_grid,

@@ -195,21 +195,15 @@ def _claim(
     name: str, file: _File, scale: Scale, seen: dict[str, tuple[str, Configuration]]
 ) -> Claim:
     content = dict(file.content)
-    margin = {"margin": content.pop("margin")} if "margin" in content else {}
-    usual = {"measure": "metric", "expect": "better", **margin}
-    contrasts = file.value(
-        tuple[Mapping[str, object], ...], content.get("contrasts", ()), "contrasts"
-    )
+    usual = {"measure": "metric", "expect": "better"}
+    usual |= {"margin": content.pop("margin")} if "margin" in content else {}
+    asked = content.get("contrasts", ())
+    contrasts = file.value(tuple[Mapping[str, object], ...], asked, "contrasts")
     content["contrasts"] = [{**usual, **each} for each in contrasts]
-    claim = file.build(
-        Claim,
-        content,
-        name=name,
-        configurations=_methods(
-            file, Configuration, content.pop("configurations", None), "configurations"
-        ),
-        tasks=tuple(content.pop("tasks", {}).get(scale.name, ())),
-    )
+    trained = content.pop("configurations", None)
+    configurations = _methods(file, Configuration, trained, "configurations")
+    tasks = tuple(content.pop("tasks", {}).get(scale.name, ()))
+    claim = file.build(Claim, content, name=name, configurations=configurations, tasks=tasks)
     if not 0 < claim.need <= 1:
         file.add(f"need must be a share in (0, 1], got {claim.need!r}; 1 means all")
     for contrast in claim.contrasts:
@@ -235,21 +229,11 @@ def _claim(
 def _methods(
     file: _File, kind: type[_Kind], given: Any, place: str, more: Mapping[str, Any] = {}
 ) -> dict[str, _Kind]:
-    """Return configurations or choices by name: each is of a method, by default that of the name.
-
-    Args:
-        file: where they are from.
-        kind: the type.
-        given: what the file says.
-        place: where it says that.
-        more: fields that all of them share.
-    """
+    """Return configurations or choices by name, which is their method unless they name one."""
     found = {}
     for name, own in file.value(Mapping[str, object], given, place).items():
-        where, values = (
-            f"{place.partition(':')[0]}: {name}",
-            {"method": name, **more, **(own or {})},
-        )
+        where = f"{place.partition(':')[0]}: {name}"
+        values = {"method": name, **more, **(own or {})}
         if kind is Configuration:
             values["chosen_as"] = values.pop("as", values["method"])
         found[name] = file.build(kind, values, where, "settings", name=name)

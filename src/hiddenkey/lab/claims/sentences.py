@@ -7,14 +7,36 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.effects import Effect
-from hiddenkey.lab.claims.findings import Evidence, Finding
+from hiddenkey.lab.claims.effects import LEVEL, Effect
+from hiddenkey.lab.claims.findings import Evidence, Finding, design
 from hiddenkey.lab.claims.plan import COST, Scale
-from hiddenkey.lab.claims.power import design
-from hiddenkey.lab.claims.rule import LEVEL
 from hiddenkey.lab.claims.wording import effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.present.words import count, listing, number, probability
+
+RULE: Final = (
+    "A question is a difference between configurations with the same seed. Seeds are what is"
+    f" repeated: with fewer than {FEWEST} nothing is concluded. Each question has two t-tests,"
+    f" both at {100 * LEVEL:g} %. “Better” holds if the effect is shown to be above 0. It does not"
+    " hold if the effect is shown to be below the margin, the smallest effect that would matter."
+    " “No better” holds below the margin and does not hold above 0. “Equal” holds if the effect"
+    " is shown to be less than the margin from 0, and does not hold if it is shown to differ from"
+    " 0. “Between” holds inside of the expected range and does not hold outside. So verdicts go"
+    " with the 95 % interval, but where a question can fail in two directions: there each has"
+    f" half of the {100 * LEVEL:g} %. An effect that is shown to be above 0 and below the margin"
+    " answers both tests: the verdict is “holds”, and the text says that the effect is too small"
+    " to matter."
+    "\n\n"
+    "A claim says how many of its questions must hold. It holds if so many are shown to hold. It"
+    " does not hold if so many are shown not to that the rest would be too few. Both are decided"
+    " by the partial conjunction test in Bonferroni's form (Benjamini and Heller 2008). It"
+    " corrects for looking at several questions and allows them to share runs. In all other cases"
+    " the verdict is “cannot tell”: the evidence is inconclusive, and the text says why and how"
+    " large an effect so many seeds could show. The verdict is about the tasks of the plan; a"
+    " task that plain LoRA does not learn does not count. Claims are judged one by one: of forty"
+    " verdicts of a kind one may be chance."
+)
+"""The rule in words, for the page."""
 
 READING: Final = (
     "In the tables of effects, the verdict on a claim rests on the bold lines. Where there are"
