@@ -350,9 +350,9 @@ def test_search_runs_are_listed_and_never_compared():
     assert both.scopes == tabulate(pair()).scopes
     assert len(both.search) == 4
     for method in ("lora", "hiddenkey"):
-        trials = [trial for trial in both.search if trial.method == method]
+        trials = [trial for trial in both.search if trial.settings["method"] == method]
         assert [trial.seeds for trial in trials] == [2, 2]
-        assert {dict(trial.settings)["learning_rate"] for trial in trials} == {"0.001", "0.003"}
+        assert {trial.settings["learning_rate"] for trial in trials} == {"0.001", "0.003"}
         assert [trial.leading for trial in trials] == [True, False]
         assert trials[0].best > trials[1].best
 

@@ -114,7 +114,8 @@ def select(word: str) -> list[Recipe]:
         ConfigError: if there is neither.
     """
     known, name = recipes(), _name(word)
-    found = [known[name]] if name in known else [*_inside(name, known.values())]
+    inside = [recipe for full, recipe in known.items() if name and full.startswith(f"{name}/")]
+    found = [known[name]] if name in known else inside
     if not found:
         raise ConfigError(
             f"recipe must be the name of one or of a folder of some, got {word!r}{near(word)}"
@@ -152,8 +153,9 @@ def copy(chosen: Iterable[Recipe], folder: Path) -> list[Path]:
     places = {path: folder / path.relative_to(FOLDER) for path in (*own, *shared)}
     texts = {places[path]: _moved(path.read_text(encoding="utf-8"), places) for path in places}
     # what several recipes need may be there already, from a copy of another one
-    kept = {places[path] for path in shared if _holds(places[path], texts[places[path]])}
-    texts = {place: text for place, text in texts.items() if place not in kept}
+    for place in (places[path] for path in shared):
+        if place.is_file() and place.read_bytes() == texts[place].encode():
+            del texts[place]
     if present := sorted(str(place) for place in texts if place.exists()):
         more = f" and {len(present) - 1} more" if len(present) > 1 else ""
         raise ConfigError(
@@ -162,10 +164,6 @@ def copy(chosen: Iterable[Recipe], folder: Path) -> list[Path]:
         )
     _write(texts, folder)
     return list(texts)
-
-
-def _holds(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_bytes() == text.encode()
 
 
 def _write(texts: Mapping[Path, str], folder: Path) -> None:
@@ -190,10 +188,6 @@ def _moved(text: str, places: Mapping[Path, PurePath]) -> str:
 
 def _quoted(path: PurePath) -> str:
     return shlex.quote(path.as_posix())
-
-
-def _inside(name: str, known: Iterable[Recipe]) -> list[Recipe]:
-    return [recipe for recipe in known if name and recipe.name.startswith(f"{name}/")]
 
 
 def _name(word: str) -> str:

@@ -122,21 +122,17 @@ def rank_grid(scope: Scope) -> Grid:
 
 def search_grid(tables: Tables) -> Grid:
     """What a search tried."""
-    names = list(dict.fromkeys(name for trial in tables.search for name, _ in trial.settings))
+    names = list(dict.fromkeys(name for trial in tables.search for name in trial.settings))
     rows = [
         [
-            trial.task,
-            trial.method,
-            *(dict(trial.settings).get(name, MISSING) for name in names),
+            *(trial.settings.get(name, MISSING) for name in names),
             trial.metric,
             Entry(number(trial.best), trial.best, strong=trial.leading),
-            trial.last,
-            trial.seeds,
-            trial.failed,
+            *(trial.last, trial.seeds, trial.failed),
         ]
         for trial in tables.search
     ]
-    columns = ("task", "method", *names, "metric", "best", "last", "runs", "failed")
+    columns = (*names, "metric", "best", "last", "runs", "failed")
     notes = [
         "Measured on a held-out part of the training examples, which the comparison above does not"
         " look at; none of these runs is in it. Bold: the configuration that leads its search, by"

@@ -49,11 +49,13 @@ def _trials(runs: Sequence[Run]) -> list[SearchTrial]:
     """The trials of one search: runs that differ in the seed alone are one trial."""
     _, differing = differing_options(run.record for run in runs)
     names = [name for name in differing if name not in ("seed", "rates")]
-    settings: dict[tuple[tuple[str, str], ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
     for run in runs:
         values = explicit(run.record.options)
-        settings[tuple((name, _shown(values.get(name))) for name in names)].append(run)
-    trials = [_trial(chosen, group) for chosen, group in settings.items()]
+        groups[tuple(_shown(values.get(name)) for name in names)].append(run)
+    trials = [
+        _trial(dict(zip(names, chosen, strict=True)), group) for chosen, group in groups.items()
+    ]
     trials.sort(key=lambda trial: (trial.best is None, -(trial.best or 0.0)))
     leading = trials[0].best
     return [
@@ -62,20 +64,18 @@ def _trials(runs: Sequence[Run]) -> list[SearchTrial]:
     ]
 
 
-def _trial(settings: tuple[tuple[str, str], ...], runs: Sequence[Run]) -> SearchTrial:
-    results = [run.record.result for run in runs if run.record.result is not None]
+def _trial(settings: Mapping[str, str], runs: Sequence[Run]) -> SearchTrial:
     arm, task = runs[0].arm, runs[0].task
+    place = {"task": task.label, "method": arm.method, "model": arm.model, "rank": str(arm.rank)}
+    results = [run.record.result for run in runs if run.record.result is not None]
     metrics = [result.metrics[result.main_metric] for result in results]
     return SearchTrial(
-        task=task.label,
-        method=arm.method,
-        settings=(("model", arm.model), ("rank", str(arm.rank)), *settings),
+        settings={**place, **settings},
         metric=task.metric,
         last=_mean([finite(metric.last) for metric in metrics]),
         best=_mean([finite(metric.best) for metric in metrics]),
         seeds=len(results),
         failed=len(runs) - len(results),
-        leading=False,
     )
 
 

@@ -63,9 +63,7 @@ class SearchTrial:
     """One configuration that the search tried, on a validation part of the training examples.
 
     Attributes:
-        task: label of the task.
-        method: the method.
-        settings: what was varied, as (option, value).
+        settings: task, method, model and rank, and what was varied, by name.
         metric: name of the main metric.
         last: its mean over the seeds after the last step.
         best: its mean over the seeds at the best evaluation.
@@ -75,15 +73,13 @@ class SearchTrial:
             the search goes by.
     """
 
-    task: str
-    method: str
-    settings: tuple[tuple[str, str], ...]
+    settings: Mapping[str, str]
     metric: str
     last: float | None
     best: float | None
     seeds: int
     failed: int
-    leading: bool
+    leading: bool = False
 
 
 @dataclass(frozen=True)
