@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hiddenkey.lab.plans.identity import Budget as Budget
 from hiddenkey.lab.scores import LOWER_IS_BETTER
 
-Budget = Literal["steps", "time"]
 Checkpoint = Literal["last", "best"]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from hiddenkey.lab.present.entries import Grid
@@ -19,18 +18,6 @@ _PACKAGE: Final = "hiddenkey.lab.report"
 _LONGEST_ERROR: Final = 6000
 """Characters of an error on the page, from its end; the CSV file has all of it."""
 
-_Pictures = defaultdict[str, tuple[Picture, ...]]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Failed runs with the same last line of their errors."""
-
-    summary: str
-    runs: tuple[RunRow, ...]
-    error: str
-    cut: bool
-
 
 def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
     """Return the page as HTML text."""
@@ -43,6 +30,7 @@ def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
         summary=_summary(tables),
         sections=_sections(tables, list(pictures)),
         faults=_faults(tables.failures),
+        longest_error=_LONGEST_ERROR,
         data=_run_data(tables),
         verdicts=("better", "worse", "no clear difference", "inconclusive"),
     )
@@ -64,12 +52,9 @@ def _summary(tables: Tables) -> str:
 def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
     sections = []
     for scope in tables.scopes:
-        by_kind: _Pictures = defaultdict(tuple)
-        for picture in pictures:
-            if picture.plot.budget == scope.budget:
-                by_kind[picture.plot.kind] += (picture,)
+        own = [picture for picture in pictures if picture.plot.budget == scope.budget]
         build = _time_matched if scope.budget == "time" else _step_matched
-        sections += build(scope, tables.baseline, by_kind)
+        sections += build(scope, tables.baseline, own)
     if tables.search:
         words = (
             "A search only chooses options. Its runs are on held-out training examples and are in"
@@ -79,7 +64,7 @@ def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:
     return sections
 
 
-def _step_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
+def _step_matched(scope: Scope, baseline: str, pictures: Sequence[Picture]) -> list[Section]:
     found = scope_grids(scope, baseline, others=False)
     sections = [
         Section(
@@ -95,11 +80,11 @@ def _step_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Sect
         Section("cost", "Cost", grids=_some(found, "cost")),
         Section("ranks", "Over all tasks", _unranked(scope), _some(found, "ranks")),
     ]  # fmt: skip
-    full = [dataclasses.replace(s, pictures=pictures[s.id]) for s in sections]
+    full = [dataclasses.replace(s, pictures=_of_kind(pictures, s.id)) for s in sections]
     return [s for s in full if s.words or s.grids or s.folded or s.pictures]
 
 
-def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Section]:
+def _time_matched(scope: Scope, baseline: str, pictures: Sequence[Picture]) -> list[Section]:
     found = scope_grids(scope, baseline, others=False)
     words = (
         f"In these runs every other method had its steps cut so that it takes as long as"
@@ -107,7 +92,7 @@ def _time_matched(scope: Scope, baseline: str, pictures: _Pictures) -> list[Sect
         *_unranked(scope),
     )
     kinds = ("differences", "rate", "rank", "consistency_weight", "curves", "seeds", "ranks")
-    shown = tuple(picture for kind in kinds for picture in pictures[kind])
+    shown = tuple(picture for kind in kinds for picture in _of_kind(pictures, kind))
     folded = _some(found, "numbers", "gap", "cost", "ranks")
     open_grids = _some(found, "last", "best")
     return [Section("equal-time", "Time-matched", words, open_grids, folded, shown)]
@@ -117,20 +102,20 @@ def _some(grids: Mapping[str, Grid], *names: str) -> tuple[Grid, ...]:
     return tuple(grids[name] for name in names if name in grids)
 
 
+def _of_kind(pictures: Sequence[Picture], kind: str) -> tuple[Picture, ...]:
+    return tuple(picture for picture in pictures if picture.plot.kind == kind)
+
+
 def _unranked(scope: Scope) -> tuple[str, ...]:
     return (scope.unranked,) if scope.ranking is None else ()
 
 
-def _faults(failures: Sequence[RunRow]) -> list[Fault]:
+def _faults(failures: Sequence[RunRow]) -> dict[str, list[RunRow]]:
+    """Failed runs by the last line of their errors."""
     groups: dict[str, list[RunRow]] = defaultdict(list)
     for failure in failures:
         groups[failure.record.reason or "no error was stored"].append(failure)
-    errors = {reason: (runs[0].record.error or "").strip() for reason, runs in groups.items()}
-    return [
-        Fault(reason, tuple(runs), errors[reason][-_LONGEST_ERROR:],
-              len(errors[reason]) > _LONGEST_ERROR)
-        for reason, runs in groups.items()
-    ]  # fmt: skip
+    return groups
 
 
 def _run_data(tables: Tables) -> dict[str, Any]:
