@@ -13,7 +13,7 @@ from hiddenkey.lab.analyses.transfer import (
     Transfer,
 )
 from hiddenkey.lab.evidence.inference import Estimate, excludes
-from hiddenkey.lab.present.entries import Entry, Grid, difference, make_grid
+from hiddenkey.lab.present.entries import Entry, Grid, difference, grid_of, make_grid
 from hiddenkey.lab.present.words import count, interval, listing, number, signed
 
 DIGITS: Final = 2
@@ -33,38 +33,32 @@ READING: Final = (
 
 def rules_grid(found: Transfer) -> Grid:
     """One row for each rule of choosing a rate, as means over the tasks."""
-    columns = ("rule", "loss over seeds", "loss over tasks", f"gain over {found.baseline}",
-               "gain over tasks")  # fmt: skip
     rows = [
-        [
-            RULES[seeds.rule],
-            _estimate(seeds.loss),
-            _estimate(tasks.loss),
-            _estimate(seeds.gain),
-            _estimate(tasks.gain),
-        ]
+        {
+            "rule": RULES[seeds.rule],
+            "loss over seeds": _estimate(seeds.loss),
+            "loss over tasks": _estimate(tasks.loss),
+            f"gain over {found.baseline}": _estimate(seeds.gain),
+            "gain over tasks": _estimate(tasks.gain),
+        }
         for seeds, tasks in zip(found.judged, found.across, strict=True)
     ]
     title = f"{found.method}: one rate or several, means over {len(found.tasks)} tasks"
-    return make_grid("rules", title, columns, rows)
+    return grid_of("rules", title, rows)
 
 
 def tasks_grid(found: Transfer) -> Grid:
     """One row for each task."""
-    columns = (
-        "task", "metric", "best rate", "others' best", "loss, common rate", "loss, others' rate",
-        "apparent loss",
-    )  # fmt: skip
     rows = [
-        [
-            task.task,
-            task.metric,
-            Entry(f"{task.best:g}", task.best, details=(_counts(task.chosen),)),
-            Entry(f"{task.elsewhere:g}", task.elsewhere),
-            _estimate(_of(task, "common").loss),
-            _estimate(_of(task, "elsewhere").loss),
-            Entry(signed(task.apparent, DIGITS), task.apparent),
-        ]
+        {
+            "task": task.task,
+            "metric": task.metric,
+            "best rate": Entry(f"{task.best:g}", task.best, details=(_counts(task.chosen),)),
+            "others' best": Entry(f"{task.elsewhere:g}", task.elsewhere),
+            "loss, common rate": _estimate(_of(task, "common").loss),
+            "loss, others' rate": _estimate(_of(task, "elsewhere").loss),
+            "apparent loss": Entry(signed(task.apparent, DIGITS), task.apparent),
+        }
         for task in found.tasks
     ]
     notes = (
@@ -74,7 +68,7 @@ def tasks_grid(found: Transfer) -> Grid:
         " here for comparison alone.",
         *found.notes,
     )
-    return make_grid("tasks", f"{found.method}: rates by task", columns, rows, notes)
+    return grid_of("tasks", f"{found.method}: rates by task", rows, notes)
 
 
 def rates_grid(found: Transfer) -> Grid:

@@ -47,7 +47,7 @@ def render_page(evidence: Evidence, pictures: Sequence[Picture]) -> str:
         evidence=evidence,
         when=when(evidence),
         cautions=cautions(evidence),
-        summary=summary_grid(evidence, "claim-"),
+        summary=summary_grid(evidence),
         parts=[
             (finding, _section(finding, evidence, pictures, f"claim-{index}"))
             for index, finding in enumerate(evidence.findings, 1)

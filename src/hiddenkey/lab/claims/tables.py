@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import Effect, gain, level
-from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding
+from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding, Power
 from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing, Measure
 from hiddenkey.lab.claims.sentences import run_text
 from hiddenkey.lab.claims.wording import (
@@ -21,58 +21,49 @@ from hiddenkey.lab.claims.wording import (
     value,
 )
 from hiddenkey.lab.evidence.comparisons import describe
-from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric
+from hiddenkey.lab.present.entries import Entry, Grid, grid_of, make_grid, numeric, text
 from hiddenkey.lab.present.words import MISSING, count, listing, probability
 
 _SHOWN: Final = 6
 """Most lines of effects of a claim in the summary; its section has all of them."""
 
 
-def summary_grid(evidence: Evidence, anchors: str = "") -> Grid:
-    """The table on top: claim, verdict, effect, what was run.
-
-    Args:
-        evidence: what to say.
-        anchors: beginning of the names of the claims' sections, to link to.
-    """
-    rows = []
-    for index, finding in enumerate(evidence.findings, 1):
-        claim, (headline, details) = finding.claim, _headline(finding)
-        rows.append(
-            [
-                Entry(claim.name, claim.name, strong=True, link=anchors and f"{anchors}{index}"),
-                claim.title,
-                Entry(finding.verdict, finding.verdict, strong=True),
-                Entry(headline, headline, details=details),
-                run_text(finding, evidence.scale),
-            ]
-        )
-    columns = ("claim", "in one line", "verdict", "effect [95 % interval]", "what was run")
-    return make_grid("summary", "Claims and verdicts", columns, rows)
+def summary_grid(evidence: Evidence) -> Grid:
+    """The table on top: claim with a link to its section, verdict, effect, what was run."""
+    rows = [
+        {
+            "claim": Entry(f.claim.name, f.claim.name, strong=True, link=f"claim-{index}"),
+            "in one line": f.claim.title,
+            "verdict": Entry(f.verdict, f.verdict, strong=True),
+            "effect [95 % interval]": _headline(f),
+            "what was run": run_text(f, evidence.scale),
+        }
+        for index, f in enumerate(evidence.findings, 1)
+    ]
+    return grid_of("summary", "Claims and verdicts", rows)
 
 
 def effects_grid(finding: Finding) -> Grid:
     """Every contrast of a claim, over the tasks and on each."""
     rows = [
-        [
-            Entry(effect.contrast.name, effect.contrast.name, strong=effect.task is None),
-            effect.task or "mean over tasks",
-            numeric(effect.mean, difference(effect.mean, effect.contrast.measure)),
-            bounds(effect.interval, effect.contrast.measure),
-            effect.verdict if finding.counts(effect) or effect.mean is None else "left out",
-            len(effect.values),
-            expectation(effect.contrast),
-            MISSING if effect.contrast.expect == "between" else margin(effect.contrast),
-            numeric(effect.p_holds, probability(effect.p_holds).removeprefix("= ")),
-            numeric(effect.p_fails, probability(effect.p_fails).removeprefix("= ")),
-        ]
+        {
+            "question": Entry(asked.name, asked.name, strong=effect.task is None),
+            "on": effect.task or "mean over tasks",
+            "effect": numeric(effect.mean, difference(effect.mean, asked.measure)),
+            "95 % interval": bounds(effect.interval, asked.measure),
+            "verdict": (
+                effect.verdict if finding.counts(effect) or effect.mean is None else "left out"
+            ),
+            "seeds": len(effect.values),
+            "the claim expects": expectation(asked),
+            "margin": MISSING if asked.expect == "between" else margin(asked),
+            "p if not as claimed": _p_value(effect.p_holds),
+            "p if as claimed": _p_value(effect.p_fails),
+        }
         for effect in finding.effects
+        for asked in [effect.contrast]
     ]
-    columns = (
-        "question", "on", "effect", "95 % interval", "verdict", "seeds", "the claim expects",
-        "margin", "p if not as claimed", "p if as claimed",
-    )  # fmt: skip
-    return make_grid(f"effects-{finding.claim.name}", "Effects", columns, rows)
+    return grid_of(f"effects-{finding.claim.name}", "Effects", rows)
 
 
 def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid:
@@ -111,14 +102,18 @@ def values_grid(finding: Finding, evidence: Evidence, measure: Measure) -> Grid:
     )
 
 
-def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
+def _p_value(p: float) -> Entry:
+    return numeric(p, probability(p).removeprefix("= "))
+
+
+def _headline(finding: Finding) -> Entry:
     """A claim's effect; of several questions how many hold, and their effects."""
     asked = finding.questions
     if all(effect.mean is None for effect in asked):
-        return "no value yet", ()
+        return text("no value yet")
     shown = [f"{effect.label}: {effect_text(effect)}" for effect in asked]
     if len(asked) == 1:
-        return shown[0], ()
+        return text(shown[0])
     verdicts = [effect.verdict for effect in asked]
     tally = (
         f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
@@ -126,7 +121,7 @@ def _headline(finding: Finding) -> tuple[str, tuple[str, ...]]:
     )
     if len(shown) > _SHOWN:
         shown = [*shown[: _SHOWN - 1], f"and {len(shown) - _SHOWN + 1} more below"]
-    return tally, tuple(shown)
+    return Entry(tally, tally, details=tuple(shown))
 
 
 def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: Measure) -> Entry:
@@ -161,59 +156,52 @@ def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
         options = {**scale.common, **setup.options}
         plain = level(evidence.values, [name], BASELINE, "metric")
         rows.append(
-            [
-                name,
-                ", ".join(f"{key} {shown}" for key, shown in options.items()),
-                numeric(setup.floor, f"{setup.floor:g}"),
-                numeric(plain.mean, value(plain.mean, "metric")),
-                left_out.get(name, "yes"),
-            ]
+            {
+                "task": name,
+                "its runs": ", ".join(f"{key} {shown}" for key, shown in options.items()),
+                "floor, points": numeric(setup.floor, f"{setup.floor:g}"),
+                "plain LoRA, points": numeric(plain.mean, value(plain.mean, "metric")),
+                "counts": left_out.get(name, "yes"),
+            }
         )
-    columns = ("task", "its runs", "floor, points", "plain LoRA, points", "counts")
     claims = (finding.claim.name for finding in findings)
-    return make_grid("-".join(("tasks", *claims)), "Tasks", columns, rows)
+    return grid_of("-".join(("tasks", *claims)), "Tasks", rows)
 
 
 def power_grid(evidence: Evidence) -> Grid:
     """What the plan could show of each contrast, estimated before the runs."""
     rows = [
-        [
-            finding.claim.name,
-            power.contrast.name,
-            power.design.pairs,
-            power.design.tasks,
-            margin(power.contrast),
-            numeric(power.half_width, _half_width(power.half_width, power.contrast.measure)),
-            numeric(power.detects, f"{100 * power.detects:.0f} %"),
-            numeric(power.excludes, f"{100 * power.excludes:.0f} %"),
-            numeric(power.needed, "over 1000" if power.needed is None else f"{power.needed}"),
-        ]
+        {
+            "claim": finding.claim.name,
+            "question": power.contrast.name,
+            "seeds": power.design.pairs,
+            "tasks": power.design.tasks,
+            "margin": margin(power.contrast),
+            "expected 95 % interval": _half_width(power),
+            "sees an effect of the margin": _chance(power.detects),
+            "rules the margin out if there is no effect": _chance(power.excludes),
+            "seeds to see it in 80 %": numeric(power.needed, f"{power.needed or 'over 1000'}"),
+        }
         for finding in evidence.findings
         for power in finding.power
     ]
-    columns = (
-        "claim", "question", "seeds", "tasks", "margin", "expected 95 % interval",
-        "sees an effect of the margin", "rules the margin out if there is no effect",
-        "seeds to see it in 80 %",
-    )  # fmt: skip
-    return make_grid("power", "What the plan could show", columns, rows)
+    return grid_of("power", "What the plan could show", rows)
 
 
 def chosen_grid(evidence: Evidence) -> Grid:
     """The chosen settings."""
     rows = [
-        [
-            found.task,
-            found.choice,
-            numeric(found.learning_rate, setting(found.learning_rate)),
-            numeric(found.rate, setting(found.rate)),
-            found.scores.get(found.setting),
-            found.runs,
-        ]
+        {
+            "task": found.task,
+            "choice": found.choice,
+            "learning rate": numeric(found.learning_rate, setting(found.learning_rate)),
+            "dropout rate": numeric(found.rate, setting(found.rate)),
+            "held-out metric": found.scores.get(found.setting),
+            "runs": found.runs,
+        }
         for found in _ordered(evidence)
     ]
-    columns = ("task", "choice", "learning rate", "dropout rate", "held-out metric", "runs")
-    return make_grid("chosen", "Chosen settings", columns, rows)
+    return grid_of("chosen", "Chosen settings", rows)
 
 
 def scores_grid(evidence: Evidence) -> Grid:
@@ -259,5 +247,11 @@ def _ordered(evidence: Evidence) -> list[Chosen]:
     return sorted(evidence.chosen, key=lambda c: (tasks.index(c.task), choices.index(c.choice)))
 
 
-def _half_width(width: float, measure: str) -> str:
-    return f"± {value(width, measure)}" if math.isfinite(width) else MISSING
+def _half_width(power: Power) -> Entry:
+    width = power.half_width
+    known = math.isfinite(width)
+    return numeric(width, f"± {value(width, power.contrast.measure)}" if known else MISSING)
+
+
+def _chance(share: float) -> Entry:
+    return numeric(share, f"{100 * share:.0f} %")

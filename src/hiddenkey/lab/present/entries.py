@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,13 @@ def make_grid(
         for index in range(len(columns))
     )
     return Grid(name, title, tuple(notes), tuple(columns), numeric, tuple(map(tuple, cells)))
+
+
+def grid_of(
+    name: str, title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()
+) -> Grid:
+    """Build a grid of rows that name their columns, all of them the same."""
+    return make_grid(name, title, [*rows[0]] if rows else [], [[*r.values()] for r in rows], notes)
 
 
 def entry(value: Any) -> Entry:
