@@ -7,7 +7,7 @@ over the steps, and after the last step each configuration's paired difference t
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -118,11 +118,10 @@ def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
     for run in sorted(runs, key=lambda run: arm_order(run.arm, baseline)):
         groups[run.arm].append(run)
     against = find_baselines(groups, baseline)
+    measures = {each: Measure(each.label, "last", main=False) for each in quantities}
     columns = [
-        compare_arms(
-            groups, against, Measure(each.label, "last", main=False), partial(_ending, each)
-        )
-        for each in quantities
+        compare_arms(groups, against, measure, partial(_ending, each))
+        for each, measure in measures.items()
     ]
     rows = tuple(
         Row(
@@ -137,8 +136,7 @@ def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
         )
     )
     curves = tabulate_curves(runs, [quantity.name for quantity in quantities])
-    notes = (*_calibration_notes(runs, task), *_diverged(rows), *_unpaired(rows, baseline))
-    return TaskWatch(task, quantities, rows, curves, notes)
+    return TaskWatch(task, quantities, rows, curves, tuple(_notes(runs, task, rows, baseline)))
 
 
 def _differing(own: Run, base: Run | None) -> tuple[str, ...]:
@@ -161,45 +159,28 @@ def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
     return (*gaps, *(Quantity(name, "evaluation") for name in present))
 
 
-def _calibration_notes(runs: Sequence[Run], task: Task) -> list[str]:
-    """Say which runs have no calibration lines."""
+def _notes(runs: Sequence[Run], task: Task, rows: Sequence[Row], baseline: str) -> Iterator[str]:
+    """Say which runs and comparisons are missing."""
+    names = [f"eval_{name}" for name in CALIBRATION]
+    old = [run for run in runs if any(n not in line for line in run.record.metrics for n in names)]
     if task.metric not in _OF_CLASSES:
-        return [f"{task.label} is no classification: it has no calibration and no confidence."]
-    without = sum(
-        not all(f"eval_{name}" in line for line in run.record.metrics for name in CALIBRATION)
-        for run in runs
-    )
-    if not without:
-        return []
-    return [
-        f"{without} of {count(len(runs), 'run')} of {task.label} were stored before evaluations"
-        " measured calibration; run them again in a new folder to have it."
-    ]
-
-
-def _diverged(rows: Sequence[Row]) -> list[str]:
-    lost = [
-        f"{row.arm.label} ({most})"
-        for row in rows
-        if (most := row.seeds - min(len(end.values) for end in row.endings[:2]))
-    ]
-    if not lost:
-        return []
-    return [
-        f"Runs that ended without a number are left out: {listing(lost)}. A run that diverged is a"
-        " bad result, so these configurations look better here than they are."
-    ]
-
-
-def _unpaired(rows: Sequence[Row], baseline: str) -> list[str]:
-    alone = [
-        row.arm.label
-        for row in rows
-        if row.arm.method != baseline and row.endings[0].comparison is None
-    ]
-    if not alone:
-        return []
-    return [
-        f"Not compared, since {baseline} has no two runs of the same model, adapter, rank and"
-        f" seeds: {listing(alone)}."
-    ]
+        yield f"{task.label} is no classification: it has no calibration and no confidence."
+    elif old:
+        yield (
+            f"{len(old)} of {count(len(runs), 'run')} of {task.label} were stored before"
+            " evaluations measured calibration; run them again in a new folder to have it."
+        )
+    gone = {r.arm.label: r.seeds - min(len(end.values) for end in r.endings[:2]) for r in rows}
+    lost = [f"{label} ({most})" for label, most in gone.items() if most]
+    if lost:
+        yield (
+            f"Runs that ended without a number are left out: {listing(lost)}. A run that diverged"
+            " is a bad result, so these configurations look better here than they are."
+        )
+    others = [row for row in rows if row.arm.method != baseline]
+    alone = [row.arm.label for row in others if row.endings[0].comparison is None]
+    if alone:
+        yield (
+            f"Not compared, since {baseline} has no two runs of the same model, adapter, rank and"
+            f" seeds: {listing(alone)}."
+        )

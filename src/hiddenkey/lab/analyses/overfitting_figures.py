@@ -128,16 +128,9 @@ _ROW_INCHES: Final = 0.22
 
 def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, part: str) -> Plot:
     """Return a figure with a panel for each quantity and a row for each configuration."""
-    quantities = [
-        quantity
-        for quantity in (
-            Quantity(watch.task.metric, "gap"),
-            Quantity(LOSS, "evaluation"),
-            Quantity("ece", "evaluation"),
-            Quantity("confidence", "evaluation"),
-        )
-        if quantity in watch.quantities
-    ]
+    evaluated = (Quantity(name, "evaluation") for name in (LOSS, "ece", "confidence"))
+    wanted = (Quantity(watch.task.metric, "gap"), *evaluated)
+    quantities = [quantity for quantity in wanted if quantity in watch.quantities]
     styles = palette.styles((row.arm.label, row.arm.method) for row in rows)
     lines = -(-len(quantities) // _COLUMNS)
 
@@ -174,12 +167,10 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
 
 def _interval(row: Row, index: int, style: Style) -> IntervalRow:
     cell = row.endings[index]
-    found = cell.comparison
+    label, found = row.arm.label, cell.comparison
     if found is None:
-        return IntervalRow(row.arm.label, style, None, None)
-    return IntervalRow(
-        row.arm.label, style, found.difference, found.interval, filled=is_shown(cell)
-    )
+        return IntervalRow(label, style, None, None)
+    return IntervalRow(label, style, found.difference, found.interval, filled=is_shown(cell))
 
 
 def _alt(watch: TaskWatch, rows: Sequence[Row], quantities: Sequence[Quantity]) -> str:

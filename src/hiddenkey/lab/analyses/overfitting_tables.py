@@ -7,6 +7,7 @@ from typing import Final
 
 from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
 from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
@@ -74,9 +75,13 @@ def _is_larger(ending: Cell) -> bool:
 
 def _too_few(watch: TaskWatch) -> str:
     """Why the seeds are too few, where all comparisons are inconclusive."""
-    found = [end.comparison for row in watch.rows for end in row.endings if end.comparison]
+    found = _compared(watch)
     weak = [comparison.note for comparison in found if comparison.verdict == "inconclusive"]
     return min((note or "" for note in weak), key=len) if len(weak) == len(found) > 0 else ""
+
+
+def _compared(watch: TaskWatch) -> list[PairedComparison]:
+    return [end.comparison for row in watch.rows for end in row.endings if end.comparison]
 
 
 def _full(ending: Cell) -> Entry:
@@ -95,12 +100,7 @@ def _full(ending: Cell) -> Entry:
 
 
 def _comparisons(watch: TaskWatch) -> str:
-    pairs = {
-        ending.comparison.count
-        for row in watch.rows
-        for ending in row.endings
-        if ending.comparison is not None
-    }
+    pairs = {comparison.count for comparison in _compared(watch)}
     if not pairs:
         return ""
     seeds = f"{min(pairs)}" if len(pairs) == 1 else f"{min(pairs)} to {max(pairs)}"

@@ -243,29 +243,23 @@ def _judged(
 ) -> tuple[Judged, ...]:
     judged = []
     for rule, values in reached.items():
-        losses = None if rule == "own" else reached["own"] - values
-        gains = None if plain is None else values - plain
-        judged.append(
-            Judged(
-                rule,
-                None if losses is None else estimate(losses, share_runs=share_runs),
-                None if gains is None else estimate(gains, share_runs=share_runs),
-                () if losses is None else tuple(losses.tolist()),
-                () if gains is None else tuple(gains.tolist()),
-            )
+        lost = None if rule == "own" else reached["own"] - values
+        gained = None if plain is None else values - plain
+        loss, gain = (
+            None if found is None else estimate(found, share_runs=share_runs)
+            for found in (lost, gained)
         )
+        losses, gains = (() if found is None else (*found.tolist(),) for found in (lost, gained))
+        judged.append(Judged(rule, loss, gain, losses, gains))
     return tuple(judged)
 
 
 def _points(rates: Sequence[float], values: Values, plain: Values | None) -> tuple[RatePoint, ...]:
-    return tuple(
-        RatePoint(rate, float(own.mean()), None if plain is None else _compare(own, plain))
-        for rate, own in zip(rates, values, strict=True)
-    )
+    def compared(own: Values) -> PairedComparison | None:
+        return None if plain is None else compare_paired(own.tolist(), plain.tolist())
 
-
-def _compare(ours: Values, theirs: Values) -> PairedComparison:
-    return compare_paired(ours.tolist(), theirs.tolist())
+    pairs = zip(rates, values, strict=True)
+    return tuple(RatePoint(rate, float(own.mean()), compared(own)) for rate, own in pairs)
 
 
 def _counts(rates: Sequence[float], chosen: Values) -> tuple[tuple[float, int], ...]:
