@@ -326,7 +326,7 @@ def configs(draw):
     loss = Consistency(
         kind,
         weight=draw(st.floats(0, 1e6)),
-        backward="one" if kind == "js" else draw(st.sampled_from(["one", "both"])),
+        backward="both" if kind == "kl" and draw(st.booleans()) else "one",
         fraction=draw(st.floats(0, 1, exclude_min=True)),
         every=draw(st.integers(1, 100)),
         on=draw(st.sampled_from(["auto", "logits", "representation"])),

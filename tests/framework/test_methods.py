@@ -22,6 +22,7 @@ NAMES = [
     "hiddenkey-minus",
     "hiddenkey",
     "hiddenkey-js",
+    "hiddencut-mixture",
 ]
 
 

@@ -15,7 +15,21 @@ from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.schedule import RateSchedule
 
-NAMES = (*POSITIONS, *PATTERNS, "inverse", "kl", "js", "both", "one", "self", 0.1, 0, 1, True)
+NAMES = (
+    *POSITIONS,
+    *PATTERNS,
+    "inverse",
+    "kl",
+    "js",
+    "mixture",
+    "both",
+    "one",
+    "self",
+    0.1,
+    0,
+    1,
+    True,
+)
 ODD = odd_values(NAMES)
 RATES = st.one_of(ODD, st.dictionaries(st.one_of(st.sampled_from(NAMES), TEXTS), ODD))
 TREES = [method.config.to_dict() for method in methods().values()]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORED_LABEL = -100
+KINDS = ("kl", "js")
+"""Divergences that need no logits in full."""
 
 
 @dataclass(frozen=True)

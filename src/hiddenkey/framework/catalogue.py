@@ -88,11 +88,18 @@ def _table() -> Mapping[str, Method]:
         ),
         _entry(
             "hiddenkey-js",
-            "HiddenKey with HiddenCut's JS loss in place of KL",
+            "HiddenKey with KL to an inference pass, the paper's reading of HiddenCut's JS loss",
             _FRAMEWORK,
             _KEY_COLUMN,
             _HIDDEN_ELEMENT,
             consistency=Consistency("js"),
+        ),
+        _entry(
+            "hiddencut-mixture",
+            "HiddenCut's spans with the loss of its code, through both passes",
+            _HIDDENCUT,
+            Drop("hidden", "span", DEFAULT_RATE),
+            consistency=Consistency("mixture", backward="both"),
         ),
     ]
     return MappingProxyType({entry.name: entry for entry in table})

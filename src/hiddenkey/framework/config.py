@@ -54,11 +54,12 @@ class Consistency:
     """A loss between two passes over the same batch.
 
     Attributes:
-        kind: ``kl``, bidirectional between two training passes, or ``js``, against an inference
-            pass.
+        kind: ``kl``, bidirectional between two training passes; ``js``, from the training pass to
+            an inference pass; ``mixture``, of both of these from their mean.
         weight: factor of the loss, relative to the task loss; at least 0.
         backward: ``one`` back-propagates through one of the two passes, as the paper does; ``both``
-            through both, and then the task loss is the mean over both passes.
+            through both, and then the task loss is the mean over both passes, or with ``mixture``
+            that of the pass without noise, as in HiddenCut's code.
         fraction: share of the sequences of a batch that take part, in (0, 1]; they are drawn anew
             in each step, and the loss keeps its expectation.
         every: the loss runs in each ``every``-th forward pass, with ``every`` times the weight.
@@ -284,6 +285,16 @@ def _contradictions(consistency: Consistency) -> list[str]:
         faults.append(
             "consistency.backward='both' means nothing with kind='js', whose second pass is an"
             " inference pass without gradient; use backward='one'"
+        )
+    if (
+        consistency.kind == "mixture"
+        and consistency.backward == "both"
+        and consistency.fraction < 1
+    ):
+        faults.append(
+            "consistency.fraction below 1 would train the task on those sequences alone with"
+            " kind='mixture' and backward='both', whose task loss is that of the second pass; use"
+            " fraction=1"
         )
     return faults
 

@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from hiddenkey import anatomy
 from hiddenkey.chunked_loss import capture
 from hiddenkey.chunked_loss.passes import ChunkedPasses, SecondStates
-from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Sums
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL, KINDS, Sums
 from hiddenkey.errors import ConsistencyError
-from hiddenkey.framework.compensation import CONSISTENCIES
+from hiddenkey.framework.compensation import AGAINST_INFERENCE, CONSISTENCIES
 from hiddenkey.framework.config import Consistency
 from hiddenkey.step import caches
 from hiddenkey.step.arguments import lead, select, visible_tokens
@@ -233,7 +233,7 @@ class ConsistencyLoss:
             batch = {**batch, name: caches.copied(batch[name], chosen)}
         gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
         with gradient, self._second_precision(batch):
-            if self.consistency.kind == "js":
+            if self.consistency.kind in AGAINST_INFERENCE:
                 with _inference_mode(self._entry):
                     output = run(batch)
             else:
@@ -314,7 +314,8 @@ class ConsistencyLoss:
         assert task is not None  # labels were given, and the second pass returned one
         extra = self._divergence(output, arguments, second)
         if second.task_loss is not None:
-            task = (task + second.task_loss) / 2
+            plain = self.consistency.kind == "mixture"  # the second pass was without noise
+            task = second.task_loss if plain else (task + second.task_loss) / 2
         return task + extra, extra
 
     def _divergence(self, output: Any, arguments: Mapping[str, Any], second: SecondPass) -> Tensor:
@@ -399,6 +400,8 @@ def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | N
     """Say why a loss cannot be computed without a model's logits in full; ``None`` if it may."""
     if consistency.on == "representation":
         return "consistency.on='representation' compares no logits"
+    if consistency.kind not in KINDS:
+        return f"consistency.kind={consistency.kind!r} is computed from logits in full"
     return capture.refusal(transformer)
 
 

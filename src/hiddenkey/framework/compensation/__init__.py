@@ -1,13 +1,14 @@
 """How the gap between training and inference is closed: the third axis of arXiv 2403.00812.
 
-:mod:`rescale` acts inside the forward pass, :mod:`kl` and :mod:`js` are losses between two passes.
+:mod:`rescale` acts inside the forward pass; :mod:`kl`, :mod:`js` and :mod:`mixture` are losses
+between two passes.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from hiddenkey.framework.compensation import js, kl
+from hiddenkey.framework.compensation import js, kl, mixture
 
 RESCALES = ("none", "inverse", "normalised", "normalised-with-gradient")
 
@@ -17,4 +18,8 @@ ConsistencyLoss = Callable[[Tensor, Tensor], Tensor]
 CONSISTENCIES: Mapping[str, ConsistencyLoss] = {
     "kl": kl.bidirectional_kl,
     "js": js.js_consistency,
+    "mixture": mixture.mixture_consistency,
 }
+
+AGAINST_INFERENCE = ("js", "mixture")
+"""Losses whose second forward pass is without noise."""
