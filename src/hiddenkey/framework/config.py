@@ -276,21 +276,18 @@ def _consistency_faults(consistency: object) -> list[str]:
 def _contradictions(consistency: Consistency) -> list[str]:
     """What each setting allows and another one does not."""
     faults = []
+    parts = consistency.kind, consistency.backward
     if consistency.precision == "bfloat16" and consistency.backward == "both":
         faults.append(
             "consistency.precision='bfloat16' is for a pass without gradient, and backward='both'"
             " has none; use backward='one' or precision='same'"
         )
-    if consistency.kind == "js" and consistency.backward == "both":
+    if parts == ("js", "both"):
         faults.append(
             "consistency.backward='both' means nothing with kind='js', whose second pass is an"
             " inference pass without gradient; use backward='one'"
         )
-    if (
-        consistency.kind == "mixture"
-        and consistency.backward == "both"
-        and consistency.fraction < 1
-    ):
+    if parts == ("mixture", "both") and consistency.fraction < 1:
         faults.append(
             "consistency.fraction below 1 would train the task on those sequences alone with"
             " kind='mixture' and backward='both', whose task loss is that of the second pass; use"
