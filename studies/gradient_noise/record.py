@@ -14,7 +14,7 @@ from gradient_noise.comparison import Comparison, compare
 from gradient_noise.measurement import EXTRA, METHODS, Point, Setting
 from gradient_noise.moments import Estimate
 from gradient_noise.options import GradientNoiseOptions
-from hiddenkey.lab.present.entries import Entry, Grid, lines_of, make_grid, numeric, text
+from hiddenkey.lab.present.entries import Entry, Grid, entry, lines_of, make_grid, numeric
 from hiddenkey.lab.present.words import interval, number
 
 READING: Final = (
@@ -115,7 +115,7 @@ def _cells(row: Row) -> list[Entry]:
     key, attention = (row.compared.methods[name] for name in METHODS)
     share = row.maps.shares.get("dropattention")
     return [
-        text(row.pattern),
+        entry(row.pattern),
         Entry(str(row.point.step), row.point.step),
         Entry(f"{row.rate:g}", row.rate),
         _estimate(key.snr),

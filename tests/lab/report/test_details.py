@@ -180,6 +180,5 @@ def test_a_rate_of_0_is_a_point_of_its_line():
     table = only_task(study(rates=(0.0, 0.1), seeds=range(3)))
     (sweep,) = table.sweeps
     assert [point.x for point in sweep.series[0].points] == [0.0, 0.1]
-    scope = tabulate(study(rates=(0.0, 0.1), seeds=range(3))).scopes[0]
-    plot = next(sweep_plots(scope, table, Palette(("lora", "hiddenkey"), "lora")))
+    plot = next(sweep_plots(table, Palette(("lora", "hiddenkey"), "lora")))
     assert "hiddenkey at 0: 0." in plot.alt

@@ -118,7 +118,7 @@ class Coordinator:
     def advance(self) -> Progress:
         """Look at the studies once, and do what is due."""
         self._see()
-        wanted = self._outline.jobs(self._look)
+        wanted = self._wanted
         new = self._collect()
         for name, listed in wanted.items():
             self._queue(self.studies[name], listed, self._look[name])
@@ -135,14 +135,14 @@ class Coordinator:
     def records(self) -> list[Record]:
         """The records of the plan's compared runs so far, in the plan's order."""
         name = self._main.study_name
-        return records_of(self._outline.jobs(self._look)[name], self._look[name])
+        return records_of(self._wanted[name], self._look[name])
 
     def problems(self) -> list[str]:
         """What failed beside the compared runs themselves."""
         said = self._outline.blocked(self._look)
-        for name, study in self.studies.items():
-            listed = [job for job in self._outline.jobs(self._look)[name] if job.kind != "run"]
-            states = [self._look[study.study_name].get(job.key) for job in listed]
+        for name in self.studies:
+            listed = [job for job in self._wanted[name] if job.kind != "run"]
+            states = [self._look[name].get(job.key) for job in listed]
             failed = [s.trial for s in states if s is not None and s.status == "failed" and s.trial]
             if failed:
                 last = failed[-1].user_attrs[jobs.ERROR]
@@ -151,11 +151,17 @@ class Coordinator:
 
     def other_runs(self) -> int:
         """How many finished runs of the folder are not in this plan."""
-        known = {job.key for job in self._outline.jobs(self._look)[self._main.study_name]}
+        name = self._main.study_name
+        known = {job.key for job in self._wanted[name]}
         return sum(
             key not in known and state.status == "finished" and not key.startswith("cost-")
-            for key, state in self._look[self._main.study_name].items()
+            for key, state in self._look[name].items()
         )
+
+    @property
+    def _wanted(self) -> dict[str, list[Job]]:
+        """The plan's jobs by study, as far as they can be named."""
+        return self._outline.jobs(self._look)
 
     def _see(self) -> None:
         """Queue the jobs again whose workers are gone, and read the studies."""
@@ -202,7 +208,7 @@ class Coordinator:
 
     def _withdraw(self) -> None:
         """Take jobs out of the queue that the plan no longer has."""
-        for name, wanted in self._outline.jobs(self._look).items():
+        for name, wanted in self._wanted.items():
             keys = {job.key for job in wanted}
             for key, state in self._look[name].items():
                 if state.status == "waiting" and key not in keys and state.trial:
@@ -211,7 +217,7 @@ class Coordinator:
                         self._storage.set_trial_state_values(number, TrialState.PRUNED)
 
     def _retry_failed(self) -> None:
-        for name, wanted in self._outline.jobs(self._look).items():
+        for name, wanted in self._wanted.items():
             for job in wanted:
                 state = self._look[name].get(job.key)
                 if state is not None and state.status in ("failed", "lost"):

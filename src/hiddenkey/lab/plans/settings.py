@@ -51,6 +51,8 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
         values: settings by name.
         where: their place in the plan, for messages.
     """
+    from jsonargparse import ArgumentError
+
     typed: dict[str, Any] = {}
     faults: list[str] = []
     for name, value in values.items():
@@ -60,19 +62,12 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
             near = suggestion(str(name), TYPES) or "; see 'hiddenkey train --help'"
             faults.append(f"{where}: {name!r} is not a setting of a run{near}")
         else:
-            faults += _read_one(name, value, where, typed)
+            try:
+                typed[name] = _parser().parse_object({name: value})[name]
+            except ArgumentError:
+                wanted = TYPES[name].replace(" | None", " or null")
+                faults.append(f"{where}.{name} must be {wanted}, got {value!r}; fix it")
     return typed, faults
-
-
-def _read_one(name: str, value: Any, where: str, typed: dict[str, Any]) -> list[str]:
-    from jsonargparse import ArgumentError
-
-    try:
-        typed[name] = _parser().parse_object({name: value})[name]
-    except ArgumentError:
-        wanted = TYPES[name].replace(" | None", " or null")
-        return [f"{where}.{name} must be {wanted}, got {value!r}; fix it"]
-    return []
 
 
 @lru_cache(maxsize=1)

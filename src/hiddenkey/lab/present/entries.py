@@ -99,11 +99,6 @@ def difference(
     return Entry(signed(mean, digits), mean, details=lines_of(below))
 
 
-def text(value: str) -> Entry:
-    """An entry of words."""
-    return Entry(value, value)
-
-
 def numeric(value: float | None, shown: str | None = None) -> Entry:
     """An entry of one number."""
     return Entry(number(value) if shown is None else shown, value)

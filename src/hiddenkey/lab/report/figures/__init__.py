@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
-from hiddenkey.lab.present.canvas import Palette, Plot, name_plots
+from hiddenkey.lab.present.canvas import Palette, Plot, name_plots, place
 from hiddenkey.lab.report.figures.lines import curve_plots, sweep_plots
 from hiddenkey.lab.report.figures.points import cost_plots, rank_plots, seed_plots
 from hiddenkey.lab.report.tables import Tables
@@ -22,8 +23,13 @@ def _plots(tables: Tables) -> Iterator[Plot]:
     palette = Palette(tuple(methods), tables.baseline)
     for scope in tables.scopes:
         for table in scope.tasks:
-            yield from seed_plots(scope, table, palette)
-            yield from sweep_plots(scope, table, palette)
-            yield from curve_plots(scope, table, palette)
-            yield from cost_plots(scope, table, palette)
+            for plot in (
+                *seed_plots(scope, table, palette),
+                *sweep_plots(table, palette),
+                *curve_plots(scope, table, palette),
+                *cost_plots(scope, table, palette),
+            ):
+                task = table.task.label
+                title = f"{place(scope.budget, task)}: {plot.title}"
+                yield dataclasses.replace(plot, budget=scope.budget, task=task, title=title)
         yield from rank_plots(scope)

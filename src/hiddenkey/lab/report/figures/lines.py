@@ -10,7 +10,7 @@ from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.evidence.sweeps import Series, Sweep, SweepPoint
-from hiddenkey.lab.present.canvas import LINES, Figure, Palette, Plot, place
+from hiddenkey.lab.present.canvas import LINES, Figure, Palette, Plot
 from hiddenkey.lab.present.curves import CurveFigure, Panel
 from hiddenkey.lab.present.drawing import (
     add_legend,
@@ -42,12 +42,7 @@ def curve_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Pl
         if shown.curves:
             yield Plot(
                 kind="curves",
-                budget=scope.budget,
-                task=table.task.label,
-                title=(
-                    f"{place(scope.budget, table.task.label)}: {metric}, generalisation gap and"
-                    f" loss{part}"
-                ),
+                title=f"{metric}, generalisation gap and loss{part}",
                 caption=_caption(table, arms[0], several_ranks=several_ranks),
                 alt=shown.alt,
                 height=shown.height,
@@ -95,7 +90,7 @@ _KINDS: Final = {
 }
 
 
-def sweep_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
+def sweep_plots(table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield figures of the main metric over an option; lines of one figure differ in the method."""
     metric = table.task.metric
     for sweep in table.sweeps:
@@ -105,9 +100,7 @@ def sweep_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Pl
             yield Plot(
                 name=f"{sweep.option}{suffix}",
                 kind=sweep.option,
-                budget=scope.budget,
-                task=table.task.label,
-                title=f"{place(scope.budget, table.task.label)}: {metric} over {option}{suffix}",
+                title=f"{metric} over {option}{suffix}",
                 caption=(
                     "Mean over seeds after the last step; bands: 95 % interval of the mean (t)."
                     " Reading the best point off this picture is a choice made on the evaluation"

@@ -36,9 +36,7 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     if values:
         yield Plot(
             kind="seeds",
-            budget=scope.budget,
-            task=table.task.label,
-            title=f"{place(scope.budget, table.task.label)}: {metric} of every seed",
+            title=f"{metric} of every seed",
             caption=(
                 "After the last step. Small points: one run each; large point and line: mean and"
                 " its 95 % interval (Student's t)."
@@ -48,13 +46,10 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
             draw=lambda figure: _draw_rows(figure, values, metric),
         )
     if differences:
-        title = f"{place(scope.budget, table.task.label)}: difference to {baseline}, seed by seed"
         label = f"difference in {metric}"
         yield Plot(
             kind="differences",
-            budget=scope.budget,
-            task=table.task.label,
-            title=title,
+            title=f"difference to {baseline}, seed by seed",
             caption=(
                 f"{metric} after the last step minus {baseline}'s of the same seed. Small points:"
                 " one pair each; large point and line: mean and its interval (Student's t, after"
@@ -133,9 +128,7 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
 
     yield Plot(
         kind="cost",
-        budget=scope.budget,
-        task=table.task.label,
-        title=f"{place(scope.budget, table.task.label)}: gain over cost",
+        title="gain over cost",
         caption=(
             "One point for each configuration: mean difference after the last step with its"
             " interval, over the ratio of seconds per step. Up is better, right is more expensive."
