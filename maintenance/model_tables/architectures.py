@@ -11,10 +11,10 @@ from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.quiet import quiet
 from model_tables.document import DOCUMENT, command_line, replace_section, write_whole
 from model_tables.examine import sweep
+from model_tables.model_types import TASKS, choose
 from model_tables.options import ArchitecturesOptions
 from model_tables.page import SECTION, render
 from model_tables.record import Record, Row
-from model_tables.types import TASKS, choose
 
 RECORD: Final = "models.json"
 _SOUND: Final = ("pass", "refused", "cannot be built")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
+from model_tables.model_types import Task
 from model_tables.sizes import HIDDEN, IMAGE, VOCABULARY
-from model_tables.types import Task
 
 SEQUENCES: Final = 4
 TOKENS: Final = 16

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model_tables.batch import make_batch, with_images, with_states
 from model_tables.configure import default_config, part_for, small_config
 from model_tables.exceptions import LENGTHS, STATES
-from model_tables.types import Task, model_class
+from model_tables.model_types import Task, model_class
 from model_tables.words import reason_of
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from model_tables.batch import LABELS
 from model_tables.exceptions import COMPOSITES
+from model_tables.model_types import Task
 from model_tables.shrink import shrink
 from model_tables.sizes import IMAGE
-from model_tables.types import Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

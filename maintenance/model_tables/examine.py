@@ -21,8 +21,8 @@ from hiddenkey.testing import Report, examine_model
 from model_tables.blocks import misfits, norm_sides
 from model_tables.build import BuildError, Tiny, build
 from model_tables.isolated import Outcome, run_jobs
+from model_tables.model_types import Task
 from model_tables.record import Row, Verdict
-from model_tables.types import Task
 from model_tables.words import first_line, first_sentence
 
 METHOD = "hiddenkey"

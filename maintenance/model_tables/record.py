@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from model_tables.document import installed, today
-from model_tables.types import TEXT_TASKS
+from model_tables.model_types import TEXT_TASKS
 
 Verdict = Literal["pass", "refused", "partial", "fails", "cannot be built", "crashed", "timed out"]
 

@@ -1,6 +1,9 @@
 """The command that examines every architecture."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +47,11 @@ def test_refusals_of_all(words, message, capsys):
     errors = capsys.readouterr().err
     assert message in errors
     assert "Traceback" not in errors
+
+
+def test_the_folder_runs_as_a_script():
+    """Its modules' names must not hide those of Python's own."""
+    folder = Path(__file__).parents[3] / "maintenance" / "model_tables"
+    done = subprocess.run([sys.executable, folder, "maps"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "architectures  what a method does on every architecture" in done.stderr

@@ -3,7 +3,7 @@
 import pytest
 
 from model_tables.examine import examine
-from model_tables.types import tasks_of
+from model_tables.model_types import tasks_of
 
 PASSING = [
     "llama",

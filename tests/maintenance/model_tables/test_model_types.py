@@ -1,7 +1,7 @@
 import pytest
 
 from hiddenkey.errors import ConfigError
-from model_tables.types import all_types, choose
+from model_tables.model_types import all_types, choose
 
 
 def test_main_task_of_each_type():
