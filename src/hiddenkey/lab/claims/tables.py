@@ -21,7 +21,7 @@ from hiddenkey.lab.claims.wording import (
     value,
 )
 from hiddenkey.lab.evidence.comparisons import describe
-from hiddenkey.lab.present.entries import Entry, Grid, grid_of, make_grid, numeric, text
+from hiddenkey.lab.present.entries import Entry, Grid, entry, grid_of, make_grid, numeric
 from hiddenkey.lab.present.words import MISSING, count, listing, probability
 
 _SHOWN: Final = 6
@@ -110,10 +110,10 @@ def _headline(finding: Finding) -> Entry:
     """A claim's effect; of several questions how many hold, and their effects."""
     asked = finding.questions
     if all(effect.mean is None for effect in asked):
-        return text("no value yet")
+        return entry("no value yet")
     shown = [f"{effect.label}: {effect_text(effect)}" for effect in asked]
     if len(asked) == 1:
-        return text(shown[0])
+        return entry(shown[0])
     verdicts = [effect.verdict for effect in asked]
     tally = (
         f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
