@@ -20,6 +20,13 @@ LEVEL: Final = inference.LEVEL / 2
 _ROUNDING: Final = 1e-9
 """What a share times a count may be above a whole number by rounding alone."""
 
+_DECIMALS: Final = 9
+"""Decimals of a seed's effect that are kept: more than a metric, a loss or a time has, and what
+float64 loses is far below. So equal differences are equal, and a difference of nothing is 0."""
+
+Values = Mapping[tuple[str, str, str], Mapping[int, float]]
+"""Value by seed, by task setup, configuration and measure; only seeds with a finite value."""
+
 
 class Judged:
     """What has a verdict: ``holds`` if both of its p-values are small."""
@@ -86,15 +93,6 @@ def combine(p_holds: Sequence[float], p_fails: Sequence[float], need: int) -> tu
 def _at_least(few: int, p_values: Sequence[float]) -> float:
     """Return the p-value of "fewer than ``few`` of the null hypotheses are false"."""
     return min(1.0, (len(p_values) - few + 1) * sorted(p_values)[few - 1])
-
-
-_DECIMALS: Final = 9
-"""Decimals of a seed's effect that are kept: more than a metric, a loss or a time has, and what
-float64 loses is far below. So equal differences are equal, and a difference of nothing is 0."""
-
-
-Values = Mapping[tuple[str, str, str], Mapping[int, float]]
-"""Value by seed, by task setup, configuration and measure; only seeds with a finite value."""
 
 
 @dataclass(frozen=True)

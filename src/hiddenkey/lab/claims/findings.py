@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from hiddenkey.lab.claims.effects import Effect, Judged, Values, combine, how_ma
 from hiddenkey.lab.claims.plan import COST, Claim, Contrast, Scale
 from hiddenkey.lab.evidence.inference import LEVEL
 from hiddenkey.lab.evidence.planning import Design
+
+_IN_POINTS: Final = ("metric", "best", "gap")
+"""Measures that the known deviation, in percentage points, is taken to hold for."""
 
 Setting = tuple[float, float | None]
 """A learning rate and a dropout rate; the rate is ``None`` for a method without."""
@@ -41,6 +45,46 @@ class Chosen:
     def setting(self) -> Setting:
         """The chosen learning rate and dropout rate."""
         return self.learning_rate, self.rate
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the plan could show of one question by itself.
+
+    Attributes:
+        contrast: the question.
+        interval: seeds, tasks, and how much the question's effect varies between seeds.
+    """
+
+    contrast: Contrast
+    interval: Design
+
+    @property
+    def design(self) -> Design:
+        """The test of the question, whose level may be half of the interval's."""
+        return design(self.contrast, self.interval)
+
+    @property
+    def half_width(self) -> float:
+        """Expected half width of the 95 % interval, in points; infinite below three seeds."""
+        return self.interval.half_width()
+
+    @property
+    def detects(self) -> float:
+        """Chance that an effect as large as the margin is distinguished from 0."""
+        return self.design.power(self.contrast.margin)
+
+    @property
+    def excludes(self) -> float:
+        """Chance that an effect of 0 is shown to be smaller than the margin."""
+        if self.contrast.expect != "equal":
+            return self.detects
+        return self.interval.equivalence(self.contrast.margin)
+
+    @property
+    def needed(self) -> int | None:
+        """Fewest seeds with which ``detects`` is 80 %; ``None`` above 1,000."""
+        return self.design.pairs_needed(self.contrast.margin)
 
 
 @dataclass(frozen=True)
@@ -120,52 +164,11 @@ class Evidence:
     runs: int
 
 
-_IN_POINTS: Final = ("metric", "best", "gap")
-"""Measures that the known deviation, in percentage points, is taken to hold for."""
-
-
-@dataclass(frozen=True)
-class Power:
-    """What the plan could show of one question by itself.
-
-    Attributes:
-        contrast: the question.
-        design: seeds, tasks, and how much the question's effect varies between seeds.
-    """
-
-    contrast: Contrast
-    design: Design
-
-    @property
-    def half_width(self) -> float:
-        """Expected half width of the 95 % interval, in points; infinite below three seeds."""
-        design = self.design
-        return Design(design.pairs, design.deviation, design.tasks).half_width()
-
-    @property
-    def detects(self) -> float:
-        """Chance that an effect as large as the margin is distinguished from 0."""
-        return self.design.power(self.contrast.margin)
-
-    @property
-    def excludes(self) -> float:
-        """Chance that an effect of 0 is shown to be smaller than the margin."""
-        if self.contrast.expect != "equal":
-            return self.detects
-        design = self.design
-        plain = Design(design.pairs, design.deviation, design.tasks)
-        return plain.equivalence(self.contrast.margin)
-
-    @property
-    def needed(self) -> int | None:
-        """Fewest seeds with which ``detects`` is 80 %; ``None`` above 1,000."""
-        return self.design.pairs_needed(self.contrast.margin)
-
-
-def design(contrast: Contrast, seeds: int, deviation: float, tasks: int = 1) -> Design:
+def design(contrast: Contrast, interval: Design) -> Design:
     """Return the test of a question; one that can fail in two directions has half of the level."""
-    level = LEVEL / 2 if contrast.expect == "equal" else LEVEL
-    return Design(seeds, deviation, tasks, level=level)
+    return (
+        dataclasses.replace(interval, level=LEVEL / 2) if contrast.expect == "equal" else interval
+    )
 
 
 def expected_power(claim: Claim, scale: Scale) -> tuple[Power, ...]:
@@ -186,5 +189,5 @@ def expected_power(claim: Claim, scale: Scale) -> tuple[Power, ...]:
         if tasks and contrast.measure in _IN_POINTS and contrast.expect != "between":
             squares = math.fsum(weight**2 for weight in contrast.weights.values())
             deviation = scale.power.deviation * math.sqrt(squares / 2)
-            found.append(Power(contrast, design(contrast, len(scale.seeds), deviation, tasks)))
+            found.append(Power(contrast, Design(len(scale.seeds), deviation, tasks)))
     return tuple(found)

@@ -28,6 +28,9 @@ from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.options import TrainOptions
 
+_SECOND_PASS: Final = 1.5
+"""A step with a consistency loss relative to one without (docs/BENCHMARKS.md)."""
+
 Key = tuple[str, str]
 """Name of a task setup, and that of a configuration or a choice."""
 
@@ -236,10 +239,6 @@ def _timed(claims: Sequence[Claim]) -> dict[Key, Configuration]:
         for task in claim.tasks
         for name in claim.timed
     }
-
-
-_SECOND_PASS: Final = 1.5
-"""A step with a consistency loss relative to one without (docs/BENCHMARKS.md)."""
 
 
 class PlainCosts(Costs):

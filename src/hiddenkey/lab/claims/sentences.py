@@ -12,6 +12,7 @@ from hiddenkey.lab.claims.findings import Evidence, Finding, design
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.wording import effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
+from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.present.words import count, listing, number, probability
 
 RULE: Final = (
@@ -157,7 +158,7 @@ def _could_show(found: Effect) -> str:
     contrast, deviation = found.contrast, found.estimate.deviation
     if not deviation or len(found.values) < FEWEST or contrast.expect == "between":
         return ""
-    planned = design(contrast, len(found.values), deviation)
+    planned = design(contrast, Design(len(found.values), deviation))
     least = contrast.shown(planned.detectable()) - contrast.no_effect
     shown = size(float(f"{least:.2g}"), contrast.measure)
     text = f" With this scatter {_repeats(found)} have an 80 % chance to show {shown}"
