@@ -4,20 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from hiddenkey.cli.options import OverfittingOptions
-from hiddenkey.cli.terminal import plain_table, say, standard_console
+from hiddenkey.cli.terminal import say, show_grid, standard_console
 from hiddenkey.lab.analyses.overfitting import TaskWatch, watch_overfitting
 from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots
-from hiddenkey.lab.analyses.overfitting_tables import (
-    READING,
-    headline,
-    other_settings,
-    short_cell,
-    watch_grid,
-)
+from hiddenkey.lab.analyses.overfitting_tables import READING, headline, short_grid, watch_grid
 from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.evidence.arms import require_method
 from hiddenkey.lab.present.canvas import name_plots
@@ -36,7 +27,7 @@ def run(options: OverfittingOptions) -> int:
     watches = watch_overfitting(records, options.baseline, options.methods)
     console = standard_console()
     for watch in watches:
-        _show(console, watch, options.baseline)
+        show_grid(console, short_grid(watch, options.baseline))
     say(
         console,
         f"{options.baseline}: means; others: differences to it, paired by seed, or (means) without"
@@ -45,21 +36,6 @@ def run(options: OverfittingOptions) -> int:
     page = _write(options, watches)
     say(console, f"table, values and pictures: {page}")
     return 0
-
-
-def _show(console: Console, watch: TaskWatch, baseline: str) -> None:
-    table: Table = plain_table(f"{watch.task.label}: overfitting after the last step")
-    table.add_column("configuration", overflow="fold")
-    table.add_column("seeds", justify="right")
-    for quantity in watch.quantities:
-        table.add_column(quantity.label, justify="right")
-    for row in watch.rows:
-        cells = [short_cell(row, ending, baseline) for ending in row.endings]
-        table.add_row(row.arm.label, str(row.seeds), *cells)
-    console.print(table)
-    for sentence in (headline(watch), *watch.notes, *other_settings(watch.rows)):
-        say(console, sentence)
-    console.print()
 
 
 def _write(options: OverfittingOptions, watches: tuple[TaskWatch, ...]) -> Path:

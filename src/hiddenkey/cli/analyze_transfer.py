@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-
 from hiddenkey.cli.options import TransferOptions
-from hiddenkey.cli.terminal import grid_table, say, standard_console
+from hiddenkey.cli.terminal import say, show_grid, standard_console
 from hiddenkey.files import plain
 from hiddenkey.lab.analyses.rate_tables import tabulate_rates
 from hiddenkey.lab.analyses.sources import read_finished
@@ -37,19 +35,12 @@ def run(options: TransferOptions) -> int:
     grids = (rules_grid(found), tasks_grid(found), rates_grid(found))
     console = standard_console()
     for grid in grids:
-        _show(console, grid)
+        show_grid(console, grid)
     for sentence in recommendation(found):
         say(console, sentence)
     page = _write(options, found, grids)
     say(console, f"tables, values and picture: {page}")
     return 0
-
-
-def _show(console: Console, grid: Grid) -> None:
-    console.print(grid_table(grid))
-    for note in grid.notes:
-        say(console, note)
-    console.print()
 
 
 def _write(options: TransferOptions, found: Transfer, grids: tuple[Grid, ...]) -> Path:

@@ -46,10 +46,18 @@ def grid_table(grid: Grid, *, details: bool = True) -> Table:
     """Return a report's grid as a table; its notes are left out, and small print on request."""
     table = plain_table(grid.title)
     for name, is_number in zip(grid.columns, grid.numeric, strict=True):
-        table.add_column(name, justify="right" if is_number else "left")
+        table.add_column(name, justify="right" if is_number else "left", overflow="fold")
     for row in grid.rows:
         table.add_row(*("\n".join((e.text, *(e.details if details else ()))) for e in row))
     return table
+
+
+def show_grid(console: Console, grid: Grid) -> None:
+    """Print a grid as a table with its notes, and an empty line after it."""
+    console.print(grid_table(grid))
+    for note in grid.notes:
+        say(console, note)
+    console.print()
 
 
 def progress_bar(console: Console, time: ProgressColumn, *, transient: bool = False) -> Progress:

@@ -11,8 +11,7 @@ from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots, shown_
 from hiddenkey.lab.analyses.overfitting_tables import (
     headline,
     is_shown,
-    mark,
-    short_cell,
+    short_entry,
     watch_grid,
 )
 from hiddenkey.lab.present.canvas import render
@@ -82,7 +81,6 @@ def test_differences_are_paired_and_tested(watch):
     assert compared.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, rel=1e-3)
     assert compared.p_value <= compared.p_adjusted <= 2 * compared.p_value
     assert is_shown(found)
-    assert mark(found) == "*"
     assert ending(watch, "lora", "ece").comparison is None
 
 
@@ -90,7 +88,6 @@ def test_too_few_seeds_are_said():
     (watch,) = watch_overfitting(runs_of(seeds=2))
     found = ending(watch, "hiddenkey", "ece")
     assert not is_shown(found)
-    assert mark(found) == ""
     assert "no difference from the baseline is shown. 3 pairs are the fewest" in headline(watch)
 
 
@@ -100,8 +97,8 @@ def test_headline_names_what_is_lower_and_higher(watch):
         "headlines: accuracy gap lower with dropkey and hiddenkey; loss gap high"
     )
     assert "ece lower with dropkey and hiddenkey" in said
-    assert short_cell(watch.rows[0], watch.rows[0].endings[0], "lora") == "0.120"
-    assert short_cell(watch.rows[1], watch.rows[1].endings[0], "lora") == "−0.070*"
+    assert short_entry(watch.rows[0], watch.rows[0].endings[0], "lora").text == "0.120"
+    assert short_entry(watch.rows[1], watch.rows[1].endings[0], "lora").text == "−0.070*"
 
 
 def test_curves_follow_calibration_over_the_steps(watch):
@@ -187,7 +184,7 @@ def test_another_rank_is_not_paired():
     runs += [record(method="hiddenkey", rank=16, seed=seed) for seed in range(3)]
     (watch,) = watch_overfitting(runs)
     assert watch.rows[1].against is None
-    assert short_cell(watch.rows[1], watch.rows[1].endings[0], "lora") == "(0.050)"
+    assert short_entry(watch.rows[1], watch.rows[1].endings[0], "lora").text == "(0.050)"
     assert (
         "Not compared, since lora has no two runs of the same model, adapter, rank"
         in watch.notes[1]

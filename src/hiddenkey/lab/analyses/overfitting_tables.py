@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
 from hiddenkey.lab.evidence.cells import Cell
@@ -23,26 +23,38 @@ READING: Final = (
 
 def watch_grid(watch: TaskWatch) -> Grid:
     """One row for each configuration: mean ± deviation, and its difference to the baseline."""
-    columns = ("configuration", "seeds", *(quantity.label for quantity in watch.quantities))
     rows = [[row.arm.label, row.seeds, *map(_full, row.endings)] for row in watch.rows]
-    notes = [_comparisons(watch), *watch.notes, *other_settings(watch.rows)]
+    return _grid(watch, rows, [_comparisons(watch), *watch.notes, *other_settings(watch.rows)])
+
+
+def short_grid(watch: TaskWatch, baseline: str) -> Grid:
+    """The same rows with one number a cell, and what they come to."""
+    rows = [
+        [row.arm.label, row.seeds, *(short_entry(row, ending, baseline) for ending in row.endings)]
+        for row in watch.rows
+    ]
+    return _grid(watch, rows, [headline(watch), *watch.notes, *other_settings(watch.rows)])
+
+
+def short_entry(row: Row, ending: Cell, baseline: str) -> Entry:
+    """The difference to the baseline, with a star if it is shown; else the mean in brackets.
+
+    The baseline's own mean is bare.
+    """
+    compared, found = ending.comparison, ending.description
+    if compared is not None:
+        star = "*" if is_shown(ending) else ""
+        return Entry(signed(compared.difference) + star, compared.difference)
+    if found is None:
+        return Entry(MISSING, None)
+    mean = number(found.mean)
+    return Entry(mean if row.arm.method == baseline else f"({mean})", found.mean)
+
+
+def _grid(watch: TaskWatch, rows: Sequence[Sequence[Any]], notes: Sequence[str]) -> Grid:
+    columns = ("configuration", "seeds", *(quantity.label for quantity in watch.quantities))
     title = f"{watch.task.label}: overfitting after the last step"
     return make_grid("overfitting", title, columns, rows, [note for note in notes if note])
-
-
-def short_cell(row: Row, ending: Cell, baseline: str) -> str:
-    """The difference to the baseline with :func:`mark`; else the mean, the baseline's bare."""
-    if ending.comparison is not None:
-        return signed(ending.comparison.difference) + mark(ending)
-    if ending.description is None:
-        return MISSING
-    mean = number(ending.description.mean)
-    return mean if row.arm.method == baseline else f"({mean})"
-
-
-def mark(ending: Cell) -> str:
-    """``*``: the interval excludes 0, after Holm's correction."""
-    return "*" if is_shown(ending) else ""
 
 
 def is_shown(ending: Cell) -> bool:
