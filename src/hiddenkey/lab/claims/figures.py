@@ -23,6 +23,16 @@ _PANEL: Final = 1.5
 _WIDE, _NARROW = 0.06, 0.12
 """Least distance of two numbers at the axis of the large panel and of small ones, as a share."""
 
+VERDICT_STYLES: Final[Mapping[Verdict, Style]] = {
+    "holds": Style(COLOURS[2], "o", "-"),
+    "does not hold": Style(COLOURS[1], "D", "-"),
+    "cannot tell": Style(INK, "s", "-"),
+}
+"""Colour and marker of a verdict."""
+
+_HEADING, _LINE, _GAP = 0.24, 0.19, 0.12
+"""Inches of a question's heading, of each of its lines, and between questions."""
+
 _CAPTION: Final = (
     "Mean over seeds; bands: 95 % interval of the mean (Student's t).{panels} Runs"
     " of one seed share weights and batches, so differences vary less than these intervals: see the"
@@ -161,17 +171,6 @@ def _alt(lines: Mapping[str, _Points], drawing: Drawing) -> str:
         listed = (mean if is_level else f"{x:g}: {mean}" for x, mean in shown.items())
         parts.append(f"{label} {'everywhere' if is_level else 'at'} {', '.join(listed)}")
     return f"{AXES[drawing.measure]} over {drawing.x}. {'; '.join(parts)}."
-
-
-VERDICT_STYLES: Final[Mapping[Verdict, Style]] = {
-    "holds": Style(COLOURS[2], "o", "-"),
-    "does not hold": Style(COLOURS[1], "D", "-"),
-    "cannot tell": Style(INK, "s", "-"),
-}
-"""Colour and marker of a verdict."""
-
-_HEADING, _LINE, _GAP = 0.24, 0.19, 0.12
-"""Inches of a question's heading, of each of its lines, and between questions."""
 
 
 def _effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
