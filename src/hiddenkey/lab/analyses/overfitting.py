@@ -15,9 +15,15 @@ from typing import Final
 from hiddenkey.lab.analyses.sources import arrange
 from hiddenkey.lab.evidence.arms import Run, arm_order, find_runs
 from hiddenkey.lab.evidence.axes import Arm, Measure, Task
-from hiddenkey.lab.evidence.cells import LOSS, Cell, compare_arms
+from hiddenkey.lab.evidence.cells import (
+    LOSS,
+    Cell,
+    compare_arms,
+    differing,
+    find_baselines,
+    settings_of,
+)
 from hiddenkey.lab.evidence.curves import Curve, Part, tabulate_curves, value_at
-from hiddenkey.lab.evidence.pairing import differing, find_baselines, settings_of
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.run.calibration import CALIBRATION

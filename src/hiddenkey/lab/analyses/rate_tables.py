@@ -13,8 +13,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.analyses.sources import arrange
 from hiddenkey.lab.evidence.arms import Run, explicit, require_method
 from hiddenkey.lab.evidence.axes import Measure
-from hiddenkey.lab.evidence.cells import value_of
-from hiddenkey.lab.evidence.pairing import differing, nearest, settings_of
+from hiddenkey.lab.evidence.cells import differing, nearest, settings_of, value_of
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 

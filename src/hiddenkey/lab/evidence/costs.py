@@ -10,10 +10,9 @@ from statistics import median
 
 from hiddenkey.lab.evidence.arms import Run
 from hiddenkey.lab.evidence.axes import Arm
-from hiddenkey.lab.evidence.cells import Cell, finite
+from hiddenkey.lab.evidence.cells import Cell, find_baselines, finite
 from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import Ratio
-from hiddenkey.lab.evidence.pairing import find_baselines
 from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.run.result import Result
 
