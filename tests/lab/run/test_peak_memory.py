@@ -7,9 +7,9 @@ import pytest
 
 from hiddenkey.cli.train import _footer
 from hiddenkey.lab.report import tabulate, write_report
-from hiddenkey.lab.run import peak_memory
+from hiddenkey.lab.run import result
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.peak_memory import peak_memory_mib
+from hiddenkey.lab.run.result import peak_memory_mib
 from lab.report.synthetic import record
 
 
@@ -23,7 +23,7 @@ def test_the_peak_is_at_least_what_is_resident():
 def test_without_unix_the_system_is_asked_otherwise(told, peak, monkeypatch):
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**told))
     monkeypatch.setitem(sys.modules, "resource", None)
-    monkeypatch.setattr(peak_memory.psutil, "Process", lambda: process)
+    monkeypatch.setattr(result.psutil, "Process", lambda: process)
     assert peak_memory_mib() == peak
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import psutil
 
 from hiddenkey.lab.scores import LOWER_IS_BETTER
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from hiddenkey.lab.run.options import TrainOptions
     from hiddenkey.lab.run.preparation import Prepared
     from hiddenkey.lab.run.recorder import Recorder
+
+_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
+"""What Unix systems count in: bytes on macOS, kibibytes elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,6 @@ def sum_up(
     import torch
 
     from hiddenkey.lab.run.adapters import trainable_counts
-    from hiddenkey.lab.run.peak_memory import peak_memory_mib
 
     lines, task = recorder.lines, prepared.task
     last = lines[-1]
@@ -151,6 +156,16 @@ def sum_up(
         peak_device_memory_mib=on_device,
         data_fingerprint=prepared.splits.fingerprint(),
     )
+
+
+def peak_memory_mib() -> float | None:
+    """Return this process's largest resident memory, in MiB; ``None`` where no system call says."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
+        return None if peak is None else peak / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT_BYTES / 2**20
 
 
 def _minus(left: float | None, right: float | None) -> float | None:

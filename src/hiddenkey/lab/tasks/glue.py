@@ -12,13 +12,15 @@ from functools import partial
 from types import MappingProxyType
 from typing import Final
 
-from hiddenkey.lab.tasks import hub
-from hiddenkey.lab.tasks.base import Source, Splits, Task
-from hiddenkey.lab.tasks.files import find_folder
-from hiddenkey.lab.tasks.tables import Columns, read_splits
+from hiddenkey.errors import ConfigError
+from hiddenkey.installation import install_command
+from hiddenkey.lab.tasks.base import Example, Source, Splits, Task
+from hiddenkey.lab.tasks.files import FileFaults, find_folder
+from hiddenkey.lab.tasks.tables import Columns, Row, read_splits, to_examples
 
 DATASET: Final = "nyu-mll/glue"
-_OTHERWISE: Final = f", or --data {hub.NAME}"
+HUB: Final = "hub"
+"""What a user writes for a folder to fetch the examples from the Hugging Face hub."""
 _BINARY: Final = {"0": 0, "1": 1}
 _ENTAILMENT: Final = {"entailment": 0, "not_entailment": 1}
 
@@ -97,7 +99,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
 
 def _load(name: str, source: Source) -> Splits:
     layout = LAYOUTS[name]
-    if source.data == hub.NAME:
+    if source.data == HUB:
         return _from_hub(name, layout)
     names = (name, layout.official)
     folder = find_folder(source.data, names, ("train.tsv", "dev.tsv"))
@@ -109,10 +111,33 @@ def _from_hub(name: str, layout: Layout) -> Splits:
     texts = layout.hub_texts or layout.columns.texts
     classes = {str(index): index for index in range(len(layout.label_names))}
     columns = Columns(texts, "label", classes or None, layout.columns.score_range)
-    train, evaluation = (
-        hub.read_examples(DATASET, name, split, columns) for split in ("train", "validation")
-    )
+    train, evaluation = (_fetch(name, split, columns) for split in ("train", "validation"))
     return Splits(train, evaluation, layout.label_names)
+
+
+def _fetch(task: str, split: str, columns: Columns) -> tuple[Example, ...]:
+    """Fetch one split from the hub, or read it from the hub's cache."""
+    try:
+        from datasets import load_dataset
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "data from the hub need the package 'datasets', which is missing; run:"
+            f" {install_command('hub')}, or give --data FOLDER"
+        ) from None
+    try:
+        rows = load_dataset(DATASET, task, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{DATASET}, part {task!r}, could not be fetched from the hub ({reason}); check the"
+            " network, or give --data FOLDER with the files"
+        ) from error
+    faults = FileFaults(f"{DATASET}/{task}, {split}", unit="row")
+    numbered = [Row(number, values) for number, values in enumerate(rows, start=1)]
+    examples = to_examples(numbered, columns, faults)
+    if faults.found or not examples:
+        raise ConfigError(faults.shown() or f"{DATASET}/{task}, {split}: holds no example")
+    return examples
 
 
 def _task(name: str, layout: Layout) -> Task:
@@ -123,7 +148,7 @@ def _task(name: str, layout: Layout) -> Task:
         metrics=layout.metrics,
         needs="folder",
         files=f"{name}/train.tsv",
-        otherwise=_OTHERWISE,
+        otherwise=f", or --data {HUB}",
         load=partial(_load, name),
     )
 

@@ -2,6 +2,9 @@
 
 An entry of its XML files has a category, up to seven triples and several texts. Ten categories are
 seen in training; the test set has five more.
+
+A document type is refused, so that no entity can be defined: a few lines of them can expand to
+gigabytes, or name other files.
 """
 
 from __future__ import annotations
@@ -11,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.tasks.files import FileFaults, refuse
-from hiddenkey.lab.tasks.xml_files import line_of, read_xml, text_of
+from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
 
 SEEN_CATEGORIES: Final = frozenset(
     (
@@ -24,6 +27,9 @@ SEEN_CATEGORIES: Final = frozenset(
     )
 )
 _GOOD: Final = "good"
+# a declaration with an encoding, or UTF-16, leaves the decoding to the parser
+_OWN_ENCODING: Final = re.compile(rb"\s*<\?xml[^>]*\bencoding\s*=|\xff\xfe|\xfe\xff")
+_LINE: Final = "line it starts on"  # an attribute that no file can have: a name has no spaces
 _IDENTIFIER: Final = re.compile(r"Id(\d+)")
 
 
@@ -76,7 +82,7 @@ def read_entries(path: Path) -> tuple[Entry, ...]:
 
 
 def _read_file(path: Path, faults: FileFaults) -> list[Entry]:
-    root = read_xml(path, faults)
+    root = _read_xml(path, faults)
     if root is None:
         return []
     elements = list(root.iter("entry"))
@@ -95,7 +101,7 @@ def _by_number(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _entry(element: Element, faults: FileFaults) -> Entry:
-    line = line_of(element)
+    line = _line_of(element)
     for name in ("category", "eid"):
         if not element.get(name):
             faults.add(f"<entry> must have the attribute {name!r}; add it", line)
@@ -110,20 +116,63 @@ def _entry(element: Element, faults: FileFaults) -> Entry:
             line,
         )
     lexes = element.findall("lex")
-    texts = tuple(map(text_of, lexes))
-    good = tuple(text_of(lex) for lex in lexes if lex.get("comment", _GOOD) == _GOOD)
+    texts = tuple(map(_text_of, lexes))
+    good = tuple(_text_of(lex) for lex in lexes if lex.get("comment", _GOOD) == _GOOD)
     if not texts or not all(texts):
         faults.add("<entry> must have <lex> elements with text; add the text", line)
     return Entry(element.get("category", ""), element.get("eid", ""), tuple(triples), texts, good)
 
 
 def _triple(element: Element, faults: FileFaults) -> tuple[str, str, str]:
-    parts = [part.strip() for part in text_of(element).split(" | ")]
+    parts = [part.strip() for part in _text_of(element).split(" | ")]
     if len(parts) == 3 and all(parts):
         return (parts[0], parts[1], parts[2])
     faults.add(
-        f"<mtriple> must be 'subject | property | object', got {text_of(element)[:80]!r};"
+        f"<mtriple> must be 'subject | property | object', got {_text_of(element)[:80]!r};"
         " correct it",
-        line_of(element),
+        _line_of(element),
     )
     return ("", "", "")
+
+
+class _RefusedError(Exception):
+    """The file holds what is not allowed."""
+
+
+def _read_xml(path: Path, faults: FileFaults) -> Element | None:
+    """Return the root element, or record why the file is refused."""
+    raw = read_bytes(path, faults)
+    if raw is None or not (_OWN_ENCODING.match(raw) or decode(raw, faults)):
+        return None
+    parser, builder = expat.ParserCreate(), TreeBuilder()
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        builder.start(name, {**attributes, _LINE: str(parser.CurrentLineNumber)})
+
+    def refuse_document_type(*_: object) -> None:
+        raise _RefusedError
+
+    parser.StartElementHandler, parser.EndElementHandler = start, builder.end
+    parser.CharacterDataHandler, parser.StartDoctypeDeclHandler = builder.data, refuse_document_type
+    try:
+        parser.Parse(raw, True)
+        return builder.close()
+    except expat.ExpatError as error:
+        reason = expat.ErrorString(error.code)
+        faults.add(f"must be well-formed XML ({reason}); fix the file", error.lineno)
+    except _RefusedError:
+        rule = "must have no <!DOCTYPE>, since entities are not read; delete it"
+        faults.add(rule, parser.CurrentLineNumber)
+    except (LookupError, ValueError) as error:
+        faults.add(f"must have a known encoding ({error}); save the file as UTF-8", 1)
+    return None
+
+
+def _line_of(element: Element) -> int:
+    """The line on which an element of :func:`_read_xml` starts."""
+    return int(element.attrib[_LINE])
+
+
+def _text_of(element: Element) -> str:
+    """The text before the first child, without white space around it."""
+    return (element.text or "").strip()
