@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from hiddenkey.lab.scores.bleu import bleu
+from hiddenkey.lab.scores.mteval import bleu
 
 
 def split(*texts):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiddenkey.lab.scores.captions import cider, rouge_l
+from hiddenkey.lab.scores.e2e import cider, rouge_l
 
 pytest.importorskip("pycocoevalcap")
 

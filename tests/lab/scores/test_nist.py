@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from hiddenkey.lab.scores.nist import nist
+from hiddenkey.lab.scores.mteval import nist
 
 
 def split(*texts):

@@ -1,12 +1,15 @@
-"""Tokens and n-gram counts of BLEU and NIST in the E2E scorer.
+"""BLEU and NIST of the E2E scorer over the whole corpus, and the tokens that they see.
 
 The scorer's Python part (``pymteval``) follows NIST's mteval-v13a: entities become characters,
 punctuation is split off, but a full stop or comma stays inside a number and a hyphen stays inside a
 word. Nothing is case-sensitive. An empty text has one token, the empty string.
+
+An output shorter than an n-gram counts below zero among the candidates, as in the scorer.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +36,13 @@ _SPLIT: Final = (
     (re.compile(r"\s+"), " "),
 )
 
+_LONGEST_OF_BLEU: Final = 4
+# what the scorer takes for no matches and no candidates, so that the logarithm exists
+_NO_MATCHES: Final = 1e-15
+_NO_CANDIDATES: Final = 1e-9
+_LONGEST_OF_NIST: Final = 5
+_BETA: Final = math.log(2) / math.log(1.5) ** 2
+
 
 def tokenize(text: str) -> list[str]:
     """Split a text into tokens in lower case."""
@@ -42,6 +52,52 @@ def tokenize(text: str) -> list[str]:
     for pattern, replacement in _SPLIT:
         text = pattern.sub(replacement, text)
     return [token.lower() for token in text.strip().split(" ")]
+
+
+def bleu(references: Sequence[Sequence[Tokens]], outputs: Sequence[Tokens]) -> float:
+    """BLEU (Papineni et al. 2002) from 0 to 1 of tokenized outputs, n-grams up to four.
+
+    BLEU = BP · exp(¼ Σ_n log(matches_n / candidates_n)),  BP = min(1, exp(1 − r / c)),
+
+    with c the length of the outputs and r the sum of the reference lengths that are closest to the
+    output's, the shorter one of two equally close.
+    """
+    lengths = [len(output) for output in outputs]
+    closest = [
+        min((len(text) for text in texts), key=lambda size: (abs(size - length), size))
+        for texts, length in zip(references, lengths, strict=True)
+    ]
+    logarithms = 0.0
+    for order in range(1, _LONGEST_OF_BLEU + 1):
+        matches = sum(
+            count_matches(output, texts, order).total()
+            for texts, output in zip(references, outputs, strict=True)
+        )
+        candidates = sum(length - order + 1 for length in lengths)
+        logarithms += math.log(max(matches, _NO_MATCHES) / max(candidates, _NO_CANDIDATES))
+    brevity = min(1.0, math.exp(1 - sum(closest) / sum(lengths)))
+    return brevity * math.exp(logarithms / _LONGEST_OF_BLEU)
+
+
+def nist(references: Sequence[Sequence[Tokens]], outputs: Sequence[Tokens]) -> float:
+    """NIST (Doddington 2002), 0 or more, of tokenized outputs, n-grams up to five.
+
+    NIST = BP · Σ_n [Σ information(matched n-grams) / candidates_n],
+    information(w_1…w_n) = log2(count(w_1…w_{n−1}) / count(w_1…w_n)) over all references,
+    BP = exp(−β log²(min(1, c / r))),  β such that BP is ½ at c / r = ⅔,
+
+    with c the length of the outputs and r the sum of the instances' mean reference lengths.
+    """
+    counts = _reference_counts(references)
+    total = 0.0
+    for order in range(1, _LONGEST_OF_NIST + 1):
+        information = 0.0
+        for texts, output in zip(references, outputs, strict=True):
+            for ngram, number in count_matches(output, texts, order).items():
+                information += number * math.log2(counts[ngram[:-1]] / counts[ngram])
+        candidates = sum(len(output) - order + 1 for output in outputs)
+        total += information / candidates if candidates else 0.0
+    return _brevity(references, outputs) * total
 
 
 def count_ngrams(tokens: Tokens, order: int) -> Counter[Ngram]:
@@ -56,3 +112,20 @@ def count_matches(output: Tokens, references: Sequence[Tokens], order: int) -> C
     for reference in references:
         allowed |= count_ngrams(reference, order)
     return count_ngrams(output, order) & allowed
+
+
+def _reference_counts(references: Sequence[Sequence[Tokens]]) -> Counter[Ngram]:
+    """Counts of all n-grams; that of the empty one is the number of tokens."""
+    counts: Counter[Ngram] = Counter()
+    for texts in references:
+        for text in texts:
+            counts[()] += len(text)
+            for order in range(1, _LONGEST_OF_NIST + 1):
+                counts.update(count_ngrams(text, order))
+    return counts
+
+
+def _brevity(references: Sequence[Sequence[Tokens]], outputs: Sequence[Tokens]) -> float:
+    expected = sum(sum(map(len, texts)) / len(texts) for texts in references)
+    ratio = min(1.0, sum(map(len, outputs)) / expected)
+    return math.exp(-_BETA * math.log(ratio) ** 2)

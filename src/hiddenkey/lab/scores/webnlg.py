@@ -19,7 +19,7 @@ from typing import Final
 
 from hiddenkey.lab.scores.groups import select
 from hiddenkey.lab.scores.java import Tools
-from hiddenkey.lab.scores.meteor import meteor
+from hiddenkey.lab.scores.programs import meteor
 
 METRICS: Final = ("BLEU", "METEOR", "TER")
 
