@@ -21,7 +21,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from hiddenkey.testing.snapshots import snapshot as snapshot
+from hiddenkey.testing.plainness import snapshot as snapshot
 
 # Models this small gain nothing from a second thread, and two that wait for each other on a busy
 # machine make a step two hundred times slower.

@@ -6,7 +6,7 @@ from torch import nn
 
 import hiddenkey
 from hiddenkey.testing import examine_model
-from hiddenkey.testing.snapshots import snapshot
+from hiddenkey.testing.plainness import snapshot
 from models import FAMILY_TASKS, batch, lora_model, plain_model
 from testing import own_attachments, own_models
 

@@ -22,7 +22,6 @@ from hiddenkey.testing.coverage import Coverage
 from hiddenkey.testing.examination import Attach, Examination, examine
 from hiddenkey.testing.findings import Checks, Report, run_checks
 from hiddenkey.testing.passes import Batch
-from hiddenkey.testing.snapshots import check_detach
 from hiddenkey.testing.visibility import check_visibility
 
 
@@ -81,7 +80,7 @@ CHECKS_OF_NOISE: Final[Checks[Examination]] = {
     "checkpointing": plainness.check_checkpointing,
     "rate zero": plainness.check_rate_zero,
     "shares": noise.check_shares,
-    "detach": check_detach,
+    "detach": plainness.check_detach,
 }
 """The checks that hold for any configuration on any part of a model."""
 

@@ -5,18 +5,18 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.assets import Asset
-from hiddenkey.lab.scores import java, programs
+from hiddenkey.lab.scores import java
 from java_tools import fake_tools
 
 ANSWERS = "for line in sys.stdin: print({!r}, flush=True)"
 
 
 def ask_meteor(tools):
-    return programs.meteor([["a"]], ["a"], [[0]], tools)
+    return java.meteor([["a"]], ["a"], [[0]], tools)
 
 
 def ask_tokenizer(tools):
-    return programs.tokenize(["a"], tools)
+    return java.treebank_tokens(["a"], tools)
 
 
 def test_both_missing_tools_are_named(monkeypatch, no_tools):
@@ -55,7 +55,7 @@ def test_a_program_that_fails_is_an_error_with_its_last_words(tmp_path, ask):
 
 @pytest.mark.parametrize("ask", [ask_meteor, ask_tokenizer])
 def test_a_program_that_hangs_is_killed_with_its_children(tmp_path, monkeypatch, ask):
-    monkeypatch.setattr(programs, "SECONDS", 0.5)
+    monkeypatch.setattr(java, "SECONDS", 0.5)
     # a wrapper that keeps the pipes open in a child of its own
     tools = fake_tools(tmp_path, "import subprocess\nsubprocess.run(['sleep', '61.25'])")
     started = time.monotonic()
@@ -89,7 +89,7 @@ def test_meteor_that_dies_in_between_is_an_error(tmp_path):
 def test_tokenizer_that_loses_a_line_is_an_error(tmp_path):
     tools = fake_tools(tmp_path, "sys.stdin.read()")
     with pytest.raises(ConfigError, match="it gave 1 lines for 3"):
-        programs.tokenize(["a", "b", "c"], tools)
+        java.treebank_tokens(["a", "b", "c"], tools)
 
 
 TEXTS = [
@@ -107,20 +107,20 @@ TOKENS = [
 
 
 def test_real_tokenizer_keeps_lines_and_drops_punctuation(tools):
-    found = programs.tokenize(TEXTS, tools)
+    found = java.treebank_tokens(TEXTS, tools)
     assert len(found) == len(TEXTS)
     assert found[:3] == TOKENS
     assert found[3].startswith("a | | | b |")
     assert "café" in found[3]
     assert found[4] == ""
-    assert programs.tokenize([""], tools) == [""]
+    assert java.treebank_tokens([""], tools) == [""]
 
 
 def test_real_meteor_takes_any_text_in_any_locale(tools, monkeypatch):
     references = [["a b c d", "e f"], ["x ||| y", ""], ["İI café"], ["it is good"], ["k l"]]
     outputs = ["a b c d", "x y", "café İI", "it is very good\nindeed", ""]
     groups = [[0], [4], range(5), [3, 1], [1]]
-    found = programs.meteor(references, outputs, groups, tools)
+    found = java.meteor(references, outputs, groups, tools)
     assert found[0] == pytest.approx(1.0)
     assert found[1] == 0.0
     assert found[4] == pytest.approx(1.0), "its separator is no part of a text"
@@ -130,4 +130,4 @@ def test_real_meteor_takes_any_text_in_any_locale(tools, monkeypatch):
     monkeypatch.setenv(
         "JAVA_TOOL_OPTIONS", "-Duser.language=tr -Duser.country=TR -Dfile.encoding=ISO-8859-9"
     )
-    assert programs.meteor(references, outputs, groups, tools) == found
+    assert java.meteor(references, outputs, groups, tools) == found

@@ -2,24 +2,54 @@
 
 References may be WebNLG's XML, CSV, TSV or JSONL, and plain text otherwise: one reference a line,
 instances separated by an empty line, or no empty line at all and one reference for each instance.
-Outputs may be CSV, TSV or JSONL, and plain text otherwise: one a line, also an empty one.
+Outputs may be CSV, TSV or JSONL, and plain text otherwise: one a line, also an empty one. The
+columns of tables may have any of several names.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.records import FORMATS, OUTPUTS, REFERENCES, Record, read_records
 from hiddenkey.lab.scores import Family
 from hiddenkey.lab.tasks import webnlg
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
+from hiddenkey.lab.tasks.tables import Row, read_rows
 
+FORMATS: Final = (".csv", ".tsv", ".jsonl")
+SOURCES: Final = ("mr", "source", "prompt", "input", "context")
+REFERENCES: Final = ("references", "reference", "ref", "target", "completion", "text")
+OUTPUTS: Final = ("output", "prediction", "hypothesis", "generated", "completion", "ref", "text")
+CATEGORY: Final = "category"
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of a file, or what one output is compared with.
+
+    Attributes:
+        texts: one text or more.
+        line: where it starts.
+        source: what the text expresses, where the file says it.
+        category: WebNLG's, where the file says it.
+        listed: whether the texts were a list.
+    """
+
+    texts: tuple[str, ...]
+    line: int = 0
+    source: str | None = None
+    category: str | None = None
+    listed: bool = False
+
+    @property
+    def seen(self) -> bool | None:
+        """Whether its category occurs in WebNLG's training set, if it has one."""
+        return None if self.category is None else self.category in webnlg.SEEN_CATEGORIES
 
 
 @dataclass(frozen=True)
@@ -55,6 +85,23 @@ def read_material(family: Family, references: Path, outputs: Path) -> Material:
     found = _read_outputs(family, outputs, of_outputs)
     refuse(of_references, of_outputs)
     return _match(readings, found, references, outputs)
+
+
+def find_column(
+    present: Sequence[str],
+    names: Sequence[str],
+    what: str,
+    faults: FileFaults,
+    otherwise: str | None = None,
+) -> str | None:
+    """Return the first of these names that is present, or another one, or record the fault."""
+    found = next((name for name in names if name in present), otherwise)
+    if found is None:
+        faults.add(
+            f"must have a column {' or '.join(map(repr, names))}, got"
+            f" {', '.join(map(repr, present))}; rename the column of the {what}"
+        )
+    return found
 
 
 def _match(
@@ -95,7 +142,7 @@ def _read_references(family: Family, path: Path, faults: FileFaults) -> list[lis
         return [_read_entries(path, faults)]
     if path.suffix.lower() not in FORMATS:
         return _read_blocks(path, faults)
-    records = read_records(path, REFERENCES, faults)
+    records = _read_records(path, REFERENCES, faults)
     for record in records:
         if not all(text.strip() for text in record.texts):
             faults.add("a reference must not be empty; fill it in or delete it", record.line)
@@ -160,7 +207,7 @@ def _read_outputs(family: Family, path: Path, faults: FileFaults) -> list[Record
         if lines and not lines[-1]:
             lines.pop()  # the end of the last line
         return [Record((line.strip(),), number) for number, line in enumerate(lines, start=1)]
-    records = read_records(path, OUTPUTS, faults)
+    records = _read_records(path, OUTPUTS, faults)
     for record in records:
         if len(record.texts) > 1:
             faults.add(f"must hold one output, got {len(record.texts)}; keep one", record.line)
@@ -176,3 +223,38 @@ def _as_scorer_reads(text: str, family: Family, path: Path) -> str:
     if suffix == ".tsv":
         return re.sub(r"^['\"]?\s*|\s*['\"]?$", "", text)
     return text.removeprefix("'").lstrip()
+
+
+def _read_records(path: Path, names: Sequence[str], faults: FileFaults) -> list[Record]:
+    """Read the rows of a file that has a column of one of these names, in any case.
+
+    A file with a single column besides that of the source needs no such name.
+    """
+    rows = [Row(row.line, _lower(row.values)) for row in read_rows(path, (), faults)]
+    if not rows:
+        return []
+    present = list(rows[0].values)
+    others = [name for name in present if name not in (*SOURCES, CATEGORY)]
+    column = find_column(present, names, "texts", faults, others[0] if len(others) == 1 else None)
+    if column is None:
+        return []
+    source = next((name for name in SOURCES if name in present), None)
+    records = []
+    for row in rows:
+        value = row.values.get(column)
+        texts: list[Any] = value if isinstance(value, list) else [value]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            faults.add(f"column {column!r} must hold text, got {value!r}; fix the row", row.line)
+            continue
+        about = (_text(row, source), _text(row, CATEGORY))
+        records.append(Record(tuple(texts), row.line, *about, isinstance(value, list)))
+    return records
+
+
+def _lower(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.strip().lower(): value for name, value in values.items()}
+
+
+def _text(row: Row, column: str | None) -> str | None:
+    value = None if column is None else row.values.get(column)
+    return value if isinstance(value, str) else None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.records import FORMATS, find_column
+from hiddenkey.lab.predictions.files import FORMATS, find_column
 from hiddenkey.lab.tasks import TASKS, Example, Task
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import Any, Final
 
-from hiddenkey.lab.scores import mteval, programs
+from hiddenkey.lab.scores import mteval
 from hiddenkey.lab.scores.groups import select
-from hiddenkey.lab.scores.java import Tools
+from hiddenkey.lab.scores.java import Tools, meteor, treebank_tokens
 
 METRICS: Final = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -33,10 +33,10 @@ def score(
     if tools is None:
         return found
     every = [text for texts in (*references, outputs) for text in texts]
-    flat = iter(programs.tokenize(every, tools))
+    flat = iter(treebank_tokens(every, tools))
     captions = [list(islice(flat, len(texts))) for texts in references]
     written = list(flat)
-    meteors = programs.meteor(captions, written, groups, tools)
+    meteors = meteor(captions, written, groups, tools)
     parts = zip(found, meteors, select(captions, written, groups), strict=True)
     return [
         values | {"METEOR": value, "ROUGE_L": rouge_l(*group), "CIDEr": cider(*group)}

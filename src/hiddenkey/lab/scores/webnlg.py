@@ -18,8 +18,7 @@ from itertools import zip_longest
 from typing import Final
 
 from hiddenkey.lab.scores.groups import select
-from hiddenkey.lab.scores.java import Tools
-from hiddenkey.lab.scores.programs import meteor
+from hiddenkey.lab.scores.java import Tools, meteor
 
 METRICS: Final = ("BLEU", "METEOR", "TER")
 
