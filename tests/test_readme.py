@@ -12,7 +12,7 @@ from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.main import COMMANDS
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import validate
+from hiddenkey.lab.run.preparation import validate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

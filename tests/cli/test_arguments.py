@@ -5,7 +5,7 @@ import pytest
 from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import validate
+from hiddenkey.lab.run.preparation import validate
 from hiddenkey.lab.tasks import TASKS
 
 RECIPES = [

@@ -93,7 +93,7 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     import transformers
 
     from hiddenkey.lab.run.models import could_not_load, load_config, model_source
-    from hiddenkey.lab.run.rules import model_faults
+    from hiddenkey.lab.run.preparation import model_faults
 
     if faults := model_faults(options.model):
         raise ConfigError(faults)

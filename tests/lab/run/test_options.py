@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.rules import validate
+from hiddenkey.lab.run.preparation import validate
 from hiddenkey.lab.tasks import Source
 
 
