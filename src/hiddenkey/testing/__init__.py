@@ -12,7 +12,7 @@ Each ``examine_*`` function is plain Python and returns a report; none needs pyt
 """
 
 from hiddenkey.testing.attention import examine_attention
-from hiddenkey.testing.batches import padded_batches
+from hiddenkey.testing.examination import padded_batches
 from hiddenkey.testing.findings import Finding, Report
 from hiddenkey.testing.models import examine_model
 from hiddenkey.testing.patterns import examine_pattern
