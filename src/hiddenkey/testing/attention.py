@@ -51,15 +51,10 @@ class Attend(Protocol):
 
 @dataclass(frozen=True)
 class _Case:
-    """Masks to be tried.
+    """Masks to be tried."""
 
-    Attributes:
-        keep: boolean ``[batch, heads, 1, keys]``.
-        allowed: boolean ``[batch, 1, queries, keys]``.
-    """
-
-    keep: Tensor
-    allowed: Tensor
+    keep: Tensor  # boolean [batch, heads, 1, keys]
+    allowed: Tensor  # boolean [batch, 1, queries, keys]
 
     @property
     def loses_all(self) -> bool:

@@ -23,21 +23,12 @@ from hiddenkey.testing.passes import Batch, distance, without_dropout_modules
 
 @dataclass(frozen=True)
 class _Probe:
-    """What one call of a site's module showed.
+    """What one call of a site's module showed."""
 
-    Attributes:
-        name: the module.
-        batch: name of the batch.
-        before: the units as they would be without noise, ``[batch, tokens, features]``.
-        after: the units with noise; a function of ``before`` in the autograd graph.
-        visible: tokens that are not known to be padding, ``[batch, tokens]``.
-    """
-
-    name: str
-    batch: str
-    before: Tensor
-    after: Tensor
-    visible: Tensor
+    name: str  # of the module
+    before: Tensor  # the units as they would be without noise, [batch, tokens, features]
+    after: Tensor  # the units with noise; a function of before in the autograd graph
+    visible: Tensor  # tokens that are not known to be padding, [batch, tokens]
 
     @property
     def dropped(self) -> Tensor:
@@ -80,7 +71,7 @@ class _Units:
             visible = before.new_ones(before.shape[:2], dtype=torch.bool)
             if isinstance(mask, Tensor) and mask.shape == visible.shape:
                 visible = mask.bool()
-            probes.append(_Probe(name, batch_name, before, after, visible))
+            probes.append(_Probe(name, before, after, visible))
         return probes, shares
 
     def probes(self) -> Iterator[tuple[str, _Probe]]:

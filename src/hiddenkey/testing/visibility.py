@@ -30,19 +30,12 @@ _SEEDS = 3
 
 @dataclass(frozen=True)
 class _Change:
-    """Another word where it may be hidden.
+    """Another word where it may be hidden."""
 
-    Attributes:
-        what: what was changed, in words.
-        batch: the batch with the other words.
-        seen_by: the tokens that must not see them, boolean ``[batch, tokens]``.
-        pooled: outputs that belong to no token must not see them either.
-    """
-
-    what: str
-    batch: Batch
-    seen_by: Tensor
-    pooled: bool
+    what: str  # was changed, in words
+    batch: Batch  # with the other words
+    blind: Tensor  # the tokens that must not see them, boolean [batch, tokens]
+    pooled: bool  # outputs that belong to no token must not see them either
 
 
 def check_visibility(examination: Examination) -> str:
@@ -117,7 +110,7 @@ def _is_equal(found: Tensor, expected: Tensor, change: _Change, tolerance: float
         return False
     if not (found.isfinite().all() and expected.isfinite().all()):
         return True  # which the check of padding names
-    if expected.shape[:2] == change.seen_by.shape:
-        return distance(found[change.seen_by], expected[change.seen_by]) <= tolerance
+    if expected.shape[:2] == change.blind.shape:
+        return distance(found[change.blind], expected[change.blind]) <= tolerance
     is_pooled = expected.dim() <= 2  # a loss, or one vector per sequence; a memory has more axes
     return change.pooled and is_pooled and distance(found, expected) <= tolerance
