@@ -27,17 +27,10 @@ def run(options: MethodsOptions) -> int:
 
 def records() -> list[dict[str, Any]]:
     """The methods as plain JSON types, in the library's order."""
+    fields = ("name", "summary", "where", "pattern", "compensation", "paper")
     return [
-        {
-            "name": method.name,
-            "summary": method.summary,
-            "where": method.where,
-            "pattern": method.pattern,
-            "compensation": method.compensation,
-            "paper": method.paper,
-            "config": method.config.to_dict(),
-        }
-        for method in hiddenkey.methods().values()
+        {**{name: getattr(each, name) for name in fields}, "config": each.config.to_dict()}
+        for each in hiddenkey.methods().values()
     ]
 
 
