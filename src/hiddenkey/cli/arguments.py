@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import types
 import typing
 from argparse import HelpFormatter
 from collections.abc import Sequence
@@ -54,7 +53,8 @@ def parse(
 
 def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentParser:
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
-    _resolve(kind)
+    # jsonargparse would import what the dataclass's module imports for type checking alone
+    kind.__init__.__annotations__ |= typing.get_type_hints(kind)
     parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         f"--{_CONFIG}",
@@ -63,14 +63,6 @@ def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentPa
     )
     parser.add_class_arguments(kind, as_positional=positional)
     return parser
-
-
-def _resolve(kind: type[Any]) -> None:
-    """Replace the strings among a dataclass's annotations by types.
-
-    jsonargparse would import whatever the module imports for type checking alone.
-    """
-    kind.__init__.__annotations__ |= typing.get_type_hints(kind)
 
 
 class _Parser(ArgumentParser):
@@ -125,13 +117,8 @@ def _as_list(values: list[str], item: type) -> str:
 
 def _item_type(hint: Any) -> type | None:
     """The type of a tuple's items, also of an optional tuple; ``None`` for other types."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        found = [_item_type(part) for part in typing.get_args(hint)]
-        return next((item for item in found if item is not None), None)
-    if typing.get_origin(hint) is tuple:
-        item: type = typing.get_args(hint)[0]
-        return item
-    return None
+    tuples = (part for part in (hint, *typing.get_args(hint)) if typing.get_origin(part) is tuple)
+    return next((typing.get_args(part)[0] for part in tuples), None)
 
 
 def _diagnose(
