@@ -61,7 +61,7 @@ def _local_settings(plan: Plan) -> dict[str, dict[str, Any]]:
     """Where this machine has the data, by task."""
     found: dict[str, dict[str, Any]] = {}
     for options in plan.settings():
-        given = {name: getattr(options, name) for name in PATHS}
+        given = {name: getattr(options, name) for name in (*PATHS, "trust_remote_code")}
         found[options.task] = {name: value for name, value in given.items() if value is not None}
     return found
 

@@ -98,15 +98,20 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     if faults := model_faults(options.model):
         raise ConfigError(faults)
     labels = () if options.head == "regression" else ("0", "1")
-    config = load_config(options.model, labels, head=options.head not in ("causal", "seq2seq"))
+    trusted, head = options.trust_remote_code, options.head not in ("causal", "seq2seq")
+    config = load_config(options.model, labels, head=head, trusted=trusted)
     kind = getattr(transformers, _AUTO.get(options.head, "AutoModelForSequenceClassification"))
     try:
         if options.meta:
             with torch.device("meta"):
-                return kind.from_config(config)
+                return kind.from_config(config, trust_remote_code=trusted)
         name, how = model_source(options.model)
         return kind.from_pretrained(
-            name, config=config, use_safetensors=None if how else True, **how
+            name,
+            config=config,
+            use_safetensors=None if how else True,
+            trust_remote_code=trusted,
+            **how,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(options.model, error)) from error

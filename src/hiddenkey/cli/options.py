@@ -138,6 +138,8 @@ class DoctorOptions:
     """Attention path: auto takes the fused one where it is possible."""
     head: Literal["classification", "regression", "causal", "seq2seq", "image"] = "classification"
     """Kind of model to build around the transformer."""
+    trust_remote_code: bool = False
+    """Run code that the model's folder brings along; it can do whatever you can, so read it."""
     meta: bool = False
     """Read the model's configuration only, no weights; works for any size."""
     json: bool = False

@@ -1,3 +1,7 @@
+import io
+import json
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from transformers import (
 
 from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.main import main
 from hiddenkey.lab.run.adapters import key_value_modules, lora_config, trainable_counts
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
@@ -113,3 +118,43 @@ def test_unknown_hub_name_is_one_sentence(monkeypatch):
         load_model("no-such/model", "classification", ("a", "b"), "float32")
     assert len(caught.value.faults) == 1
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def with_own_code(tiny_options, tmp_path, monkeypatch):
+    """A model whose folder brings code along, which leaves a mark when it runs."""
+    folder = tmp_path / "own"
+    shutil.copytree(tiny_options.model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    names = {"AutoConfig": "code.OwnConfig", "AutoModelForSequenceClassification": "code.OwnModel"}
+    config |= {"model_type": "own", "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    mark = tmp_path / "ran"
+    (folder / "code.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import BertConfig, BertForSequenceClassification\n"
+        f"Path({str(mark)!r}).touch()\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n"
+        "class OwnModel(BertForSequenceClassification):\n    config_class = OwnConfig\n"
+    )
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "m"))
+    monkeypatch.syspath_prepend(str(tmp_path / "m"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    return str(folder), mark
+
+
+def test_code_that_a_model_brings_along_is_not_run(with_own_code, capsys):
+    folder, mark = with_own_code
+    with pytest.raises(ConfigError, match=r"brings code of its own .* --trust-remote-code; read"):
+        load_model(folder, "classification", ("a", "b"), "float32")
+    assert main(["doctor", folder]) == 2
+    assert "--trust-remote-code" in capsys.readouterr().err
+    assert sys.stdin.read(2) == "y\n", "nothing was asked"
+    assert not mark.exists()
+
+
+def test_code_that_is_trusted_is_run(with_own_code):
+    folder, mark = with_own_code
+    model, _ = load_model(folder, "classification", ("a", "b"), "float32", trusted=True)
+    assert type(model).__name__ == "OwnModel"
+    assert mark.exists()

@@ -44,13 +44,16 @@ def model_source(model: str) -> tuple[str, dict[str, Any]]:
     return str(folder), {"gguf_file": file}
 
 
-def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) -> PretrainedConfig:
+def load_config(
+    model: str, label_names: tuple[str, ...], *, head: bool = True, trusted: bool = False
+) -> PretrainedConfig:
     """Read a model's configuration and set it to the classes; no names mean one score.
 
     Args:
         model: local folder, GGUF file, hub name or bundled name.
         label_names: names by class index; empty for regression.
         head: whether the model gets a classification head at all.
+        trusted: whether to run code that the model brings along.
 
     Raises:
         ConfigError: if there is no such model.
@@ -60,7 +63,7 @@ def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) 
     name, how = model_source(model)
     classes = {"num_labels": max(1, len(label_names))} if head else {}
     try:
-        config = AutoConfig.from_pretrained(name, **how, **classes)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trusted, **how, **classes)
     except (OSError, ValueError) as error:
         raise ConfigError(could_not_load(model, error)) from error
     if not head:
@@ -75,7 +78,12 @@ def load_config(model: str, label_names: tuple[str, ...], *, head: bool = True) 
 
 
 def load_model(
-    model: str, kind: Kind, label_names: tuple[str, ...], precision: str
+    model: str,
+    kind: Kind,
+    label_names: tuple[str, ...],
+    precision: str,
+    *,
+    trusted: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model with the head that a kind of task needs, and its tokenizer.
 
@@ -88,6 +96,7 @@ def load_model(
             classifier.
         label_names: names by class index; empty for regression and generation.
         precision: number format of the weights, ``float32`` or ``bfloat16``.
+        trusted: whether to run code that the model brings along.
 
     Raises:
         ConfigError: if there is no such model, it has no tokenizer or no such head, or it cannot
@@ -101,15 +110,16 @@ def load_model(
     )
 
     generates = kind == "generation"
-    config = load_config(model, label_names, head=not generates)
+    config = load_config(model, label_names, head=not generates, trusted=trusted)
     name, how = model_source(model)
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **how)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **how)
         loaded = auto.from_pretrained(
             name,
             config=config,
             dtype=getattr(torch, precision),
+            trust_remote_code=trusted,
             use_safetensors=None if how else True,
             ignore_mismatched_sizes=not generates,  # only the head's classes were changed
             **how,
@@ -156,6 +166,11 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
 
 def could_not_load(model: str, error: Exception) -> str:
     """The message for a model that transformers refused to load."""
+    if "trust_remote_code" in str(error):
+        return (
+            f"model {model!r} brings code of its own along, which is not run without"
+            " --trust-remote-code; read it first, since it can do whatever you can"
+        )
     reason: Any = str(error).strip().splitlines() or [type(error).__name__]
     where = "its files" if Path(model).is_dir() else "the name and the network"
     return (

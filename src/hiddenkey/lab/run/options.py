@@ -14,8 +14,8 @@ from typing import Any, Final, Literal
 from hiddenkey.lab.run.limits import ABOVE_ZERO, BELOW_ONE, ONE, ZERO, Limit
 from hiddenkey.lab.tasks import Source
 
-UNRECORDED: Final = ("output", "resume", "overwrite")
-"""Settings that say what to do with the run folder, not what the run is."""
+UNRECORDED: Final = ("output", "resume", "overwrite", "trust_remote_code")
+"""Settings that say what to do with the run folder or whom to trust, not what the run is."""
 
 _HELD_OUT: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual")
 _TOKENS: Final = Limit("at least 4 tokens", lambda value: value >= 4, "128 is usual")
@@ -29,6 +29,8 @@ class TrainOptions(Source):
 
     model: str = "minilm"
     """Local folder, .gguf file, name on the Hugging Face hub, or bundled: 'minilm', 'smollm2'."""
+    trust_remote_code: bool = False
+    """Run code that the model's folder brings along; it can do whatever you can, so read it."""
     task: str = "headlines"
     """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, e2e, webnlg (need --data),
     file or completion (your own)."""

@@ -125,7 +125,9 @@ def build_model(
     """
     set_seed(options.seed)
     kind, names = prepared.task.kind, prepared.splits.label_names
-    loaded, tokenizer = load_model(options.model, kind, names, load_precision(options))
+    loaded, tokenizer = load_model(
+        options.model, kind, names, load_precision(options), trusted=options.trust_remote_code
+    )
     return add_adapter(loaded, options, kind), tokenizer
 
 
