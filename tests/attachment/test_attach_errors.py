@@ -303,7 +303,7 @@ def test_a_module_replaced_after_attach():
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (dispatch, "install"),
+        (dispatch, "register"),
         (hiddenkey.attach.__globals__["model_dropout"], "switch_off"),
         (ConsistencyLoss, "__init__"),
     ],

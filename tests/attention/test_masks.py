@@ -13,7 +13,7 @@ from transformers.masking_utils import (
 )
 
 import hiddenkey
-from hiddenkey.attention import dispatch, masks, site
+from hiddenkey.attention import masks, site
 from hiddenkey.attention.masks import structure_of
 from hiddenkey.attention.view import read_mask
 from models import ATTENTIONS, CACHE, FAMILIES, batch, lora_model, run
@@ -25,10 +25,17 @@ PADDED = {
 }
 
 
+@pytest.fixture(autouse=True)
+def remembered():
+    masks.remember_masks(ATTENTIONS)
+    yield
+    masks.forget_masks()
+
+
 @pytest.fixture(params=ATTENTIONS)
 def config_of(request):
     """Configurations whose masks are built by the remembering builder."""
-    name = dispatch._register(request.param)
+    name = request.param
 
     def make(kind, **settings):
         config = kind(**settings)
@@ -64,7 +71,7 @@ def test_padding_and_order_are_remembered(config_of, create, kind, side):
 
 def test_no_padding_needs_no_keys():
     config = LlamaConfig()
-    config._attn_implementation = dispatch._register("eager")  # builds a mask in any case
+    config._attn_implementation = "eager"  # builds a mask in any case
     found = structure_of(build(create_causal_mask, config, None))
     assert (found.keys, found.causal) == (None, True)
 
@@ -115,7 +122,7 @@ def test_a_mask_of_later_queries_is_not_claimed():
 
 def test_a_mask_that_was_written_into_is_not_claimed():
     config = LlamaConfig()
-    config._attn_implementation = dispatch._register("sdpa")
+    config._attn_implementation = "sdpa"
     mask = build(create_causal_mask, config, PADDED["right"])
     assert structure_of(mask) is not None
     mask[:, :, 0, 1] = True
@@ -124,7 +131,7 @@ def test_a_mask_that_was_written_into_is_not_claimed():
 
 def test_a_mask_and_what_is_known_of_it_are_forgotten_together():
     config = LlamaConfig()
-    config._attn_implementation = dispatch._register("sdpa")
+    config._attn_implementation = "sdpa"
     mask = build(create_causal_mask, config, PADDED["right"])
     before = len(masks._KNOWN)
     del mask

@@ -336,7 +336,7 @@ class Attachment:
                 self._rates,
                 self._step.counts,
             )
-            self._step.before_pass.append(self._attention.renew)
+            self._step.before_pass.append(self._attention.begin)
         if not self.config.keep_model_dropout:
             self._silenced = model_dropout.switch_off(self._transformer)
         self._step.install(self._counters, self._lm_loss)

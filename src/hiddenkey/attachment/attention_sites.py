@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,38 +52,56 @@ class AttentionInstallation:
         modules: dict[nn.Module, list[Place]] = {}
         for place in plan.attention:
             modules.setdefault(place.part.module, []).append(place)
-        through_interface = [module for module, places in modules.items() if _interface(places)]
-        self._before = dispatch.install(transformer, through_interface)
+        self._transformer = transformer
+        self._names: dict[nn.Module, str | None] = {}
+        for module, places in modules.items():
+            if _interface(places):
+                dispatch.refuse_unsupported(transformer, module)
+                self._names[module] = dispatch.implementation(module)
+        if self._names:
+            dispatch.register(self)
         for module, places in modules.items():
             site = self._site(places)
-            if _interface(places):
-                dispatch.set_site(module, site)
+            if module in self._names:
+                dispatch.route(module, site)
                 self._sites[module] = site
             else:
                 self._handles += intercept(module, site)
 
-    def renew(self) -> None:
-        """Act again where the model's attention implementation was changed since.
+    def begin(self, arguments: Mapping[str, Any]) -> None:
+        """Prepare for a training pass; the model's attention implementation may have changed.
+
+        Args:
+            arguments: of the model's call, by name.
 
         Raises:
             AttachError: if attention cannot drop with the one that was chosen.
         """
-        if torch.compiler.is_compiling():
-            return
-        renewed = dispatch.renew(self._before)
-        if any(new is not old for new, old in zip(renewed, self._before, strict=True)):
-            self._before = renewed
-            for module, site in self._sites.items():
+        config = getattr(self._transformer, "config", None)
+        wanted = arguments.get("output_attentions")
+        gives_map = bool(getattr(config, "output_attentions", False) if wanted is None else wanted)
+        for site in self._sites.values():
+            site.gives_map = gives_map
+        if not torch.compiler.is_compiling():
+            self._renew()
+
+    def _renew(self) -> None:
+        for module, site in self._sites.items():
+            if self._names[module] != dispatch.implementation(module):
+                dispatch.refuse_unsupported(self._transformer, module)
+                self._names[module] = dispatch.implementation(module)
                 site.is_intercepted = dispatch.needs_interception(module)
+        if self._sites:
+            dispatch.register(self)  # a copy of a model has not done so yet
 
     def remove(self) -> None:
         """Give the model back as it was."""
         for handle in self._handles:
             handle.remove()
         for module in self._sites:
-            dispatch.set_site(module, None)
+            dispatch.restore(module)
         remove_interrupted()
-        dispatch.uninstall(self._before)
+        dispatch.unregister(self)
 
     def _site(self, places: Sequence[Place]) -> AttentionSite:
         drops = {POSITIONS[place.drop.position].attention: place.drop for place in places}

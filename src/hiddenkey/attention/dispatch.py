@@ -1,28 +1,28 @@
-"""Stands in for a model's attention function while a configuration is attached.
+"""Stands in for a model's attention function where a configuration drops.
 
-Transformers looks the attention function up by name at every call. One name is registered for each
-underlying implementation, with that implementation's mask builder, so that evaluation, and every
-module without a site, is handed on with exactly the arguments it would have had.
+Transformers looks the attention function up at every call, by the name in the attention module's
+config. While a configuration is attached, each module that drops sees its config through a
+:class:`RoutedConfig`, which names this library's function in passes that drop and the config's own
+name in all others. The config itself, and with it every name that a user or transformers reads from
+a model, stays as it is.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from dataclasses import dataclass
+import weakref
 from typing import Any
 
 from torch import Tensor, nn
 
 from hiddenkey.attention.intercept import Interception
-from hiddenkey.attention.masks import remembering
+from hiddenkey.attention.masks import forget_masks, remember_masks
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.errors import AttachError
 
 PREFIX = "hiddenkey_"
 SUPPORTED = ("sdpa", "eager")
-_OWN = tuple(PREFIX + base for base in SUPPORTED)
-_SITE = "_hiddenkey_attention_site"
+_FUNCTION = {base: PREFIX + base for base in SUPPORTED}
 # What changes the logits or the softmax, beside the mask: the model's own function must run.
 _BESIDE_THE_MASK = ("softcap", "s_aux", "position_bias")
 # Names in the code of an eager attention function that computes nothing else than attention.
@@ -31,72 +31,105 @@ _PLAIN_EAGER = {
     *("transpose", "contiguous", "view", "size", "shape", "to", "dtype", "type", "float32"),
     *("training", "scaling", "num_key_value_groups"),
 }
+_users: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A config whose attention implementation was changed, and what it was."""
+class RoutedConfig:
+    """A config as one attention module sees it.
 
-    config: Any
-    before: str
-
-
-def install(transformer: nn.Module, modules: Iterable[nn.Module]) -> list[Setting]:
-    """Route a model's attention through this library.
+    Everything is read from the config and written to it, whatever becomes of it meanwhile. Only the
+    attention implementation is this library's where the module drops.
 
     Args:
-        transformer: the model.
-        modules: its attention modules that will drop.
+        config: the module's own config.
+        module: the attention module.
+        site: its drops.
+    """
 
-    Returns:
-        What was changed, to be given to :func:`uninstall`.
+    def __init__(self, config: Any, module: nn.Module, site: AttentionSite) -> None:
+        self.__dict__.update(routed=config, module=module, site=site)
+
+    @property
+    def _attn_implementation(self) -> str | None:
+        own: str | None = self.__dict__["routed"]._attn_implementation
+        if not self.__dict__["module"].training or self.__dict__["site"].is_silent:
+            return own
+        return _FUNCTION.get(own, own)  # type: ignore[arg-type]
+
+    def __getattr__(self, name: str) -> Any:
+        if "routed" not in self.__dict__:  # while it is copied or unpickled
+            raise AttributeError(name)
+        return getattr(self.__dict__["routed"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.__dict__["routed"], name, value)
+
+
+def route(module: nn.Module, site: AttentionSite) -> None:
+    """Let an attention module drop as ``site`` says."""
+    module.__dict__["config"] = RoutedConfig(module.config, module, site)
+
+
+def restore(module: nn.Module) -> None:
+    """Give an attention module its config back."""
+    if isinstance(routed := module.__dict__.get("config"), RoutedConfig):
+        module.__dict__["config"] = routed.__dict__["routed"]
+
+
+def register(user: Any) -> None:
+    """Let transformers find this library's functions, and remember masks, while ``user`` lives."""
+    from transformers import AttentionInterface
+
+    if user in _users and PREFIX + "sdpa" in AttentionInterface._global_mapping:
+        return
+    _users.add(user)
+    weakref.finalize(user, _unregister_unused)
+    for base, name in _FUNCTION.items():
+        AttentionInterface.register(name, _attention_function(base))
+    remember_masks(SUPPORTED)
+
+
+def unregister(user: Any) -> None:
+    """Leave nothing in transformers' tables where ``user`` was the last that needed it."""
+    _users.discard(user)
+    _unregister_unused()
+
+
+def _unregister_unused() -> None:
+    if any(True for _ in _users):
+        return
+    from transformers import AttentionInterface
+
+    for name in _FUNCTION.values():
+        AttentionInterface._global_mapping.pop(name, None)
+    forget_masks()
+
+
+def implementation(module: nn.Module) -> str | None:
+    """Return the name of a module's attention implementation, as its user knows it."""
+    config = getattr(module, "config", None)
+    if isinstance(config, RoutedConfig):
+        config = config.__dict__["routed"]
+    return getattr(config, "_attn_implementation", None)
+
+
+def refuse_unsupported(transformer: nn.Module, module: nn.Module) -> None:
+    """Refuse an attention module that uses an implementation which cannot drop.
 
     Raises:
-        AttachError: if an implementation is unsupported.
+        AttachError: if it does.
     """
-    modules = list(modules)
-    for module in modules:
-        _refuse(transformer, module)
-    settings = []
-    for config in _configs(transformer, modules) if modules else []:
-        before = config._attn_implementation
-        if before in SUPPORTED:  # others belong to towers that do not drop
-            settings.append(Setting(config, before))
-            config._attn_implementation_internal = _register(before)
-    return settings
-
-
-def renew(settings: list[Setting]) -> list[Setting]:
-    """Route attention through this library again where a model's implementation was changed since.
-
-    Args:
-        settings: of :func:`install`.
-
-    Returns:
-        What is changed now, to be given to :func:`uninstall`.
-
-    Raises:
-        AttachError: if the implementation that was chosen is unsupported.
-    """
-    renewed = []
-    for setting in settings:
-        chosen = setting.config._attn_implementation
-        if chosen not in _OWN:
-            _refuse_implementation(chosen)
-            setting.config._attn_implementation_internal = _register(chosen)
-            setting = Setting(setting.config, chosen)
-        renewed.append(setting)
-    return renewed
-
-
-def uninstall(settings: list[Setting]) -> None:
-    """Give a model back the implementations that :func:`install` changed.
-
-    One that was chosen since stays.
-    """
-    for setting in settings:
-        if setting.config._attn_implementation in _OWN:
-            setting.config._attn_implementation_internal = setting.before
+    name = implementation(module)
+    if name not in SUPPORTED:
+        raise AttachError(
+            f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
+            f" model uses {name!r}; load it with attn_implementation='sdpa'"
+        )
+    if name == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
+        raise AttachError(
+            "reorder_and_upcast_attn=True bypasses transformers' attention interface; set it to"
+            " False or load the model with attn_implementation='sdpa'"
+        )
 
 
 def needs_interception(module: nn.Module) -> bool:
@@ -113,38 +146,9 @@ def needs_interception(module: nn.Module) -> bool:
         names.discard("softcap")  # passed, but None
     if names.intersection(_BESIDE_THE_MASK):
         return True
-    if _implementation(module) not in ("eager", PREFIX + "eager"):
+    if implementation(module) != "eager":
         return False
     return not _PLAIN_EAGER.issuperset(_base_function("eager", module).__code__.co_names)
-
-
-def set_site(module: nn.Module, site: AttentionSite | None) -> None:
-    """Let an attention module drop as ``site`` says; ``None`` stops it."""
-    if site is None:
-        module.__dict__.pop(_SITE, None)
-    else:
-        module.__dict__[_SITE] = site
-
-
-def _configs(transformer: nn.Module, modules: Iterable[nn.Module]) -> list[Any]:
-    """Return every config that says which attention implementation a part of the model takes."""
-    holders = [part for part in transformer.modules() if hasattr(part, "set_attn_implementation")]
-    configs = [getattr(part, "config", None) for part in (*holders, *modules)]
-    return list({id(config): config for config in configs if config is not None}.values())
-
-
-def _implementation(module: nn.Module) -> str | None:
-    return getattr(getattr(module, "config", None), "_attn_implementation", None)
-
-
-def _register(base: str) -> str:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    name = PREFIX + base
-    AttentionInterface.register(name, _attention_function(base))
-    AttentionMaskInterface.register(name, remembering(ALL_MASK_ATTENTION_FUNCTIONS[base]))
-    return name
 
 
 def _attention_function(base: str) -> Any:
@@ -156,22 +160,22 @@ def _attention_function(base: str) -> Any:
         attention_mask: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        site: AttentionSite | None = module.__dict__.get(_SITE)
-        plain = _base_function(base, module)
-        if site is None or not module.training or site.is_silent:
-            return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+        site: AttentionSite = module.__dict__["config"].__dict__["site"]
         if kwargs.get("cache") is not None:
             raise AttachError(
                 f"{type(module).__name__} trains with a paged cache, in which keys cannot be"
                 " dropped; leave the cache out"
             )
         if site.is_intercepted or any(kwargs.get(name) is not None for name in _BESIDE_THE_MASK):
+            plain = _base_function(base, module)
             with Interception(site, module, keys=key.shape[2]):
                 return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         is_causal = kwargs.get("is_causal")
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
         scaling = kwargs.get("scaling")
+        gives_map = base == "eager" and (not site.is_fused or site.gives_map)
+        maps: list[Tensor] | None = [] if gives_map else None
         output = site.attend(
             query,
             key,
@@ -181,8 +185,9 @@ def _attention_function(base: str) -> Any:
             mask_implies_causal=base == "sdpa",
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
             dropout=kwargs.get("dropout", 0.0),
+            maps=maps,
         )
-        return output.transpose(1, 2).contiguous(), None
+        return output.transpose(1, 2).contiguous(), maps[0] if maps else None
 
     return attention
 
@@ -193,21 +198,3 @@ def _base_function(base: str, module: nn.Module) -> Any:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     return ALL_ATTENTION_FUNCTIONS[base]
-
-
-def _refuse_implementation(name: str | None) -> None:
-    if name not in SUPPORTED:
-        raise AttachError(
-            f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
-            f" model uses {name!r}; load it with attn_implementation='sdpa'"
-        )
-
-
-def _refuse(transformer: nn.Module, module: nn.Module) -> None:
-    before = _implementation(module)
-    _refuse_implementation(before)
-    if before == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
-        raise AttachError(
-            "reorder_and_upcast_attn=True bypasses transformers' attention interface; set it to"
-            " False or load the model with attn_implementation='sdpa'"
-        )

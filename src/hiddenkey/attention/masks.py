@@ -8,7 +8,8 @@ synchronisation; the builder of the mask knows for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+import functools
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from hiddenkey.attention.keys import VisibleKeys
 
 Builder = Callable[..., Any]
+_BUILDER = "_hiddenkey_builder"  # what a remembering builder calls
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def structure_of(mask: Tensor) -> Structure | None:
 def remembering(builder: Builder) -> Builder:
     """Wrap one of transformers' mask builders, so that :func:`structure_of` knows its masks."""
 
+    @functools.wraps(builder)
     def build(*args: Any, **kwargs: Any) -> Any:
         mask = builder(*args, **kwargs)
         # under torch.compile a mask is no object that could be known again
@@ -59,7 +62,33 @@ def remembering(builder: Builder) -> Builder:
                 _KNOWN[mask] = (mask._version, structure)
         return mask
 
+    setattr(build, _BUILDER, builder)
     return build
+
+
+def remember_masks(names: Iterable[str]) -> None:
+    """Let :func:`structure_of` know the masks that transformers builds for these implementations.
+
+    The builders in transformers' table return what they did.
+    """
+    from transformers import masking_utils
+
+    builders = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    for name in names:
+        if not hasattr(builders[name], _BUILDER):
+            builders[name] = remembering(builders[name])
+
+
+def forget_masks() -> None:
+    """Give transformers' table its own builders back."""
+    from transformers import masking_utils
+
+    builders = masking_utils.ALL_MASK_ATTENTION_FUNCTIONS
+    for name, builder in list(builders._local_mapping.items()):
+        if (own := getattr(builder, _BUILDER, None)) is not None:
+            del builders[name]
+            if builders[name] is not own:
+                builders[name] = own
 
 
 def _read(request: dict[str, Any]) -> Structure | None:

@@ -7,6 +7,7 @@ divisor is a constant in the backward pass. Every faster path is tested against 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,10 +67,24 @@ def rescue(keep: Tensor, allowed: Tensor) -> Tensor:
     return keep | ~(keep & allowed).any(-1, keepdim=True)
 
 
-def attention(
+def attention(query: Tensor, key: Tensor, value: Tensor, **terms: Any) -> Tensor:
+    """Scaled dot-product attention with dropped logits, dropped weights, or both.
+
+    Args:
+        query: ``[batch, heads, queries, head_dim]``.
+        key: ``[batch, heads, keys, head_dim]``.
+        value: ``[batch, heads, keys, value_dim]``.
+        terms: of :func:`weights`.
+
+    Returns:
+        ``[batch, heads, queries, value_dim]`` in the dtype of ``value``.
+    """
+    return torch.matmul(weights(query, key, dtype=value.dtype, **terms), value)
+
+
+def weights(
     query: Tensor,
     key: Tensor,
-    value: Tensor,
     *,
     allowed: Tensor,
     scaling: float,
@@ -79,13 +94,13 @@ def attention(
     rate: float = 0.0,
     rescaling: str = "normalised",
     dropout: float = 0.0,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Scaled dot-product attention with dropped logits, dropped weights, or both.
+    """Return the attention weights by which the values are summed.
 
     Args:
         query: ``[batch, heads, queries, head_dim]``.
         key: ``[batch, heads, keys, head_dim]``.
-        value: ``[batch, heads, keys, value_dim]``.
         allowed: boolean, which keys a query may see; broadcasts to
             ``[batch, heads, queries, keys]``.
         scaling: factor of the logits.
@@ -95,9 +110,10 @@ def attention(
         rate: rate p of ``weights_keep``, for ``inverse`` rescaling.
         rescaling: see :func:`dropattention`.
         dropout: rate of the model's own attention dropout, applied last.
+        dtype: of the weights.
 
     Returns:
-        ``[batch, heads, queries, value_dim]`` in the dtype of ``value``.
+        ``[batch, heads, queries, keys]``.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     logits = torch.matmul(query.to(wide), key.to(wide).transpose(-1, -2)) * scaling
@@ -108,8 +124,7 @@ def attention(
         logits_keep = rescue(logits_keep, allowed)
         logits = dropkey(logits, logits_keep)
         allowed = allowed & logits_keep
-    weights = safe_softmax(logits)
+    used = safe_softmax(logits)
     if weights_keep is not None:
-        weights = dropattention(weights, rescue(weights_keep, allowed), rate, rescaling)
-    weights = F.dropout(weights.to(value.dtype), dropout)
-    return torch.matmul(weights, value)
+        used = dropattention(used, rescue(weights_keep, allowed), rate, rescaling)
+    return F.dropout(used.to(dtype), dropout)

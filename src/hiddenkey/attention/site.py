@@ -31,6 +31,7 @@ class AttentionSite:
         counters: one counter for each drop's position.
         kind: what the keys are, ``self`` or ``cross``.
         is_intercepted: the module's own code runs, and what it calls is changed.
+        gives_map: whether who calls the model asked for the attention maps.
     """
 
     logits: Drop | None
@@ -41,6 +42,7 @@ class AttentionSite:
     counters: dict[str, ShareCounter] = field(default_factory=dict)
     kind: Kind = "self"
     is_intercepted: bool = False
+    gives_map: bool = False
 
     def set_rate(self, position: str, rate: float) -> None:
         """Change the rate of the drop at ``position`` from now on."""
@@ -70,6 +72,7 @@ class AttentionSite:
         mask_implies_causal: bool,
         scaling: float,
         dropout: float,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         """Attention with this site's drops.
 
@@ -82,6 +85,8 @@ class AttentionSite:
             mask_implies_causal: with ``mask=None``, a causal module still means a causal mask.
             scaling: factor of the logits.
             dropout: rate of the model's own attention dropout.
+            maps: takes the weights that were used, ``[batch, heads, queries, keys]``; the reference
+                path then computes them.
 
         Returns:
             ``[batch, heads, queries, value_dim]``.
@@ -94,9 +99,12 @@ class AttentionSite:
         protect_first: bool | Tensor = self.protects_first and bool(is_causal)
         if is_causal is None and self.protects_first and view.allowed is not None:
             protect_first = is_ordered(view.allowed)
-        if self.is_fused:
+        if self.is_fused and maps is None:
             return self._fused(query, key, value, view, protect_first, scaling)
-        return self._reference(query, key, value, view, protect_first, scaling, dropout)
+        weights = self._weights(query, key, view, protect_first, scaling, dropout, value.dtype)
+        if maps is not None:
+            maps.append(weights)
+        return torch.matmul(weights, _repeated(value, query.shape[1] // value.shape[1]))
 
     def _fused(
         self,
@@ -129,15 +137,15 @@ class AttentionSite:
             stop_gradient=drop.rescaling == "normalised",
         )
 
-    def _reference(
+    def _weights(
         self,
         query: Tensor,
         key: Tensor,
-        value: Tensor,
         view: View,
         protect_first: bool | Tensor,
         scaling: float,
         dropout: float,
+        dtype: torch.dtype,
     ) -> Tensor:
         allowed = view.dense(query.shape[2], key.shape[2], query.device)
         visible = view.visible_keys(query.shape[0], key.shape[2], query.device)
@@ -146,11 +154,9 @@ class AttentionSite:
             None if drop is None else self.draw(drop, shown, visible, protect_first)
             for drop in (self.logits, self.weights)
         ]
-        groups = query.shape[1] // key.shape[1]
-        return reference.attention(
+        return reference.weights(
             query,
-            _repeated(key, groups),
-            _repeated(value, groups),
+            _repeated(key, query.shape[1] // key.shape[1]),
             allowed=allowed,
             scaling=scaling,
             bias=view.bias,
@@ -159,6 +165,7 @@ class AttentionSite:
             rate=self.weights.rate if self.weights else 0.0,
             rescaling=self.weights.rescaling if self.weights else "none",
             dropout=dropout,
+            dtype=dtype,
         )
 
     def draw(

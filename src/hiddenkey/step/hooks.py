@@ -55,7 +55,7 @@ class StepHooks:
             :meth:`install`, or without one.
         shared: the layers that both passes share, and whether they may.
         first_pass: what the first pass is watched for; ``None`` when it is over.
-        before_pass: called before each training pass.
+        before_pass: called with the arguments, by name, before each training pass.
         trained: whether the last consistency loss was trained on; ``None`` where none is watched.
         current: the call at work, ``None`` between calls.
     """
@@ -78,7 +78,7 @@ class StepHooks:
         self.own: OwnLoss | None = None
         self.consistency: ConsistencyLoss | None = None
         self.shared: SharedLayers | None = None
-        self.before_pass: list[Callable[[], None]] = []
+        self.before_pass: list[Callable[[Mapping[str, Any]], None]] = []
         self.first_pass: FirstPass | None = None
         self.trained: TrainedLoss | None = None
         self.current: TrainingPass | None = None
@@ -147,9 +147,9 @@ class StepHooks:
         refuse_replica(module)
         refuse_unpreserved_rng(self._transformer, self._layers)
         refuse_moved(self._transformer, self._plan.places)
-        for call in self.before_pass:
-            call()
         arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
+        for call in self.before_pass:
+            call(arguments)
         self.current = TrainingPass(self, arguments, self.own)
         self.current.begin()
 
