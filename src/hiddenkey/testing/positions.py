@@ -25,10 +25,10 @@ from hiddenkey.testing.passes import Batch, distance, without_dropout_modules
 class _Probe:
     """What one call of a site's module showed."""
 
-    name: str  # of the module
     before: Tensor  # the units as they would be without noise, [batch, tokens, features]
     after: Tensor  # the units with noise; a function of before in the autograd graph
     visible: Tensor  # tokens that are not known to be padding, [batch, tokens]
+    reported: float  # share of dropped units, as the attachment says
 
     @property
     def dropped(self) -> Tensor:
@@ -52,33 +52,25 @@ class _Units:
     def factor(self) -> float:
         return rescale.inverse(self.drop.rate) if self.drop.rescaling == "inverse" else 1.0
 
-    def probe(self, batch_name: str, seed: int) -> tuple[list[_Probe], dict[str, float]]:
-        """Run one training pass; return what its sites showed, and the shares they report."""
-        examination = self.examination
-        batch = examination.batches[batch_name]
-        modules = self._modules()
-        mask = batch.get("attention_mask")
-        with (
-            without_dropout_modules(examination.model),
-            _tapped(modules, self._is_before, cut=True) as raw,
-            examination.attached() as attachment,
-            _tapped(modules, self._is_before) as noisy,  # later than the attachment's own hooks
-        ):
-            examination.runner.forward(batch, seed)
-            shares = attachment.shares()
-        probes = []
-        for (name, before), (_, after) in zip(raw, noisy, strict=True):
-            visible = before.new_ones(before.shape[:2], dtype=torch.bool)
-            if isinstance(mask, Tensor) and mask.shape == visible.shape:
-                visible = mask.bool()
-            probes.append(_Probe(name, before, after, visible))
-        return probes, shares
-
     def probes(self) -> Iterator[tuple[str, _Probe]]:
-        """Yield what one pass of each batch showed, with the place in words."""
-        for name in self.examination.batches:
-            for probe in self.probe(name, 0)[0]:
-                yield f"{probe.name}, {name}", probe
+        """Yield what one training pass of each batch showed, with the place in words."""
+        examination, modules = self.examination, self._modules()
+        for name, batch in examination.batches.items():
+            with (
+                without_dropout_modules(examination.model),
+                _tapped(modules, self._is_before, cut=True) as raw,
+                examination.attached() as attachment,
+                _tapped(modules, self._is_before) as noisy,  # later than the attachment's own hooks
+            ):
+                examination.runner.forward(batch, seed=0)
+                shares, sites = attachment.shares(), attachment.sites
+            reported = {site.name: shares[site.key] for site in sites}
+            mask = batch.get("attention_mask")
+            for (module, before), (_, after) in zip(raw, noisy, strict=True):
+                visible = before.new_ones(before.shape[:2], dtype=torch.bool)
+                if isinstance(mask, Tensor) and mask.shape == visible.shape:
+                    visible = mask.bool()
+                yield f"{module}, {name}", _Probe(before, after, visible, reported[module])
 
     @property
     def _is_before(self) -> bool:
@@ -184,17 +176,12 @@ def _check_padding_units(units: _Units) -> str:
 def _check_counting(units: _Units) -> str:
     """``Attachment.shares``, which "shares" holds against the rate, reports what was dropped."""
     faults = []
-    for name in units.examination.batches:
-        probes, shares = units.probe(name, 0)
-        with units.examination.attached() as attachment:
-            keys = {site.name: site.key for site in attachment.sites}
-        for probe in probes:
-            observed, reported = probe.share, shares[keys[probe.name]]
-            unknown = float(probe.before.eq(0).double().mean())
-            if not abs(reported - observed) <= unknown + 1e-4:
-                faults.append(
-                    f"{probe.name}, {name}: {reported:.4f} is reported, {observed:.4f} was dropped"
-                )
+    for place, probe in units.probes():
+        unknown = float(probe.before.eq(0).double().mean())
+        if not abs(probe.reported - probe.share) <= unknown + 1e-4:
+            faults.append(
+                f"{place}: {probe.reported:.4f} is reported, {probe.share:.4f} was dropped"
+            )
     fail_if(faults)
     return "what is reported was dropped"
 
