@@ -5,10 +5,10 @@ The specification is :mod:`hiddenkey.attention.reference`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,31 +65,8 @@ class _Case:
 @dataclass(frozen=True)
 class _Path:
     attend: Attend
-    position: str
-    rescaling: str
-    rate: float
-    rescues: bool
-
-    def cases(self) -> dict[str, _Case]:
-        """Return the masks that the path must serve."""
-        return {name: case for name, case in _cases().items() if self.rescues or not case.loses_all}
-
-    def distances(self, case: _Case) -> dict[str, float]:
-        """Return how far output and gradients of the path are from those of the specification."""
-        path = partial(self.attend, keep=case.keep, allowed=case.allowed)
-        is_logits = POSITIONS[self.position].attention == "logits"
-        specification = partial(
-            reference.attention,
-            allowed=case.allowed,
-            logits_keep=case.keep if is_logits else None,
-            weights_keep=None if is_logits else case.keep,
-            rate=self.rate,
-            rescaling=self.rescaling,
-        )
-        pairs = zip(_with_gradients(path, case), _with_gradients(specification, case), strict=True)
-        return dict(
-            zip(_PARTS, (distance(found, expected) for found, expected in pairs), strict=True)
-        )
+    specification: Attend
+    cases: dict[str, _Case]  # the masks that the path must serve
 
 
 def examine_attention(
@@ -125,7 +102,17 @@ def examine_attention(
         raise ConfigError(
             f"rescaling must be one of {', '.join(POSITIONS[position].rescales)}, got {rescaling!r}"
         )
-    path = _Path(attend, position, rescaling, rate, rescues)
+    dropped = f"{POSITIONS[position].attention}_keep"
+
+    def specification(
+        query: Tensor, key: Tensor, value: Tensor, *, keep: Tensor, **masks: Any
+    ) -> Tensor:
+        places = {"logits_keep": None, "weights_keep": None, dropped: keep}
+        rule = {"rate": rate, "rescaling": rescaling}
+        return reference.attention(query, key, value, **places, **rule, **masks)
+
+    served = {name: case for name, case in _cases().items() if rescues or not case.loses_all}
+    path = _Path(attend, specification, served)
     checks: Checks[_Path] = {
         "form": _check_form,
         "values": partial(_check_parts, _PARTS[:1]),
@@ -154,10 +141,13 @@ def _check_form(path: _Path) -> str:
 
 def _check_parts(parts: Sequence[str], path: _Path) -> str:
     """Outputs, or gradients of queries, keys and values, are those of the specification."""
-    found = {name: path.distances(case) for name, case in path.cases().items()}
-    apart = {f"{name}, {part}": far[part] for name, far in found.items() for part in parts}
-    fail_if([f"{where}: {far:.1e} off" for where, far in apart.items() if far > _TOLERANCE])
-    return f"at most {max(apart.values()):.1e} off in {len(found)} cases"
+    apart: dict[str, float] = {}
+    for name, case in path.cases.items():
+        found, expected = (_with_gradients(way, case) for way in (path.attend, path.specification))
+        far = zip(_PARTS, map(distance, found, expected), strict=True)
+        apart |= {f"{name}, {part}": off for part, off in far if part in parts}
+    fail_if([f"{where}: {off:.1e} off" for where, off in apart.items() if off > _TOLERANCE])
+    return f"at most {max(apart.values()):.1e} off in {len(path.cases)} cases"
 
 
 def _check_blind_queries(path: _Path) -> str:
@@ -208,9 +198,9 @@ def _inputs(case: _Case) -> list[Tensor]:
     ]
 
 
-def _with_gradients(attend: Callable[..., Tensor], case: _Case) -> list[Tensor]:
+def _with_gradients(attend: Attend, case: _Case) -> list[Tensor]:
     inputs = _inputs(case)
-    output = attend(*inputs, scaling=_WIDTH**-0.5)
+    output = attend(*inputs, keep=case.keep, allowed=case.allowed, scaling=_WIDTH**-0.5)
     blind = ~case.allowed.any(-1, keepdim=True)  # what such a query gets is nobody's business
     draws = torch.Generator().manual_seed(2)
     upstream = torch.randn(output.shape, generator=draws, dtype=output.dtype)
