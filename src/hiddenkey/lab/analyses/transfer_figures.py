@@ -72,14 +72,9 @@ def _line(
     axes: Axes, places: Sequence[float], points: Sequence[RatePoint], style: Style, label: str
 ) -> None:
     draw_line(axes, places, _heights(points), style, label)
-    bounds = [
-        (place, point.gain.low, point.gain.high)
-        for place, point in zip(places, points, strict=True)
-        if point.gain is not None and point.gain.low is not None and point.gain.high is not None
-    ]
-    if bounds:
-        where, lows, highs = zip(*bounds, strict=True)
-        axes.vlines(where, lows, highs, color=style.colour, linewidth=1.0, alpha=0.7)
+    for place, point in zip(places, points, strict=True):
+        if point.gain is not None and point.gain.interval is not None:
+            axes.vlines(place, *point.gain.interval, color=style.colour, linewidth=1.0, alpha=0.7)
 
 
 def _heights(points: Sequence[RatePoint]) -> list[float]:

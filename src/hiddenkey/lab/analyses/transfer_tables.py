@@ -88,47 +88,43 @@ def rates_grid(found: Transfer) -> Grid:
 def recommendation(found: Transfer) -> list[str]:
     """The answer in plain sentences."""
     judged = {one.rule: one for one in found.judged}
-    common, elsewhere = judged["common"], judged["elsewhere"]
+    gain = judged["common"].gain
     sentences = [
         f"Recommended rate for {found.method}: {found.common:g}, the best mean over"
         f" {listing([task.task for task in found.tasks], limit=9)}"
         f" ({_agreement(found.chosen)}){_at_the_edge(found)}."
     ]
-    if common.gain is None:
+    if gain is None:
         sentences.append(
             f"Without {found.baseline}'s runs with the same seeds on every task, its gain is"
             " unknown."
         )
     else:
         sentences.append(
-            f"A rate chosen so gains {number(common.gain.mean, DIGITS)} {_bounds(common.gain)}"
-            f" percentage points over {found.baseline} on seeds that had no say in it"
-            f"{_doubt(common.gain)}."
+            f"A rate chosen so gains {_shown(gain)} percentage points over {found.baseline} on"
+            f" seeds that had no say in it{_doubt(gain)}."
         )
-    own = judged["own"]
-    if found.flattered is not None and own.gain is not None:
+    own = judged["own"].gain
+    if found.flattered is not None and own is not None:
         sentences.append(
             f"Each task's best rate, read off all seeds as tables of best rates are, seems to gain"
             f" {number(found.flattered, DIGITS)} points; on seeds that had no say in it it gains"
-            f" {number(own.gain.mean, DIGITS)} {_bounds(own.gain)}."
+            f" {_shown(own)}."
         )
-    for one, what in (
-        (common, "One rate for all tasks"),
-        (elsewhere, "A rate chosen on the other tasks"),
-    ):
-        if one.loss is not None:
-            sentences.append(
-                f"{what} loses {number(one.loss.mean, DIGITS)} {_bounds(one.loss)} points against"
-                f" each task's best{_meaning(one.loss)}."
-            )
-    return sentences
+    losses = {
+        "One rate for all tasks": judged["common"].loss,
+        "A rate chosen on the other tasks": judged["elsewhere"].loss,
+    }
+    return sentences + [
+        f"{what} loses {_shown(loss)} points against each task's best{_meaning(loss)}."
+        for what, loss in losses.items()
+        if loss is not None
+    ]
 
 
 def _at_the_edge(found: Transfer) -> str:
-    for edge, word in ((found.rates[0], "smallest"), (found.rates[-1], "largest")):
-        if found.common == edge:
-            return f"; it is the {word} that was tried, so the best may lie beyond"
-    return ""
+    edge = {found.rates[-1]: "largest", found.rates[0]: "smallest"}.get(found.common)
+    return f"; it is the {edge} that was tried, so the best may lie beyond" if edge else ""
 
 
 def _estimate(found: Estimate | None) -> Entry | None:
@@ -154,9 +150,10 @@ def _counts(chosen: Sequence[tuple[float, int]]) -> str:
     return listing([f"{rate:g} in {amount}" for rate, amount in chosen], limit=9)
 
 
-def _bounds(found: Estimate) -> str:
-    bounds = found.interval()
-    return "" if bounds is None else interval(*bounds, digits=DIGITS)
+def _shown(found: Estimate) -> str:
+    """The mean, and its interval where there is one."""
+    mean, bounds = number(found.mean, DIGITS), found.interval()
+    return mean if bounds is None else f"{mean} {interval(*bounds, digits=DIGITS)}"
 
 
 def _doubt(gain: Estimate) -> str:
