@@ -129,24 +129,19 @@ def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
         compare_arms(groups, against, measure, partial(_ending, each))
         for each, measure in measures.items()
     ]
+    settings = {arm: settings_of(own[0]) for arm, own in groups.items()}
     rows = tuple(
         Row(
             arm=arm,
-            seeds=len(own),
+            seeds=len(groups[arm]),
             against=None if base is None else base.label,
-            also_differs=_differing(own[0], None if base is None else groups[base][0]),
+            also_differs=() if base is None else differing(settings[arm], settings[base]),
             endings=endings,
         )
-        for (arm, own), base, endings in zip(
-            groups.items(), against.values(), zip(*columns, strict=True), strict=True
-        )
+        for (arm, base), endings in zip(against.items(), zip(*columns, strict=True), strict=True)
     )
     curves = tabulate_curves(runs, [quantity.name for quantity in quantities])
     return TaskWatch(task, quantities, rows, curves, tuple(_notes(runs, task, rows, baseline)))
-
-
-def _differing(own: Run, base: Run | None) -> tuple[str, ...]:
-    return () if base is None else differing(settings_of(own), settings_of(base))
 
 
 def _ending(quantity: Quantity, run: Run) -> float | None:

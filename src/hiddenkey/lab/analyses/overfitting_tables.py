@@ -70,19 +70,19 @@ def headline(watch: TaskWatch) -> str:
         return f"{watch.task.label}: nothing to compare with the baseline."
     parts = []
     for index, quantity in enumerate(watch.quantities):
-        told = [row for row in compared if is_shown(row.endings[index])]
-        for word, larger in (("lower", False), ("higher", True)):
-            labels = [row.arm.label for row in told if _is_larger(row.endings[index]) is larger]
-            if labels:
+        ends = {row.arm.label: row.endings[index] for row in compared}
+        shown = {
+            label: found.difference
+            for label, end in ends.items()
+            if (found := end.comparison) is not None and is_shown(end)
+        }
+        for word, sign in (("lower", -1), ("higher", 1)):
+            if labels := [label for label, found in shown.items() if sign * found > 0]:
                 parts.append(f"{quantity.label} {word} with {listing(labels)}")
     if parts:
         return f"{watch.task.label}: {'; '.join(parts)}."
     weak = _too_few(watch)
     return f"{watch.task.label}: no difference from the baseline is shown.{' ' * bool(weak)}{weak}"
-
-
-def _is_larger(ending: Cell) -> bool:
-    return ending.comparison is not None and ending.comparison.difference > 0
 
 
 def _too_few(watch: TaskWatch) -> str:
