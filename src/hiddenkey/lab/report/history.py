@@ -12,7 +12,7 @@ from typing import Any
 from hiddenkey.lab.evidence.arms import Run, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.costs import memory
-from hiddenkey.lab.present.entries import Grid, make_grid
+from hiddenkey.lab.present.entries import Grid, grid_of, make_grid
 from hiddenkey.lab.report.tables import RunRow, SearchTrial, Tables
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]
@@ -123,30 +123,25 @@ def runs_grid(tables: Tables) -> Grid:
     """One row for each run, with all of its options and its environment."""
     names = [*tables.shared, *(name for row in tables.runs[:1] for name in row.options)]
     machine = dict.fromkeys(name for known, _ in tables.environments for name in known)
-    columns = [
-        *(name for row in tables.runs[:1] for name in row.values),
-        *(f"option {name}" for name in names),
-        *(f"environment {name}" for name in machine),
-    ]
     rows = [
-        [
-            *row.values.values(),
-            *(row.record.options.get(name) for name in names),
-            *(row.record.environment.get(name) for name in machine),
-        ]
+        {
+            **row.values,
+            **{f"option {name}": row.record.options.get(name) for name in names},
+            **{f"environment {name}": row.record.environment.get(name) for name in machine},
+        }
         for row in tables.runs
     ]
-    return make_grid("runs", "All runs", columns, rows)
+    return grid_of("runs", "All runs", rows)
 
 
 def failures_grid(tables: Tables) -> Grid:
     """One row for each failed run, with its whole error."""
-    columns = ("id", "task", "configuration", "seed", "stage", "budget", "attempts", "ended")
+    names = ("id", "task", "configuration", "seed", "stage", "budget", "attempts", "ended")
     rows = [
-        [*(row.values[name] for name in columns), (row.record.error or "").strip()]
+        {**{name: row.values[name] for name in names}, "error": (row.record.error or "").strip()}
         for row in tables.failures
     ]
-    return make_grid("failed", "Failed runs", (*columns, "error"), rows)
+    return grid_of("failed", "Failed runs", rows)
 
 
 def curves_grid(tables: Tables) -> Grid:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import Cell
-from hiddenkey.lab.evidence.costs import Cost
+from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.present.canvas import (
     COLOURS,
     INK,
     ROW,
-    Axes,
     Figure,
     Palette,
     Plot,
-    Style,
     place,
 )
 from hiddenkey.lab.present.drawing import (
@@ -107,25 +107,37 @@ def _differences_alt(metric: str, baseline: str, rows: Sequence[IntervalRow]) ->
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figure of gain over relative time; time-matched runs cost the same."""
-    costs = [c for c in table.costs if c.gain is not None and c.time is not None]
-    if not costs or scope.budget == "time":
+    by_method: dict[str, list[tuple[Arm, float, PairedComparison]]] = defaultdict(list)
+    for cost in table.costs:
+        if cost.gain is not None and cost.time is not None:
+            by_method[cost.arm.method].append((cost.arm, cost.time.value, cost.gain))
+    if not by_method or scope.budget == "time":
         return
-    baseline = palette.baseline
-    by_method = {cost.arm.method: cost for cost in costs}
+    baseline, metric = palette.baseline, table.task.metric
     look = palette.styles((method, method) for method in by_method)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         axes.axhline(0, color=INK, linewidth=1)
         axes.plot([1], [0], color=INK, marker="s", linestyle="none", label=baseline)
-        for method in by_method:
-            _cost_points(axes, [c for c in costs if c.arm.method == method], look[method])
-        axes.set(
-            xlabel=f"seconds per step relative to {baseline}",
-            ylabel=f"gain in {table.task.metric}",
-        )
+        for method, points in by_method.items():
+            style = look[method]
+            for _, time, gain in points:
+                if gain.interval is not None:
+                    axes.plot([time] * 2, gain.interval, color=style.colour, alpha=0.4)
+            times, gains = zip(*((time, gain.difference) for _, time, gain in points), strict=True)
+            axes.plot(
+                times, gains, label=method, color=style.colour, alpha=0.85, marker=style.marker,
+                markersize=6, linestyle="none",
+            )  # fmt: skip
+        axes.set(xlabel=f"seconds per step relative to {baseline}", ylabel=f"gain in {metric}")
         add_legend(figure, axes)
 
+    parts = [
+        f"{arm.label}: {signed(gain.difference)} at {number(time, 2)} times the time"
+        for points in by_method.values()
+        for arm, time, gain in points
+    ]
     yield Plot(
         kind="cost",
         title="gain over cost",
@@ -133,26 +145,9 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
             "One point for each configuration: mean difference after the last step with its"
             " interval, over the ratio of seconds per step. Up is better, right is more expensive."
         ),
-        alt=_cost_alt(costs, baseline, table.task.metric),
+        alt=f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}.",
         height=2.7 + legend_height([baseline, *by_method]),
         draw=draw,
-    )
-
-
-def _cost_points(axes: Axes, costs: Sequence[Cost], style: Style) -> None:
-    for cost in costs:
-        bounds = cost.gain and cost.gain.interval
-        if cost.time is not None and bounds:
-            axes.plot([cost.time.value] * 2, bounds, color=style.colour, alpha=0.4)
-    known = [(c.time.value, c.gain.difference) for c in costs if c.time and c.gain]
-    axes.plot(
-        *zip(*known, strict=True),
-        linestyle="none",
-        marker=style.marker,
-        markersize=6,
-        color=style.colour,
-        alpha=0.85,
-        label=costs[0].arm.method,
     )
 
 
@@ -193,12 +188,3 @@ def rank_plots(scope: Scope) -> Iterator[Plot]:
         height=ROW * len(labels) + 0.8,
         draw=draw,
     )
-
-
-def _cost_alt(costs: Sequence[Cost], baseline: str, metric: str) -> str:
-    parts = [
-        f"{c.arm.label}: {signed(c.gain.difference)} at {number(c.time.value, 2)} times the time"
-        for c in costs
-        if c.gain and c.time
-    ]
-    return f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}."
