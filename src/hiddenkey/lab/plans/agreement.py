@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -72,13 +73,11 @@ def terms_of(study: optuna.Study) -> dict[str, Any] | None:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say what two plans that share a folder disagree about."""
     advice = "take the old value, name another output, or give --accept-changes"
-    faults = []
-    for name in ("baseline", "search"):
-        if old[name] != new[name]:
-            faults.append(
-                f"{name} must stay what it is in this folder, it was {old[name]!r}, got"
-                f" {new[name]!r}; {advice}"
-            )
+    faults = [
+        f"{name} {_other(old[name], new[name])}; {advice}"
+        for name in ("baseline", "search")
+        if old[name] != new[name]
+    ]
     faults += [
         f"{package} must stay the version that this folder was begun with, it was"
         f" {old['versions'].get(package)}, got {found}; install that one, name another output, or"
@@ -86,17 +85,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for package, found in new["versions"].items()
         if old["versions"].get(package) != found
     ]
-    changed: dict[str, list[str]] = {}
+    changed: dict[str, list[str]] = defaultdict(list)
     for place, values in new["settings"].items():
-        for name, value in values.items():
-            before = old["settings"].get(place, {})
-            if name in before and before[name] != value:
-                said = (
-                    f"{name} must stay what it is in this folder, it was {before[name]!r}, got"
-                    f" {value!r}"
-                )
-                changed.setdefault(said, []).append(place)
+        before = old["settings"].get(place, {})
+        for name in values:
+            if name in before and before[name] != values[name]:
+                changed[f"{name} {_other(before[name], values[name])}"].append(place)
     return faults + [f"{said} ({', '.join(places)}); {advice}" for said, places in changed.items()]
+
+
+def _other(before: Any, now: Any) -> str:
+    return f"must stay what it is in this folder, it was {before!r}, got {now!r}"
 
 
 def _wait_for_terms(study: optuna.Study, created: bool) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Final
 
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint
 from hiddenkey.lab.evidence.cells import LOSS, Cell
 from hiddenkey.lab.evidence.comparisons import EFFECT_SIZE
+from hiddenkey.lab.evidence.sweeps import Selection
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid, numeric, spread
 from hiddenkey.lab.present.words import MISSING, count, interval, signed
 from hiddenkey.lab.report.tables import Scope, TaskTable
@@ -43,24 +45,13 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
 def selection_grid(scope: Scope, baseline: str) -> Grid:
     """Each method at the best of its configurations."""
     tables = [table for table in scope.tasks if table.selections]
-    order = list(dict.fromkeys(arm.family for arm in scope.arms))
-    known = {selection.chosen.family for table in tables for selection in table.selections}
-    rows = []
-    for family in (family for family in order if family in known):
-        row: list[Any] = [family]
-        for table in tables:
-            found = next((s for s in table.selections if s.chosen.family == family), None)
-            if found is None:
-                row.append(None)
-                continue
-            entry = _result(found.cell, None)
-            how = (
-                f"{found.chosen.label}, best of {found.tried}"
-                if found.tried > 1
-                else "only one configuration"
-            )
-            row.append(Entry(entry.text, entry.value, details=(how, *entry.details)))
-        rows.append(row)
+    chosen = [{each.chosen.family: each for each in table.selections} for table in tables]
+    families = dict.fromkeys(arm.family for arm in scope.arms)
+    rows = [
+        [family, *(_selected(own.get(family)) for own in chosen)]
+        for family in families
+        if any(family in own for own in chosen)
+    ]
     notes = [
         "This is selection: for each method and task the configuration with the best mean was"
         " chosen on the same evaluation examples that the number is from. The number is too high,"
@@ -93,6 +84,15 @@ def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid
         f" is a difference. Effect size: {EFFECT_SIZE}."
     ]
     return make_grid(name_of(scope, "comparison"), "All numbers", columns, rows, notes)
+
+
+def _selected(found: Selection | None) -> Entry | None:
+    if found is None:
+        return None
+    tried = f"{found.chosen.label}, best of {found.tried}"
+    entry = _result(found.cell, None)
+    how = tried if found.tried > 1 else "only one configuration"
+    return dataclasses.replace(entry, details=(how, *entry.details))
 
 
 def _result(cell: Cell | None, best: float | None) -> Entry:

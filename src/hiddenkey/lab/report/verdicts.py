@@ -16,6 +16,7 @@ from hiddenkey.lab.present.words import count, interval, listing, probability, s
 Answer = Literal[
     "better", "worse", "mixed", "no clear difference", "inconclusive", "nothing to compare"
 ]
+_Compared = Sequence[tuple[Cell, PairedComparison]]
 _ORDER: Final = ("better", "worse", "no clear difference", "inconclusive")
 _BUDGET: Final = {
     "steps": "",
@@ -61,13 +62,14 @@ def effect_of(comparison: PairedComparison) -> str:
     """Return difference, interval, adjusted p and wins as one phrase."""
     p = comparison.p_value if comparison.p_adjusted is None else comparison.p_adjusted
     bounds = interval(comparison.low, comparison.high, sign=True)
-    parts = [f"{signed(comparison.difference)}{' ' + bounds if bounds else ''}"]
-    parts += [f"p {probability(p)} after Holm's correction"]
-    wins = f"{count(comparison.wins, 'win')}, {count(comparison.ties, 'tie')}"
-    return ", ".join([*parts, f"{wins} and {count(comparison.losses, 'loss', 'losses')} by seed"])
+    return (
+        f"{signed(comparison.difference)}{' ' + bounds if bounds else ''}, p {probability(p)} after"
+        f" Holm's correction, {count(comparison.wins, 'win')}, {count(comparison.ties, 'tie')} and"
+        f" {count(comparison.losses, 'loss', 'losses')} by seed"
+    )
 
 
-def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> list[tuple[Cell, PairedComparison]]:
+def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> _Compared:
     return [
         (cell, cell.comparison)
         for cell in cells
@@ -94,7 +96,7 @@ def _nothing(cells: Sequence[Cell], baseline: str) -> Verdict:
     return Verdict("nothing to compare", "Nothing to compare yet.", (sentence, *_left_out(cells)))
 
 
-def _answer(compared: Sequence[tuple[Cell, PairedComparison]]) -> Answer:
+def _answer(compared: _Compared) -> Answer:
     found = {comparison.verdict for _, comparison in compared}
     if {"better", "worse"} <= found:
         return "mixed"
@@ -104,9 +106,7 @@ def _answer(compared: Sequence[tuple[Cell, PairedComparison]]) -> Answer:
     return "no clear difference"
 
 
-def _headline(
-    answer: Answer, compared: Sequence[tuple[Cell, PairedComparison]], baseline: str
-) -> str:
+def _headline(answer: Answer, compared: _Compared, baseline: str) -> str:
     total = len(compared)
     names = {
         verdict: [cell.arm.label for cell, comparison in compared if comparison.verdict == verdict]
@@ -136,7 +136,7 @@ def _these(labels: Sequence[str], total: int) -> str:
     return f"{len(labels)} of {total} configurations are"
 
 
-def _basis(compared: Sequence[tuple[Cell, PairedComparison]], baseline: str, budget: Budget) -> str:
+def _basis(compared: _Compared, baseline: str, budget: Budget) -> str:
     metric = compared[0][0].measure.name
     family = count(len(compared), "comparison")
     return (
@@ -146,12 +146,12 @@ def _basis(compared: Sequence[tuple[Cell, PairedComparison]], baseline: str, bud
     )
 
 
-def _seeds(compared: Sequence[tuple[Cell, PairedComparison]]) -> str:
+def _seeds(compared: _Compared) -> str:
     pairs = sorted({comparison.count for _, comparison in compared})
     return count(pairs[0], "seed") if len(pairs) == 1 else f"{pairs[0]} to {pairs[-1]} seeds"
 
 
-def _effects(compared: Sequence[tuple[Cell, PairedComparison]], answer: Answer) -> list[str]:
+def _effects(compared: _Compared, answer: Answer) -> list[str]:
     """The numbers behind the answer."""
     ordered = sorted(compared, key=lambda pair: -pair[1].difference)
     shown = [pair for pair in ordered if pair[1].verdict in ("better", "worse")]
@@ -180,7 +180,7 @@ def _room(comparisons: Sequence[PairedComparison]) -> str:
     )
 
 
-def _by_method(compared: Sequence[tuple[Cell, PairedComparison]]) -> list[str]:
+def _by_method(compared: _Compared) -> list[str]:
     """Count the configurations of each method, unless all have the same verdict."""
     if len({comparison.verdict for _, comparison in compared}) < 2:
         return []
