@@ -89,7 +89,6 @@ def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: s
         ACCURACY if has_confidence and any(c.name == ACCURACY for c in curves) else "",
     )
     return Plot(
-        name="overfitting",
         kind="overfitting",
         task=watch.task.label,
         title=f"{watch.task.label}: overfitting over the steps{part}",

@@ -58,7 +58,6 @@ def _plot(
             " the evaluation examples."
         )
     return Plot(
-        name="transfer",
         kind="transfer",
         title=f"{found.method}: metric over dropout rate by task{part}",
         caption=caption,
