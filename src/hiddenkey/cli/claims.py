@@ -20,8 +20,8 @@ from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.evidence import gather
 from hiddenkey.lab.claims.findings import Evidence, expected_power
 from hiddenkey.lab.claims.outline import EvidenceOutline, PlainCosts
+from hiddenkey.lab.claims.page import write
 from hiddenkey.lab.claims.plan import Claim, Scale
-from hiddenkey.lab.claims.writing import write
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.survey import JobRow

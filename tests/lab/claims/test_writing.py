@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.claims import writing
-from hiddenkey.lab.claims.writing import write
+from hiddenkey.lab.claims import page as pages
+from hiddenkey.lab.claims.page import write
 from lab.claims.synthetic import claims, evidence
 from lab.report.browser import chromium, show
 
@@ -70,7 +70,7 @@ def test_pictures_of_an_earlier_page_go_and_nothing_else(tmp_path):
 
 
 def test_one_seed_is_written_without_infinities(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "list_plots", lambda _: [])
+    monkeypatch.setattr(pages, "list_plots", lambda _: [])
     write(evidence(seeds=range(1)), tmp_path)
     read = json.loads((tmp_path / "evidence.json").read_text())
     assert read["claims"][0]["power"][0]["half_width"] is None
