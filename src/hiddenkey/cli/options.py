@@ -54,7 +54,8 @@ class ClaimsOptions:
     """Runs at the same time, each with its share of the processor's cores; none: one for each core
     up to four, and one with an accelerator."""
     storage: str | None = None
-    """URL of the database that shares out the runs; none: a file in the output folder."""
+    """URL of the database that shares out the runs; none: the environment variable
+    HIDDENKEY_STORAGE, or a file in the output folder. PostgreSQL's password may be in ~/.pgpass."""
     page_only: bool = False
     """Run nothing: write the page from what is there."""
     retry_failed: bool = False

@@ -22,6 +22,7 @@ from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.pool import Pool
+from hiddenkey.lab.queue.storage import outlast_outages
 
 if TYPE_CHECKING:
     from hiddenkey.lab.compare.survey import Costs, JobRow
@@ -59,7 +60,7 @@ def work_off(
         while not progress.finished:
             pool.check()
             started = time.perf_counter()
-            progress = coordinator.advance()
+            progress = outlast_outages(plan.job_store, coordinator.advance)
             for record in progress.new:
                 say(bar.console, line(record, shown))
             bar.update(task, total=progress.total, completed=progress.done)

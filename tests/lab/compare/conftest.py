@@ -84,8 +84,26 @@ def wait_for():
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory):
+def postgres(postgres_server):
     """URL of a database on a PostgreSQL server of this test session's own."""
+    return postgres_server[0]
+
+
+@pytest.fixture
+def restart_postgres(postgres_server):
+    """Stop the server at once, and start it again after some seconds."""
+
+    def restart(seconds):
+        _, call, where = postgres_server
+        call("pg_ctl", *where, "-m", "immediate", "-w", "stop")
+        time.sleep(seconds)
+        call("pg_ctl", *where, "-w", "start")
+
+    return restart
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory):
     binaries = max(Path("/usr/lib/postgresql").glob("*/bin"), default=None, key=_version)
     if binaries is None:
         message = "no /usr/lib/postgresql/*/bin; install Debian's package postgresql"
@@ -110,7 +128,8 @@ def postgres(tmp_path_factory):
         call("initdb", "-D", data, "-U", "tester", "-A", "trust", "-N")
         call("pg_ctl", "-D", data, "-l", log, "-o", settings, "-w", "start")
         try:
-            yield f"postgresql://tester@/postgres?host={folder}"
+            url = f"postgresql://tester@/postgres?host={folder}"
+            yield url, call, ("-D", data, "-l", log, "-o", settings)
         finally:
             call("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.plans import agreement
 from hiddenkey.lab.plans.data import check
+from hiddenkey.lab.queue import storage
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.storage import open_storage
-from lab.compare.driver import begin, run_here, worker_for
+from lab.compare.driver import begin, outcomes, run_here, worker_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -77,6 +80,11 @@ def test_a_folder_below_a_file_is_told(plan, tmp_path):
             r"can be reached and written, 'postgresql://me:\*\*\*@127.0.0.1:1/x' is not"
             r" \(.*refused.*\); start the server",
         ),
+        (
+            "postgresql://me:secret@host:port/x",
+            r"URL of a database, got 'postgresql://me:\*\*\*@host",
+        ),
+        ("no://me:sec@ret@host:1:2/x", r"must be the URL of a database, got 'no://me:\*\*\*@host"),
         ("mysql://me@host/x", "needs a database driver that is not installed"),
         ("sqlite:////no/such/folder/study.db", "can be reached .*unable to open"),
     ],
@@ -85,13 +93,58 @@ def test_a_storage_that_cannot_be_used_is_told(plan, url, message):
     with pytest.raises(ConfigError, match=message) as error:
         begin(replace(plan, storage=url))
     assert "secret" not in str(error.value)
+    assert "sec@ret" not in str(error.value)
+
+
+def test_a_storage_may_be_given_by_the_environment(plan, tmp_path, monkeypatch):
+    path = tmp_path / "elsewhere.db"
+    monkeypatch.setenv("HIDDENKEY_STORAGE", f"sqlite:///{path}")
+    begin(plan)
+    assert path.is_file()
+    assert not (Path(plan.output) / "study.db").exists()
+    begin(replace(plan, storage=f"sqlite:///{tmp_path / 'given.db'}"))
+    assert (tmp_path / "given.db").is_file(), "the plan's own wins"
+
+
+def test_an_outage_is_outlasted(plan, monkeypatch):
+    pauses, answers = [], [StorageInternalError("gone"), OperationalError("away", {}, None), 7]
+    monkeypatch.setattr(storage.time, "sleep", pauses.append)
+
+    def call():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    server = replace(plan, storage="postgresql://host/x").job_store
+    assert storage.outlast_outages(server, call) == 7
+    assert pauses == [1, 2]
+    answers[:] = [StorageInternalError("gone")] * 2
+    with pytest.raises(StorageInternalError):
+        storage.outlast_outages(server, call, seconds=-1)
+    answers[:] = [StorageInternalError("disk full"), 7]
+    with pytest.raises(StorageInternalError):
+        storage.outlast_outages(plan.job_store, call)
 
 
 def test_a_file_that_is_no_database_is_told(plan):
     Path(plan.output).mkdir()
     (Path(plan.output) / "study.db").write_text("no database at all, but long enough" * 100)
-    with pytest.raises(ConfigError, match=r"study.db' is not \(file is not a database\)"):
+    with pytest.raises(ConfigError, match=r"study.db is damaged \(file is not .*\); delete it and"):
         begin(plan)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_truncated_database_may_be_deleted(plan, kept):
+    plan = replace(plan, methods=("lora",))
+    before = outcomes(run_here(plan).records())
+    path = Path(plan.output) / "study.db"
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    with pytest.raises(ConfigError, match=r"study.db is damaged .*; delete it and run the same"):
+        run_here(plan)
+    for left in path.parent.glob("study.db*"):
+        left.unlink()
+    assert outcomes(run_here(plan).records()) == before
 
 
 def test_a_folder_may_have_any_name(plan):
@@ -158,8 +211,8 @@ def test_runs_that_left_the_plan_leave_the_queue(plan):
 def test_a_study_is_created_once_by_commands_that_start_together(plan):
     Path(plan.output).mkdir()
     first, second = open_storage(plan.job_store), open_storage(plan.job_store)
-    for storage in (first, second):
-        storage.engine.dispose()
+    for opened in (first, second):
+        opened.engine.dispose()
 
 
 def test_of_two_processes_one_names_the_folder(tmp_path):

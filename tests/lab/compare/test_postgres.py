@@ -1,5 +1,6 @@
 """Machines that share a PostgreSQL server; each has a folder of its own."""
 
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from hiddenkey.cli import compare
 from hiddenkey.lab.evidence.record import read_records
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.storage import open_storage
@@ -78,6 +80,24 @@ def test_data_may_lie_elsewhere_on_each_machine(plan, postgres, tmp_path):
     records = finish(two, worker).records()
     assert {record.status for record in records} == {"finished"}
     assert len(records) == 2
+
+
+def test_an_outage_of_the_server_ends_nothing(plan, postgres, restart_postgres, context, wait_for):
+    plan = replace(plan, storage=postgres, study="outage", seeds=(0, 1, 2))
+    whole = outcomes(run_here(plan, output=plan.output + "-whole", study="whole-too").records())
+    command = context.Process(
+        target=compare.run, args=(replace(plan, workers=os.cpu_count(), timed_steps=0),)
+    )
+    command.start()
+    try:
+        wait_for(lambda: list(Path(plan.output).glob("runs/*/checkpoints/*")))
+        restart_postgres(2.0)
+        command.join(240)
+    finally:
+        command.terminate()
+        command.join()
+    assert command.exitcode == 0
+    assert outcomes(read_records(Path(plan.output))) == whole
 
 
 def test_a_server_that_is_restarted_is_connected_to_anew(plan, postgres):

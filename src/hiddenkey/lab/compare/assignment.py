@@ -35,7 +35,12 @@ def work_on(assignment: Assignment) -> None:
 
     from hiddenkey.lab.compare.worker import Worker
     from hiddenkey.lab.queue.folder import WorkFolder
-    from hiddenkey.lab.queue.storage import open_storage, open_study, storage_errors
+    from hiddenkey.lab.queue.storage import (
+        open_storage,
+        open_study,
+        outlast_outages,
+        storage_errors,
+    )
     from hiddenkey.quiet import quiet
 
     torch.set_num_threads(assignment.threads)
@@ -45,5 +50,5 @@ def work_on(assignment: Assignment) -> None:
         studies = [open_study(storage, name)[0] for name in assignment.studies]
         worker = Worker(studies, WorkFolder(assignment.store.folder), assignment.local)
         while True:
-            if not worker.take_one():
+            if not outlast_outages(assignment.store, worker.take_one):
                 time.sleep(_POLL_SECONDS)

@@ -97,6 +97,10 @@ class Worker:
                 own = error is attempt.error and not isinstance(error, UpdateFinishedTrialError)
                 if own or not attempt.was_ended():
                     raise
+            except UnboundLocalError as error:  # Optuna's, where it could not read the trial's end
+                if isinstance(error.__context__, StorageInternalError):
+                    raise error.__context__ from None
+                raise
 
     def _objective(self, trial: optuna.Trial) -> float:
         trials = trial.study.get_trials(deepcopy=False)

@@ -60,7 +60,8 @@ class Plan:
     output: str = "runs/compare"
     """Folder of the comparison; the same plan goes on there, a larger one adds its runs."""
     storage: str | None = None
-    """URL of the database that shares out the runs; none: a file in the output folder."""
+    """URL of the database that shares out the runs; none: the environment variable
+    HIDDENKEY_STORAGE, or a file in the output folder. PostgreSQL's password may be in ~/.pgpass."""
     study: str | None = None
     """Name of the comparison in the database; none: the last part of the output folder."""
     workers: int = ONE.default(1)

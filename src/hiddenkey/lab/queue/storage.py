@@ -7,12 +7,13 @@ and a trial without one is failed and queued again.
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import optuna
 import sqlalchemy
@@ -29,7 +30,12 @@ MOST_DEATHS: Final = 10
 
 _WAIT_SECONDS: Final = 60
 _CONNECT_SECONDS: Final = 10
+Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
+
+
+class _UnreadableError(Exception):
+    """A URL that cannot be taken apart."""
 
 
 class Storage(RDBStorage):  # type: ignore[misc]
@@ -51,6 +57,10 @@ def open_storage(store: JobStore) -> Storage:
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with storage_errors(store):
+        try:
+            sqlalchemy.make_url(store.url)
+        except ValueError as error:  # a port that is no number
+            raise _UnreadableError(error) from None
         return _connect(_with_installed_driver(store.url), store)
 
 
@@ -137,7 +147,7 @@ def storage_errors(store: JobStore) -> Iterator[None]:
     url = store.url
     try:
         yield
-    except ArgumentError as error:
+    except (ArgumentError, _UnreadableError) as error:
         raise ConfigError(
             f"storage must be the URL of a database, got {_shown(url)!r} ({_reason(error)}); for"
             " example sqlite:////folder/study.db or postgresql://user:password@host/name"
@@ -150,6 +160,12 @@ def storage_errors(store: JobStore) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "schema" not in str(error):
             raise
+        damaged = ("malformed", "not a database")
+        if store.own_file is not None and any(word in _reason(error) for word in damaged):
+            raise ConfigError(
+                f"{store.own_file} is damaged ({_reason(error)}); delete it and run the same"
+                " command again: finished runs are taken from the records in the folder"
+            ) from error
         raise ConfigError(
             f"storage must be a database that can be reached and written, {_shown(url)!r} is not"
             f" ({_reason(error)}); start the server or correct the URL and run the same command"
@@ -157,11 +173,31 @@ def storage_errors(store: JobStore) -> Iterator[None]:
         ) from error
 
 
+def outlast_outages(store: JobStore, call: Callable[[], Result], seconds: float = 120) -> Result:
+    """Call a function that may be repeated; again and again while a server is away.
+
+    Args:
+        store: what the function reads and writes. A file of one's own is not waited for.
+        call: the function.
+        seconds: how long to try.
+    """
+    pause, deadline = 1.0, time.monotonic() + seconds
+    while True:
+        try:
+            return call()
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if store.url.startswith("sqlite") or time.monotonic() > deadline:
+                raise
+            _log.warning("the database is away (%s); trying again in %g s", _reason(error), pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 15.0)
+
+
 def _shown(url: str) -> str:
     try:
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except (ArgumentError, ValueError):
-        return url
+    except (ArgumentError, ValueError):  # a password is hidden, whatever else is wrong
+        return re.sub(r"(://[^/@]*?:).*@", r"\1***@", url)
 
 
 def _reason(error: BaseException) -> str:
