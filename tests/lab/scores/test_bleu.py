@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from hiddenkey.lab.scores.mteval import bleu
+from hiddenkey.lab.scores.e2e import bleu
 
 
 def split(*texts):

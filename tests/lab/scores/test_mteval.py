@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from hiddenkey.lab.scores.mteval import count_matches, count_ngrams, tokenize
+from hiddenkey.lab.scores.e2e import count_matches, count_ngrams, tokenize
 
 
 @pytest.mark.parametrize(

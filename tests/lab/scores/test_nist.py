@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from hiddenkey.lab.scores.mteval import nist
+from hiddenkey.lab.scores.e2e import nist
 
 
 def split(*texts):
