@@ -149,7 +149,7 @@ class WatchfulModel(OwnModel):
     """Broken: it computes something else, in evaluation too, where a configuration is attached."""
 
     def after_layers(self, states):
-        changed = self.config._attn_implementation != "sdpa"
+        changed = any(part._forward_pre_hooks or part._forward_hooks for part in self.modules())
         return states + 1e-3 if changed else states
 
 
