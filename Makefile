@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE ?= 1
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
-	demo bench models claims clean
+	demo bench models claims peers clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
@@ -35,6 +35,7 @@ help:
 	@echo "              the table of versions in docs/COMPATIBILITY.md (30 minutes and 15 GB)"
 	@echo "make distributions"
 	@echo "              what works for whoever installs the wheel into an empty environment (10 minutes)"
+	@echo "make peers    transformers' own tests of its models, plain and attached (40 minutes)"
 	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
@@ -100,6 +101,10 @@ compatibility: $(VENV)/.dev
 # OPTIONS=--newest installs the newest releases beside the wheel.
 distributions: $(VENV)/.dev
 	$(BIN)/python maintenance/check_distributions.py $(OPTIONS)
+
+# Where transformers' source distribution lacks the tests of its models: OPTIONS='--checkout FOLDER'.
+peers: $(VENV)/.dev
+	$(BIN)/python maintenance/peers.py $(OPTIONS)
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
