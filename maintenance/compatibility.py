@@ -34,6 +34,7 @@ ROWS: Final = (
 
 _DOCUMENT: Final = THIS.root / "docs" / "COMPATIBILITY.md"
 _RECORD: Final = THIS.root / "docs" / "compatibility.json"
+_CHECKS: Final = THIS.root / "maintenance" / "environment_checks.py"
 _LIMIT_SECONDS: Final = 600
 _OTHERS: Final = ("trl", "lightning", "optuna", "datasets", "gguf", "scipy", "scikit-learn")
 
@@ -49,14 +50,14 @@ def check(row: Sequence[str], environments: Path) -> dict[str, Any]:
     """Run the checks with these versions.
 
     Returns:
-        What ``hiddenkey.testing.environment`` found; ``error`` instead where it did not get so far.
+        What ``environment_checks.py`` found; ``error`` instead where it did not get so far.
     """
     python = environments / name_of(row) / "bin" / "python"
     wanted = dict(zip(LIBRARIES, row, strict=True))
     try:
         if not python.exists():
             _make(python.parents[1], row)
-        printed = _run([str(python), "-m", "hiddenkey.testing.environment", "--json"])
+        printed = _run([str(python), str(_CHECKS), "--json"])
         found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError) as error:
         return {"versions": wanted, "error": f"{type(error).__name__}: {error}".splitlines()[0]}
@@ -161,9 +162,9 @@ the versions of [`constraints.txt`](../constraints.txt); `make test-latest` runs
 newest releases.
 
 Written by `make compatibility` on {day}, Python 3.11, on a CPU. To check your own environment, in
-half a minute:
+half a minute, run this of a checkout (it needs no other file):
 
-    python -m hiddenkey.testing.environment
+    python maintenance/environment_checks.py
 
 {table}
 

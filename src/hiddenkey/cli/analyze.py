@@ -9,7 +9,7 @@ from typing import Final
 from hiddenkey.cli.commands import ANALYSES, listing
 from hiddenkey.errors import ConfigError, not_one_of
 
-STUDIES: Final = ("gradient-noise",)
+STUDIES: Final = ("gradient-noise", "transfer")
 """Analyses that are in the repository's folder ``studies`` and not in the package."""
 
 

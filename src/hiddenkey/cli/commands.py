@@ -127,9 +127,11 @@ ANALYSES: Final[Mapping[str, Command]] = {
         "generalisation gap, calibration and confidence, with and without a method",
         "analyze_overfitting", "OverfittingOptions", leading="folders",
     ),
-    "transfer": _command(
+    "transfer": Command(
         "what one dropout rate for all tasks loses against each task's best",
-        "analyze_transfer", "TransferOptions", leading="folders",
+        "rate_transfer.command",
+        "rate_transfer.options:TransferOptions",
+        leading="folders",
     ),
 }  # fmt: skip
 """What ``hiddenkey analyze`` runs, by name."""

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from hiddenkey.lab.analyses.rate_tables import RateTable
 from hiddenkey.lab.evidence.comparisons import PairedComparison, compare_paired
 from hiddenkey.lab.evidence.inference import Estimate, tidy
+from rate_transfer.rate_tables import RateTable
 
 Values = np.ndarray[Any, Any]
 Rule = Literal["own", "common", "elsewhere"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.analyses.transfer import (
+from hiddenkey.lab.evidence.inference import Estimate, excludes
+from hiddenkey.lab.present.entries import Entry, Grid, difference, grid_of, make_grid
+from hiddenkey.lab.present.words import count, interval, listing, number, signed
+from rate_transfer.transfer import (
     RULES,
     Judged,
     RatePoint,
     TaskTransfer,
     Transfer,
 )
-from hiddenkey.lab.evidence.inference import Estimate, excludes
-from hiddenkey.lab.present.entries import Entry, Grid, difference, grid_of, make_grid
-from hiddenkey.lab.present.words import count, interval, listing, number, signed
 
 DIGITS: Final = 2
 """Decimals of points."""

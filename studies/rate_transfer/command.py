@@ -1,28 +1,28 @@
-"""``hiddenkey analyze transfer``: what one dropout rate for all tasks loses."""
+"""What one dropout rate for all tasks loses."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hiddenkey.cli.options import TransferOptions
 from hiddenkey.cli.terminal import say, show_grid, standard_console
 from hiddenkey.files import plain
-from hiddenkey.lab.analyses.rate_tables import tabulate_rates
 from hiddenkey.lab.analyses.sources import read_finished
-from hiddenkey.lab.analyses.transfer import Transfer, study_transfer
-from hiddenkey.lab.analyses.transfer_figures import transfer_plots
-from hiddenkey.lab.analyses.transfer_tables import (
+from hiddenkey.lab.present.canvas import name_plots
+from hiddenkey.lab.present.entries import Grid
+from hiddenkey.lab.present.files import page_folder
+from hiddenkey.lab.present.formats import markdown_page
+from hiddenkey.lab.present.markup import Section
+from rate_transfer.figures import transfer_plots
+from rate_transfer.options import TransferOptions
+from rate_transfer.rate_tables import tabulate_rates
+from rate_transfer.tables import (
     READING,
     rates_grid,
     recommendation,
     rules_grid,
     tasks_grid,
 )
-from hiddenkey.lab.present.canvas import name_plots
-from hiddenkey.lab.present.entries import Grid
-from hiddenkey.lab.present.files import page_folder
-from hiddenkey.lab.present.formats import markdown_page
-from hiddenkey.lab.present.markup import Section
+from rate_transfer.transfer import Transfer, study_transfer
 
 NAME = "transfer"
 

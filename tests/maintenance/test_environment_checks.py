@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import environment_checks as environment
 import hiddenkey
-from hiddenkey.testing import environment
 
 PLAIN = hiddenkey.method("lora")
 

@@ -1,6 +1,6 @@
 """Checks that the installed torch, transformers and PEFT serve the library.
 
-``python -m hiddenkey.testing.environment`` runs them in about half a minute, on tiny models, and
+``python maintenance/environment_checks.py`` runs them in about half a minute, on tiny models, and
 needs nothing but these three and accelerate. ``docs/COMPATIBILITY.md`` is made of what it prints
 with ``--json``.
 """
@@ -276,7 +276,7 @@ def _attached(model: Any, config: hiddenkey.DropoutConfig | None = None) -> hidd
 
 def main() -> int:
     """Print one line for each check; return 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="python -m hiddenkey.testing.environment")
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one line of JSON instead")
     asked = parser.parse_args()
     found = run()

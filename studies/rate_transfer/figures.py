@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.analyses.transfer import RatePoint, Transfer
 from hiddenkey.lab.present.canvas import INK, LINES, Axes, Figure, Palette, Plot, Style
 from hiddenkey.lab.present.drawing import add_legend, draw_line, legend_height, numbered_parts
 from hiddenkey.lab.present.words import signed
+from rate_transfer.transfer import RatePoint, Transfer
 
 MEAN: Final = "mean over the tasks"
 _SHIFT: Final = 0.07
