@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -110,6 +111,12 @@ def test_version(capsys, monkeypatch):
             2,
             f"hiddenkey methods: error: package 'peft' is missing; run: {install_command('lab')}\n",
         ),
+        (
+            OSError(28, "No space left on device", "runs/x"),
+            2,
+            "hiddenkey methods: error: runs/x: No space left on device; mend that or choose another"
+            " place, and run the same command again\n",
+        ),
         (KeyboardInterrupt(), 130, "hiddenkey methods: stopped\n"),
     ],
 )
@@ -124,12 +131,20 @@ def test_errors_become_messages(error, status, message, monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
-def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("by\n0"), ModuleNotFoundError("no", name="hiddenkey.gone")]
+)
+def test_what_nobody_foresaw_is_one_line_and_a_file(error, monkeypatch, capsys, tmp_path):
     from hiddenkey.cli import methods
 
     def fail(arguments):
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(methods, "run", fail)
-    with pytest.raises(ZeroDivisionError):
-        entry.main(["methods"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert entry.main(["methods"]) == 1
+    (details,) = tmp_path.iterdir()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("hiddenkey methods: error: an error that was not foreseen (")
+    assert line.endswith(f"please report it with the details in {details}")
+    assert "in fail" in details.read_text()

@@ -14,12 +14,16 @@ from hiddenkey import __version__
 from hiddenkey.cli.commands import COMMANDS, listing
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, not_one_of
 
+_FAILED = 1
 _USER_ERROR = 2
 _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit status: 0, 2 for a user's error, 130 when stopped."""
+    """Run one subcommand and return the exit status.
+
+    It is 0, 1 if something failed, 2 for a user's error, 130 when stopped.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
@@ -44,12 +48,37 @@ def _run(command: str, arguments: list[str]) -> int:
         _report(command, (str(error),))
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hiddenkey"):
-            raise
+            _report(command, (_unforeseen(error),))
+            return _FAILED
         from hiddenkey.installation import extra_with, install_command
 
         run = install_command(extra_with(error.name or ""))
         _report(command, (f"package {error.name!r} is missing; run: {run}",))
+    except OSError as error:
+        _report(command, (_refused_by_system(error),))
+    except Exception as error:
+        _report(command, (_unforeseen(error),))
+        return _FAILED
     return _USER_ERROR
+
+
+def _refused_by_system(error: OSError) -> str:
+    """Say what the operating system refused: a full disk, a lost folder, no right to it."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{where}{reason}; mend that or choose another place, and run the same command again"
+
+
+def _unforeseen(error: Exception) -> str:
+    """Write down the details of an error that nobody thought of, and say where."""
+    import tempfile
+    import traceback
+
+    handle, path = tempfile.mkstemp(prefix="hiddenkey-", suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(traceback.format_exception(error))
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"an error that was not foreseen ({said}); please report it with the details in {path}"
 
 
 def _refuse_several_processes(command: str) -> None:
