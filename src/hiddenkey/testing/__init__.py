@@ -12,6 +12,7 @@ Each ``examine_*`` function is plain Python and returns a report; none needs pyt
 """
 
 from hiddenkey.testing.attention import examine_attention
+from hiddenkey.testing.conformance import Conformance
 from hiddenkey.testing.examination import padded_batches
 from hiddenkey.testing.findings import Finding, Report
 from hiddenkey.testing.models import examine_model
@@ -19,6 +20,7 @@ from hiddenkey.testing.patterns import examine_pattern
 from hiddenkey.testing.positions import examine_position
 
 __all__ = [
+    "Conformance",
     "Finding",
     "Report",
     "examine_attention",
