@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import hiddenkey
 from hiddenkey import Drop, DropoutConfig
+from hiddenkey.attention import dispatch
 from model_tables.build import build
 from model_tables.model_types import tasks_of
 from models import assert_same_gradients, plain_model, snapshot, step
@@ -37,6 +38,13 @@ def tiny(model_type, attention, padding="left"):
     model = type(found.model)._from_config(config, attn_implementation=attention)
     model.load_state_dict(found.model.state_dict())
     return model.train(), found.batch_left if padding == "left" else found.batch_right
+
+
+@pytest.fixture(autouse=True)
+def no_users():
+    """Let no attached model of an earlier test keep, or give back, what is in the tables."""
+    dispatch._users.clear()
+    dispatch._unregister_unused()
 
 
 @pytest.fixture(params=TYPES)
@@ -101,7 +109,7 @@ def test_every_config_keeps_its_name(model_and_batch):
 
 
 def tables_of_transformers():
-    gc.collect()  # attached models that earlier tests left behind
+    gc.collect()
     functions = {name: ALL_ATTENTION_FUNCTIONS[name] for name in ALL_ATTENTION_FUNCTIONS}
     masks = {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ALL_MASK_ATTENTION_FUNCTIONS}
     local = dict(ALL_MASK_ATTENTION_FUNCTIONS._local_mapping)

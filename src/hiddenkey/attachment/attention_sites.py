@@ -77,11 +77,12 @@ class AttentionInstallation:
         Raises:
             AttachError: if attention cannot drop with the one that was chosen.
         """
-        config = getattr(self._transformer, "config", None)
-        wanted = arguments.get("output_attentions")
-        gives_map = bool(getattr(config, "output_attentions", False) if wanted is None else wanted)
-        for site in self._sites.values():
-            site.gives_map = gives_map
+        for module, site in self._sites.items():
+            wanted = arguments.get("output_attentions")
+            if wanted is None:
+                configs = (module.config, getattr(self._transformer, "config", None))
+                wanted = any(getattr(config, "output_attentions", False) for config in configs)
+            site.gives_map = bool(wanted)
         if not torch.compiler.is_compiling():
             self._renew()
 

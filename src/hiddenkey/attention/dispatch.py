@@ -174,8 +174,8 @@ def _attention_function(base: str) -> Any:
         if is_causal is None:
             is_causal = getattr(module, "is_causal", True)
         scaling = kwargs.get("scaling")
-        gives_map = base == "eager" and (not site.is_fused or site.gives_map)
-        maps: list[Tensor] | None = [] if gives_map else None
+        is_asked = site.gives_map or kwargs.get("output_attentions") or not site.is_fused
+        maps: list[Tensor] | None = [] if base == "eager" and is_asked else None
         output = site.attend(
             query,
             key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from hiddenkey.step.places import Plan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.shared_layers import SharedLayers
 from hiddenkey.step.training_pass import TrainingPass
-from hiddenkey.step.visibility import VisibleTokens
+from hiddenkey.step.visibility import VisibleTokens, models_inside
 
 
 class StepHooks:
@@ -111,6 +112,9 @@ class StepHooks:
             self.entry.register_forward_hook(self._leave, prepend=True),
             self.entry.register_forward_hook(self._tidy, always_call=True),
         ]
+        for module, decoder in models_inside(self._transformer, self.entry, self._layers).items():
+            see = functools.partial(self._see, decoder, parameter_names(module))
+            self._handles.append(module.register_forward_pre_hook(see, with_kwargs=True))
         for part in self._layers:
             hook = part.module.register_forward_hook(self._prepare_recomputing)
             self._handles.append(hook)
@@ -152,6 +156,18 @@ class StepHooks:
             call(arguments)
         self.current = TrainingPass(self, arguments, self.own)
         self.current.begin()
+
+    def _see(
+        self,
+        decoder: bool,
+        names: Sequence[str],
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        if module.training:
+            arguments = {**dict(zip(names, args, strict=False)), **kwargs}
+            self.visible.see_inside(decoder, arguments)
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         current, self.current, self._is_called = self.current, None, False

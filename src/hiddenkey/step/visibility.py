@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from hiddenkey.anatomy import Part
+from hiddenkey.anatomy.model import in_decoder
 from hiddenkey.step.arguments import visible_tokens
+
+_TOKENS = {"input_ids", "inputs_embeds"}
 
 
 class VisibleTokens:
@@ -16,15 +21,22 @@ class VisibleTokens:
     def __init__(self) -> None:
         self._by_side: dict[bool, Tensor] = {}
 
+    def see_inside(self, decoder: bool, arguments: Mapping[str, Any]) -> None:
+        """Take those of one side from the arguments of a call inside of the model's, by name.
+
+        The model's own call may hold its tokens in another form: in a dictionary, several texts for
+        each sequence, two texts to compare.
+        """
+        visible = _visible(arguments)
+        if visible is not None:
+            self._by_side = {**self._by_side, decoder: visible}
+        elif arguments.get("attention_mask") is None:
+            self._by_side = {side: own for side, own in self._by_side.items() if side != decoder}
+
     def see(self, arguments: Mapping[str, Any]) -> None:
         """Take them from the arguments of a model's call, by name."""
-        given = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
-        tokens = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
-        self._by_side = {}
-        if tokens is not None and tokens.dim() > 1:
-            visible = visible_tokens(arguments, tokens.shape[:2])
-            if visible is not None:
-                self._by_side[False] = visible
+        visible = _visible(arguments)
+        self._by_side = {} if visible is None else {False: visible}
         mask = arguments.get("decoder_attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
             self._by_side[True] = mask.bool()
@@ -40,3 +52,38 @@ class VisibleTokens:
     def restore(self, stored: dict[bool, Tensor]) -> None:
         """See what an earlier pass saw."""
         self._by_side = stored
+
+
+def models_inside(
+    transformer: nn.Module, entry: nn.Module, layers: Iterable[Part]
+) -> dict[nn.Module, bool]:
+    """Return the innermost modules around the layers that are called with tokens and their mask.
+
+    Args:
+        transformer: the model.
+        entry: the module whose call is one training pass; it is not among them.
+        layers: the model's layers.
+
+    Returns:
+        For each module, whether it belongs to an encoder-decoder's decoder.
+    """
+    found: dict[nn.Module, bool] = {}
+    for layer in layers:
+        name = layer.name
+        while name:
+            name = name.rpartition(".")[0]
+            module = transformer.get_submodule(name)
+            names = inspect.signature(module.forward).parameters
+            if "attention_mask" in names and not _TOKENS.isdisjoint(names):
+                if module is not entry:
+                    found[module] = in_decoder(transformer, name)
+                break
+    return found
+
+
+def _visible(arguments: Mapping[str, Any]) -> Tensor | None:
+    given = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
+    tokens = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
+    if tokens is None or tokens.dim() < 2:
+        return None
+    return visible_tokens(arguments, tokens.shape[:2])
