@@ -11,7 +11,7 @@ import json
 import re
 import typing
 from argparse import HelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -24,6 +24,7 @@ from hiddenkey.lab.plans.settings import read_yaml
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
+_ODD_NUMBER: Final = re.compile(r"[-+]?(0[xob]\w*|0\d+|[\d.]*\d_[\d_.]*|\d+(:\d+)+)", re.IGNORECASE)
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -44,11 +45,25 @@ def parse(
     """
     parser = _build_parser(kind, command, positional)
     words = _normalise(kind, arguments)
+    files = [word.partition("=")[2] for word in words if word.startswith(f"--{_CONFIG}=")]
+    if any(_file_faults(parser, kind, path) for path in files):
+        raise ConfigError(_diagnose(parser, kind, words, ""))
     try:
         found = parser.parse_args(words)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError, RecursionError) as error:
         raise ConfigError(_diagnose(parser, kind, words, str(error))) from None
-    return kind(**{name: found[name] for name in typing.get_type_hints(kind)})
+    hints = typing.get_type_hints(kind)
+    values = {name: found[name] for name in hints}
+    flags = (word[2:].split("=", 1) for word in words if word.startswith("--"))
+    faults = [
+        fault for name, *value in flags for fault in _value_faults(kind, name, value, _shown(name))
+    ]
+    faults += [
+        fault for name, value in values.items() for fault in _value_faults(kind, name, value, name)
+    ]
+    if faults:
+        raise ConfigError(faults)
+    return kind(**values)
 
 
 def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentParser:
@@ -164,16 +179,44 @@ def _file_faults(parser: ArgumentParser, kind: type[Any], path: str) -> list[str
 def _type_fault(
     parser: ArgumentParser, kind: type[Any], flag: str, value: Any, shown: str
 ) -> list[str]:
+    if faults := _value_faults(kind, flag, value, shown):
+        return faults
     try:
         if isinstance(value, str):
             parser.parse_args([f"--{flag}={value}"], _skip_validation=True)
         else:
             parser.parse_object({flag: value}, _skip_validation=True)
-    except ArgumentError:
-        types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
-        wanted = _in_words(types[flag.partition(".")[0]])
-        return [f"{shown} must be {wanted}, got {value!r}; see --help"]
+    except (ArgumentError, ValueError, RecursionError):
+        return [f"{shown} must be {_in_words(_type_of(kind, flag))}, got {value!r}; see --help"]
     return []
+
+
+def _value_faults(kind: type[Any], flag: str, value: Any, shown: str) -> list[str]:
+    """What the parser takes and nobody means: no value, NUL in a text, 1_000 as a number."""
+    wanted = _type_of(kind, flag)
+    if value is None and "None" not in wanted:
+        return [f"{shown} must be {_in_words(wanted)}, got null; leave it out for the default"]
+    if any(re.search("[\0\ud800-\udfff]", text) for text in _texts(value)):
+        return [f"{shown} must be text without NUL and halves of characters, got {value!r}; fix it"]
+    if "str" not in wanted and re.search("int|float", wanted):
+        for text in filter(_ODD_NUMBER.fullmatch, _texts(value)):
+            return [f"{shown} must be {_in_words(wanted)}, got {text!r}; write plain digits"]
+    return []
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value, and every part of one that looks like a list."""
+    if isinstance(value, str):
+        yield from re.split(r"[\[\],{}\s]+", value) if value[:1] in ("[", "{") else (value,)
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _type_of(kind: type[Any], flag: str) -> str:
+    """The type of a setting, as it is written."""
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return types.get(flag.partition(".")[0], "Any | None")
 
 
 def _in_words(annotation: str) -> str:

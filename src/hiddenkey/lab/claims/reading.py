@@ -233,7 +233,8 @@ def _methods(
     found = {}
     for name, own in file.value(Mapping[str, object], given, place).items():
         where = f"{place.partition(':')[0]}: {name}"
-        values = {"method": name, **more, **(own or {})}
+        settings = file.value(Mapping[str, object], own or {}, where)
+        values = {"method": name, **more, **settings}
         if kind is Configuration:
             values["chosen_as"] = values.pop("as", values["method"])
         found[name] = file.build(kind, values, where, "settings", name=name)

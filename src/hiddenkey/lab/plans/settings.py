@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 TYPES: Final = {field.name: str(field.type) for field in dataclasses.fields(TrainOptions)}
 """Type of each setting of a run, in words."""
+
+_MOST_VALUES: Final = 10_000
 
 RESERVED: Final = {
     "task": "tasks",
@@ -35,13 +39,41 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), _loader())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         return {}, [f"{path}: must be YAML ({' '.join(str(error).split())}); fix the file"]
     if not isinstance(content, dict):
         kind = type(content).__name__
         return {}, [f"{path}: must hold settings as 'name: value', got {kind}"]
+    if len(list(islice(_values(content), _MOST_VALUES))) == _MOST_VALUES:
+        return {}, [
+            f"{path}: must hold fewer than {_MOST_VALUES} values; write them out, once each"
+        ]
     return content, []
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    """A loader to which 1_000, 0x10, 010 and 1:30 are texts and not numbers."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [each for each in found if not each[0].endswith(":int")]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    decimal = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", decimal, list("-+0123456789"))
+    return Loader
+
+
+def _values(tree: Any) -> Iterator[Any]:
+    """Every value in a tree, one that is named several times each time."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    for value in inner:
+        yield value
+        yield from _values(value)
 
 
 def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
