@@ -9,8 +9,9 @@ not taken from FOLDER. Packages that the tests import beyond this project's are 
 runs/peers/packages.
 
 A test is lost if it passes plain and, twice, does not pass attached. M is the time limit for the
-tests of one architecture. Prints a table and the names of the lost tests, writes
-runs/peers/peers.json, and has the exit status 1 if there are any.
+tests of one architecture. Prints a table and the names of the lost tests, and writes
+runs/peers/peers.json and runs/peers/peers.log. The exit status is 1 if a test is lost, or if no
+test of an architecture ran.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from project import THIS
 MODELS: Final = (
     *("bert", "roberta", "gpt2", "llama", "mistral", "qwen2", "qwen3", "t5", "bart", "vit"),
 )
-PACKAGES: Final = ("parameterized", "httpx")
+PACKAGES: Final = ("parameterized", "httpx", "timeout_decorator")
 """What transformers' tests import, and neither transformers nor this project needs."""
 
 _PLUGIN: Final = Path(__file__).resolve().parent
@@ -84,9 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = json.dumps({**record, "models": rows}, indent=1)
     (runs / "peers.json").write_text(text + "\n", encoding="utf-8")
     print(table(found))
+    silent = [comparison.model for comparison in found if not comparison.plain]
+    if silent:
+        print(f"No test ran of {', '.join(silent)}; see {runs / 'peers.log'}")
     lost = [test for comparison in found for test in comparison.lost]
     print("Lost, since they pass plain and not attached:", *(lost or ["none"]), sep="\n  ")
-    return 1 if lost else 0
+    return 1 if lost or silent else 0
 
 
 def gather(runs: Path, checkout: Path | None) -> Path:

@@ -53,16 +53,16 @@ class AttentionInstallation:
         for place in plan.attention:
             modules.setdefault(place.part.module, []).append(place)
         self._transformer = transformer
-        self._names: dict[nn.Module, str | None] = {}
-        for module, places in modules.items():
-            if _interface(places):
-                dispatch.refuse_unsupported(transformer, module)
-                self._names[module] = dispatch.implementation(module)
-        if self._names:
+        routed = [module for module, places in modules.items() if _interface(places)]
+        for module in routed:
+            dispatch.refuse_unsupported(transformer, module)
+        self._configs: list[Any] = list({id(m.config): m.config for m in routed}.values())
+        self._names = [config._attn_implementation for config in self._configs]
+        if routed:
             dispatch.register(self)
         for module, places in modules.items():
             site = self._site(places)
-            if module in self._names:
+            if _interface(places):
                 dispatch.route(module, site)
                 self._sites[module] = site
             else:
@@ -77,23 +77,26 @@ class AttentionInstallation:
         Raises:
             AttachError: if attention cannot drop with the one that was chosen.
         """
-        for module, site in self._sites.items():
-            wanted = arguments.get("output_attentions")
-            if wanted is None:
-                configs = (module.config, getattr(self._transformer, "config", None))
-                wanted = any(getattr(config, "output_attentions", False) for config in configs)
+        if not self._sites:
+            return
+        wanted = arguments.get("output_attentions")
+        if wanted is None:
+            configs = (*self._configs, getattr(self._transformer, "config", None))
+            wanted = any(getattr(config, "output_attentions", False) for config in configs)
+        for site in self._sites.values():
             site.gives_map = bool(wanted)
         if not torch.compiler.is_compiling():
             self._renew()
 
     def _renew(self) -> None:
+        dispatch.register(self)  # a copy of a model has not done so yet
+        names = [config._attn_implementation for config in self._configs]
+        if names == self._names:
+            return
         for module, site in self._sites.items():
-            if self._names[module] != dispatch.implementation(module):
-                dispatch.refuse_unsupported(self._transformer, module)
-                self._names[module] = dispatch.implementation(module)
-                site.is_intercepted = dispatch.needs_interception(module)
-        if self._sites:
-            dispatch.register(self)  # a copy of a model has not done so yet
+            dispatch.refuse_unsupported(self._transformer, module)
+            site.is_intercepted = dispatch.needs_interception(module)
+        self._names = names
 
     def remove(self) -> None:
         """Give the model back as it was."""

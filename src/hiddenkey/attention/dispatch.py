@@ -51,8 +51,9 @@ class RoutedConfig:
 
     @property
     def _attn_implementation(self) -> str | None:
-        own: str | None = self.__dict__["routed"]._attn_implementation
-        if not self.__dict__["module"].training or self.__dict__["site"].is_silent:
+        routed, module, site = self.__dict__.values()
+        own: str | None = routed._attn_implementation
+        if not module.training or site.is_silent:
             return own
         return _FUNCTION.get(own, own)  # type: ignore[arg-type]
 

@@ -54,7 +54,8 @@ class AttentionSite:
     @property
     def is_silent(self) -> bool:
         """Whether nothing is dropped, so that the module may compute as without a site."""
-        return not any(drop and drop.rate for drop in (self.logits, self.weights))
+        logits, weights = self.logits, self.weights  # no loop, since every layer asks in every pass
+        return not (logits and logits.rate) and not (weights and weights.rate)
 
     @property
     def protects_first(self) -> bool:
