@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,28 @@ def test_a_checkout_gives_what_the_source_distribution_lacks(tmp_path, monkeypat
     assert texts == {"common.py": "own", "test.py": "other"}
     copy_missing(Path(tmp_path / "nowhere"), own / "nowhere")
     assert not (own / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("plain", "attached", "status", "line"),
+    [
+        ({"a": "passed", "b": "failed"}, {"a": "passed", "b": "failed"}, 0, "none"),
+        ({"a": "passed"}, {"a": "failed"}, 1, "  a"),
+        ({}, {}, 1, "No test ran of own"),
+    ],
+)
+def test_the_exit_status_says_whether_all_is_well(
+    plain, attached, status, line, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "runs" / "peers").mkdir(parents=True)
+    monkeypatch.setattr(peers, "THIS", SimpleNamespace(root=tmp_path))
+    monkeypatch.setattr(peers, "gather", lambda runs, checkout: runs)
+    monkeypatch.setattr(peers, "install", lambda packages: None)
+    found = Comparison("own", plain, attached, 1, 0)
+    monkeypatch.setattr(peers, "compare", lambda *arguments: found)
+    assert peers.main(["--models", "own"]) == status
+    assert line in capsys.readouterr().out
+    assert (tmp_path / "runs" / "peers" / "peers.json").exists()
 
 
 def test_the_command_says_what_it_takes():
