@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,9 +29,18 @@ def test_values_that_were_no_numbers_are_passed_over():
 def test_result_survives_its_file():
     values = {field.name: 1 for field in dataclasses.fields(Result)}
     summary = Summary(best=1.0, best_step=2, last=0.5)
+    texts = ("task", "model", "method", "main_metric", "data_fingerprint")
+    values |= dict.fromkeys(texts, "accuracy")
     values |= {"metrics": {"accuracy": summary}, "eval_loss": summary, "gap": {"loss": None}}
+    values |= {"train_sample": {"loss": 1.5}, "peak_device_memory_mib": None}
     result = Result(**values)
-    assert Result.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    plain = json.loads(json.dumps(result.to_dict()))
+    assert Result.from_dict(plain) == result
+    for name, wrong in (("seed", "1"), ("steps", None), ("gap", {"loss": "x"}), ("seconds", True)):
+        with pytest.raises(ValueError, match=rf"{name}.* must be .*, got {wrong!r}|must be .*'x'"):
+            Result.from_dict(plain | {name: wrong})
+    with pytest.raises(ValueError, match="lacks or does not know colour"):
+        Result.from_dict(plain | {"colour": 1})
 
 
 @given(st.integers(1, 500), st.integers(1, 50))

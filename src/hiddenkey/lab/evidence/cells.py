@@ -104,9 +104,9 @@ def value_of(run: Run, measure: Measure) -> float | None:
     return finite(summary.last if measure.checkpoint == "last" else summary.best)
 
 
-def finite(value: float | None) -> float | None:
+def finite(value: object) -> float | None:
     """Return a number, and ``None`` for what is none."""
-    return None if value is None or not math.isfinite(value) else float(value)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _measures(runs: Sequence[Run]) -> list[Measure]:

@@ -7,17 +7,25 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_type_hints
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
+from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
+from hiddenkey.lab.run.stored import build
 
 FOLDER: Final = "records"
 """Name of the records' folder in the folder of a comparison."""
 
 VERSION: Final = 1
 """Version of the file format."""
+
+_NEEDED: Final = ("task", "model", "method", "rank", "seed")
+"""Options that every record of every version has."""
+
+Measured = float | None | Mapping[str, float | None]
+"""A value in a line of metrics, or several by name."""
 
 NOT_A_RECORD: Final = (OSError, ValueError, KeyError, TypeError, AttributeError)
 """What reading a file raises that is no whole record."""
@@ -77,12 +85,17 @@ class Record:
         fields = dict(values)
         if fields.pop("version") != VERSION:
             raise ValueError(f"version {values['version']} is not {VERSION}")
-        if fields["result"] is not None:
-            fields["result"] = Result.from_dict(fields["result"])
-        if (fields["status"] == "finished") != (fields["result"] is not None):
+        found: Record = build(cls, fields)
+        if found.result is not None:
+            Result.from_dict(fields["result"])
+        if (found.status == "finished") != (found.result is not None):
             raise ValueError("a finished run has a result, a failed one has none")
-        fields["metrics"] = tuple(fields["metrics"])
-        return cls(**fields)
+        for line in build(tuple[Mapping[str, Measured], ...], found.metrics, "metrics"):
+            build(int, line.get("step"), "metrics.step")
+        for name, hint in get_type_hints(TrainOptions).items():
+            if name in found.options or name in _NEEDED:
+                build(hint, found.options.get(name), f"options.{name}")
+        return found
 
     @classmethod
     def load(cls, path: Path) -> Record:

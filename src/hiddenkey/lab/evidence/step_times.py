@@ -12,6 +12,7 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
 from hiddenkey.lab.evidence.inference import Ratio
+from hiddenkey.lab.run.stored import build
 
 FILE: Final = "step_times.json"
 
@@ -63,8 +64,7 @@ def read_step_times(folder: Path) -> list[StepTimes]:
     path = folder / FILE
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        pairs = ("seconds", "baseline_seconds")
-        found = [StepTimes(**{**row, **{name: tuple(row[name]) for name in pairs}}) for row in rows]
+        found: list[StepTimes] = list(build(tuple[StepTimes, ...], rows))
         _ = [each.ratio for each in found]
     except FileNotFoundError:
         return []

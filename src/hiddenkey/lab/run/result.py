@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from hiddenkey.lab.run.stored import build
 from hiddenkey.lab.scores import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -95,11 +96,15 @@ class Result:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Result:
-        """Build a result from :meth:`to_dict`'s form."""
-        fields = dict(values)
-        fields["metrics"] = {name: Summary(**item) for name, item in values["metrics"].items()}
-        fields["eval_loss"] = Summary(**values["eval_loss"])
-        return cls(**fields)
+        """Build a result from :meth:`to_dict`'s form.
+
+        Raises:
+            ValueError: if it is not of that form.
+        """
+        found: Result = build(cls, values)
+        if found.main_metric not in found.metrics:
+            raise ValueError(f"metrics must hold the main metric {found.main_metric!r}")
+        return found
 
     @classmethod
     def load(cls, folder: Path) -> Result:
