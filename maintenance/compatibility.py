@@ -162,7 +162,7 @@ the versions of [`constraints.txt`](../constraints.txt); `make test-latest` runs
 newest releases.
 
 Written by `make compatibility` on {day}, Python 3.11, on a CPU. To check your own environment, in
-half a minute, run this of a checkout (it needs no other file):
+half a minute, run this in a checkout:
 
     python maintenance/environment_checks.py
 

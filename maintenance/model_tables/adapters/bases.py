@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hiddenkey.testing import tiny
+import tiny
 
 TASKS = {"llama": "CAUSAL_LM", "bert": "SEQ_CLS", "gpt2": "CAUSAL_LM", "bart": "SEQ_2_SEQ_LM"}
 """PEFT's name of the task that each base is built for."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from hiddenkey.testing.tiny import auto_class
 from model_tables.adapters.bases import TASKS, tiny_model
 from model_tables.adapters.recipe import AdapterMethod
+from tiny import auto_class
 
 # What PEFT trains in full must keep its floating-point weights.
 _HEADS = ("lm_head", "classifier")
