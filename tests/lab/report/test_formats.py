@@ -31,6 +31,14 @@ def test_csv_quotes_lines_commas_and_quotes():
     assert read(make_grid("n", "t", ("a",), [[Entry(text, text)]])) == [{"a": text}]
 
 
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1|x", "@SUM(A1)", "\t=1", "\n=1", "\uff1d1"])
+def test_csv_has_no_cell_that_a_spreadsheet_runs(text):
+    rows = [[Entry(text, text), Entry("x", -1.5, details=(text,))]]
+    written = list(csv.reader(io.StringIO(to_csv(make_grid("n", "t", (text, "b"), rows)))))
+    assert written[0][0] == written[1][0] == f"'{text}"
+    assert written[1][1] == "-1.5"
+
+
 def test_markdown_escapes_and_keeps_one_line_per_row():
     grid = make_grid("n", NASTY, ("a",), [[Entry(f"{NASTY}\nmore", "", True, ("small",))]])
     lines = to_markdown(grid).splitlines()

@@ -30,13 +30,16 @@ _LATEX: Final = {
     "×": r"$\times$",
     "\u2013": "--",
 }
+_FORMULA: Final = tuple("=+-@\t\n＝＋－＠")  # noqa: RUF001
+"""What makes a spreadsheet run a cell of a CSV file."""
 _MARKDOWN: Final = re.compile(r"([\\`*_\[\]<>|#~&])")
 
 
 def to_csv(grid: Grid) -> str:
     """Return comma-separated values, numbers with all their digits and missing ones empty.
 
-    A cell with a second line gets a second column, named after the first.
+    A cell with a second line gets a second column, named after the first. Words that a spreadsheet
+    would run get an apostrophe before them; numbers stay as they are.
     """
     detailed = [any(row[i].details for row in grid.rows) for i in range(len(grid.columns))]
     file = io.StringIO()
@@ -45,15 +48,22 @@ def to_csv(grid: Grid) -> str:
         [name, f"{name} (in words)"] if more else [name]
         for name, more in zip(grid.columns, detailed, strict=True)
     ]
-    writer.writerow([name for head in heads for name in head])
+    writer.writerow([_inert(name) for head in heads for name in head])
     for row in grid.rows:
         cells: list[object] = []
         for entry, more in zip(row, detailed, strict=True):
             cells.append("" if entry.value is None else entry.value)
             if more:
                 cells.append("; ".join((entry.text, *entry.details)))
-        writer.writerow(cells)
+        writer.writerow(map(_inert, cells))
     return file.getvalue()
+
+
+def _inert(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r", "\n")  # which the csv module leaves without quotes
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def to_markdown(grid: Grid) -> str:
