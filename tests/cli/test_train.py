@@ -17,7 +17,9 @@ def test_run_shows_sites_progress_and_a_closing_table(tmp_path, capsys):
     words = ["train", "--method", "hiddenkey", *SMALL, "--output", str(folder)]
     assert main(words) == 0
     shown = capsys.readouterr().out
-    lines = shown.splitlines()
+    examples, *lines = shown.splitlines()
+    assert examples.startswith("training examples: 24 (business: 6, entertainment: 4, politics: 5")
+    assert lines.pop(0).startswith("evaluation examples: ")
     assert lines[0].startswith("attention_logits: column, rate 0.1")
     assert "6 of 6 layers" in lines[0]
     assert lines[0].endswith("fused")

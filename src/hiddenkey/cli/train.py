@@ -10,6 +10,7 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.processes import is_first
 from hiddenkey.lab.run.result import Result, Summary
+from hiddenkey.lab.tasks.classes import described
 from hiddenkey.quiet import quiet
 
 
@@ -21,6 +22,8 @@ def run(options: TrainOptions) -> int:
     from hiddenkey.lab.run.training import train
 
     console = standard_console() if is_first() else Console(quiet=True)
+    for line in described(prepared.splits):
+        say(console, line)
     shown = ShownProgress(console)
     try:
         result = train(options, prepared=prepared, observer=shown, callbacks=[shown])

@@ -1,9 +1,15 @@
 import json
+import os
+import time
+import tracemalloc
+from datetime import date
+from decimal import Decimal
 
 import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.tasks import Example, Source, find_task
+from hiddenkey.lab.tasks.classes import described
 
 
 def load(train, evaluation, **settings):
@@ -92,6 +98,146 @@ def test_bad_file_is_refused_with_file_line_rule_and_next_step(tmp_path, name, c
     assert str(path) in str(caught.value)
 
 
+def labels(path, values, **settings):
+    rows = [{"text": f"t{index}", "label": value} for index, value in enumerate(values)]
+    write(path, "\n".join(map(json.dumps, rows)))
+    return load(path, path, text_columns=("text",), **settings)
+
+
+@pytest.mark.parametrize(
+    "value", ["", " ", "null", "NaN", "None", None, float("nan"), "N/A", "<NA>", "-", "\u200b"]
+)
+def test_a_missing_label_is_no_class(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"line 3: column 'label' must hold a label, got .*miss"):
+        labels(tmp_path / "a.jsonl", ["pos", "neg", value])
+
+
+def test_what_often_means_none_is_a_class_where_it_is_named(tmp_path):
+    names = ("against", "none", "favor")
+    splits = labels(tmp_path / "a.jsonl", names, label_names=names)
+    assert [example.label for example in splits.train] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("pos", "Pos"), ("pos", "pos "), ("1", "1.0"), (1, 1.0), (1, "01"), (True, 1),
+        ("y", "Y"), ("café", "cafe\u0301"), ("not_a", "not a"), ("a", "a\u200b"), ("a", "a\xa0"),
+        ("\uff11", "1"),
+    ],
+)  # fmt: skip
+def test_one_label_in_two_spellings_is_asked_about(tmp_path, values):
+    message = r"labels must each be written in one way, got .* \(2 rows\), .* \(1 rows\); write one"
+    with pytest.raises(ConfigError, match=message):
+        labels(tmp_path / "a.jsonl", [values[0], "other", *values])
+
+
+def test_two_spellings_are_kept_apart_where_both_are_named(tmp_path):
+    splits = labels(tmp_path / "a.jsonl", ["pos", "Pos"], label_names=("pos", "Pos"))
+    assert [example.label for example in splits.train] == [0, 1]
+    with pytest.raises(ConfigError, match="must be one of pos, neg, got 'Pos'; write 'pos'"):
+        labels(tmp_path / "a.jsonl", ["pos", "Pos"], label_names=("pos", "neg"))
+
+
+@pytest.mark.parametrize(
+    "values", [("A", "A+"), ("A-", "A"), ("-1", "1"), ("not", "not a"), ("c", "c++"), (-1, 0)]
+)
+def test_labels_that_look_alike_and_are_not(tmp_path, values):
+    assert len(labels(tmp_path / "a.jsonl", values).label_names) == 2
+
+
+@pytest.mark.parametrize(
+    "value", [["a", "b"], ["a"], {"a": 1}, "['a', 'b']", '["a"]', "a,b", "b | a"]
+)
+def test_a_list_of_labels_is_no_class(tmp_path, value):
+    with pytest.raises(ConfigError, match=r"one label"):
+        labels(tmp_path / "a.jsonl", ["a", "b", value])
+
+
+@pytest.mark.parametrize(
+    "text", ["text,label,label\na,0,1\nb,1,0\n", "text,text,label\na,c,1\nb,d,0\n"]
+)
+def test_two_columns_of_one_name_are_refused(tmp_path, text):
+    for name, content in (("a.csv", text), ("a.tsv", text.replace(",", "\t"))):
+        train = write(tmp_path / name, content)
+        with pytest.raises(ConfigError, match=r"must have one column '\w+', got 2 of that name"):
+            load(train, train, text_columns=("text",))
+
+
+def test_two_columns_of_one_name_that_nobody_asks_for_are_fine(tmp_path):
+    train = write(tmp_path / "a.csv", "text,label,,\na,0,,\nb,1,,\n")
+    assert len(load(train, train, text_columns=("text",)).train) == 2
+
+
+LONG = "9" * 5000
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": "x", "label": "y"}', "a name occurs twice"),
+        ('{"text": "\\ud800", "label": "x"}', "must be text, got half of a surrogate pair"),
+        ('{"text": "a", "label": "\\uDFFF"}', "must be text, got half of a surrogate pair"),
+        (f'{{"text": "a", "label": {LONG}}}', "must be one JSON object .*digits"),
+        (f'{{"text": "a", "label": {DEEP}}}', "must be one JSON object .nested too deeply"),
+        ('{"text": "a\x00", "label": "x"}', "line 2: must be text in UTF-8, got a NUL byte"),
+        ('{"text": " ", "label": "x"}', "column 'text' must hold text, got ' '; fill it in"),
+    ],
+)
+def test_a_line_that_python_reads_and_nobody_meant(tmp_path, line, message):
+    train = write(tmp_path / "a.jsonl", f'{{"text": "b", "label": "y"}}\n{line}\n')
+    with pytest.raises(ConfigError, match=message):
+        load(train, train, text_columns=("text",))
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path):
+    path = tmp_path / "a.jsonl"
+    assert labels(path, ["\U0001f600", "b"]).label_names == ("b", "\U0001f600")
+
+
+def test_a_long_field_is_read(tmp_path):
+    long = "a, " * 100_000
+    train = write(tmp_path / "a.csv", f'text,label\n"{long}",0\nb,1\n')
+    assert load(train, train, text_columns=("text",)).train[0].texts == (long,)
+
+
+def test_ten_million_bad_rows_are_refused_at_once(tmp_path):
+    train = write(tmp_path / "a.csv", "text,label\n" + ",x\n" * 10_000_000)
+    started = time.perf_counter()
+    tracemalloc.start()
+    with pytest.raises(ConfigError) as caught:
+        load(train, train, text_columns=("text",))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.perf_counter() - started < 10
+    assert peak < 200e6
+    assert caught.value.faults[5] == f"{train}: 995 more rows break a rule; the rest was not read"
+
+
+@pytest.mark.parametrize("name", ["folder.csv", "pipe.csv", "nul\x00.csv", "x" * 5000 + ".csv"])
+def test_what_is_no_file_is_refused(tmp_path, name):
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(ConfigError, match=r"must be a file|cannot be read"):
+        load(tmp_path / name, tmp_path / name, text_columns=("text",))
+
+
+def test_a_score_is_written_as_a_number(tmp_path):
+    for value in ("1_000", "", "None", None, [1], float("nan"), True):
+        with pytest.raises(ConfigError, match="score must be a finite number"):
+            labels(tmp_path / "a.jsonl", [value, 1.0], regression=True)
+
+
+def test_classes_are_shown_with_their_counts(tmp_path):
+    splits = labels(tmp_path / "a.jsonl", ["b", "a", "b"])
+    assert described(splits)[0] == "training examples: 3 (a: 1, b: 2)"
+    many = labels(tmp_path / "a.jsonl", [*range(20), 3])
+    assert described(many)[1] == "evaluation examples: 21 (20 classes of 1 to 2, 0 empty)"
+    scores = labels(tmp_path / "a.jsonl", [1, 2.5], regression=True)
+    assert described(scores)[0] == "training examples: 2 (scores from 1 to 2.5, mean 1.75)"
+
+
 def test_both_missing_files_are_named(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "a.csv", tmp_path / "b.csv", text_columns=("text",))
@@ -143,5 +289,22 @@ def test_what_is_no_parquet_is_refused(tmp_path):
     pytest.importorskip("pyarrow")
     train = tmp_path / "a.parquet"
     train.write_text("text,label\n")
-    with pytest.raises(ConfigError, match=r"a\.parquet: must be a Parquet file"):
+    with pytest.raises(ConfigError, match=r"a\.parquet: must be a whole Parquet file"):
         load(train, train, text_columns=("text",))
+
+
+@pytest.mark.parametrize("value", [date(2026, 1, 2), b"x", ["a"], {"a": 1}])
+def test_a_parquet_label_that_json_cannot_hold_is_refused(tmp_path, value):
+    train = write_parquet(tmp_path / "a.parquet", [{"text": "a", "label": value}] * 2)
+    with pytest.raises(
+        ConfigError, match=r"row 1: column 'label' must hold a label, got .* not one"
+    ):
+        load(train, train, text_columns=("text",))
+
+
+def test_a_parquet_decimal_is_a_number(tmp_path):
+    rows = [{"text": "a", "label": Decimal("1.50")}, {"text": "b", "label": Decimal("2.00")}]
+    train = write_parquet(tmp_path / "a.parquet", rows)
+    assert load(train, train, text_columns=("text",)).label_names == ("1.50", "2.00")
+    splits = load(train, train, text_columns=("text",), regression=True)
+    assert [example.label for example in splits.train] == [1.5, 2.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,11 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 
 _SHOWN_PER_FILE: Final = 5
+_MOST_PER_FILE: Final = 1000
+
+
+class TooManyFaultsError(ConfigError):
+    """A file has so many faults that reading it on would only take time and memory."""
 
 
 @dataclass
@@ -21,14 +27,22 @@ class FileFaults:
     unit: str = "line"
 
     def add(self, rule: str, line: int | None = None) -> None:
-        """Record a broken rule, at a line or of the whole file."""
+        """Record a broken rule, at a line or of the whole file.
+
+        Raises:
+            TooManyFaultsError: with the first faults, when a thousand are reached.
+        """
         where = f"{self.path}" if line is None else f"{self.path}, {self.unit} {line}"
         self.found.append((line or 0, f"{where}: {rule}"))
+        if len(self.found) >= _MOST_PER_FILE:
+            raise TooManyFaultsError(self.shown())
 
     def shown(self) -> list[str]:
         """The faults to report, in the order of the lines."""
         more = len(self.found) - _SHOWN_PER_FILE
         rest = [f"{self.path}: {more} more rows break a rule"] if more > 0 else []
+        if len(self.found) >= _MOST_PER_FILE:
+            rest = [f"{rest[0]}; the rest was not read"]
         return [fault for _, fault in sorted(self.found)[:_SHOWN_PER_FILE]] + rest
 
 
@@ -45,13 +59,17 @@ def refuse(*files: FileFaults) -> None:
 def read_bytes(path: Path, faults: FileFaults) -> bytes | None:
     """Return the content of a file, or record why it cannot be read."""
     try:
+        kind = path.stat().st_mode
+        if not stat.S_ISREG(kind):  # a device or a pipe may never end
+            what = "folder; name a file in it" if stat.S_ISDIR(kind) else "device; save its content"
+            faults.add(f"must be a file, got a {what}")
+            return None
         raw = path.read_bytes()
     except FileNotFoundError:
         faults.add("does not exist; check the path")
-    except IsADirectoryError:
-        faults.add("must be a file, got a folder; name a file in it")
-    except OSError as error:
-        faults.add(f"cannot be read ({error.strerror}); check its permissions")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        faults.add(f"cannot be read ({reason}); check its permissions")
     else:
         if raw.strip():
             return raw
@@ -61,6 +79,10 @@ def read_bytes(path: Path, faults: FileFaults) -> bytes | None:
 
 def decode(raw: bytes, faults: FileFaults) -> str | None:
     """Return UTF-8 bytes as text without a byte order mark, or record the first wrong byte."""
+    if (null := raw.find(b"\0")) >= 0:  # UTF-16 and binary files are full of them
+        line = raw.count(b"\n", 0, null) + 1
+        faults.add("must be text in UTF-8, got a NUL byte; save the file as UTF-8", line)
+        return None
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -9,11 +10,10 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
 from hiddenkey.lab.tasks.base import Source, Splits, Task
+from hiddenkey.lab.tasks.classes import doubts, in_order
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.generation import merge_references
-from hiddenkey.lab.tasks.tables import Columns, read_rows, read_splits, spelling
-
-_MOST_CLASSES: Final = 1000
+from hiddenkey.lab.tasks.tables import Columns, read_examples, read_splits
 
 
 def resolve(source: Source) -> Task:
@@ -25,10 +25,28 @@ def resolve(source: Source) -> Task:
 
 def _load_file(source: Source) -> Splits:
     train_file, eval_file = _files(source, "file")
-    names = () if source.regression else source.label_names or _infer_labels(source, train_file)
-    labels = None if source.regression else {name: index for index, name in enumerate(names)}
+    names = () if source.regression else source.label_names
+    labels = {name: index for index, name in enumerate(names)} or None
     columns = Columns(texts=source.text_columns, label=source.label_column, labels=labels)
-    return Splits(*read_splits(train_file, eval_file, columns), names)
+    if source.regression or names:
+        return Splits(*read_splits(train_file, eval_file, columns), names)
+    return _with_found_classes(train_file, eval_file, replace(columns, is_open=True))
+
+
+def _with_found_classes(train_file: Path, eval_file: Path, columns: Columns) -> Splits:
+    """Read both files; the labels of the training file are the classes."""
+    faults = (FileFaults(train_file), FileFaults(eval_file))
+    train = read_examples(train_file, columns, faults[0])
+    counts = Counter(str(example.label) for example in train)
+    for doubt in () if faults[0].found else doubts(counts, columns.label):
+        faults[0].add(doubt)
+    names = in_order(counts)
+    labels = {name: index for index, name in enumerate(names)}
+    closed = columns if faults[0].found else replace(columns, labels=labels, is_open=False)
+    evaluation = read_examples(eval_file, closed, faults[1])
+    refuse(*faults)
+    indexed = (replace(example, label=labels[str(example.label)]) for example in train)
+    return Splits(tuple(indexed), evaluation, names)
 
 
 def _load_completion(source: Source) -> Splits:
@@ -43,29 +61,6 @@ def _files(source: Source, task: str) -> tuple[Path, Path]:
     if source.train_file is None or source.eval_file is None:
         raise ConfigError(f"--task {task} needs --train-file and --eval-file; give both")
     return Path(source.train_file), Path(source.eval_file)
-
-
-def _infer_labels(source: Source, train_file: Path) -> tuple[str, ...]:
-    """The distinct labels of the training file, numbers in their order, else alphabetical."""
-    faults = FileFaults(train_file)
-    needed = (*source.text_columns, source.label_column)
-    rows = read_rows(train_file, needed, faults)
-    found = {spelling(row.values[source.label_column]) for row in rows}
-    if 2 <= len(found) <= _MOST_CLASSES:
-        return tuple(sorted(found, key=int) if _all_whole(found) else sorted(found))
-    if faults.found:  # too few labels may come from the broken rows alone
-        of_eval = FileFaults(source.eval_file or train_file)
-        read_rows(Path(of_eval.path), needed, of_eval)
-        refuse(faults, of_eval)
-    raise ConfigError(
-        f"{train_file}: column {source.label_column!r} must hold 2 to {_MOST_CLASSES}"
-        f" different labels, got {len(found)}; name another --label-column, give"
-        " --label-names, or use --regression for scores"
-    )
-
-
-def _all_whole(names: set[str]) -> bool:
-    return all(name.removeprefix("-").isdecimal() for name in names)
 
 
 FILE: Final = Task(

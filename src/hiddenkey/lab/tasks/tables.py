@@ -11,15 +11,24 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
-from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
+from hiddenkey.lab.tasks.classes import near, open_spelling, spelling
+from hiddenkey.lab.tasks.files import FileFaults, TooManyFaultsError, decode, read_bytes, refuse
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+_LONGEST_FIELD: Final = 2**31 - 1
+"""Characters of a CSV field; Python's own limit of 131,072 is shorter than some documents."""
+_HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_ROWS_AT_ONCE: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Columns:
         label: column of the label.
         labels: class index by the label's spelling; ``None`` for a score or a text.
         is_text: the label is a text to generate.
+        is_open: the label may name any class, and the example's label is that name.
         score_range: smallest and largest score allowed.
         header: column names of a file without a header line; ``None`` reads the first line.
     """
@@ -49,6 +59,7 @@ class Columns:
     score_range: tuple[float, float] = (-math.inf, math.inf)
     header: tuple[str, ...] | None = None
     is_text: bool = False
+    is_open: bool = False
 
 
 def read_splits(
@@ -68,11 +79,14 @@ def read_splits(
 
 def read_examples(path: Path, columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
     """Read one file; broken rows are left out and recorded in ``faults``."""
-    rows = read_rows(path, (*columns.texts, columns.label), faults, columns.header)
-    return to_examples(rows, columns, faults)
+    rows = iterate_rows(path, (*columns.texts, columns.label), faults, columns.header)
+    try:
+        return to_examples(rows, columns, faults)
+    except TooManyFaultsError:
+        return ()
 
 
-def to_examples(rows: Sequence[Row], columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
+def to_examples(rows: Iterable[Row], columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
     """Turn records into examples; broken ones are left out and recorded in ``faults``."""
     examples = []
     for row in rows:
@@ -80,7 +94,7 @@ def to_examples(rows: Sequence[Row], columns: Columns, faults: FileFaults) -> tu
         for name, text in zip(columns.texts, texts, strict=True):
             if not isinstance(text, str):
                 faults.add(f"column {name!r} must hold text, got {text!r}; quote it", row.line)
-            elif columns.is_text and not text.strip():
+            elif not text.strip() and (columns.is_text or len(texts) == 1):
                 faults.add(f"column {name!r} must hold text, got {text!r}; fill it in", row.line)
         label = _label(row.values[columns.label], row.line, columns, faults)
         if label is not None and all(isinstance(text, str) for text in texts):
@@ -91,62 +105,70 @@ def to_examples(rows: Sequence[Row], columns: Columns, faults: FileFaults) -> tu
 def read_rows(
     path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
 ) -> list[Row]:
-    """Read the records of a file that have every needed column."""
+    """Read the records of a file that have every needed column; none: all columns.
+
+    Raises:
+        TooManyFaultsError: if a thousand rows break a rule.
+    """
+    return list(iterate_rows(path, needed, faults, header))
+
+
+def iterate_rows(
+    path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
+) -> Iterator[Row]:
+    """Yield what :func:`read_rows` returns; the file's text is in memory, its rows are not."""
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         kinds = ", ".join(FORMATS)
         faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
-        return []
+        return
     raw = read_bytes(path, faults)
     if raw is None:
-        return []
-    before = len(faults.found)
+        return
+    count, before = 0, len(faults.found)
+    rows: Iterable[Row] = ()
     if suffix == ".parquet":
         rows = _parquet_rows(raw, needed, faults)
-    elif (text := decode(raw, faults)) is None:
-        rows = []
-    elif suffix == ".jsonl":
-        rows = _json_rows(text, needed, faults)
-    else:
-        rows = _table_rows(suffix, text, needed, faults, header)
-    if not rows and len(faults.found) == before:
+    elif decode(raw, faults) is not None:
+        of_text = _json_rows if suffix == ".jsonl" else partial(_table_rows, suffix, header)
+        rows = of_text(raw, needed, faults)
+    for count, row in enumerate(rows, start=1):  # noqa: B007
+        yield row
+    if not count and len(faults.found) == before:
         faults.add("must hold at least one example, got none; give a file with rows")
-    return rows
-
-
-def spelling(value: object) -> str:
-    """A label as it is spelled in a file; JSON's 1, true and "1" count as themselves."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _table_rows(
-    suffix: str, text: str, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None
-) -> list[Row]:
-    records = _records(suffix, text, faults)
+    suffix: str,
+    header: Sequence[str] | None,
+    raw: bytes,
+    needed: Sequence[str],
+    faults: FileFaults,
+) -> Iterator[Row]:
+    records = _records(suffix, raw, faults)
     if header is None:
         first = next(records, None)
         if first is None:
-            return []
+            return
         header = first[1]
     if _lacks_columns(header, needed, faults):
-        return []
-    rows = []
+        return
     for line, fields in records:
         if len(fields) != len(header):
             faults.add(f"must have {len(header)} fields, got {len(fields)}; fix the row", line)
         else:
-            rows.append(Row(line, dict(zip(header, fields, strict=True))))
-    return rows
+            yield Row(line, dict(zip(header, fields, strict=True)))
 
 
-def _records(suffix: str, text: str, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
+def _records(suffix: str, raw: bytes, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
     if suffix == ".tsv":
-        # str.splitlines would also break at form feeds and Unicode separators inside a sentence
-        for number, line in enumerate(text.split("\n"), start=1):
+        for number, line in _lines(raw):
             if line.rstrip("\r"):
                 yield number, line.rstrip("\r").split("\t")
         return
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    csv.field_size_limit(_LONGEST_FIELD)
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True)
     start = 1
     try:
         for fields in reader:
@@ -157,52 +179,85 @@ def _records(suffix: str, text: str, faults: FileFaults) -> Iterator[tuple[int, 
         faults.add(f"must be valid CSV ({error}); fix the quotes", start)
 
 
-def _json_rows(text: str, needed: Sequence[str], faults: FileFaults) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+def _lines(raw: bytes) -> Iterator[tuple[int, str]]:
+    # str.splitlines would also break at form feeds and Unicode separators inside a sentence
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="\n")
+    return enumerate((line.removesuffix("\n") for line in text), start=1)
+
+
+def _json_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iterator[Row]:
+    for number, line in _lines(raw):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            faults.add(f"must be one JSON object ({error.msg}); fix the line", number)
+            record = json.loads(line, object_pairs_hook=_without_doubles)
+            if _HALF_PAIR.search(line):
+                json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            faults.add("must be text, got half of a surrogate pair; write the text again", number)
+            continue
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            reason = getattr(error, "msg", reason)
+            faults.add(f"must be one JSON object ({reason}); fix the line", number)
             continue
         if not isinstance(record, dict):
             faults.add(f"must be one JSON object, got {line.strip()[:40]!r}; fix the line", number)
         elif not _lacks_columns(list(record), needed, faults, number):
-            rows.append(Row(number, record))
-    return rows
+            yield Row(number, record)
 
 
-def _parquet_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> list[Row]:
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _parquet_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iterator[Row]:
     faults.unit = "row"
     try:
-        from pyarrow import ArrowException, parquet
+        from pyarrow import parquet
     except ModuleNotFoundError:
         faults.add("needs the package 'pyarrow', which is missing; run: pip install pyarrow")
-        return []
+        return
+    number = None
     try:
         file = parquet.ParquetFile(io.BytesIO(raw))
         if _lacks_columns(file.schema_arrow.names, needed, faults):
-            return []
-        records = file.read(columns=list(dict.fromkeys(needed))).to_pylist()
-    except (OSError, ArrowException) as error:
-        faults.add(f"must be a Parquet file ({error}); write it again")
-        return []
-    return [Row(number, record) for number, record in enumerate(records, start=1)]
+            return
+        columns = list(dict.fromkeys(needed)) or None
+        batches = file.iter_batches(_ROWS_AT_ONCE, columns=columns)
+        for number, record in enumerate(
+            (record for batch in batches for record in batch.to_pylist()), start=1
+        ):
+            yield Row(number, record)
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file makes pyarrow raise nearly anything
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        faults.add(f"must be a whole Parquet file ({reason}); write it again", number)
 
 
 def _lacks_columns(
     present: Sequence[str], needed: Sequence[str], faults: FileFaults, line: int | None = None
 ) -> bool:
-    missing = [name for name in needed if name not in present]
+    counts = Counter(present)
+    missing = [name for name in needed if name not in counts]
     for name in missing:
         faults.add(
             f"must have a column {name!r}, got {', '.join(map(repr, present)) or 'no columns'};"
             " name one of them or add it",
             line,
         )
-    return bool(missing)
+    doubled = [name for name in needed or filter(None, counts) if counts[name] > 1]
+    for name in doubled:
+        faults.add(
+            f"must have one column {name!r}, got {counts[name]} of that name; rename or delete"
+            " the others",
+            line,
+        )
+    return bool(missing or doubled)
 
 
 def _label(
@@ -213,15 +268,12 @@ def _label(
             return value
         faults.add(f"column {columns.label!r} must hold text, got {value!r}; fill it in", line)
         return None
-    if columns.labels is not None:
-        index = columns.labels.get(spelling(value))
-        if index is None:
-            allowed = ", ".join(columns.labels)
-            faults.add(f"label must be one of {allowed}, got {value!r}; correct the row", line)
-        return index
+    if columns.labels is not None or columns.is_open:
+        return _class_of(value, line, columns, faults)
     low, high = columns.score_range
     try:
-        score = float(spelling(value))
+        written = spelling(value)
+        score = math.nan if "_" in written else float(written)  # Python alone reads 1_000
     except ValueError:
         score = math.nan
     if not (low <= score <= high and math.isfinite(score)):
@@ -229,3 +281,20 @@ def _label(
         faults.add(f"score must be {allowed}, got {value!r}; correct the row", line)
         return None
     return score
+
+
+def _class_of(value: object, line: int, columns: Columns, faults: FileFaults) -> int | str | None:
+    labels = columns.labels or {}
+    try:
+        name = open_spelling(value) if columns.is_open else spelling(value)
+    except ConfigError as error:
+        name, reason = "", str(error)
+    if columns.is_open:
+        if not name:
+            rule = f"column {columns.label!r} must hold a label, got {value!r}, which {reason}"
+            faults.add(rule, line)
+        return name or None
+    if name not in labels:
+        hint = near(name, labels) or "; correct the row"
+        faults.add(f"label must be one of {', '.join(labels)}, got {value!r}{hint}", line)
+    return labels.get(name)

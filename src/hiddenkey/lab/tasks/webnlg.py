@@ -30,7 +30,7 @@ _GOOD: Final = "good"
 # a declaration with an encoding, or UTF-16, leaves the decoding to the parser
 _OWN_ENCODING: Final = re.compile(rb"\s*<\?xml[^>]*\bencoding\s*=|\xff\xfe|\xfe\xff")
 _LINE: Final = "line it starts on"  # an attribute that no file can have: a name has no spaces
-_IDENTIFIER: Final = re.compile(r"Id(\d+)")
+_IDENTIFIER: Final = re.compile(r"Id(\d{1,18})")
 
 
 @dataclass(frozen=True)
