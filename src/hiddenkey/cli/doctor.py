@@ -113,7 +113,9 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
             trust_remote_code=trusted,
             **how,
         )
-    except (OSError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of a damaged file, nearly anything
         raise ConfigError(could_not_load(options.model, error)) from error
 
 

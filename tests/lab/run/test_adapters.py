@@ -297,13 +297,6 @@ def test_a_model_without_a_cache_takes_no_prefix(tiny_options, tiny_tokenizer, t
     assert not Path(options.output).exists()
 
 
-def test_a_prefix_needs_positions_of_its_own():
-    model = small("gpt2")
-    message = "must be at most the model's 32 positions together, got 20 and 16; make one"
-    with pytest.raises(ConfigError, match=message):
-        add_adapter(model, TrainOptions(adapter="prefix", prefix_tokens=20, max_length=16))
-
-
 def test_ia3_needs_a_feed_forward_block():
     model = nn.ModuleDict({"key": nn.Linear(4, 4), "value": nn.Linear(4, 4)})
     with pytest.raises(ConfigError, match="adapter 'ia3' scales feed-forward layers"):

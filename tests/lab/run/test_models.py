@@ -1,7 +1,9 @@
+import contextlib
 import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,12 @@ from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.main import main
 from hiddenkey.lab.run.adapters import key_value_modules, lora_config, trainable_counts
-from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.encoding import encode
+from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.tasks import TASKS
+from hiddenkey.lab.run.preparation import prepare
+from hiddenkey.lab.run.training import build_model, train
+from hiddenkey.lab.tasks import TASKS, Example
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -158,3 +163,69 @@ def test_code_that_is_trusted_is_run(with_own_code):
     model, _ = load_model(folder, "classification", ("a", "b"), "float32", trusted=True)
     assert type(model).__name__ == "OwnModel"
     assert mark.exists()
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 3000, -1])
+def test_a_truncated_model_is_one_sentence(tiny_options, tmp_path, capsys, size):
+    folder = shutil.copytree(tiny_options.model, tmp_path / "cut")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ConfigError, match=r"could not be loaded \(.+\); check its files"):
+        train(replace(tiny_options, model=str(folder)))
+    assert main(["doctor", str(folder)]) == 2
+    assert "could not be loaded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"vocab_size": "x"}', "\x00", '{"model": 1}'])
+def test_a_damaged_model_folder_is_one_sentence(tiny_options, tmp_path, name, content):
+    folder = shutil.copytree(tiny_options.model, tmp_path / "damaged")
+    (folder / name).write_text(content)
+    with contextlib.suppress(ConfigError):  # some are whole enough
+        build_model(replace(tiny_options, model=str(folder)), prepare(tiny_options))
+
+
+def test_a_text_fits_into_the_models_positions(tiny_options):
+    message = "max_length must be at most the model's 32 positions together, got 33; make"
+    with pytest.raises(ConfigError, match=message):
+        train(replace(tiny_options, max_length=33))
+    options = replace(tiny_options, adapter="prefix", rank=8, prefix_tokens=20)
+    message = (
+        "prefix_tokens and max_length must be at most the model's 32 positions together, got 20"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(options)
+
+
+def test_roberta_counts_from_behind_its_padding(tmp_path, tiny_tokenizer):
+    config = RobertaConfig(
+        vocab_size=47,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+        pad_token_id=1,
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    refuse_long_texts(model, tiny_tokenizer, TrainOptions(max_length=18))
+    with pytest.raises(ConfigError, match="the model's 18 positions together, got 19"):
+        refuse_long_texts(model, tiny_tokenizer, TrainOptions(max_length=19))
+
+
+def test_generated_texts_fit_too(tiny_language_model):
+    model, tokenizer = load_model(str(tiny_language_model), "generation", (), "float32")
+    options = TrainOptions(max_length=64, max_new_tokens=60)
+    refuse_long_texts(model, tokenizer, options, ["w1 w2"])
+    with pytest.raises(ConfigError, match="the longest prompt and max_new_tokens must be at most"):
+        refuse_long_texts(model, tokenizer, options, ["w1 w2", "w1 " * 10])
+
+
+def test_texts_without_a_token_are_refused(tiny_options, tmp_path, tiny_tokenizer):
+    examples = [Example(("w1 w2",), 0), Example(("\t",), 1), Example(("",), 1)]
+    message = r"every text must have a token of the model's, 2 of 3 have none, the first is \('\\t'"
+    with pytest.raises(ConfigError, match=message):
+        encode(examples, tiny_tokenizer, 16, "classification")
+    pairs = [Example(("w1", ""), 0), Example(("", ""), 0)]
+    with pytest.raises(ConfigError, match="1 of 2 have none"):
+        encode(pairs, tiny_tokenizer, 16, "classification")

@@ -164,7 +164,6 @@ def _with_prefix(model: PreTrainedModel, options: TrainOptions, kind: Kind) -> P
 
     from hiddenkey.attachment.called_module import prefix_fault
 
-    _refuse_long_prefix(model, options)
     config = PrefixTuningConfig(
         task_type=_TASK_TYPES[kind], num_virtual_tokens=options.prefix_tokens
     )
@@ -183,16 +182,6 @@ def _with_prefix(model: PreTrainedModel, options: TrainOptions, kind: Kind) -> P
             f" {type(model).__name__} ({reason}); take another adapter or another model"
         ) from e
     return adapted
-
-
-def _refuse_long_prefix(model: PreTrainedModel, options: TrainOptions) -> None:
-    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if isinstance(places, int) and options.prefix_tokens + options.max_length > places:
-        raise ConfigError(
-            "prefix_tokens and max_length must be at most the model's"
-            f" {places} positions together, got {options.prefix_tokens} and"
-            f" {options.max_length}; make one of them smaller"
-        )
 
 
 def _changes_outputs(adapted: PeftModel) -> bool:

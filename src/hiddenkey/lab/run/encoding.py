@@ -25,16 +25,28 @@ def encode(
     """Turn examples into token ids, without padding; inputs are cut at ``max_length`` tokens.
 
     Raises:
-        ConfigError: if a prompt leaves no room for its target.
+        ConfigError: if a prompt leaves no room for its target, or a text has no token.
     """
     if kind == "generation":
         return _prompts_and_targets(examples, tokenizer, max_length)
     columns = list(zip(*(example.texts for example in examples), strict=True))
     tokens = tokenizer(*map(list, columns), truncation=True, max_length=max_length)
+    own = tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)
+    _refuse_empty(examples, tokens["input_ids"], own)
     return [
         {name: values[index] for name, values in tokens.items()} | {"labels": example.label}
         for index, example in enumerate(examples)
     ]
+
+
+def _refuse_empty(examples: Sequence[Example], tokens: Sequence[Sequence[int]], own: int) -> None:
+    """Refuse texts of which the model would see nothing but the ``own`` tokens of the tokenizer."""
+    lengths = zip(examples, map(len, tokens), strict=True)
+    if empty := [example.texts for example, length in lengths if length <= own]:
+        raise ConfigError(
+            f"every text must have a token of the model's, {len(empty)} of {len(examples)} have"
+            f" none, the first is {empty[0]!r}; delete these examples"
+        )
 
 
 def collator(tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Any:
@@ -53,6 +65,7 @@ def _prompts_and_targets(
     """
     prompts = tokenizer([example.texts[0] for example in examples])["input_ids"]
     targets = tokenizer([f" {example.label}" for example in examples], add_special_tokens=False)
+    _refuse_empty(examples, prompts, tokenizer.num_special_tokens_to_add())
     longest = max(map(len, prompts))
     if longest + _SHORTEST_TARGET > max_length:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from hiddenkey.lab.run.options import TrainOptions
 
 
 def model_source(model: str) -> tuple[str, dict[str, Any]]:
@@ -64,7 +67,9 @@ def load_config(
     classes = {"num_labels": max(1, len(label_names))} if head else {}
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=trusted, **how, **classes)
-    except (OSError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
         raise ConfigError(could_not_load(model, error)) from error
     if not head:
         return config
@@ -124,7 +129,9 @@ def load_model(
             ignore_mismatched_sizes=not generates,  # only the head's classes were changed
             **how,
         )
-    except (OSError, ValueError) as error:
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # of a damaged file, nearly anything
         raise ConfigError(could_not_load(model, error)) from error
     if generates:
         _refuse_what_cannot_generate(model, loaded, tokenizer)
@@ -137,6 +144,44 @@ def load_model(
         loaded.config.pad_token_id = tokenizer.pad_token_id
     loaded.config.use_cache = False
     return loaded, tokenizer
+
+
+def refuse_long_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TrainOptions,
+    prompts: Sequence[str] = (),
+) -> None:
+    """Refuse settings with which a text could have more tokens than the model has positions.
+
+    Args:
+        model: the model without adapter.
+        tokenizer: its tokenizer.
+        options: the settings.
+        prompts: what text is generated for.
+
+    Raises:
+        ConfigError: if texts, the longest prompt with its new tokens, or a prefix need more.
+    """
+    places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if not isinstance(places, int) or places < 1:
+        return
+    for name, module in model.named_modules():
+        if "position" in name and getattr(module, "padding_idx", None) is not None:
+            places -= module.padding_idx + 1  # RoBERTa counts from behind the padding's number
+    prefix = {"prefix_tokens": options.prefix_tokens} if options.adapter == "prefix" else {}
+    needs = [{**prefix, "max_length": options.max_length}]
+    if prompts:
+        longest = max(map(len, tokenizer(list(prompts))["input_ids"]))
+        needs += [
+            {**prefix, "the longest prompt": longest, "max_new_tokens": options.max_new_tokens}
+        ]
+    for need in needs:
+        if sum(need.values()) > places:
+            raise ConfigError(
+                f"{' and '.join(need)} must be at most the model's {places} positions together, got"
+                f" {' and '.join(map(str, need.values()))}; make one of them smaller"
+            )
 
 
 def _refuse_what_cannot_generate(

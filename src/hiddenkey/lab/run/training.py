@@ -37,7 +37,7 @@ from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.folder import RunFolder
-from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, Observer, Recorder
@@ -128,6 +128,8 @@ def build_model(
     loaded, tokenizer = load_model(
         options.model, kind, names, load_precision(options), trusted=options.trust_remote_code
     )
+    prompts = [each.texts[0] for each in prepared.splits.evaluation]
+    refuse_long_texts(loaded, tokenizer, options, prompts if kind == "generation" else ())
     return add_adapter(loaded, options, kind), tokenizer
 
 
