@@ -1,3 +1,4 @@
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ def test_no_words_mean_the_defaults():
 def test_hyphens_and_underscores_are_the_same():
     assert options("--learning-rate", "3e-4") == options("--learning_rate=0.0003")
     assert options("--learning-rate", "3e-4").learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--label-names", "[0,1]"), ("--label-names=[0, 1]",), ("--label-names", "0", "1"),
+        ("--label-names", '["0", "1"]'), ("--label-names", "[0,'1']"),
+    ],
+)  # fmt: skip
+def test_a_list_of_texts_needs_no_quotes(words):
+    assert options(*words).label_names == ("0", "1")
+
+
+@pytest.mark.parametrize("text", ["[", "[0", "[[1]]", "[" * 10_000, "[" + "9" * 5000 + "]"])
+def test_a_list_in_odd_brackets_is_read_or_refused(text):
+    with contextlib.suppress(ConfigError):
+        assert all(isinstance(name, str) for name in options(f"--label-names={text}").label_names)
 
 
 def test_lists_truths_and_rates():

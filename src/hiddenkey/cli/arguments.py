@@ -113,6 +113,8 @@ def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
             else:
                 words.append(f"--{name}")
                 continue
+        elif item is str and value.startswith("["):
+            value = _as_texts(value)
         words.append(f"--{name}={located(value) if name == _CONFIG else value}")
     return words
 
@@ -126,8 +128,19 @@ def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
 
 def _as_list(values: list[str], item: type) -> str:
     if len(values) == 1 and values[0].startswith("["):
-        return values[0]
+        return _as_texts(values[0]) if item is str else values[0]
     return json.dumps(values) if item is str else "[" + ",".join(values) + "]"
+
+
+def _as_texts(value: str) -> str:
+    """A list in brackets, whose items may stand without quotes: ``[0, 1]`` for ``["0", "1"]``."""
+    try:
+        items = json.loads(value)
+    except (ValueError, RecursionError):
+        items = [None]
+    if all(isinstance(item, str) for item in items) or not value.endswith("]"):
+        return value
+    return json.dumps([item.strip(" '\"") for item in value[1:-1].split(",")])
 
 
 def _item_type(hint: Any) -> type | None:
