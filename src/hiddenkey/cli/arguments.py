@@ -12,6 +12,7 @@ import re
 import typing
 from argparse import HelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -134,13 +135,10 @@ def _as_list(values: list[str], item: type) -> str:
 
 def _as_texts(value: str) -> str:
     """A list in brackets, whose items may stand without quotes: ``[0, 1]`` for ``["0", "1"]``."""
-    try:
-        items = json.loads(value)
-    except (ValueError, RecursionError):
-        items = [None]
-    if all(isinstance(item, str) for item in items) or not value.endswith("]"):
-        return value
-    return json.dumps([item.strip(" '\"") for item in value[1:-1].split(",")])
+    with suppress(ValueError, RecursionError):
+        if all(isinstance(item, str) for item in json.loads(value)):
+            return value
+    return json.dumps([item.strip(" '\"") for item in value.strip("[]").split(",")])
 
 
 def _item_type(hint: Any) -> type | None:

@@ -92,7 +92,7 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     import torch
     import transformers
 
-    from hiddenkey.lab.run.models import could_not_load, load_config, model_source
+    from hiddenkey.lab.run.models import load_config, loading, model_source
     from hiddenkey.lab.run.preparation import model_faults
 
     if faults := model_faults(options.model):
@@ -101,7 +101,7 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
     trusted, head = options.trust_remote_code, options.head not in ("causal", "seq2seq")
     config = load_config(options.model, labels, head=head, trusted=trusted)
     kind = getattr(transformers, _AUTO.get(options.head, "AutoModelForSequenceClassification"))
-    try:
+    with loading(options.model):
         if options.meta:
             with torch.device("meta"):
                 return kind.from_config(config, trust_remote_code=trusted)
@@ -113,10 +113,6 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
             trust_remote_code=trusted,
             **how,
         )
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # of a damaged file, nearly anything
-        raise ConfigError(could_not_load(options.model, error)) from error
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,12 +66,8 @@ def load_config(
 
     name, how = model_source(model)
     classes = {"num_labels": max(1, len(label_names))} if head else {}
-    try:
+    with loading(model):
         config = AutoConfig.from_pretrained(name, trust_remote_code=trusted, **how, **classes)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:
-        raise ConfigError(could_not_load(model, error)) from error
     if not head:
         return config
     if label_names:
@@ -118,7 +115,7 @@ def load_model(
     config = load_config(model, label_names, head=not generates, trusted=trusted)
     name, how = model_source(model)
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
-    try:
+    with loading(model):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **how)
         loaded = auto.from_pretrained(
             name,
@@ -129,10 +126,6 @@ def load_model(
             ignore_mismatched_sizes=not generates,  # only the head's classes were changed
             **how,
         )
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # of a damaged file, nearly anything
-        raise ConfigError(could_not_load(model, error)) from error
     if generates:
         _refuse_what_cannot_generate(model, loaded, tokenizer)
     if how:
@@ -154,14 +147,8 @@ def refuse_long_texts(
 ) -> None:
     """Refuse settings with which a text could have more tokens than the model has positions.
 
-    Args:
-        model: the model without adapter.
-        tokenizer: its tokenizer.
-        options: the settings.
-        prompts: what text is generated for.
-
     Raises:
-        ConfigError: if texts, the longest prompt with its new tokens, or a prefix need more.
+        ConfigError: if texts, or the longest prompt and what is generated for it, need more.
     """
     places = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(places, int) or places < 1:
@@ -209,8 +196,18 @@ def _forget_quantisation(model: PreTrainedModel) -> None:
     vars(model.config).pop("quantization_config", None)
 
 
-def could_not_load(model: str, error: Exception) -> str:
-    """The message for a model that transformers refused to load."""
+@contextmanager
+def loading(model: str) -> Iterator[None]:
+    """Turn what transformers raises for a missing or damaged model into a ConfigError."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # for a damaged file, nearly anything
+        raise ConfigError(_could_not_load(model, error)) from error
+
+
+def _could_not_load(model: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return (
             f"model {model!r} brings code of its own along, which is not run without"

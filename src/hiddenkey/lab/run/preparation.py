@@ -253,15 +253,14 @@ def _column_faults(options: TrainOptions) -> list[str]:
             "label_names must hold at least two different names, got"
             f" {list(options.label_names)!r}; name every label once"
         )
-    unwritten = [name for name in options.label_names if not name.strip() or not _is_text(name)]
-    if unwritten:
-        faults.append(f"label_names must be text, got {unwritten!r}; name every label as it is")
+    # half of a surrogate pair, which is no text, does not come back
+    text = [name.encode(errors="replace").decode().strip() for name in options.label_names]
+    if any(
+        not found or found not in name
+        for found, name in zip(text, options.label_names, strict=True)
+    ):
+        faults.append(f"label_names must be text, got {list(options.label_names)!r}; correct them")
     return faults
-
-
-def _is_text(name: str) -> bool:
-    """Whether it is no half of a surrogate pair, which no file could hold."""
-    return name == name.encode(errors="replace").decode()
 
 
 def _name_faults(options: TrainOptions) -> list[str]:

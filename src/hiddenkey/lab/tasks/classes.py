@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from statistics import fmean
 from typing import Final
 
@@ -62,11 +63,8 @@ def near(value: str, names: Iterable[str]) -> str:
 
 def in_order(counts: Mapping[str, int]) -> tuple[str, ...]:
     """Return the classes' names, numbers in their order, else alphabetical."""
-    keys = [_key(name) for name in counts]
-    numbers = {
-        name: key for name, key in zip(counts, keys, strict=True) if isinstance(key, Decimal)
-    }
-    return tuple(sorted(counts, key=numbers.__getitem__ if len(numbers) == len(keys) else None))
+    numbers = {name: key for name in counts if isinstance(key := _key(name), Decimal)}
+    return tuple(sorted(counts, key=numbers.__getitem__ if len(numbers) == len(counts) else None))
 
 
 def doubts(counts: Mapping[str, int], column: str) -> list[str]:
@@ -113,11 +111,10 @@ def _labels(part: Sequence[Example], names: Sequence[str]) -> str:
     if len(names) <= _MOST_SHOWN:
         return ", ".join(f"{name}: {found[index]:,}" for index, name in enumerate(names))
     counts = [found[index] for index in range(len(names))]
-    return (
-        f"{len(names):,} classes of {min(counts):,} to {max(counts):,}, {counts.count(0):,} empty"
-    )
+    return f"{len(names)} classes of {min(counts):,} to {max(counts):,}, {counts.count(0)} empty"
 
 
+@lru_cache(maxsize=4096)
 def _key(name: str) -> object:
     """What two spellings of one label have in common: a number, or the letters in lower case."""
     text = {"true": "1", "false": "0"}.get(_letters(name), _letters(name))

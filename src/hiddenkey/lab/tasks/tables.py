@@ -130,7 +130,7 @@ def iterate_rows(
     if suffix == ".parquet":
         rows = _parquet_rows(raw, needed, faults)
     elif decode(raw, faults) is not None:
-        of_text = _json_rows if suffix == ".jsonl" else partial(_table_rows, suffix, header)
+        of_text = _json_rows if suffix == ".jsonl" else partial(_table_rows, (suffix, header))
         rows = of_text(raw, needed, faults)
     for count, row in enumerate(rows, start=1):  # noqa: B007
         yield row
@@ -139,19 +139,13 @@ def iterate_rows(
 
 
 def _table_rows(
-    suffix: str,
-    header: Sequence[str] | None,
-    raw: bytes,
-    needed: Sequence[str],
-    faults: FileFaults,
+    kind: tuple[str, Sequence[str] | None], raw: bytes, needed: Sequence[str], faults: FileFaults
 ) -> Iterator[Row]:
+    suffix, header = kind
     records = _records(suffix, raw, faults)
     if header is None:
-        first = next(records, None)
-        if first is None:
-            return
-        header = first[1]
-    if _lacks_columns(header, needed, faults):
+        _, header = next(records, (0, None))
+    if header is None or _lacks_columns(header, needed, faults):
         return
     for line, fields in records:
         if len(fields) != len(header):
@@ -193,11 +187,10 @@ def _json_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iterato
             record = json.loads(line, object_pairs_hook=_without_doubles)
             if _HALF_PAIR.search(line):
                 json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            faults.add("must be text, got half of a surrogate pair; write the text again", number)
-            continue
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+            if isinstance(error, UnicodeEncodeError):
+                reason = "half of a surrogate pair is no text"
             reason = getattr(error, "msg", reason)
             faults.add(f"must be one JSON object ({reason}); fix the line", number)
             continue
@@ -226,11 +219,9 @@ def _parquet_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iter
         file = parquet.ParquetFile(io.BytesIO(raw))
         if _lacks_columns(file.schema_arrow.names, needed, faults):
             return
-        columns = list(dict.fromkeys(needed)) or None
-        batches = file.iter_batches(_ROWS_AT_ONCE, columns=columns)
-        for number, record in enumerate(
-            (record for batch in batches for record in batch.to_pylist()), start=1
-        ):
+        batches = file.iter_batches(_ROWS_AT_ONCE, columns=list(dict.fromkeys(needed)) or None)
+        records = (record for batch in batches for record in batch.to_pylist())
+        for number, record in enumerate(records, start=1):
             yield Row(number, record)
     except ConfigError:
         raise
@@ -243,21 +234,12 @@ def _lacks_columns(
     present: Sequence[str], needed: Sequence[str], faults: FileFaults, line: int | None = None
 ) -> bool:
     counts = Counter(present)
-    missing = [name for name in needed if name not in counts]
-    for name in missing:
-        faults.add(
-            f"must have a column {name!r}, got {', '.join(map(repr, present)) or 'no columns'};"
-            " name one of them or add it",
-            line,
-        )
-    doubled = [name for name in needed or filter(None, counts) if counts[name] > 1]
-    for name in doubled:
-        faults.add(
-            f"must have one column {name!r}, got {counts[name]} of that name; rename or delete"
-            " the others",
-            line,
-        )
-    return bool(missing or doubled)
+    got = ", ".join(map(repr, present)) or "no columns"
+    wrong = [name for name in needed or filter(None, counts) if counts[name] != 1]
+    for name in wrong:
+        rule, step = ("one", "rename the others") if counts[name] else ("a", "name one of them")
+        faults.add(f"must have {rule} column {name!r}, got {got}; {step} or add it", line)
+    return bool(wrong)
 
 
 def _label(
