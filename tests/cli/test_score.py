@@ -44,7 +44,9 @@ def run(tmp_path, capsys):
 
 def test_json_of_a_generation_task(run, tmp_path):
     found = json.loads(run("e2e", REFERENCES, OUTPUTS, "--json"))
-    assert list(found) == ["task", "references", "outputs", "instances", "scores", "skipped"]
+    assert list(found) == [
+        *("task", "references", "outputs", "columns", "instances", "scores", "skipped")
+    ]
     assert (found["task"], found["instances"]) == ("e2e", 2)
     assert found["references"] == str(tmp_path / "a.txt")
     assert list(found["scores"]) == ["BLEU", "NIST"]

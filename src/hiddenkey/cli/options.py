@@ -88,8 +88,14 @@ class ScoreOptions:
     """File of what is right: for e2e and webnlg .xml, .csv, .tsv, .jsonl, or text with a reference
     a line and instances separated by an empty line; for GLUE a dev.tsv in the official layout."""
     outputs: str
-    """File of what a model gave, in the order of the references: .csv, .tsv, .jsonl, or text with
-    an output or label a line."""
+    """File of what a model gave, in the order of the references or with their identifiers: .csv,
+    .tsv, .jsonl, or text with an output or label a line."""
+    prediction_column: str | None = None
+    """The column of the outputs to score; not needed where only one can be meant."""
+    reference_column: tuple[str, ...] = ()
+    """The column of the references, or several."""
+    id_column: str | None = None
+    """The column by which the rows of both files are matched."""
     json: bool = False
     """Print JSON instead of a table."""
 

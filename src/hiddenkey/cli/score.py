@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,7 @@ from rich.markup import escape
 from hiddenkey.cli.options import ScoreOptions
 from hiddenkey.cli.terminal import plain_table, print_json, standard_console
 from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.lab.predictions.columns import Choice
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
 from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metrics, score_groups
@@ -20,39 +22,44 @@ _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
 
 def run(options: ScoreOptions) -> int:
     """Print the scores and return the exit status."""
-    parts = score_files(options)
+    parts, taken = score_files(options)
     if options.json:
-        print_json(_record(options, parts))
+        print_json(_record(options, parts, taken))
     else:
-        _show(options, parts)
+        _show(options, parts, taken)
     return 0
 
 
-def score_files(options: ScoreOptions) -> dict[str, tuple[int, Scores]]:
-    """Score two files, and return the number of instances with their scores.
+def score_files(options: ScoreOptions) -> tuple[dict[str, tuple[int, Scores]], Choice]:
+    """Score two files, and return the number of instances with their scores, and the columns.
 
     Returns:
-        ``all`` instances and, where the file tells them, ``seen`` and ``unseen``.
+        ``all`` instances and, where the file tells them, ``seen`` and ``unseen``; and the columns
+        that were taken.
 
     Raises:
         ConfigError: if the task is unknown, a file is broken, or the two do not fit together.
     """
     references, outputs = Path(options.references), Path(options.outputs)
+    given = Choice(options.prediction_column, options.reference_column, options.id_column)
     family, task = _FAMILIES.get(options.task), glue_tasks().get(options.task)
     if family is not None:
-        material = read_material(family, references, outputs)
+        material = read_material(family, references, outputs, given)
         groups = material.groups()
         found = score_groups(family, material.references, material.outputs, groups)
-        return {name: (len(groups[name]), scores) for name, scores in found.items()}
+        parts = {name: (len(groups[name]), scores) for name, scores in found.items()}
+        return parts, material.taken
     if task is not None:
-        true, predicted = read_labels(task, references, outputs)
-        values = metrics.score(task.metrics, predicted, true)
-        return {"all": (len(true), Scores(values))}
+        labels = read_labels(task, references, outputs, given)
+        values = metrics.score(task.metrics, labels.predicted, labels.true)
+        return {"all": (len(labels.true), Scores(values))}, labels.taken
     known = [*_FAMILIES, *glue_tasks()]
     raise ConfigError(not_one_of("--task", options.task, known, "; choose one"))
 
 
-def _record(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> dict[str, Any]:
+def _record(
+    options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken: Choice
+) -> dict[str, Any]:
     """All instances at the top, the groups below."""
     groups = {
         name: {
@@ -63,10 +70,11 @@ def _record(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> d
         for name, (instances, scores) in parts.items()
     }
     files = {name: getattr(options, name) for name in ("task", "references", "outputs")}
+    files["columns"] = dataclasses.asdict(taken)
     return {**files, **groups.pop("all")} | ({"groups": groups} if groups else {})
 
 
-def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> None:
+def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken: Choice) -> None:
     table = plain_table(f"{options.task} scores")
     table.add_column("metric", no_wrap=True)
     for name, (instances, _) in parts.items():
@@ -80,6 +88,14 @@ def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]]) -> Non
         table.add_row(shown, *(_cell(scores.values.get(name)) for _, scores in parts.values()))
     console = standard_console()
     console.print(table)
+    columns = {
+        "prediction": taken.prediction,
+        "reference": ", ".join(taken.references),
+        "matched by": taken.identifier,
+    }
+    for what, column in columns.items():
+        if column:
+            console.print(escape(f"{what}: column {column!r}"))
     by_reason: dict[str, list[str]] = {}
     for name, reason in whole.skipped.items():
         by_reason.setdefault(reason, []).append(name)

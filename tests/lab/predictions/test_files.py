@@ -48,7 +48,10 @@ OUTPUT_FILES = {
     "b.csv": table([("mr", "ref"), *zip(SOURCES, OUTPUTS, strict=True)]),
     "own.csv": table([("MR", "system A"), *zip(SOURCES, OUTPUTS, strict=True)]),
     "b.tsv": "output\tseed\n1\t0\n\t0\n3\t0\n",
-    "b.jsonl": lines({"output": text, "references": ["x"]} for text in OUTPUTS),
+    "b.jsonl": lines(
+        {"output": text, "references": list(texts)}
+        for text, texts in zip(OUTPUTS, REFERENCES, strict=True)
+    ),
 }
 
 
@@ -114,7 +117,7 @@ def test_official_test_set_is_read_as_its_meanings(glue, tmp_path):
     outputs = write(tmp_path, "b.txt", "x\n" * 630)
     material = read_material("e2e", path, outputs)
     expected = merge_references(read_examples(path, E2E_COLUMNS, FileFaults(path)))
-    assert [instance.source for instance in material.instances] == [i.texts[0] for i in expected]
+    assert [instance.sources for instance in material.instances] == [i.texts for i in expected]
     assert sum(map(len, material.references)) == 4693
 
 
@@ -152,7 +155,7 @@ GOOD = "a\n\nb\n"
         ("a.txt", b"a\n\n\nb\n", "a.txt, line 3: one empty line separates two instances, got an"),
         ("a.txt", b"\na\n\nb\n", "a.txt, line 1: one empty line separates two instances"),
         ("a.txt", b"a\n\ncaf\xe9\n", "a.txt, line 3: must be UTF-8, got byte 0xe9; save the file"),
-        ("a.csv", b"mr,other,more\nA,b,c\n", "a.csv: must have a column 'references' or"),
+        ("a.csv", b"mr,other,more\nA,b,c\n", "a.csv: must show which column holds the ref"),
         ("a.csv", b"mr,ref\nA,b\nA\n", "a.csv, line 3: must have 2 fields, got 1; fix the row"),
         ("a.csv", b"mr,ref\nA,b\nB, \n", "a.csv, line 3: a reference must not be empty; fill it"),
         ("a.jsonl", b'{"ref": "a"}\n{"ref": 3}\n', "a.jsonl, line 2: column 'ref' must hold text"),
@@ -176,7 +179,7 @@ def test_broken_references_are_refused_with_file_and_line(tmp_path, name, conten
         ("b.txt", b"x\ny\nz\n", "got 3; give as many outputs, in the same order"),
         ("b.txt", b"\xff\n", "b.txt, line 1: must be UTF-8, got byte 0xff"),
         ("b.jsonl", b'{"output": ["a", "b"]}\n', "b.jsonl, line 1: must hold one output, got 2"),
-        ("b.jsonl", b'{"x": "a", "y": "b"}\n', "b.jsonl: must have a column 'output' or"),
+        ("b.jsonl", b'{"x": "a", "y": "b"}\n', "b.jsonl: must show which column holds the pre"),
         ("b.jsonl", b'{"output": null}\n', "b.jsonl, line 1: column 'output' must hold text"),
     ],
 )  # fmt: skip

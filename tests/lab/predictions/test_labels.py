@@ -29,18 +29,16 @@ def test_tasks_are_those_in_glues_layout():
 )
 def test_predictions_in_every_form(tmp_path, name, content):
     references, outputs = write(tmp_path, "dev.tsv", RTE), write(tmp_path, name, content)
-    true, predicted = read_labels(TASKS["rte"], references, outputs)
-    assert true == [0, 1]
-    assert predicted == [0, 0]
+    labels = read_labels(TASKS["rte"], references, outputs)
+    assert labels.true == [0, 1]
+    assert labels.predicted == [0, 0]
 
 
 def test_scores_may_lie_outside_the_range_of_the_references(tmp_path):
     references = write(tmp_path, "dev.tsv", "sentence1\tsentence2\tscore\na\tb\t5\nc\td\t1.5\n")
-    true, predicted = read_labels(
-        TASKS["stsb"], references, write(tmp_path, "b.txt", "5.2\n-0.1\n")
-    )
-    assert true == [5.0, 1.5]
-    assert predicted == [5.2, -0.1]
+    labels = read_labels(TASKS["stsb"], references, write(tmp_path, "b.txt", "5.2\n-0.1\n"))
+    assert labels.true == [5.0, 1.5]
+    assert labels.predicted == [5.2, -0.1]
 
 
 @pytest.mark.parametrize("task", ["rte", "cola", "sst2", "stsb"])
@@ -49,17 +47,17 @@ def test_official_files_agree_with_themselves(glue, tmp_path, task):
     rows = references.read_text(encoding="utf-8").split("\n")
     column, first = {"rte": (3, 1), "cola": (1, 0), "sst2": (1, 1), "stsb": (9, 1)}[task]
     own = [row.split("\t")[column] for row in rows[first:] if row]
-    true, predicted = read_labels(TASKS[task], references, write(tmp_path, "b.txt", "\n".join(own)))
-    assert predicted == true
+    labels = read_labels(TASKS[task], references, write(tmp_path, "b.txt", "\n".join(own)))
+    assert labels.predicted == labels.true
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("b.txt", "entailment\n", "b.txt: must hold one label for each of the 2 rows of"),
+        ("b.txt", "entailment\n", "b.txt: must hold one output for each of the 2 instances of"),
         ("b.txt", "maybe\nentailment\n", "b.txt, line 1: label must be one of entailment, not_ent"),
         ("b.txt", "entailment\n\nentailment\n", "b.txt, line 2: label must be one of"),
-        ("b.csv", "index,guess\n0,entailment\n", "b.csv: must have a column 'prediction' or"),
+        ("b.csv", "index,guess,answer\n0,entailment,x\n", "b.csv: must show which column"),
         ("b.txt", "", "b.txt: must hold text, got an empty file"),
     ],
 )

@@ -6,17 +6,35 @@ label a line, or CSV, TSV or JSONL with a column of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.files import FORMATS, find_column
-from hiddenkey.lab.tasks import TASKS, Example, Task
-from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
+from hiddenkey.lab.predictions.columns import SOURCES, Choice, plain
+from hiddenkey.lab.predictions.records import (
+    NUMBERS,
+    Record,
+    match_records,
+    read_outputs,
+    refuse_same,
+    to_records,
+)
+from hiddenkey.lab.tasks import TASKS, Task
+from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
-from hiddenkey.lab.tasks.tables import Columns, Row, read_examples, read_rows, to_examples
+from hiddenkey.lab.tasks.tables import Columns, Row, read_rows, spelling, to_examples
 
-_COLUMNS: Final = ("prediction", "label", "score", "output")
+_TEXTS: Final = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "text", *SOURCES)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """True and predicted class indices or scores in the same order, and their columns."""
+
+    true: list[Any]
+    predicted: list[Any]
+    taken: Choice
 
 
 def glue_tasks() -> dict[str, Task]:
@@ -24,45 +42,49 @@ def glue_tasks() -> dict[str, Task]:
     return {name: TASKS[name] for name in LAYOUTS}
 
 
-def read_labels(task: Task, references: Path, outputs: Path) -> tuple[list[Any], list[Any]]:
-    """Read both files; return true and predicted class indices or scores, in the same order.
+def read_labels(task: Task, references: Path, outputs: Path, given: Choice | None = None) -> Labels:
+    """Read a file in the task's layout and one of outputs, and match them as texts are matched.
 
     Raises:
-        ConfigError: with the faults of both files, or if their lengths differ.
+        ConfigError: with the faults of both files, or if they do not fit together.
     """
     layout = LAYOUTS.get(task.name)
     if layout is None:
         raise ValueError(f"task must be one of {', '.join(glue_tasks())}, got {task.name!r}")
-    of_references, of_outputs = FileFaults(references), FileFaults(outputs)
-    true = read_examples(references, layout.columns, of_references)
-    predicted = _read_predictions(layout, outputs, of_outputs)
-    refuse(of_references, of_outputs)
-    if len(true) != len(predicted):
-        raise ConfigError(
-            f"{outputs}: must hold one label for each of the {len(true)} rows of {references}, got"
-            f" {len(predicted)}; give as many labels, in the same order"
-        )
-    return [example.label for example in true], [example.label for example in predicted]
-
-
-def _read_predictions(layout: Layout, path: Path, faults: FileFaults) -> tuple[Example, ...]:
-    rows = _rows(path, faults)
-    column = find_column(list(rows[0].values), _COLUMNS, "labels", faults) if rows else None
+    given = given or Choice()
+    faults = FileFaults(references), FileFaults(outputs)
+    columns, spellings = layout.columns, Columns((), "label", _spellings(layout))
+    if given.references:  # a file of another layout
+        columns = replace(columns, texts=(), label=given.references[0], header=None)
+    about = (*map(plain, columns.texts), *_TEXTS, *(() if columns.labels is None else NUMBERS[:1]))
+    rows = read_rows(references, (*columns.texts, columns.label), faults[0], columns.header)
+    true = [example.label for example in to_examples(rows, columns, faults[0])]
+    rows = [Row(row.line, {n: spelling(v) for n, v in row.values.items()}) for row in rows]
+    theirs = to_records(rows, (columns.label,), about, given, faults[0])
+    column, ours = read_outputs(outputs, given, about, faults[1], labels=True)
     if column is None:
-        return ()
-    columns = Columns((), column, _spellings(layout))
-    return to_examples([row for row in rows if column in row.values], columns, faults)
+        while ours and not ours[-1].texts[0]:
+            ours.pop()
+    _labels(ours, spellings, faults[1])
+    refuse(*faults)
+    if column in (None, columns.label):
+        refuse_same(references, outputs)
+
+    def agrees(truth: str, instance: Record) -> bool:
+        read = _labels([Record((truth,))], spellings, FileFaults(""))
+        return not read or read == _labels([instance], spellings, FileFaults(""))
+
+    ordered, by = match_records(theirs, ours, agrees, (references, outputs))
+    predicted = _labels(ordered, spellings, faults[1])
+    return Labels(true, predicted, Choice(column, (columns.label,), by))
 
 
-def _rows(path: Path, faults: FileFaults) -> list[Row]:
-    if path.suffix.lower() in FORMATS:
-        return read_rows(path, (), faults)
-    text = read_text(path, faults)
-    lines = [] if text is None else text.rstrip().splitlines()
-    return [Row(number, {"label": line.strip()}) for number, line in enumerate(lines, start=1)]
+def _labels(records: Sequence[Record], columns: Columns, faults: FileFaults) -> list[Any]:
+    rows = [Row(record.line, {columns.label: record.texts[0]}) for record in records]
+    return [example.label for example in to_examples(rows, columns, faults)]
 
 
-def _spellings(layout: Layout) -> dict[str, int] | None:
+def _spellings(layout: Layout) -> Mapping[str, int] | None:
     """A class may be given as in the files, by its name or by its index."""
     if layout.columns.labels is None:
         return None
