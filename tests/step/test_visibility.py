@@ -1,8 +1,11 @@
 """Padding is known wherever attention knows it, whatever the model's call looks like."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForMultipleChoice
 
 import hiddenkey
@@ -76,7 +79,9 @@ def test_a_batch_in_a_dictionary(family, padding, seen):
 def test_two_texts_of_different_padding(seen, checkpointing):
     inner = plain_model("bert")
     if checkpointing:
-        inner.activation_checkpointing_enable({"use_reentrant": False})
+        for layer in inner.bert.encoder.layer:
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
     model = TwoTexts(inner).train()
     hiddenkey.attach(model, NOISE)
     left, right = text("left"), text("right", seed=1)

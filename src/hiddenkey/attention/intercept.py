@@ -175,26 +175,41 @@ def intercept(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
     Raises:
         AttachError: in training, if the module computes no attention that could be seen.
     """
-    entered: list[Interception] = []
-    layouts = layouts_of(module)
-    names = tuple(inspect.signature(type(module).forward).parameters)[1:]
+    hooks = _Hooks(module, site)
+    return [
+        module.register_forward_pre_hook(hooks.enter, with_kwargs=True),
+        module.register_forward_hook(hooks.leave, always_call=True),  # also after an exception
+    ]
 
-    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if module.training and not site.is_silent:
+
+class _Hooks:
+    """Puts an interception around each training call of a module; a copied model has its own."""
+
+    def __init__(self, module: nn.Module, site: AttentionSite) -> None:
+        self._site = site
+        self._layouts = layouts_of(module)
+        self._names = tuple(inspect.signature(type(module).forward).parameters)[1:]
+        self._entered: list[Interception] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_entered": []}  # calls are not copied
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if module.training and not self._site.is_silent:
             blocks = None
-            if layouts is not None:
-                arguments = {**dict(zip(names, args, strict=False)), **kwargs}
-                blocks = BlockDraws(site, Call(module, arguments), layouts)
+            if self._layouts is not None:
+                arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
+                blocks = BlockDraws(self._site, Call(module, arguments), self._layouts)
             remove_interrupted()
-            entered[:] = [mode for mode in entered if mode.is_running()]
+            self._entered[:] = [mode for mode in self._entered if mode.is_running()]
             caller = None if torch.compiler.is_compiling() else sys._getframe(1)
-            entered.append(Interception(site, module, blocks=blocks, caller=caller))
-            entered[-1].__enter__()  # type: ignore[no-untyped-call]
+            self._entered.append(Interception(self._site, module, blocks=blocks, caller=caller))
+            self._entered[-1].__enter__()  # type: ignore[no-untyped-call]
 
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        if not entered:
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._entered:
             return
-        mode = entered.pop()
+        mode = self._entered.pop()
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if output is not None and not mode.served:
             raise AttachError(
@@ -202,11 +217,6 @@ def intercept(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
                 " none was dropped; leave attention drops out, for instance with the method"
                 " 'hiddencut'"
             )
-
-    return [
-        module.register_forward_pre_hook(enter, with_kwargs=True),
-        module.register_forward_hook(leave, always_call=True),  # also after an exception
-    ]
 
 
 def remove_interrupted() -> None:
