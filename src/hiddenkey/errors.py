@@ -39,6 +39,10 @@ class ConsistencyError(RuntimeError):
     """A configured consistency loss could not be part of a training step."""
 
 
+class DivergedError(RuntimeError):
+    """A training run whose loss is no finite number any more: it has no result."""
+
+
 def is_one_of(value: object, allowed: Iterable[str]) -> bool:
     """Whether a value of any type is one of these names."""
     return isinstance(value, str) and value in allowed

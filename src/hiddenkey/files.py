@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+CHECKSUMS: Final = "checksums.json"
+"""The file of a folder that :func:`seal` wrote: it holds the checksum of each other file."""
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file so that a reader sees the old one or the whole new one; its folder is made."""
+    """Write a file so that a reader sees the old one or the whole new one; its folder is made.
+
+    The new one is on the disk before it takes the old one's name, so that a power cut leaves one.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        half.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with half.open("wb") as file:
+            file.write(content if isinstance(content, bytes) else content.encode())
+            file.flush()
+            os.fsync(file.fileno())
         half.replace(path)
     except BaseException:
         half.unlink(missing_ok=True)
         raise
     return path
+
+
+def seal(folder: Path) -> None:
+    """Put a folder's files on the disk, and write their checksums beside them, last of all."""
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            found[path.relative_to(folder).as_posix()] = _checksum(path)
+            with path.open("r+b") as file:
+                os.fsync(file.fileno())
+    write_whole(folder / CHECKSUMS, json.dumps(found, indent=1) + "\n")
+
+
+def damage(folder: Path) -> str | None:
+    """Say what is wrong with a folder since it was sealed; ``None``: nothing, or it never was."""
+    if not (folder / CHECKSUMS).exists():
+        return None
+    try:
+        sealed = dict(json.loads((folder / CHECKSUMS).read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return f"{CHECKSUMS} is damaged"
+    for name, checksum in sealed.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _checksum(path) != checksum:
+            return f"{name} is damaged"
+    return None
+
+
+def _checksum(path: Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            found = zlib.crc32(piece, found)
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 
 from hiddenkey import __version__
 from hiddenkey.cli.commands import COMMANDS, listing
-from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, not_one_of
+from hiddenkey.errors import (
+    AttachError,
+    ConfigError,
+    ConsistencyError,
+    DivergedError,
+    not_one_of,
+)
 
 _FAILED = 1
 _USER_ERROR = 2
@@ -46,6 +52,9 @@ def _run(command: str, arguments: list[str]) -> int:
         _report(command, error.faults)
     except (AttachError, ConsistencyError) as error:
         _report(command, (str(error),))
+    except DivergedError as error:
+        _report(command, (str(error),))
+        return _FAILED
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("hiddenkey"):
             _report(command, (_unforeseen(error),))

@@ -28,6 +28,10 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         self._bar = progress_bar(console, TimeRemainingColumn(), transient=True)
         self._task = self._bar.add_task("training", total=None)
 
+    def damaged(self, said: str) -> None:
+        """Print it."""
+        self._print(said)
+
     def attached(self, attachment: Attachment) -> None:
         """Print where units are dropped."""
         for line in attachment.summary():

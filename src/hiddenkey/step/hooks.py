@@ -222,7 +222,7 @@ class StepHooks:
         states.register_hook(restore)  # type: ignore[no-untyped-call]
 
     def counts(self) -> bool:
-        """Whether a draw counts: it does not while a backward pass runs a layer again.
+        """Whether a draw counts: not where a backward pass runs a layer again, nor in a self-test.
 
         Raises:
             AttachError: if a training pass goes around the call whose hooks know its padding.
@@ -230,6 +230,8 @@ class StepHooks:
         """
         if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
             return False
+        if self.shared is not None and self.shared.is_compared:
+            return False  # a resumed run looks once more
         if self.consistency is not None and self.current is None and torch.is_grad_enabled():
             raise ConsistencyError(
                 "a consistency loss is configured, but this training pass goes around the model's"

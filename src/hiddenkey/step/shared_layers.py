@@ -46,6 +46,11 @@ class SharedLayers:
         self._was_given = False
         self._before: dict[nn.Module, Any] = {}  # the forwards that are replaced at this moment
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether :meth:`compare` is at work, whose draws train nothing."""
+        return self._was_given and self.is_trusted is None
+
     def run(self, call: Callable[[Mapping[str, Any]], Any], arguments: Mapping[str, Any]) -> bool:
         """Run the shared layers on a batch, with gradient.
 

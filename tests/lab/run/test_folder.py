@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
 
 from hiddenkey import ConfigError
+from hiddenkey.files import seal
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -51,7 +53,7 @@ def test_runs_are_refused_without_resume_or_overwrite(folder):
 def test_resume_and_overwrite(folder):
     assert folder.plan(replace(OPTIONS, resume=True), DATA) == "interrupted"
     folder.write_json("result.json", {})
-    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "finished"
+    assert folder.plan(replace(OPTIONS, resume=True), DATA) == "interrupted", "no whole result"
     assert folder.plan(replace(OPTIONS, overwrite=True), DATA) == "new"
 
 
@@ -108,19 +110,75 @@ def test_failed_write_leaves_the_old_file(folder):
 
 def test_numbers_that_json_lacks_become_null(folder):
     folder.write_lines(
-        "metrics.jsonl", [{"step": 1, "eval_loss": float("nan"), "dropped": {"a": float("inf")}}]
+        "metrics.jsonl", [{"step": 1, "seconds": float("nan"), "dropped": {"a": float("inf")}}]
     )
-    assert folder.read_metrics() == [{"step": 1, "eval_loss": None, "dropped": {"a": None}}]
+    assert folder.read_metrics() == [{"step": 1, "seconds": None, "dropped": {"a": None}}]
+
+
+def add_checkpoint(folder, step):
+    """A checkpoint beside the older ones, as a kill before their deletion leaves it."""
+    path = folder.checkpoints / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors"):
+        (path / name).write_text(f"{name} of {step}" * 9)
+    (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    folder.write_lines(
+        f"checkpoints/{path.name}/metrics.jsonl",
+        [{"step": n, "seconds": n} for n in range(2, step + 1, 2)],
+    )
+    seal(path)
+    return path
 
 
 def test_last_checkpoint_is_the_newest_whole_one(folder):
     assert folder.last_checkpoint() is None
-    for step in (8, 10, 12):
-        path = folder.checkpoints / f"checkpoint-{step}"
-        path.mkdir(parents=True)
-        (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
-    (folder.checkpoints / "checkpoint-12" / "trainer_state.json").write_text('{"global_st')
-    assert folder.last_checkpoint().name == "checkpoint-10"
+    paths = [add_checkpoint(folder, step) for step in (8, 10, 12)]
+    (folder.checkpoints / "checkpoint-abc").mkdir()
+    (folder.checkpoints / "checkpoint-14").write_text("a file")
+    assert folder.last_checkpoint() == paths[2]
+    (paths[2] / "trainer_state.json").write_text('{"global_st')
+    assert folder.last_checkpoint() == paths[1]
+    assert [line["step"] for line in folder.evaluations(paths[1])] == [2, 4, 6, 8, 10]
+    last = folder.damages[-1]
+    assert "checkpoint-12 cannot be used, trainer_state.json is damaged: the training goes" in last
+    assert last.endswith("on from step 10")
+
+
+def test_a_new_checkpoint_replaces_the_older_ones(folder):
+    paths = [add_checkpoint(folder, step) for step in (8, 10)]
+    (folder.checkpoints / "checkpoint-abc").mkdir()
+    (paths[1] / "checksums.json").unlink()
+    folder.keep_checkpoint(10, [{"step": 10, "seconds": 1}])
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "checkpoint-10", "checkpoint-abc",
+    ]  # fmt: skip
+    assert folder.last_checkpoint() == paths[1]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut", "one byte"])
+@pytest.mark.parametrize(
+    "name",
+    ["optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors",
+     "trainer_state.json", "metrics.jsonl", "checksums.json"],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_never_gone_on_from(folder, name, how):
+    path = add_checkpoint(folder, 8) / name
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "one byte":
+        path.write_bytes(content[:5] + bytes([content[5] ^ 1]) + content[6:])
+    else:
+        path.write_bytes(content[:-3] if how == "cut" else b"")
+    assert folder.last_checkpoint() is None
+    assert folder.damages[0].endswith(": the training goes on from step 0")
+
+
+def test_a_deleted_folder_is_not_made_again(folder):
+    shutil.rmtree(folder.path)
+    with pytest.raises(FileNotFoundError, match="somebody deleted the run's folder"):
+        folder.write_lines("metrics.jsonl", [])
+    assert not folder.path.exists()
 
 
 def test_a_run_killed_before_its_first_step_is_gone_on_with(folder):

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hiddenkey.lab.run.recorder import evaluation_steps
-from hiddenkey.lab.run.result import Result, Summary, summarise
+from hiddenkey.lab.run.result import Result, Summary, evaluation_steps, summarise
 
 LINES = [
     {"step": 2, "eval_loss": 0.5, "eval_accuracy": 0.7},
@@ -41,6 +40,15 @@ def test_result_survives_its_file():
             Result.from_dict(plain | {name: wrong})
     with pytest.raises(ValueError, match="lacks or does not know colour"):
         Result.from_dict(plain | {"colour": 1})
+
+
+def test_a_result_without_a_loss_diverged():
+    summary = Summary(best=1.0, best_step=2, last=0.5)
+    values = {field.name: 1 for field in dataclasses.fields(Result)} | {"eval_loss": summary}
+    result = Result(**values)
+    assert result.diverged is None
+    lost = dataclasses.replace(result, eval_loss=Summary(0.4, 2, None))
+    assert "diverged: the evaluation loss at step 1" in lost.diverged
 
 
 @given(st.integers(1, 500), st.integers(1, 50))

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 import hiddenkey
 from hiddenkey import ConfigError
+from hiddenkey.errors import DivergedError
 from hiddenkey.lab.run import recorder, training
 from hiddenkey.lab.run.calibration import CALIBRATION
 from hiddenkey.lab.run.options import TrainOptions
@@ -234,9 +235,9 @@ def test_half_written_checkpoint_is_not_resumed_from(tiny_options, tmp_path):
     half = Path(options.output) / "checkpoints" / "checkpoint-6"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
-    assert without_times(train(replace(options, resume=True)).to_dict()) == without_times(
-        whole.to_dict()
-    )
+    with pytest.warns(UserWarning, match="optimizer.pt is missing: the training goes on from step"):
+        resumed = train(replace(options, resume=True))
+    assert without_times(resumed.to_dict()) == without_times(whole.to_dict())
 
 
 def test_finished_run_is_refused_returned_or_replaced(tiny_options):
@@ -304,11 +305,69 @@ def test_regression(tiny_options, tmp_path):
     assert not any(name.endswith(CALIBRATION) for name in last), "a score has no confidence"
 
 
-def test_a_diverged_run_has_lines_without_calibration(tiny_options):
-    result = train(replace(tiny_options, learning_rate=1e30, evaluations=1))
+def test_a_diverged_run_fails_and_has_lines_without_calibration(tiny_options):
+    options = replace(tiny_options, learning_rate=1e30, evaluations=1)
+    with pytest.raises(DivergedError, match=r"diverged: train_loss is nan at step 8; take a small"):
+        train(options)
     (last,) = lines(tiny_options.output)
+    assert last["eval_loss"] is None
     assert [last[f"eval_{name}"] for name in CALIBRATION] == [None] * 3
-    assert last["eval_accuracy"] == result.metrics["accuracy"].last
+    assert not (options.folder / "result.json").exists()
+    with pytest.raises(DivergedError):
+        train(replace(options, resume=True))
+
+
+def test_a_diverged_run_that_counted_as_finished_fails_too(tiny_options):
+    train(tiny_options)
+    path = tiny_options.folder / "result.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({**stored, "eval_loss": {**stored["eval_loss"], "last": None}}))
+    with pytest.raises(DivergedError, match="diverged: the evaluation loss at step 8"):
+        train(replace(tiny_options, resume=True))
+
+
+SETTINGS = {
+    "constant": {"scheduler": "constant"},
+    "part of an epoch": {"scheduler": "constant", "max_steps": 6, "evaluations": 2},
+    "layers": {"layers": (1,), "scheduler": "constant", "max_steps": 6},
+    "bfloat16": {"precision": "bfloat16", "scheduler": "constant", "max_steps": 6},
+    "accumulation": {"batch_size": 2, "gradient_accumulation": 4, "max_steps": 6},
+    "full": {"adapter": "full", "rank": 8, "scheduler": "constant", "max_steps": 6},
+    "every": {"consistency_every": 2, "max_steps": 6, "log_every": 1},
+    "checkpointing": {"gradient_checkpointing": True, "scheduler": "constant", "max_steps": 6},
+    "rates": {"rate_warmup": 0.5, "rate_decay": "linear", "max_steps": 6},
+}
+
+
+@pytest.mark.parametrize("where", ["middle", "result"])
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_every_setting_resumes_as_if_nothing_had_been(
+    tiny_options, tmp_path, monkeypatch, changes, where
+):
+    options = replace(tiny_options, rate=0.3, **changes)
+    whole = train(replace(options, output=str(tmp_path / "whole")))
+    if where == "result":
+        monkeypatch.setattr(training, "sum_up", stop)
+    with pytest.raises(InterruptedError):
+        train(options, callbacks=[Stop(5)] if where == "middle" else [])
+    monkeypatch.undo()
+    resumed = train(replace(options, resume=True))
+    assert without_times(resumed.to_dict()) == without_times(whole.to_dict())
+    assert_same_files(tmp_path / "whole" / "adapter", options.folder / "adapter")
+    assert [without_times(line) for line in lines(options.output)] == [
+        without_times(line) for line in lines(tmp_path / "whole")
+    ]
+
+
+def stop(*_, **__):
+    raise InterruptedError("stopped at the end")
+
+
+def assert_same_files(left, right):
+    names = sorted(path.name for path in left.iterdir())
+    assert names == sorted(path.name for path in right.iterdir())
+    for name in names:
+        assert (left / name).read_bytes() == (right / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(

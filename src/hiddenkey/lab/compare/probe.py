@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.recorder import Observer, evaluation_steps
+from hiddenkey.lab.run.recorder import Observer
+from hiddenkey.lab.run.result import evaluation_steps
 from hiddenkey.lab.tasks import Splits
 
 _STEPS: Final = 8

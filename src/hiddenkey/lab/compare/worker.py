@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import json
 import os
 import shutil
 import sys
@@ -35,7 +36,7 @@ from hiddenkey.lab.plans.search import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.jobs import Job
-from hiddenkey.lab.run.folder import CONFIG, RunFolder
+from hiddenkey.lab.run.folder import CONFIG, DAMAGED, DATA, RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.recorder import Observer
 from hiddenkey.lab.run.result import Result
@@ -224,13 +225,17 @@ def _said(error: BaseException) -> str:
 
 
 def _data_moved(folder: Path, options: TrainOptions) -> bool:
-    """Whether an interrupted run read the same data from another place."""
+    """Whether an interrupted run read its data from another place, or no longer says from where."""
     try:
         old = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        if (folder / DATA).exists():
+            dict(json.loads((folder / DATA).read_bytes()))
+    except FileNotFoundError:
         return False
+    except (*DAMAGED, yaml.YAMLError):
+        return True
     new = options.recorded()
-    return isinstance(old, dict) and any(old.get(name) != new[name] for name in PATHS)
+    return not isinstance(old, dict) or any(old.get(name) != new[name] for name in PATHS)
 
 
 def _forget_peaks() -> None:

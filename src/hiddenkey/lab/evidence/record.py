@@ -86,8 +86,9 @@ class Record:
         if fields.pop("version") != VERSION:
             raise ValueError(f"version {values['version']} is not {VERSION}")
         found: Record = build(cls, fields)
-        if found.result is not None:
-            Result.from_dict(fields["result"])
+        if found.result is not None and (lost := Result.from_dict(fields["result"]).diverged):
+            # an earlier version took it for finished
+            found = dataclasses.replace(found, status="failed", result=None, error=lost)
         if (found.status == "finished") != (found.result is not None):
             raise ValueError("a finished run has a result, a failed one has none")
         for line in build(tuple[Mapping[str, Measured], ...], found.metrics, "metrics"):

@@ -5,28 +5,36 @@
 generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
 files, or the whole model where all of it was trained, the tokenizer and ``hiddenkey_config.json``),
 ``checkpoints/`` and, last of all, ``result.json``. Each file is written under another name and
-renamed when it is whole.
+renamed when it is whole. Checkpoints and the adapter hold the checksums of their files, and a
+checkpoint the evaluations up to it: a resumed run goes on from the newest one that is whole.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.files import plain, write_whole
+from hiddenkey.files import CHECKSUMS, damage, plain, seal, write_whole
+from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Result, evaluation_steps
 
 CONFIG: Final = "config.yaml"
 RESULT: Final = "result.json"
+DATA: Final = "data.json"
 METRICS: Final = "metrics.jsonl"
 _CONTENT: Final = (
     RESULT,
     METRICS,
-    "data.json",
+    DATA,
     "environment.json",
     "sites.json",
     "generations.jsonl",
@@ -38,6 +46,11 @@ _CONTENT: Final = (
 
 State = Literal["new", "interrupted", "finished"]
 
+DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file raises that somebody or something has damaged."""
+
+_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
+
 
 class RunFolder:
     """Reads and writes the folder of one run.
@@ -48,11 +61,13 @@ class RunFolder:
 
     Attributes:
         checkpoints: where Trainer keeps its checkpoints.
+        damages: what was found damaged and will be made anew, a sentence each.
     """
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self.damages: list[str] = []
         self._writes = writes
 
     def plan(self, options: TrainOptions, data: Mapping[str, Any]) -> State:
@@ -84,18 +99,33 @@ class RunFolder:
             )
         if faults := self._differences(options, data):
             raise ConfigError(faults)
+        if finished and (wrong := self._unfinished(options)):
+            self.damages.append(f"{shown} held a finished run, of which {wrong}: it is made anew")
+            return "interrupted"
         return "finished" if finished else "interrupted"
+
+    def _unfinished(self, options: TrainOptions) -> str | None:
+        """Say what a finished run lacks."""
+        try:
+            steps = Result.load(self.path).steps
+            wanted = evaluation_steps(steps, options.evaluations)
+        except DAMAGED as error:
+            return f"{RESULT} cannot be read ({type(error).__name__}: {error})"
+        if [line["step"] for line in self.read_metrics()] != wanted:
+            return f"{METRICS} is not whole"
+        if not any((self.path / "adapter").glob("*")):
+            return "the adapter is missing"
+        wrong = damage(self.path / "adapter")
+        return wrong and f"adapter/{wrong}"
 
     def clear(self) -> None:
         """Delete the run that is here, its result first; other files stay."""
         if not self._writes:
             return
         for name in _CONTENT:
-            target = self.path / name
-            if target.is_dir():
-                shutil.rmtree(target)
-            else:
-                target.unlink(missing_ok=True)
+            _remove(self.path / name)
+            for half in self.path.glob(f".{name}*"):
+                _remove(half)
 
     def start(self, options: TrainOptions, data: Mapping[str, Any]) -> None:
         """Write what is known before the first step."""
@@ -106,12 +136,20 @@ class RunFolder:
         # what makes the folder a run's comes first: killed here, it can still be gone on with
         text = yaml.safe_dump(options.recorded(), sort_keys=False, allow_unicode=True)
         self.write_text(CONFIG, text)
-        self.write_json("data.json", data)
+        self.write_json(DATA, data)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file so that a reader sees the old one or the whole new one."""
-        if self._writes:
-            write_whole(self.path / name, text)
+        """Write a file so that a reader sees the old one or the whole new one.
+
+        Raises:
+            FileNotFoundError: if somebody deleted the folder since the run began.
+        """
+        if not self._writes:
+            return
+        if name != CONFIG and not (self.path / CONFIG).is_file():
+            reason = "somebody deleted the run's folder while it was trained"
+            raise FileNotFoundError(errno.ENOENT, reason, str(self.path))
+        write_whole(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON; numbers that JSON lacks (NaN, infinities) become null."""
@@ -123,39 +161,101 @@ class RunFolder:
         self.write_text(name, "".join(f"{line}\n" for line in lines))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Read the evaluations so far."""
-        return [json.loads(line) for line in self._read(METRICS).splitlines()]
+        """Read the evaluations so far, up to the first line that is damaged."""
+        return _read_lines(self.path / METRICS)
 
     def read_environment(self) -> dict[str, Any]:
-        """Read what the run was made with; empty if it had not come to that."""
-        found: dict[str, Any] = json.loads(self._read("environment.json") or "{}")
-        return found
-
-    def _read(self, name: str) -> str:
-        path = self.path / name
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+        """Read what the run was made with; empty if it had not come to that, or is damaged."""
+        try:
+            return dict(json.loads((self.path / "environment.json").read_bytes()))
+        except DAMAGED:
+            return {}
 
     def write_adapter(self, save: Callable[[Path], None]) -> None:
         """Let ``save`` fill the adapter's folder, which appears only when it is whole."""
         if not self._writes:
             return
         half, whole = self.path / ".adapter", self.path / "adapter"
-        shutil.rmtree(half, ignore_errors=True)
+        _remove(half)
         half.mkdir()
         save(half)
-        shutil.rmtree(whole, ignore_errors=True)
+        seal(half)
+        _remove(whole)
         half.replace(whole)
 
-    def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint; Trainer writes its state last of all."""
-        found = []
-        for folder in self.checkpoints.glob("checkpoint-*"):
+    def keep_checkpoint(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Seal the checkpoint that Trainer has written, with its evaluations; delete older ones."""
+        processes.wait()  # each process adds the state of its random numbers
+        if not self._writes:
+            return
+        kept = self.checkpoints / f"checkpoint-{step}"
+        self.write_lines(f"checkpoints/{kept.name}/{METRICS}", lines)
+        seal(kept)
+        for _, other in self._found_checkpoints():
+            if other != kept:
+                _remove(other)
+
+    @contextmanager
+    def refused_writes(self) -> Iterator[None]:
+        """Raise ``OSError`` where libraries report a full disk as an error of their own.
+
+        Raises:
+            OSError: if the folder takes no more.
+        """
+        try:
+            yield
+        except Exception as error:
             try:
-                state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            found.append((int(state["global_step"]), folder))
-        return max(found)[1] if found else None
+                self.write_text(".probe", " " * 2**20)
+            except OSError as refused:
+                raise refused from error
+            raise
+        finally:
+            (self.path / ".probe").unlink(missing_ok=True)
+
+    def last_checkpoint(self) -> Path | None:
+        """The newest whole checkpoint; what is wrong with newer ones joins :attr:`damages`."""
+        damages = []
+        for step, folder in self._found_checkpoints():
+            wrong = self._checkpoint_damage(step, folder)
+            if wrong is None:
+                break
+            damages.append(f"{folder} cannot be used, {wrong}")
+        else:
+            step, folder = 0, None
+        self.damages += [f"{said}: the training goes on from step {step}" for said in damages]
+        return folder
+
+    def evaluations(self, checkpoint: Path) -> list[dict[str, Any]]:
+        """Read the evaluations up to a checkpoint."""
+        kept, step = checkpoint / METRICS, int(checkpoint.name.rpartition("-")[2])
+        lines = _read_lines(kept) if kept.is_file() else self.read_metrics()
+        return [line for line in lines if line["step"] <= step]
+
+    def _found_checkpoints(self) -> list[tuple[int, Path]]:
+        found = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints.glob("*")]
+        return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
+
+    def _checkpoint_damage(self, step: int, folder: Path) -> str | None:
+        """Say what a checkpoint lacks; those that an earlier version wrote have no checksums."""
+        many = processes.count()
+        random = (
+            [f"rng_state_{rank}.pth" for rank in range(many)] if many > 1 else ["rng_state.pth"]
+        )
+        archives = ("optimizer.pt", "scheduler.pt", *random)
+        for name in (*archives, "trainer_state.json"):
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+        try:
+            if wrong := damage(folder):
+                return wrong
+            if json.loads((folder / "trainer_state.json").read_bytes())["global_step"] != step:
+                return "trainer_state.json is of another step"
+            if self.evaluations(folder)[-1:] and self.evaluations(folder)[-1]["step"] == step:
+                return None if (folder / CHECKSUMS).exists() else _archive_damage(folder, archives)
+        except DAMAGED as error:
+            return f"its files cannot be read ({type(error).__name__})"
+        return f"{METRICS} lacks its evaluations"
 
     def _differences(self, options: TrainOptions, data: Mapping[str, Any]) -> list[str]:
         import yaml
@@ -163,9 +263,9 @@ class RunFolder:
         advice = "take the old value, or name another folder"
         try:
             old = yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8"))
-            record = self.path / "data.json"
+            record = self.path / DATA
             old_data = json.loads(record.read_text("utf-8")) if record.exists() else dict(data)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = " ".join(str(error).split())
             return [f"{self.path}: the earlier run cannot be read ({reason}); use --overwrite"]
         if not isinstance(old, dict) or not isinstance(old_data, dict):
@@ -175,6 +275,33 @@ class RunFolder:
         if not faults and old_data != dict(data):
             faults = _changes(old_data, data, f"{self.path}, data", "restore the data files")
         return faults
+
+
+def _archive_damage(folder: Path, archives: Iterable[str]) -> str | None:
+    for name in archives:
+        if not zipfile.is_zipfile(folder / name) or zipfile.ZipFile(folder / name).testzip():
+            return f"{name} is damaged"
+    return None if any(folder.glob("*.safetensors")) else "its weights are missing"
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for text in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+            if line["step"] <= (lines[-1]["step"] if lines else 0) or "seconds" not in line:
+                break
+        except DAMAGED:
+            break
+        lines.append(line)
+    return lines
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], where: str, advice: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -10,26 +12,33 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from hiddenkey.errors import DivergedError
 from hiddenkey.lab.run.folder import METRICS, RunFolder
+from hiddenkey.lab.run.result import evaluation_steps
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from hiddenkey import Attachment
 
 Values = Mapping[str, Any]
 DEV: Final = "dev"
 TRAIN: Final = "train"
 _LAST_VALUE: Final = ("learning_rate",)
+_LOSSES: Final = ("train_loss", "eval_loss", "train_sample_loss")
 _LEFT_OUT: Final = ("epoch", "grad_norm", "total_flos")
 
 
-def evaluation_steps(steps: int, evaluations: int) -> list[int]:
-    """Return the steps after which to evaluate: evenly spread, the last step among them."""
-    count = min(evaluations, steps)
-    return [round(steps * number / count) for number in range(1, count + 1)]
+class AlreadyTrainedError(Exception):
+    """Ends a resumed training whose last step was made before."""
 
 
 class Observer:
     """Is told what happens in a run; this one ignores it all."""
+
+    def damaged(self, said: str) -> None:
+        """A resumed run found something damaged; ``said`` is a sentence about it."""
+        warnings.warn(said, stacklevel=3)
 
     def attached(self, attachment: Attachment) -> None:
         """The dropout is attached to the model, training starts next."""
@@ -73,11 +82,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._line: dict[str, Any] = {}
         self.lines: list[dict[str, Any]] = []
 
-    def go_on_from(self, step: int) -> None:
-        """Take up the record of an interrupted run after ``step``; later lines are forgotten."""
-        self.lines = [line for line in self._folder.read_metrics() if line["step"] <= step]
-        self.seconds = self.lines[-1]["seconds"] if self.lines else 0.0
-        self._logged_step = step
+    def go_on_from(self, checkpoint: Path) -> None:
+        """Take up the record of an interrupted run; what came after the checkpoint is forgotten."""
+        self.lines = self._folder.evaluations(checkpoint)
+        self.seconds = self.lines[-1]["seconds"]
+        self._logged_step = self.lines[-1]["step"]
+        self._folder.write_lines(METRICS, self.lines)
 
     def add_to_last_line(self, values: Mapping[str, Any]) -> None:
         """Add to the last evaluation what was measured after the training."""
@@ -85,7 +95,13 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._folder.write_lines(METRICS, self.lines)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        """Choose the steps to evaluate at."""
+        """Choose the steps to evaluate at.
+
+        Raises:
+            AlreadyTrainedError: if none is left to make; Trainer would make one more.
+        """
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrainedError
         self._evaluation_steps = frozenset(evaluation_steps(state.max_steps, self._evaluations))
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -105,6 +121,10 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         if evaluated:
             control.should_evaluate = True
             control.should_save = True
+
+    def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        """Make the checkpoint one that a resumed run can rely on."""
+        self._folder.keep_checkpoint(state.global_step, self.lines)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Values | None = None, **_: Any
@@ -145,6 +165,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self._line = {}
         self._logs = defaultdict(list)
         self._observer.evaluated(line)
+        _refuse_diverged(line)
 
     def _stop_clock(self) -> None:
         if self._started is None:
@@ -153,6 +174,15 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
             torch.cuda.synchronize()
         self.seconds += time.perf_counter() - self._started
         self._started = None
+
+
+def _refuse_diverged(line: Values) -> None:
+    for name in _LOSSES:
+        if not math.isfinite(line.get(name, 0.0)):
+            raise DivergedError(
+                f"the training diverged: {name} is {line[name]} at step {line['step']}; take a"
+                " smaller learning_rate, or a longer warmup_ratio"
+            )
 
 
 def _training_part(logs: Mapping[str, list[tuple[float, int]]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -106,10 +107,25 @@ class Result:
             raise ValueError(f"metrics must hold the main metric {found.main_metric!r}")
         return found
 
+    @property
+    def diverged(self) -> str | None:
+        """Say that the loss was no finite number at the end; ``None`` if it was one."""
+        if self.eval_loss.last is not None and math.isfinite(self.eval_loss.last):
+            return None
+        return (
+            f"the training diverged: the evaluation loss at step {self.steps} is no finite number"
+        )
+
     @classmethod
     def load(cls, folder: Path) -> Result:
         """Read ``result.json`` of a run folder."""
         return cls.from_dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+
+
+def evaluation_steps(steps: int, evaluations: int) -> list[int]:
+    """Return the steps after which to evaluate: evenly spread, the last step among them."""
+    count = min(evaluations, steps)
+    return [round(steps * number / count) for number in range(1, count + 1)]
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], name: str, *, smaller: bool = False) -> Summary:

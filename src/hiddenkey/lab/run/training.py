@@ -11,6 +11,7 @@ import dataclasses
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 
 import hiddenkey
+from hiddenkey.errors import DivergedError
 from hiddenkey.integrations.trainer import watch
 from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
@@ -40,7 +42,7 @@ from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
-from hiddenkey.lab.run.recorder import DEV, TRAIN, Observer, Recorder
+from hiddenkey.lab.run.recorder import DEV, TRAIN, AlreadyTrainedError, Observer, Recorder
 from hiddenkey.lab.run.result import Result, sum_up
 from hiddenkey.lab.scores.metrics import score
 from hiddenkey.lab.tasks import Task
@@ -70,6 +72,7 @@ def train(
     Raises:
         ConfigError: with every fault of settings, data and run folder, before a model is loaded.
         AttachError: if the model cannot take the dropout; nothing has been written then.
+        DivergedError: if a loss is no finite number any more.
     """
     observer = observer or Observer()
     prepared = prepared or prepare(options)
@@ -80,11 +83,14 @@ def train(
         processes.refuse_other_number(folder)
     _refuse_missing_trackers(options.report_to)
     if state == "finished":
-        return Result.load(folder.path)
+        return _sound(Result.load(folder.path))
     processes.wait()  # the first one writes from here on what the others have just read
     model, tokenizer = build_model(options, prepared)
     with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
         checkpoint = folder.last_checkpoint() if state == "interrupted" else None
+        for said in folder.damages:
+            observer.damaged(said)
+        processes.wait()
         if checkpoint is None:
             folder.clear()
             folder.start(options, prepared.data_record())
@@ -97,8 +103,9 @@ def train(
             trainer.add_callback(callback)
         observer.attached(attachment)
         if checkpoint is not None:
-            recorder.go_on_from(int(checkpoint.name.rpartition("-")[2]))
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+            recorder.go_on_from(checkpoint)
+        with suppress(AlreadyTrainedError), folder.refused_writes():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
         def save(path: Path) -> None:
             for part in (model, tokenizer, prepared.config):
@@ -112,6 +119,12 @@ def train(
             recorder.add_to_last_line(found)
     result = sum_up(options, prepared, recorder, trainer)
     folder.write_json("result.json", result.to_dict())
+    return result
+
+
+def _sound(result: Result) -> Result:
+    if result.diverged:
+        raise DivergedError(f"{result.diverged}; take a smaller learning_rate and --overwrite")
     return result
 
 
@@ -214,7 +227,7 @@ def _arguments(options: TrainOptions, checkpoints: Path) -> TrainingArguments:
         eval_strategy="no",  # the Recorder decides, so that the last step is always looked at
         save_strategy="no",
         logging_strategy="no",
-        save_total_limit=1,
+        logging_nan_inf_filter=False,
         label_names=["labels"],
         report_to=list(options.report_to) or "none",
         dataloader_pin_memory=torch.cuda.is_available(),
