@@ -1,6 +1,7 @@
 """A whole comparison in one process: what is run, what is not run again, what is collected."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hiddenkey.lab import scores
 from hiddenkey.lab.compare import coordinator as coordinators
 from hiddenkey.lab.compare import worker as workers
 from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.scores.java import MissingToolError
 from lab.compare.driver import begin, finish, outcomes, run_here, worker_for
 
@@ -131,12 +133,29 @@ def test_what_failed_can_be_mended_and_run_again(plan, trained, monkeypatch):
     assert {r.status for r in read_records(folder(plan))} == {"finished"}
 
 
-def test_a_metric_that_is_not_a_number_is_stored_as_missing(plan):
+def test_a_run_that_diverged_is_a_failed_run_with_its_step(plan):
     records = run_here(plan, common={**plan.common, "learning_rate": 1e30}).records()
+    assert len(records) == 4
     for record in records:
-        assert record.status == "finished"
-    assert any(record.result.eval_loss.last is None for record in records)
-    read_records(folder(plan))
+        assert record.status == "failed"
+        assert re.search(r"DivergedError: the training diverged: .* at step \d;", record.reason)
+    stored = read_records(folder(plan))
+    (failed,) = {row.record.reason for row in tabulate(stored).failures} & {records[0].reason}
+    assert "diverged" in failed
+    assert any(line["eval_loss"] is None for record in stored for line in record.metrics)
+
+
+def test_a_record_of_a_diverged_run_that_counted_as_finished_is_failed(plan):
+    run_here(plan, methods=("lora",), seeds=(0,))
+    (path,) = (folder(plan) / "records").glob("*.json")
+    stored = json.loads(path.read_text())
+    stored["result"]["eval_loss"]["last"] = None
+    path.write_text(json.dumps(stored))
+    (record,) = read_records(folder(plan))
+    assert (record.status, record.result) == ("failed", None)
+    assert record.reason == (
+        "the training diverged: the evaluation loss at step 4 is no finite number"
+    )
 
 
 def test_an_interrupted_run_goes_on_at_its_checkpoint(plan, trained, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.report import tabulate, write_report
-from hiddenkey.lab.report import writing as module
 from lab.report.synthetic import record, study
 
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'n' </script><!-- {{ 7*7 }} ]]>"
@@ -166,12 +165,10 @@ def test_a_full_disk_leaves_the_old_page_whole(tmp_path, monkeypatch):
     write_report(tables, tmp_path, "old")
     before = (tmp_path / "report.html").read_bytes()
 
-    def full(self, content):
-        with self.open("wb") as file:
-            file.write(content[: len(content) // 2])
+    def full(file):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(module.Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ConfigError, match="No space left on device"):
         write_report(tables, tmp_path, "new")
     assert (tmp_path / "report.html").read_bytes() == before
