@@ -6,13 +6,14 @@ taken for the prediction scores as if everything were right.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from hiddenkey.lab.tasks.files import FileFaults
-from hiddenkey.lab.tasks.tables import Row, spelling
+from hiddenkey.lab.tasks.tables import Row
 
 Role = Literal["prediction", "truth", "unclear", "about"]
 SOURCES: Final = (
@@ -110,9 +111,14 @@ def reference_columns(
     return ()
 
 
+def as_text(value: object) -> str:
+    """A cell as it is written in a file of text."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
 def identifier(value: object) -> str:
     """An identifier as text, the same for 1, 1.0, ``"1"`` and ``"1.0"``."""
-    return re.sub(r"^(-?\d+)\.0$", r"\1", spelling(value).strip())
+    return re.sub(r"^(-?\d+)\.0$", r"\1", as_text(value).strip())
 
 
 def match(theirs: Sequence[str | None], ours: Sequence[str], faults: FileFaults) -> list[int]:

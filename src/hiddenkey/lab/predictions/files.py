@@ -1,8 +1,8 @@
 """Reading references and outputs of generated text for scoring.
 
-References may be WebNLG's XML, CSV, TSV or JSONL, and plain text otherwise: one reference a line,
-instances separated by an empty line, or no empty line at all and one reference for each instance.
-Outputs may be CSV, TSV or JSONL, and plain text otherwise: one a line, also an empty one.
+References may be WebNLG's XML, a table, and plain text otherwise: one reference a line, instances
+separated by an empty line, or no empty line at all and one reference for each instance. Outputs may
+be a table, and plain text otherwise: one a line, also an empty one.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _as_scorer_reads(text: str, family: Family, path: Path) -> str:
     """The E2E scorer takes the marks of quoting off a table's fields, and apostrophes with them."""
     text = text.strip()
     suffix = path.suffix.lower()
-    if family != "e2e" or suffix == ".jsonl":
+    if family != "e2e" or suffix in (".jsonl", ".parquet"):
         return text
     if suffix == ".tsv":
         return re.sub(r"^['\"]?\s*|\s*['\"]?$", "", text)

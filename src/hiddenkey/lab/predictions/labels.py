@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.predictions.columns import SOURCES, Choice, plain
+from hiddenkey.lab.predictions.columns import SOURCES, Choice, as_text, plain
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
     Record,
@@ -23,7 +23,7 @@ from hiddenkey.lab.predictions.records import (
 from hiddenkey.lab.tasks import TASKS, Task
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
-from hiddenkey.lab.tasks.tables import Columns, Row, read_rows, spelling, to_examples
+from hiddenkey.lab.tasks.tables import Columns, Row, read_rows, to_examples
 
 _TEXTS: Final = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "text", *SOURCES)
 
@@ -59,7 +59,7 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     about = (*map(plain, columns.texts), *_TEXTS, *(() if columns.labels is None else NUMBERS[:1]))
     rows = read_rows(references, (*columns.texts, columns.label), faults[0], columns.header)
     true = [example.label for example in to_examples(rows, columns, faults[0])]
-    rows = [Row(row.line, {n: spelling(v) for n, v in row.values.items()}) for row in rows]
+    rows = [Row(row.line, {n: as_text(v) for n, v in row.values.items()}) for row in rows]
     theirs = to_records(rows, (columns.label,), about, given, faults[0])
     column, ours = read_outputs(outputs, given, about, faults[1], labels=True)
     if column is None:

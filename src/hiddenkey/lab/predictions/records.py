@@ -1,6 +1,6 @@
 """Rows of files as records, and the outputs that answer the references.
 
-A table is CSV, TSV or JSONL; other files are plain text.
+A table is CSV, TSV, JSONL or Parquet; other files are plain text.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.columns import (
     IDENTIFIERS,
     Choice,
+    as_text,
     columns_of,
     identifier,
     match,
@@ -26,9 +27,8 @@ from hiddenkey.lab.predictions.columns import (
 )
 from hiddenkey.lab.tasks import webnlg
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
-from hiddenkey.lab.tasks.tables import Row, read_rows, spelling
+from hiddenkey.lab.tasks.tables import FORMATS, Row, read_rows
 
-FORMATS: Final = (".csv", ".tsv", ".jsonl")
 NUMBERS: Final = ("score", "size")
 _JSON: Final = re.compile(r"\[?\s*\{\s*\"|\[$")
 _LIST: Final = re.compile(r"\[\s*(?:['\"].*)?\]$", re.DOTALL)
@@ -84,7 +84,7 @@ def read_outputs(
     if given.identifier not in (None, *present):
         faults.add(f"must have a column {given.identifier!r}; give another --id-column")
     if labels:
-        rows = [Row(row.line, {n: spelling(v) for n, v in row.values.items()}) for row in rows]
+        rows = [Row(row.line, {n: as_text(v) for n, v in row.values.items()}) for row in rows]
     right = truths(present, about, column)
     return column, to_records(rows, (column,), about, given, faults, right)
 
@@ -177,12 +177,7 @@ def bare(text: str) -> str:
 
 def read_table(path: Path, faults: FileFaults) -> list[Row] | None:
     """Return the rows of a table, none where faults were recorded, ``None`` for another file."""
-    if path.suffix.lower() in FORMATS:
-        return read_rows(path, (), faults)
-    if path.suffix.lower() == ".parquet":
-        faults.add("must be .csv, .tsv, .jsonl or text, got Parquet; convert the file")
-        return []
-    return None
+    return read_rows(path, (), faults) if path.suffix.lower() in FORMATS else None
 
 
 def to_records(
@@ -231,7 +226,7 @@ def to_records(
 
 def _has_lists(rows: Sequence[Row], column: str, faults: FileFaults, is_output: bool) -> bool:
     """Whether each cell is a list that was written as text, such as ``["a", "b"]``."""
-    if Path(faults.path).suffix.lower() == ".jsonl" and (is_output or column[-1:] != "s"):
+    if Path(faults.path).suffix.lower() in FORMATS[2:] and (is_output or column[-1:] != "s"):
         return False
     cells = [(row.line, str(row.values.get(column)).strip()) for row in rows]
     like = [(line, cell) for line, cell in cells if _LIST.match(cell)]
