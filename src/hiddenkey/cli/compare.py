@@ -37,6 +37,7 @@ def run(plan: Plan) -> int:
     outline = Outline(plan, data)
     console = standard_console()
     if plan.dry_run:
+        say(console, "\n".join(data.described()))
         _show_survey(console, plan, outline, data)
         return 0
     with (
@@ -46,6 +47,7 @@ def run(plan: Plan) -> int:
     ):
         known = coordinator.records()
         if len(known) < outline.total:
+            say(console, "\n".join(data.described()))
             _show_prospects(console, plan, prospects(plan, known))
         work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
         time_missing_steps(plan, data, partial(say, console))

@@ -127,7 +127,9 @@ def test_what_often_means_none_is_a_class_where_it_is_named(tmp_path):
     ],
 )  # fmt: skip
 def test_one_label_in_two_spellings_is_asked_about(tmp_path, values):
-    message = r"labels must each be written in one way, got .* \(2 rows\), .* \(1 rows\); write one"
+    message = (
+        r"labels must each be written in one way, got .* \(2 of 4 rows\), .* \(1 of 4 rows\); w"
+    )
     with pytest.raises(ConfigError, match=message):
         labels(tmp_path / "a.jsonl", [values[0], "other", *values])
 

@@ -15,6 +15,7 @@ from hiddenkey.lab.plans.search import SEARCHABLE, Search, searched_options
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.tasks import Splits
+from hiddenkey.lab.tasks.classes import described
 
 _NO_CHOICE: Final = frozenset({*VARIED, "also", "adapter", *SEARCHABLE})
 """Settings that a plan varies and that choose no examples; any other one may."""
@@ -44,6 +45,15 @@ class Data:
         if choice not in self._prints:
             self._prints[choice] = self.splits(options).fingerprint()
         return self._prints[choice]
+
+    def described(self) -> list[str]:
+        """What each choice of data holds."""
+        lines = [
+            f"{json.loads(choice)['task']}: {line}"
+            for choice, splits in self._splits.items()
+            for line in described(splits)
+        ]
+        return list(dict.fromkeys(lines))
 
     def faults(self, runs: Iterable[TrainOptions]) -> list[str]:
         """Return every fault of the runs, each once, with the task and method that have it.

@@ -125,6 +125,7 @@ def _key(name: str) -> object:
     return number if number.is_finite() else text
 
 
+@lru_cache(maxsize=4096)
 def _letters(name: str) -> str:
     """What can be seen of a label, in lower case."""
     text = unicodedata.normalize("NFKC", name).casefold()
@@ -137,5 +138,6 @@ def _is_joined(name: str, keys: Mapping[object, object]) -> bool:
 
 
 def _counted(names: Sequence[str], counts: Mapping[str, int]) -> str:
-    shown = [f"{name!r} ({counts[name]:,} rows)" for name in names[:_MOST_SHOWN]]
-    return ", ".join(shown) + (f" and {len(names) - len(shown):,} more" if names[12:] else "")
+    of = f"of {sum(counts.values()):,} rows"
+    shown = [f"{name!r} ({counts[name]:,} {of})" for name in names[:_MOST_SHOWN]]
+    return ", ".join(shown) + ", …" * (len(names) > _MOST_SHOWN)
