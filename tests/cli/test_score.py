@@ -101,8 +101,14 @@ def test_glue_task(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task", "e3e"], r"--task must be one of e2e, webnlg, cola, .*; did you mean 'e2e'\?"),
-        (["--task", "headlines"], "--task must be one of e2e, webnlg, cola, .* got 'headlines'"),
+        (
+            ["--task", "e3e"],
+            r"--task must be one of e2e, webnlg, completion, cola, .*; did you mean 'e2e'\?",
+        ),
+        (
+            ["--task", "headlines"],
+            "--task must be one of e2e, webnlg, completion, cola, .* got 'headlines'",
+        ),
         (["--task", "e2e"], r"a\.txt: does not exist; check the path"),
         (["--task", "rte"], r"must be one of \.csv, \.tsv, \.jsonl.* got '\.txt'; convert"),
     ],
@@ -116,3 +122,29 @@ def test_refusals(tmp_path, words, message):
 def test_files_must_be_named():
     with pytest.raises(ConfigError, match="arguments are required: references, outputs"):
         score(["--task", "e2e"])
+
+
+def test_answers_of_ones_own(run):
+    found = json.loads(run("completion", "yes\n\nno\n\n7\n", "Yes.\nno\n8\n", "--json"))
+    assert found["scores"]["exact_match"] == pytest.approx(2 / 3)
+    assert "BLEU" in found["note"]
+    shown = run("completion", "yes\n\nno\n", "Yes.\nno\n")
+    assert "means nothing" in shown
+
+
+def test_the_columns_that_were_taken_are_shown(tmp_path, capsys):
+    rows = "".join(
+        json.dumps({"predict": predicted, "label": label}) + "\n"
+        for predicted, label in [("1", "0"), ("0", "1")]
+    )
+    references = "source\t0\t\tA.\ns\t1\t*\tB.\n"
+    files = [write(tmp_path, "dev.tsv", references), write(tmp_path, "b.jsonl", rows)]
+    words = ["--task", "cola", "--references", files[0], "--outputs", files[1]]
+    assert score([*words, "--prediction-column", "predict"]) == 0
+    shown = capsys.readouterr().out
+    assert "prediction: column 'predict'" in shown
+    assert "reference: column 'label'" in shown
+    assert score([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scores"]["accuracy"] == 0
+    assert found["columns"]["prediction"] == "predict"

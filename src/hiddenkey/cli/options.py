@@ -83,7 +83,7 @@ class ScoreOptions:
     """What to score."""
 
     task: str
-    """e2e, webnlg, or a task of GLUE."""
+    """e2e, webnlg, completion (your own answers), or a task of GLUE."""
     references: str
     """File of what is right: for e2e and webnlg .xml, .csv, .tsv, .jsonl, or text with a reference
     a line and instances separated by an empty line; for GLUE a dev.tsv in the official layout."""

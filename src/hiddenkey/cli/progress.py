@@ -60,7 +60,10 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         for text in texts[:_SAMPLES]:
             self._print(f"prompt     {text['prompt']}\n  output     {text['output']}")
             self._print(f"  reference  {text['references'][0]}")
-        groups = {name: found for name, found in scores.items() if name not in ("all", "skipped")}
+        if "note" in scores:
+            self._print(scores["note"])
+        others = ("all", "skipped", "note")
+        groups = {name: found for name, found in scores.items() if name not in others}
         for name, found in groups.items():
             shown = ", ".join(f"{metric} {value:.4f}" for metric, value in found.items())
             self._print(f"{name}: {shown}")

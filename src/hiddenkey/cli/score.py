@@ -71,6 +71,8 @@ def _record(
     }
     files = {name: getattr(options, name) for name in ("task", "references", "outputs")}
     files["columns"] = dataclasses.asdict(taken)
+    if parts["all"][1].note:
+        files["note"] = parts["all"][1].note
     return {**files, **groups.pop("all")} | ({"groups": groups} if groups else {})
 
 
@@ -88,6 +90,8 @@ def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken:
         table.add_row(shown, *(_cell(scores.values.get(name)) for _, scores in parts.values()))
     console = standard_console()
     console.print(table)
+    if whole.note:
+        console.print(escape(whole.note))
     columns = {
         "prediction": taken.prediction,
         "reference": ", ".join(taken.references),

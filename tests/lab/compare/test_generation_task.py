@@ -11,6 +11,7 @@ from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.scores.java import MissingToolError
 from lab.compare.driver import run_here
 
+METRICS = ("BLEU", "NIST", "exact_match", "token_f1", "loss")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
@@ -40,6 +41,4 @@ def test_texts_are_compared_by_every_metric(plan, tiny_language_model, tmp_path,
         for cell in table.cells
         if cell.description is not None and cell.measure.checkpoint == "last"
     }
-    assert found == {
-        (method, name): 2 for method in ("lora", "hiddenkey") for name in ("BLEU", "NIST", "loss")
-    }
+    assert found == {(method, name): 2 for method in ("lora", "hiddenkey") for name in METRICS}

@@ -73,10 +73,10 @@ def test_a_run_ends_with_texts_and_scores(options):
     assert [text["prompt"] for text in texts] == [f"w{i} is" for i in range(5)]
     assert texts[1]["references"] == ["w1 w1 cat", "cat w1"]
     scores = json.loads((folder / "scores.json").read_text())
-    assert result.main_metric == "BLEU"
+    assert result.main_metric == "exact_match"
     assert result.metrics["BLEU"].last == scores["all"]["BLEU"]
     assert result.metrics["BLEU"].best_step == result.steps
-    assert set(scores["all"]) == {"BLEU", "NIST"}
+    assert set(scores["all"]) == {"BLEU", "NIST", "exact_match", "token_f1"}
     assert scores["skipped"] == dict.fromkeys(["METEOR", "ROUGE_L", "CIDEr"], "no Java here")
     assert result.metrics["METEOR"].last is None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -84,6 +84,33 @@ def test_a_run_ends_with_texts_and_scores(options):
     assert all(line["consistency_loss"] > 0 for line in lines)
     assert result.gap["loss"] is not None
     assert result.gap["BLEU"] is None
+
+
+def answer(options, file):
+    """The same run with one-word answers."""
+    rows = [{"prompt": f"w{i} is", "completion": f"w{i}"} for i in range(12)]
+    return replace(options, train_file=write(file, rows), eval_file=write(file, rows), eval_size=4)
+
+
+def test_short_answers_are_judged_by_exact_match(options, tmp_path):
+    result = train(answer(options, tmp_path / "short.jsonl"))
+    scores = json.loads((Path(options.output) / "scores.json").read_text())
+    assert result.main_metric == "exact_match"
+    assert result.metrics["exact_match"].last == scores["all"]["exact_match"]
+    assert "BLEU counts runs of up to four" in scores["note"]
+    assert json.loads((Path(options.output) / "data.json").read_text())["main_metric"]
+    assert train(replace(answer(options, tmp_path / "short.jsonl"), resume=True)) == result
+
+
+def test_a_run_of_before_the_choice_keeps_its_main_metric(options, tmp_path):
+    short = answer(options, tmp_path / "short.jsonl")
+    train(short)
+    folder = Path(options.output)
+    data = json.loads((folder / "data.json").read_text())
+    del data["main_metric"]
+    (folder / "data.json").write_text(json.dumps(data))
+    (folder / "result.json").unlink()
+    assert train(replace(short, resume=True)).main_metric == "BLEU"
 
 
 @pytest.mark.parametrize("adapter", ["lora", "ia3", "prefix", "full"])

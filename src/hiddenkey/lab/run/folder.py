@@ -257,6 +257,13 @@ class RunFolder:
             return f"its files cannot be read ({type(error).__name__})"
         return f"{METRICS} lacks its evaluations"
 
+    def read_data(self) -> dict[str, Any]:
+        """Read the fingerprint of the examples; empty where there is none that can be read."""
+        try:
+            return dict(json.loads((self.path / DATA).read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
+            return {}
+
     def _differences(self, options: TrainOptions, data: Mapping[str, Any]) -> list[str]:
         import yaml
 

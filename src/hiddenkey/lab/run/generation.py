@@ -121,7 +121,8 @@ def _scores(task: Task, examples: tuple[Example, ...], outputs: list[str]) -> di
     references = [_references(example) for example in examples]
     scored = score_groups(task.family, references, outputs, groups)
     found: dict[str, Any] = {name: dict(scores.values) for name, scores in scored.items()}
-    return found | {"skipped": dict(scored["all"].skipped)}
+    note = {"note": scored["all"].note} if scored["all"].note else {}
+    return found | {"skipped": dict(scored["all"].skipped)} | note
 
 
 def _references(example: Example) -> tuple[str, ...]:

@@ -48,7 +48,8 @@ class Prepared:
 
     def data_record(self) -> dict[str, Any]:
         """What ``data.json`` holds."""
-        return {
+        judged = {"main_metric": self.splits.main_metric} if self.splits.main_metric else {}
+        return judged | {
             "task": self.task.name,
             "labels": list(self.splits.label_names),
             "train_examples": len(self.splits.train),
@@ -82,7 +83,8 @@ def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
             faults += [fault for fault in error.faults if fault not in faults]
     if faults or config is None or splits is None:
         raise ConfigError(faults)
-    return Prepared(find_task(options.task, options), splits, config)
+    task = find_task(options.task, options).judged_by(splits.main_metric)
+    return Prepared(task, splits, config)
 
 
 def validate(options: TrainOptions) -> list[str]:
@@ -145,7 +147,8 @@ def load_splits(options: TrainOptions) -> Splits:
     evaluation = splits.evaluation
     if options.holdout is not None:
         train, evaluation = _hold_out(train, options, task)
-    return Splits(train, draw(evaluation, options.eval_size, 0, task.kind), splits.label_names)
+    evaluation = draw(evaluation, options.eval_size, 0, task.kind)
+    return dataclasses.replace(splits, train=train, evaluation=evaluation)
 
 
 def _hold_out(

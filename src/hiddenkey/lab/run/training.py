@@ -45,7 +45,7 @@ from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, AlreadyTrainedError, Observer, Recorder
 from hiddenkey.lab.run.result import Result, sum_up
 from hiddenkey.lab.scores.metrics import score
-from hiddenkey.lab.tasks import Task
+from hiddenkey.lab.tasks import Task, find_task
 from hiddenkey.lab.tasks.sampling import draw
 
 _RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate")
@@ -75,7 +75,7 @@ def train(
         DivergedError: if a loss is no finite number any more.
     """
     observer = observer or Observer()
-    prepared = prepared or prepare(options)
+    prepared = _as_begun(options, prepared or prepare(options))
     processes.join()
     folder = RunFolder(options.folder, writes=processes.is_first())
     state = folder.plan(options, prepared.data_record())
@@ -126,6 +126,15 @@ def _sound(result: Result) -> Result:
     if result.diverged:
         raise DivergedError(f"{result.diverged}; take a smaller learning_rate and --overwrite")
     return result
+
+
+def _as_begun(options: TrainOptions, prepared: Prepared) -> Prepared:
+    """A run of before a task's main metric was chosen by its data keeps the one that it had."""
+    begun = RunFolder(options.folder).read_data() if options.resume else {}
+    if not begun or "main_metric" in begun or not prepared.splits.main_metric:
+        return prepared
+    splits = dataclasses.replace(prepared.splits, main_metric="")
+    return dataclasses.replace(prepared, task=find_task(options.task, options), splits=splits)
 
 
 def build_model(

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-from hiddenkey.lab.scores import e2e, webnlg
+from hiddenkey.lab.scores import answers, e2e, webnlg
 from hiddenkey.lab.scores.java import MissingToolError, Tools, find_tools
 
 __all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_groups"]
 
-Family = Literal["e2e", "webnlg"]
+Family = Literal["e2e", "webnlg", "completion"]
 
 METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
-    {"e2e": e2e.METRICS, "webnlg": webnlg.METRICS}
+    {
+        "e2e": e2e.METRICS,
+        "webnlg": webnlg.METRICS,
+        "completion": (*e2e.METRICS, *answers.METRICS),
+    }
 )
 LOWER_IS_BETTER: Final = frozenset({"TER"})
 
@@ -23,7 +27,11 @@ _Scorer = Callable[
     [Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]], Tools | None],
     list[dict[str, float]],
 ]
-_SCORERS: Final[Mapping[Family, _Scorer]] = {"e2e": e2e.score, "webnlg": webnlg.score}
+_SCORERS: Final[Mapping[Family, _Scorer]] = {
+    "e2e": e2e.score,
+    "webnlg": webnlg.score,
+    "completion": answers.score,
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +41,12 @@ class Scores:
     Attributes:
         values: by metric, on the scale of the official scorer.
         skipped: why a metric of the family was not computed, by metric.
+        note: what means nothing for these references, if anything.
     """
 
     values: Mapping[str, float]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def score_groups(
@@ -55,7 +65,8 @@ def score_groups(
 
     Returns:
         For ``e2e`` BLEU, METEOR and ROUGE_L from 0 to 1, NIST and CIDEr without an upper bound; for
-        ``webnlg`` BLEU from 0 to 100, METEOR from 0 to 1, and TER, 0 for no edit at all.
+        ``completion`` these, exact match and token F1 from 0 to 1; for ``webnlg`` BLEU from 0 to
+        100, METEOR from 0 to 1, and TER, 0 for no edit at all.
 
     Raises:
         ValueError: if the numbers of instances differ, there are none, or one has no reference.
@@ -82,12 +93,16 @@ def score_groups(
     except MissingToolError as missing:
         reason = str(missing)
     found = dict(zip(distinct, _SCORERS[family](references, outputs, distinct, tools), strict=True))
-    return {name: _in_order(family, found[tuple(group)], reason) for name, group in groups.items()}
+    note = answers.NOTE if answers.are_short(references) else ""
+    return {
+        name: _in_order(family, found[tuple(group)], reason, note) for name, group in groups.items()
+    }
 
 
-def _in_order(family: Family, values: Mapping[str, float], reason: str) -> Scores:
+def _in_order(family: Family, values: Mapping[str, float], reason: str, note: str) -> Scores:
     """The family's metrics, and the reason for which the others were skipped."""
     return Scores(
         {name: values[name] for name in METRICS[family] if name in values},
         {name: reason for name in METRICS[family] if name not in values},
+        note,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["classification", "regression", "generation"]
@@ -36,11 +36,13 @@ class Splits:
         train: the training pool.
         evaluation: the examples that are never trained on.
         label_names: names by class index; empty for regression.
+        main_metric: what the examples are to be judged by, where that is not their task's first.
     """
 
     train: tuple[Example, ...]
     evaluation: tuple[Example, ...]
     label_names: tuple[str, ...] = ()
+    main_metric: str = ""
 
     def fingerprint(self) -> str:
         """Hash of every text and label in order, to know whether two runs saw the same data."""
@@ -102,4 +104,9 @@ class Task:
     load: Callable[[Source], Splits]
     files: str = ""
     otherwise: str = ""
-    family: Literal["e2e", "webnlg"] = "e2e"
+    family: Literal["e2e", "webnlg", "completion"] = "e2e"
+
+    def judged_by(self, main: str) -> Task:
+        """The task with another main metric, if one is named."""
+        names = dict.fromkeys((main, *self.metrics) if main else self.metrics)
+        return replace(self, metrics=(*names,))

@@ -9,6 +9,7 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
+from hiddenkey.lab.scores.answers import main_metric
 from hiddenkey.lab.tasks.base import Source, Splits, Task
 from hiddenkey.lab.tasks.classes import doubts, in_order
 from hiddenkey.lab.tasks.files import FileFaults, refuse
@@ -54,7 +55,9 @@ def _load_completion(source: Source) -> Splits:
     target = "completion" if is_default else source.label_column
     columns = Columns(source.text_columns or ("prompt",), target, is_text=True)
     train, evaluation = read_splits(*_files(source, "completion"), columns)
-    return Splits(train, merge_references(evaluation))
+    merged = merge_references(evaluation)
+    main = main_metric([example.references for example in merged])
+    return Splits(train, merged, main_metric=main if main != COMPLETION.metrics[0] else "")
 
 
 def _files(source: Source, task: str) -> tuple[Path, Path]:
@@ -75,8 +78,8 @@ COMPLETION: Final = Task(
     name="completion",
     summary="your own prompts and completions (columns 'prompt' and 'completion')",
     kind="generation",
-    metrics=METRICS["e2e"],
+    metrics=METRICS["completion"],
     needs="files",
     load=_load_completion,
-    family="e2e",
+    family="completion",
 )
