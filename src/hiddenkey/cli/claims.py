@@ -13,7 +13,13 @@ from typing import Any
 from rich.console import Console
 
 from hiddenkey.cli.options import ClaimsOptions
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, show_jobs, work_off
+from hiddenkey.cli.running import (
+    duration,
+    interrupted_by_sigterm,
+    show_jobs,
+    use_threads_of_one,
+    work_off,
+)
 from hiddenkey.cli.terminal import plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
@@ -59,7 +65,7 @@ def run(options: ClaimsOptions) -> int:
             interrupted_by_sigterm(),
             Coordinator(store, outline) as work,
         ):
-            work_off(console, store, work, local)
+            work_off(console, work, local, (), store.workers)
             problems = work.problems()
     states = survey.look(store, outline).get(store.name, {})
     _tell(console, gather(claims, scale, outline, states, _command(options)), store)
@@ -164,8 +170,9 @@ def _show_power(console: Console, claims: Sequence[Claim], scale: Scale) -> None
 
 
 def _show_rest(console: Console, outline: EvidenceOutline, data: Data, store: Plan) -> None:
-    states = survey.look(store, outline)
-    rows = show_jobs(console, store, outline, states, PlainCosts(data), _name)
+    use_threads_of_one(store.workers)
+    rows = survey.survey(outline, survey.look(store, outline), PlainCosts(data))
+    show_jobs(console, rows, max(outline.total, len(rows)), _name, store.output, store.workers)
     left = [row for row in rows if row.what == "run" and not row.options.holdout and not row.done]
     if left:
         seeds = len({row.options.seed for row in left})

@@ -7,24 +7,30 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from hiddenkey.cli import report
-from hiddenkey.cli.running import duration, interrupted_by_sigterm, line, show_jobs, work_off
+from hiddenkey.cli.running import (
+    duration,
+    interrupted_by_sigterm,
+    line,
+    show_jobs,
+    use_threads_of_one,
+    work_off,
+)
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
-from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.compare.prospects import Prospect, prospects
 from hiddenkey.lab.compare.step_costs import time_missing_steps
+from hiddenkey.lab.compare.survey import JobRow, Survey, look_ahead
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.plans.data import Data, check
-from hiddenkey.lab.plans.identity import PATHS, label, options_from
+from hiddenkey.lab.plans.data import check
+from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.storage import storage_errors
 
@@ -33,12 +39,15 @@ _FAILED = 1
 
 def run(plan: Plan) -> int:
     """Run what is missing of a plan and return the exit status: 1 if a run failed."""
+    local, several = plan.local_settings(), plan.several
     data = check(plan)
     outline = Outline(plan, data)
     console = standard_console()
     if plan.dry_run:
         say(console, "\n".join(data.described()))
-        _show_survey(console, plan, outline, data)
+        use_threads_of_one(plan.workers)
+        found = look_ahead(plan, outline, data)
+        _show_survey(console, found, several, plan.output, plan.workers)
         return 0
     with (
         storage_errors(plan.job_store),
@@ -48,46 +57,34 @@ def run(plan: Plan) -> int:
         known = coordinator.records()
         if len(known) < outline.total:
             say(console, "\n".join(data.described()))
-            _show_prospects(console, plan, prospects(plan, known))
-        work_off(console, plan, coordinator, _local_settings(plan), _shown(plan))
+            _show_prospects(console, prospects(plan, known), plan.workers)
+        work_off(console, coordinator, local, several, plan.workers)
         time_missing_steps(plan, data, partial(say, console))
-        return _conclude(console, plan, coordinator)
+        failed = _conclude(console, coordinator, several)
+        if plan.report and any(record.result for record in coordinator.records()):
+            report.write(console, Path(plan.output), plan.baseline)
+        else:
+            say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
+        return _FAILED if failed else 0
 
 
-def _shown(plan: Plan) -> list[str]:
-    """What a line says of a run, since the plan has several of it."""
-    return [name for name, axis in (("rank", plan.ranks), ("model", plan.models)) if len(axis) > 1]
-
-
-def _local_settings(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Where this machine has the data, by task."""
-    found: dict[str, dict[str, Any]] = {}
-    for options in plan.settings():
-        given = {name: getattr(options, name) for name in (*PATHS, "trust_remote_code")}
-        found[options.task] = {name: value for name, value in given.items() if value is not None}
-    return found
-
-
-def _conclude(console: Console, plan: Plan, coordinator: Coordinator) -> int:
+def _conclude(console: Console, coordinator: Coordinator, several: Sequence[str]) -> bool:
+    """Say what came out; return whether something failed."""
     records = coordinator.records()
     finished = [record for record in records if record.result is not None]
     failed = [record for record in records if record.result is None]
     if finished:
-        console.print(_table(finished, _shown(plan)))
+        console.print(_table(finished, several))
     if other := coordinator.other_runs():
         say(console, f"{other} more finished runs of earlier plans are in the folder")
     problems = coordinator.problems()
     for record in failed:
-        say(console, line(record, _shown(plan)))
+        say(console, line(record, several))
     for problem in problems:
         say(console, problem)
     if failed or problems:
         say(console, "run what failed again with the same command and --retry-failed")
-    if plan.report and finished:
-        report.write(console, Path(plan.output), plan.baseline)
-    else:
-        say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
-    return _FAILED if failed or problems else 0
+    return bool(failed or problems)
 
 
 def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
@@ -114,19 +111,17 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
     return table
 
 
-def _show_survey(console: Console, plan: Plan, outline: Outline, data: Data) -> None:
-    from hiddenkey.lab.compare.survey import Costs, look
+def _show_survey(
+    console: Console, found: Survey, several: Sequence[str], output: str, workers: int
+) -> None:
+    def name(row: JobRow) -> tuple[str, str]:
+        return label(row.options, several, seed=False), row.what
 
-    states, costs = look(plan, outline), Costs(plan, data)
-    show_jobs(
-        console, plan, outline, states, costs,
-        lambda row: (label(row.options, _shown(plan), seed=False), row.what),
-    )  # fmt: skip
-    known = records_of(outline.jobs(states)[plan.name], states.get(plan.name, {}))
-    _show_prospects(console, plan, prospects(plan, known, costs.of_seed))
+    show_jobs(console, found.rows, found.total, name, output, workers)
+    _show_prospects(console, found.prospects, workers)
 
 
-def _show_prospects(console: Console, plan: Plan, found: Sequence[Prospect]) -> None:
+def _show_prospects(console: Console, found: Sequence[Prospect], workers: int) -> None:
     """Say what the planned seeds can show, and how many would do."""
     numbers = ("seeds", "compared", "deviation", "shown from", "margin", "seeds for it", "runs")
     table = plain_table(
@@ -145,7 +140,7 @@ def _show_prospects(console: Console, plan: Plan, found: Sequence[Prospect]) -> 
             "" if each.scatter is None else f"{each.scatter.margin:.3g}",
             "unknown" if each.scatter is None else str(each.needed or f"over {MOST}"),
             "" if each.needed is None else str(each.needed * each.runs),
-            "" if seconds is None else duration(seconds / plan.workers),
+            "" if seconds is None else duration(seconds / workers),
         )
     console.print(table)
     for source in dict.fromkeys(each.scatter.source for each in found if each.scatter):

@@ -16,16 +16,14 @@ from rich.progress import TimeElapsedColumn
 
 from hiddenkey.cli.terminal import number, plain_table, progress_bar, say
 from hiddenkey.lab.compare.assignment import Assignment, work_on
-from hiddenkey.lab.compare.coordinator import Coordinator, Jobs
-from hiddenkey.lab.compare.outline import States
+from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import label, options_from
-from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.pool import Pool
 from hiddenkey.lab.queue.storage import outlast_outages
 
 if TYPE_CHECKING:
-    from hiddenkey.lab.compare.survey import Costs, JobRow
+    from hiddenkey.lab.compare.survey import JobRow
 
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1
@@ -34,33 +32,36 @@ _LONGEST_PAUSE = 15.0
 
 def work_off(
     console: Console,
-    plan: Plan,
     coordinator: Coordinator,
     local: Mapping[str, Mapping[str, Any]],
-    shown: Sequence[str] = (),
+    shown: Sequence[str],
+    workers: int,
 ) -> None:
     """Let workers do all jobs, and say what came out of each run.
 
     Args:
         console: where to say it.
-        plan: names the storage, the folder and the number of workers.
         coordinator: queues the jobs.
         local: settings of this machine, by task.
         shown: settings that a line names beside task, method and seed.
+        workers: how many.
     """
     progress = coordinator.advance()
-    say(console, f"{progress.total} jobs, {progress.done} of them done; folder {plan.output}")
+    say(
+        console,
+        f"{progress.total} jobs, {progress.done} of them done; folder {coordinator.store.folder}",
+    )
     if progress.finished:
         return
-    threads = max(1, (os.cpu_count() or 1) // plan.workers)
-    assignment = Assignment(plan.job_store, tuple(coordinator.studies), local, threads)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    assignment = Assignment(coordinator.store, tuple(coordinator.studies), local, threads)
     bar = progress_bar(console, TimeElapsedColumn())
-    with bar, Pool(work_on, assignment, plan.workers) as pool:
+    with bar, Pool(work_on, assignment, workers) as pool:
         task = bar.add_task("jobs", total=progress.total, completed=progress.done)
         while not progress.finished:
             pool.check()
             started = time.perf_counter()
-            progress = outlast_outages(plan.job_store, coordinator.advance)
+            progress = outlast_outages(coordinator.store, coordinator.advance)
             for record in progress.new:
                 say(bar.console, line(record, shown))
             bar.update(task, total=progress.total, completed=progress.done)
@@ -95,37 +96,39 @@ def line(record: Record, also: Sequence[str]) -> str:
     )
 
 
-def show_jobs(
-    console: Console,
-    plan: Plan,
-    outline: Jobs,
-    states: States,
-    costs: Costs,
-    name: Callable[[JobRow], tuple[str, str]],
-) -> list[JobRow]:
-    """Measure what the missing jobs cost, and say what there is and how long the rest takes.
-
-    Args:
-        console: where to say it.
-        plan: names the folder and the number of workers.
-        outline: its jobs.
-        states: where its studies stand.
-        costs: measures the runs.
-        name: what a line says of a job: what it is of, and what it does.
-    """
+def use_threads_of_one(workers: int) -> None:
+    """Let this process have the threads that each of so many workers will have."""
     import torch
 
-    from hiddenkey.lab.compare.survey import survey
     from hiddenkey.quiet import quiet
 
     quiet()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.workers))
-    rows = survey(outline, states, costs)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+
+
+def show_jobs(
+    console: Console,
+    rows: Sequence[JobRow],
+    total: int,
+    name: Callable[[JobRow], tuple[str, str]],
+    output: str,
+    workers: int,
+) -> None:
+    """Say what jobs there are and how long the rest takes.
+
+    Args:
+        console: where to say it.
+        rows: the jobs.
+        total: how many there will be.
+        name: what a line says of a job: what it is of, and what it does.
+        output: folder of the jobs.
+        workers: how many share them.
+    """
     groups: dict[tuple[str, str], list[JobRow]] = defaultdict(list)
     for row in rows:
         groups[name(row)].append(row)
     table = plain_table(
-        f"{len(rows)} jobs of {plan.output}",
+        f"{len(rows)} jobs of {output}",
         left=["runs of", "job"],
         right=["done", "failed", "missing", "s each"],
     )
@@ -137,15 +140,14 @@ def show_jobs(
         seeds = dict.fromkeys(str(row.options.seed) for row in left if "run" in what)
         table.add_row(task, what, *map(str, ended), str(len(left)), seconds, " ".join(seeds))
     console.print(table)
-    whole = sum(row.seconds for row in rows) / plan.workers
-    count, total = sum(not row.done for row in rows), max(outline.total, len(rows))
+    whole = sum(row.seconds for row in rows) / workers
+    count = sum(not row.done for row in rows)
     say(
         console,
         f"{count} of {total} jobs are left: about"
-        f" {duration(whole)} with {plan.workers} worker{'s' if plan.workers > 1 else ''}, from a"
+        f" {duration(whole)} with {workers} worker{'s' if workers > 1 else ''}, from a"
         " few timed steps",
     )
-    return rows
 
 
 @contextmanager

@@ -90,9 +90,10 @@ class Coordinator:
 
     def __init__(self, plan: Plan, outline: Jobs) -> None:
         self._outline = outline
-        self.folder = WorkFolder(plan.job_store.folder)
+        self.store = plan.job_store
+        self.folder = WorkFolder(self.store.folder)
         self.folder.prepare()
-        self._storage = open_storage(plan.job_store)
+        self._storage = open_storage(self.store)
         opened = {name: open_study(self._storage, name) for name in outline.studies}
         self.studies = {name: study for name, (study, _) in opened.items()}
         self._main, created = opened[plan.name]

@@ -9,9 +9,11 @@ from typing import Literal
 import optuna
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Jobs
 from hiddenkey.lab.compare.outline import States, steps
 from hiddenkey.lab.compare.probe import Cost, measure, seconds_of_ratio
+from hiddenkey.lab.compare.prospects import Prospect, prospects
 from hiddenkey.lab.plans.agreement import differences, terms, terms_of
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import Run, options_from
@@ -43,6 +45,30 @@ class JobRow:
     def done(self) -> bool:
         """Whether nothing is left to do, be it that it failed."""
         return self.status in ("finished", "failed")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a plan before its runs.
+
+    Attributes:
+        rows: its jobs.
+        total: how many there will be.
+        prospects: what its seeds can show.
+    """
+
+    rows: list[JobRow]
+    total: int
+    prospects: list[Prospect]
+
+
+def look_ahead(plan: Plan, outline: Jobs, data: Data) -> Survey:
+    """Look where a plan stands, and measure what is left of it."""
+    states, costs = look(plan, outline), Costs(plan, data)
+    rows = survey(outline, states, costs)
+    known = records_of(outline.jobs(states)[plan.name], states.get(plan.name, {}))
+    total = max(outline.total, len(rows))
+    return Survey(rows, total, prospects(plan, known, costs.of_seed))
 
 
 def look(plan: Plan, outline: Jobs) -> States:

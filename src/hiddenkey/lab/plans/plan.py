@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hiddenkey.errors import suggestion
+from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
@@ -97,6 +98,20 @@ class Plan:
     def searched(self) -> Search | None:
         """The search, or ``None`` for a grid."""
         return read_search(self.search)[0]
+
+    @property
+    def several(self) -> tuple[str, ...]:
+        """What names a run beside task, method and seed, since the plan has several of it."""
+        axes = ("rank", self.ranks), ("model", self.models)
+        return tuple(name for name, axis in axes if len(axis) > 1)
+
+    def local_settings(self) -> dict[str, dict[str, Any]]:
+        """What may differ between machines, by task: where the data lies, and whom to trust."""
+        found: dict[str, dict[str, Any]] = {}
+        for options in self.settings():
+            given = {name: getattr(options, name) for name in (*PATHS, "trust_remote_code")}
+            found[options.task] = {name: own for name, own in given.items() if own is not None}
+        return found
 
     def settings(self) -> list[TrainOptions]:
         """Return the options of every combination but for the seed.
