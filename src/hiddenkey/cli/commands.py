@@ -97,7 +97,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "claims", "ClaimsOptions", leading="claims",
     ),
     "score": _command(
-        "score outputs against references: E2E, WebNLG, GLUE", "score", "ScoreOptions"
+        "score outputs against references: E2E, WebNLG, GLUE, answers", "score", "ScoreOptions"
     ),
     "estimate": _command(
         "estimate memory and time of training a model, before renting a machine",

@@ -89,6 +89,10 @@ def columns(**named):
         {"label": NAMES, "y_pred": WRONG},
         {"label": WRONG, "score": [0.9] * 4},
         {"label": WRONG},
+        {"messages": [[{"role": "user"}]] * 4, "probs": [{"a": 1}] * 4, "prediction": WRONG},
+        {"Actual": NAMES, "Predicted": WRONG},
+        {"gold_answer": NAMES, "answer": WRONG},
+        {"instruction": [None] * 4, "output": NAMES, "prediction": WRONG},
     ],
 )
 def test_the_prediction_is_taken_and_not_the_truth(labels, named):
@@ -213,6 +217,8 @@ def test_the_references_are_no_outputs(tmp_path):
     path = write(tmp_path, "dev.tsv", RTE)
     with pytest.raises(ConfigError, match="got the references themselves"):
         read_labels(TASKS["rte"], path, path)
+    with pytest.raises(ConfigError, match="got the references themselves"):
+        read_labels(TASKS["rte"], path, write(tmp_path, "copy.tsv", RTE))
     path = write(tmp_path, "a.txt", "a\n\nb\n")
     with pytest.raises(ConfigError, match="got the references themselves"):
         read_material("e2e", path, path)
@@ -229,6 +235,9 @@ def test_several_columns_of_references(texts):
     found = texts(jsonl(*({"output": t} for t in TEXTS)), references=table(*rows), name="r.csv")
     assert found.references == [(TEXTS[0], "b"), (TEXTS[1],), (TEXTS[2], "d"), (TEXTS[3],)]
     assert found.taken.references == ("ref1", "ref2")
+    rows[0] = ("reference", "reference_2")
+    found = texts("x\n" * 4, "txt", references=table(*rows), name="r.csv")
+    assert found.taken.references == rows[0]
     two = columns(reference=TEXTS, target=["a", "b", "c", "d"])
     with pytest.raises(ConfigError, match="'reference', 'target' each could be; give --reference"):
         texts("x\n" * 4, "txt", references=two)

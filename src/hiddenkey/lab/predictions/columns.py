@@ -105,7 +105,7 @@ def reference_columns(
     _, unclear, true = _by_role(present, about)
     possible = true or unclear
     series = {re.sub(r"_?\d+$", "", plain(name)) for name in possible}
-    if len(possible) == 1 or (len(series) == 1 and all(name[-1].isdigit() for name in possible)):
+    if len(possible) == 1 or (len(series) == 1 and sum(not n[-1:].isdigit() for n in possible) < 2):
         return tuple(possible)
     _ask(possible, present, "reference", faults)
     return ()
@@ -114,6 +114,15 @@ def reference_columns(
 def as_text(value: object) -> str:
     """A cell as it is written in a file of text."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def with_text(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their numbers and truth values as text."""
+    return [
+        Row(row.line, {n: as_text(v) if isinstance(v, int | float) else v for n, v in cells})
+        for row in rows
+        if (cells := row.values.items())
+    ]
 
 
 def identifier(value: object) -> str:

@@ -67,7 +67,7 @@ def read_material(
     column, found = read_outputs(outputs, given, (*SOURCES, *NUMBERS), faults[1])
     refuse(*faults)
     if column is None or column in columns:
-        refuse_same(references, outputs)
+        refuse_same(references, outputs, is_table=column is not None)
     found = [_cleaned(record, family, outputs) for record in found]
 
     def agrees(truth: str, instance: Record) -> bool:

@@ -6,6 +6,7 @@ A table is CSV, TSV, JSONL or Parquet; other files are plain text.
 from __future__ import annotations
 
 import ast
+import filecmp
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,13 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.columns import (
     IDENTIFIERS,
     Choice,
-    as_text,
     columns_of,
     identifier,
     match,
     plain,
     prediction_column,
     truths,
+    with_text,
 )
 from hiddenkey.lab.tasks import webnlg
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
@@ -84,7 +85,7 @@ def read_outputs(
     if given.identifier not in (None, *present):
         faults.add(f"must have a column {given.identifier!r}; give another --id-column")
     if labels:
-        rows = [Row(row.line, {n: as_text(v) for n, v in row.values.items()}) for row in rows]
+        rows = with_text(rows)
     right = truths(present, about, column)
     return column, to_records(rows, (column,), about, given, faults, right)
 
@@ -100,13 +101,14 @@ def read_lines(path: Path, faults: FileFaults) -> list[str]:
     return lines
 
 
-def refuse_same(references: Path, outputs: Path) -> None:
-    """Refuse outputs that are the references themselves.
+def refuse_same(references: Path, outputs: Path, *, is_table: bool) -> None:
+    """Refuse outputs that are the references themselves, or a table that is their copy.
 
     Raises:
         ConfigError: if they are.
     """
-    if references.samefile(outputs):
+    is_copy = is_table and filecmp.cmp(references, outputs, shallow=False)
+    if is_copy or references.samefile(outputs):
         raise ConfigError(f"{outputs}: must hold a model's outputs, got the references themselves")
 
 
