@@ -268,6 +268,16 @@ def test_json_under_another_name_is_no_text(texts):
             texts(content, "json")
 
 
+def test_columns_under_another_name_are_no_text(texts):
+    with pytest.raises(ConfigError, match="got columns with tabs between"):
+        texts("".join(f"{i}\t{text}\n" for i, text in enumerate(TEXTS)), "txt")
+
+
+def test_a_row_has_one_label(labels):
+    with pytest.raises(ConfigError, match="must have one label a row"):
+        labels(columns(prediction=NAMES), reference_names=("label", "index"))
+
+
 def test_a_column_cannot_be_chosen_of_plain_text(texts):
     with pytest.raises(ConfigError, match="must be a table to choose a column of"):
         texts("x\n" * 4, "txt", prediction="output")

@@ -55,6 +55,8 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     given = given or Choice()
     faults = FileFaults(references), FileFaults(outputs)
     columns, spellings = layout.columns, Columns((), "label", _spellings(layout))
+    if len(given.references) > 1:
+        faults[0].add("must have one label a row, got several --reference-column; name one")
     if given.references:  # a file of another layout
         columns = replace(columns, texts=(), label=given.references[0], header=None)
     about = (*map(plain, columns.texts), *_TEXTS, *(() if columns.labels is None else NUMBERS[:1]))

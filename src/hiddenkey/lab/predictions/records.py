@@ -91,13 +91,15 @@ def read_outputs(
 
 
 def read_lines(path: Path, faults: FileFaults) -> list[str]:
-    """Return the lines of plain text, or record that there is none or that it is JSON."""
+    """Return the lines of plain text, or record that there is none or that it is a table."""
     text = read_text(path, faults)
     lines = [] if text is None else [line.strip() for line in _LINE_END.split(text)]
     if lines and not lines[-1]:
         lines.pop()  # the end of the last line
     if lines and _JSON.match(lines[0]):
         faults.add("must be plain text, got JSON; name a file with one object a line .jsonl")
+    if lines and all("\t" in line for line in lines if line):
+        faults.add("must be plain text, got columns with tabs between; name the file .tsv")
     return lines
 
 
@@ -196,7 +198,7 @@ def to_records(
     others = {n: name for n, name in present.items() if name not in columns}
     sources = [others[n] for n in about if n in others and n not in NUMBERS]
     names = [others[name] for name in IDENTIFIERS if name in others]
-    if given.identifier in present.values():
+    if given.identifier in columns_of(rows):
         names = [str(given.identifier)]
     records = []
     for row in rows:
