@@ -6,7 +6,6 @@ from pathlib import Path
 
 from hiddenkey.cli.terminal import say, show_grid, standard_console
 from hiddenkey.files import plain
-from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.files import page_folder
@@ -23,6 +22,7 @@ from rate_transfer.tables import (
     tasks_grid,
 )
 from rate_transfer.transfer import Transfer, study_transfer
+from study_records import read_finished
 
 NAME = "transfer"
 

@@ -10,12 +10,12 @@ from statistics import fmean
 from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.analyses.sources import arrange
 from hiddenkey.lab.evidence.arms import Run, explicit, require_method
 from hiddenkey.lab.evidence.axes import Measure
 from hiddenkey.lab.evidence.cells import differing, nearest, settings_of, value_of
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
+from study_records import arrange
 
 POINTS: Final = 100
 """Points in one unit of a metric."""

@@ -1,4 +1,4 @@
-"""``hiddenkey analyze NAME``: each analysis is a command of its own."""
+"""``hiddenkey analyze NAME``: each analysis is a study of the repository, not of the package."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from typing import Final
 from hiddenkey.cli.commands import ANALYSES, listing
 from hiddenkey.errors import ConfigError, not_one_of
 
-STUDIES: Final = ("gradient-noise", "transfer")
-"""Analyses that are in the repository's folder ``studies`` and not in the package."""
-
 
 def run(arguments: list[str]) -> int:
     """Run the analysis that the first word names and return its exit status.
 
     Raises:
-        ConfigError: if there is no analysis of that name.
+        ConfigError: if there is no analysis of that name, or the package was installed without the
+            repository around it.
     """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_HELP)
@@ -25,22 +23,11 @@ def run(arguments: list[str]) -> int:
     name, *rest = arguments
     if name not in ANALYSES:
         raise ConfigError(not_one_of("analysis", name, ANALYSES, "; see hiddenkey analyze --help"))
-    return (
-        _run_study(name, rest) if name in STUDIES else ANALYSES[name].run(f"analyze {name}", rest)
-    )
-
-
-def _run_study(name: str, arguments: list[str]) -> int:
-    """Run a study of the repository, which is not part of the package.
-
-    Raises:
-        ConfigError: if the package was installed without the repository around it.
-    """
     folder = Path(__file__).parents[3] / "studies"
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     try:
-        return ANALYSES[name].run(f"analyze {name}", arguments)
+        return ANALYSES[name].run(f"analyze {name}", rest)
     except ModuleNotFoundError as error:
         package = ANALYSES[name].module.partition(".")[0]
         if error.name != package:

@@ -123,9 +123,11 @@ ANALYSES: Final[Mapping[str, Command]] = {
         "gradient_noise.command",
         "gradient_noise.options:GradientNoiseOptions",
     ),
-    "overfitting": _command(
+    "overfitting": Command(
         "generalisation gap, calibration and confidence, with and without a method",
-        "analyze_overfitting", "OverfittingOptions", leading="folders",
+        "overfitting.command",
+        "overfitting.options:OverfittingOptions",
+        leading="folders",
     ),
     "transfer": Command(
         "what one dropout rate for all tasks loses against each task's best",

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from hiddenkey.cli.main import main
-from lab.analyses.records import rate_runs
+from studies.records import rate_runs
 
 GAINS = {task: {0.05: 0.0, 0.1: 0.03, 0.2: 0.01} for task in ("cola", "rte", "sst2")}
 

@@ -11,7 +11,6 @@ from scipy import stats
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.canvas import render
-from lab.analyses.records import rate_runs, with_last
 from lab.report.synthetic import record
 from rate_transfer.figures import transfer_plots
 from rate_transfer.rate_tables import RateTable, tabulate_rates
@@ -22,6 +21,7 @@ from rate_transfer.tables import (
     tasks_grid,
 )
 from rate_transfer.transfer import choices, estimate, study_transfer
+from studies.records import rate_runs, with_last
 
 RATES = (0.05, 0.1, 0.2, 0.3)
 SAME = {task: dict(zip(RATES, (0.0, 0.03, 0.01, -0.01), strict=True)) for task in ("cola", "rte")}

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from hiddenkey.lab.analyses.sources import arrange
 from hiddenkey.lab.evidence.arms import Run, arm_order, find_runs
 from hiddenkey.lab.evidence.axes import Arm, Measure, Task
 from hiddenkey.lab.evidence.cells import (
@@ -27,6 +26,7 @@ from hiddenkey.lab.evidence.curves import Curve, Part, tabulate_curves, value_at
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.run.calibration import CALIBRATION
+from study_records import arrange
 
 ACCURACY: Final = "accuracy"
 _OF_CLASSES: Final = (ACCURACY, "f1", "f1_macro", "matthews")

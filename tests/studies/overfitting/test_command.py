@@ -3,8 +3,8 @@ import json
 import pytest
 
 from hiddenkey.cli.main import main
-from lab.analyses.records import calibrated
 from lab.report.synthetic import study
+from studies.records import calibrated
 
 
 def store(folder, runs):

@@ -6,17 +6,17 @@ import pytest
 from scipy import stats
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.analyses.overfitting import Quantity, watch_overfitting
-from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots, shown_rows
-from hiddenkey.lab.analyses.overfitting_tables import (
+from hiddenkey.lab.present.canvas import render
+from lab.report.synthetic import record, study
+from overfitting.figures import overfitting_plots, shown_rows
+from overfitting.tables import (
     headline,
     is_shown,
     short_entry,
     watch_grid,
 )
-from hiddenkey.lab.present.canvas import render
-from lab.analyses.records import calibrated
-from lab.report.synthetic import record, study
+from overfitting.watch import Quantity, watch_overfitting
+from studies.records import calibrated
 
 CHOSEN = ("lora", "dropkey", "hiddenkey")
 

@@ -1,20 +1,20 @@
-"""``hiddenkey analyze overfitting``: generalisation gap, calibration and confidence."""
+"""Generalisation gap, calibration and confidence."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from hiddenkey.cli.options import OverfittingOptions
 from hiddenkey.cli.terminal import say, show_grid, standard_console
-from hiddenkey.lab.analyses.overfitting import TaskWatch, watch_overfitting
-from hiddenkey.lab.analyses.overfitting_figures import overfitting_plots
-from hiddenkey.lab.analyses.overfitting_tables import READING, headline, short_grid, watch_grid
-from hiddenkey.lab.analyses.sources import read_finished
 from hiddenkey.lab.evidence.arms import require_method
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.files import page_folder
 from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
+from overfitting.figures import overfitting_plots
+from overfitting.options import OverfittingOptions
+from overfitting.tables import READING, headline, short_grid, watch_grid
+from overfitting.watch import TaskWatch, watch_overfitting
+from study_records import read_finished
 
 NAME = "overfitting"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.analyses.overfitting import Row, TaskWatch
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import excludes
 from hiddenkey.lab.present.entries import Entry, Grid, make_grid
 from hiddenkey.lab.present.words import MISSING, interval, listing, number, probability, signed
+from overfitting.watch import Row, TaskWatch
 
 READING: Final = (
     "All values are those after the last step, without dropout. A generalisation gap is the value"

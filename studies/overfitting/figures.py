@@ -6,8 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hiddenkey.lab.analyses.overfitting import ACCURACY, Quantity, Row, TaskWatch
-from hiddenkey.lab.analyses.overfitting_tables import is_shown, other_settings
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.present.canvas import INK, LINES, Figure, Palette, Plot, Style
@@ -20,6 +18,8 @@ from hiddenkey.lab.present.drawing import (
     numbered_parts,
 )
 from hiddenkey.lab.present.words import interval, signed
+from overfitting.tables import is_shown, other_settings
+from overfitting.watch import ACCURACY, Quantity, Row, TaskWatch
 
 
 def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[Plot]:

@@ -1,1 +1,0 @@
-"""Analyses beside the comparison: each is pure functions, a figure and a page of its own."""
