@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE ?= 1
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
-	demo bench models claims peers clean
+	demo bench models claims peers fuzz clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
@@ -36,6 +36,7 @@ help:
 	@echo "make distributions"
 	@echo "              what works for whoever installs the wheel into an empty environment (10 minutes)"
 	@echo "make peers    transformers' own tests of its models, plain and attached (40 minutes)"
+	@echo "make fuzz     invalid inputs through every parser (hours; INPUTS=100 for a few minutes)"
 	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
@@ -105,6 +106,10 @@ distributions: $(VENV)/.dev
 # Where transformers' source distribution lacks the tests of its models: OPTIONS='--checkout FOLDER'.
 peers: $(VENV)/.dev
 	$(BIN)/python maintenance/peers.py $(OPTIONS)
+
+# OPTIONS='-k plan' chooses; INPUTS=100 for each parser are quick.
+fuzz: $(VENV)/.dev
+	HIDDENKEY_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest tests/fuzz --numprocesses=auto $(OPTIONS)
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo
