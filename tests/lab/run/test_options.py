@@ -87,6 +87,11 @@ def test_paper_defaults():
             " from a cache; leave one of them out",
         ),
         (
+            {"task": "file", "train_file": "a.csv", "eval_file": "a.csv", "text_columns": ("text",),
+             "label_names": ("", "a")},
+            "label_names must be text, got ['', 'a']; correct them",
+        ),
+        (
             {"target_modules": ()},
             "target_modules must name a linear layer, got none; leave it out for key and value",
         ),

@@ -214,7 +214,7 @@ def _could_not_load(model: str, error: Exception) -> str:
             " --trust-remote-code; read it first, since it can do whatever you can"
         )
     reason: Any = str(error).strip().splitlines() or [type(error).__name__]
-    where = "its files" if Path(model).is_dir() else "the name and the network"
+    where = "its files" if Path(model).exists() else "the name and the network"
     return (
         f"model must be a model's folder or its name on the hub, {model!r} could not be loaded"
         f" ({reason[0]}); check {where}"

@@ -256,12 +256,7 @@ def _column_faults(options: TrainOptions) -> list[str]:
             "label_names must hold at least two different names, got"
             f" {list(options.label_names)!r}; name every label once"
         )
-    # half of a surrogate pair, which is no text, does not come back
-    text = [name.encode(errors="replace").decode().strip() for name in options.label_names]
-    if any(
-        not found or found not in name
-        for found, name in zip(text, options.label_names, strict=True)
-    ):
+    if not all(name.strip() for name in options.label_names):
         faults.append(f"label_names must be text, got {list(options.label_names)!r}; correct them")
     return faults
 
