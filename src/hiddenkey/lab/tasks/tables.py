@@ -237,8 +237,8 @@ def _lacks_columns(
     got = ", ".join(map(repr, present)) or "no columns"
     wrong = [name for name in needed or filter(None, counts) if counts[name] != 1]
     for name in wrong:
-        rule, step = ("one", "rename the others") if counts[name] else ("a", "name one of them")
-        faults.add(f"must have {rule} column {name!r}, got {got}; {step} or add it", line)
+        rule, step = ("one", "rename the others") if counts[name] else ("a", "name one or add it")
+        faults.add(f"must have {rule} column {name!r}, got {got}; {step}", line)
     return bool(wrong)
 
 
