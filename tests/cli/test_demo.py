@@ -70,5 +70,5 @@ def test_a_failed_run_is_the_exit_status(monkeypatch, capsys):
 
 
 def test_faults_of_the_plan_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="workers must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match="workers must be from 1 to 256, got 0"):
         demo.run(DemoOptions(workers=0, output=str(tmp_path)))

@@ -36,6 +36,7 @@ from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.storage import storage_errors
+from hiddenkey.lab.run.limits import WORKERS
 from hiddenkey.lab.tasks import TASKS
 
 _FAILED = 1
@@ -103,8 +104,9 @@ def _workers(options: ClaimsOptions) -> int:
     import torch
 
     if options.workers is not None:
-        if options.workers < 1:
-            raise ConfigError(f"workers must be at least 1, got {options.workers}; give more")
+        if not WORKERS.holds(options.workers):
+            rule = f"workers must be {WORKERS.rule}, got {options.workers}"
+            raise ConfigError(f"{rule}; {WORKERS.hint}")
         return options.workers
     return 1 if torch.accelerator.is_available() else min(os.cpu_count() or 1, _MOST_WORKERS)
 

@@ -60,7 +60,7 @@ def test_a_page_is_written_also_when_nothing_has_run(claims, tmp_path, capsys):
         (["C7"], "claims must be of C1, C2, got C7"),
         (["--scale", "huge"], "scale must be one of mine or a YAML file, got 'huge'"),
         (["--plans", "nowhere"], "'nowhere' has none"),
-        (["--workers", "0"], "workers must be at least 1, got 0"),
+        (["--workers", "0"], "workers must be from 1 to 256, got 0"),
         (["--seeds", "0"], "seeds must be at least 1, got 0; a verdict needs"),
         (["--sclae", "mine"], "did you mean '--scale'"),
     ],

@@ -68,7 +68,7 @@ def test_settings_of_a_method_that_mean_nothing_to_it_are_refused():
         ({"methods": ("lora", "lora")}, "methods must not repeat a value, got lora more than once"),
         ({"seeds": ()}, "seeds must name at least one, got none"),
         ({"seeds": (0, 1, 0)}, "seeds must not repeat a value, got 0"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 0}, "workers must be from 1 to 256, got 0"),
         ({"grace": 5}, "grace must be longer than heartbeat, got 5 and 20 seconds"),
         ({"baseline": "lorra"}, "baseline must be one of .* got 'lorra'; did you mean 'lora'"),
         ({"methods": ("lora",), "rates": (0.1,)}, "rates are for methods that drop"),
@@ -78,6 +78,8 @@ def test_settings_of_a_method_that_mean_nothing_to_it_are_refused():
         ({"common": {"rank": 4}}, "common: 'rank' is given by the plan's ranks"),
         ({"per_task": {"headline": {}}}, "per_task: 'headline' is not in the plan; did you mean"),
         ({"per_method": {"lora": {"epoch": 1}}}, r"per_method.lora: 'epoch' .* mean 'epochs'"),
+        ({"workers": 1000}, "workers must be from 1 to 256, got 1000; each is a process"),
+        ({"heartbeat": 10**30}, r"heartbeat must be below 2\*\*32, got 1000"),
         ({"search": {"trails": 3}}, "search: 'trails' is not a setting; did you mean 'trials'"),
         ({"search": {"trials": 1}}, "search.trials must be a whole number of at least 2, got 1"),
         ({"search": {"seeds": [0]}}, "search.seeds must differ from seeds, got 0 in both"),
@@ -115,7 +117,7 @@ def test_all_faults_of_plan_runs_and_data_are_told_together(tmp_path):
         check(plan)
     told = error.value.faults
     for part in (
-        "workers must be at least 1",
+        "workers must be from 1 to 256",
         "lora on headlines: train_size must be at most 1096",
         "batch_size must be at least 1, got 0",
         "hiddenkey on headlines: rate must be in [0, 1), got 1.5",

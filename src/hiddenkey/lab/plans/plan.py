@@ -18,7 +18,7 @@ from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
 from hiddenkey.lab.plans.settings import read_settings
 from hiddenkey.lab.queue.store import JobStore
-from hiddenkey.lab.run.limits import ONE, ZERO, limit_faults
+from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
@@ -65,7 +65,7 @@ class Plan:
     HIDDENKEY_STORAGE, or a file in the output folder. PostgreSQL's password may be in ~/.pgpass."""
     study: str | None = None
     """Name of the comparison in the database; none: the last part of the output folder."""
-    workers: int = ONE.default(1)
+    workers: int = WORKERS.default(1)
     """Runs at the same time on this machine, each with its share of the processor's cores."""
     heartbeat: int = ONE.default(20)
     """Seconds between two signs of life of a run."""

@@ -31,7 +31,11 @@ class Limit:
         return dataclasses.field(default=value, metadata={_NAME: limit})
 
 
+_LARGEST: Final = 2**32
+"""What no number of steps, epochs or tokens reaches; nobody would see such a run end."""
+
 ONE: Final = Limit("at least 1", lambda value: value >= 1)
+WORKERS: Final = Limit("from 1 to 256", lambda value: 1 <= value <= 256, "each is a process")
 ZERO: Final = Limit("at least 0", lambda value: value >= 0, "0 switches it off")
 ABOVE_ZERO: Final = Limit("above 0", lambda value: value > 0)
 BELOW_ONE: Final = Limit("in [0, 1)", lambda value: 0 <= value < 1, "0 switches it off")
@@ -45,6 +49,8 @@ def limit_faults(options: Any) -> list[str]:
         if limit is None or value is None:
             continue
         numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or not all(math.isfinite(each) and limit.holds(each) for each in numbers):
+        if not numbers or not all(abs(each) < math.inf and limit.holds(each) for each in numbers):
             faults.append(f"{field.name} must be {limit.rule}, got {value!r}; {limit.hint}")
+        elif max(numbers) >= _LARGEST:
+            faults.append(f"{field.name} must be below 2**32, got {value!r}; give a smaller number")
     return faults
