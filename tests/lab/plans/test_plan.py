@@ -79,7 +79,7 @@ def test_settings_of_a_method_that_mean_nothing_to_it_are_refused():
         ({"per_task": {"headline": {}}}, "per_task: 'headline' is not in the plan; did you mean"),
         ({"per_method": {"lora": {"epoch": 1}}}, r"per_method.lora: 'epoch' .* mean 'epochs'"),
         ({"workers": 1000}, "workers must be from 1 to 256, got 1000; each is a process"),
-        ({"heartbeat": 10**30}, r"heartbeat must be below 2\*\*32, got 1000"),
+        ({"heartbeat": 10**30, "grace": 10**31}, r"heartbeat must be below 2\*\*32, got 1000"),
         ({"search": {"trails": 3}}, "search: 'trails' is not a setting; did you mean 'trials'"),
         ({"search": {"trials": 1}}, "search.trials must be a whole number of at least 2, got 1"),
         ({"search": {"seeds": [0]}}, "search.seeds must differ from seeds, got 0 in both"),
