@@ -20,7 +20,7 @@ export HF_HUB_OFFLINE ?= 1
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
-	demo bench models claims peers fuzz clean
+	crash demo bench models claims peers fuzz clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
@@ -37,6 +37,7 @@ help:
 	@echo "              what works for whoever installs the wheel into an empty environment (10 minutes)"
 	@echo "make peers    transformers' own tests of its models, plain and attached (40 minutes)"
 	@echo "make fuzz     invalid inputs through every parser (hours; INPUTS=100 for a few minutes)"
+	@echo "make crash    end commands at MOMENTS=20 moments of each kind, and compare what they find (1 hour)"
 	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
@@ -110,6 +111,11 @@ peers: $(VENV)/.dev
 # OPTIONS='-k plan' chooses; INPUTS=100 for each parser are quick.
 fuzz: $(VENV)/.dev
 	HIDDENKEY_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest tests/fuzz --numprocesses=auto $(OPTIONS)
+
+# With MOMENTS above some 170, a run is ended at each file-system event that it has.
+MOMENTS ?= 20
+crash: $(VENV)/.dev
+	HIDDENKEY_CRASH=$(MOMENTS) $(BIN)/python -m pytest tests/crash
 
 demo: $(VENV)/.lab
 	$(BIN)/hiddenkey demo --output runs/demo

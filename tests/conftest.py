@@ -13,6 +13,7 @@ from transformers import BertModel
 from hiddenkey.errors import AttachError, ConfigError
 
 ALONE = (
+    "crash",
     "lab/claims/test_command.py",
     "lab/compare/test_command.py",
     "lab/compare/test_postgres.py",

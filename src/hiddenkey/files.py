@@ -34,12 +34,17 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def seal(folder: Path) -> None:
-    """Put a folder's files on the disk, and write their checksums beside them, last of all."""
+def seal(folder: Path, *names: str) -> None:
+    """Put a folder's files on the disk, and write their checksums beside them, last of all.
+
+    Args:
+        folder: the folder.
+        names: the files and folders in it that count; all of them where none is named.
+    """
     (folder / CHECKSUMS).unlink(missing_ok=True)
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and (not names or path.relative_to(folder).parts[0] in names):
             found[path.relative_to(folder).as_posix()] = _checksum(path)
             with path.open("r+b") as file:
                 os.fsync(file.fileno())

@@ -5,8 +5,8 @@
 generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
 files, or the whole model where all of it was trained, the tokenizer and ``hiddenkey_config.json``),
 ``checkpoints/`` and, last of all, ``result.json``. Each file is written under another name and
-renamed when it is whole. Checkpoints and the adapter hold the checksums of their files, and a
-checkpoint the evaluations up to it: a resumed run goes on from the newest one that is whole.
+renamed when it is whole. ``checksums.json`` tells damage in a checkpoint, and in what a run found.
+A checkpoint holds the evaluations up to it; a resumed run goes on from the newest whole one.
 """
 
 from __future__ import annotations
@@ -31,15 +31,13 @@ CONFIG: Final = "config.yaml"
 RESULT: Final = "result.json"
 DATA: Final = "data.json"
 METRICS: Final = "metrics.jsonl"
+_FOUND: Final = (RESULT, METRICS, "generations.jsonl", "scores.json", "adapter")
 _CONTENT: Final = (
-    RESULT,
-    METRICS,
+    *_FOUND,
+    CHECKSUMS,
     DATA,
     "environment.json",
     "sites.json",
-    "generations.jsonl",
-    "scores.json",
-    "adapter",
     "checkpoints",
     CONFIG,
 )
@@ -115,8 +113,13 @@ class RunFolder:
             return f"{METRICS} is not whole"
         if not any((self.path / "adapter").glob("*")):
             return "the adapter is missing"
-        wrong = damage(self.path / "adapter")
-        return wrong and f"adapter/{wrong}"
+        return damage(self.path)
+
+    def write_result(self, result: Result) -> None:
+        """Write the result last of all, and the checksums of what the run has found."""
+        self.write_json(RESULT, result.to_dict())
+        if self._writes:
+            seal(self.path, *_FOUND)
 
     def clear(self) -> None:
         """Delete the run that is here, its result first; other files stay."""
@@ -124,6 +127,10 @@ class RunFolder:
             return
         for name in _CONTENT:
             _remove(self.path / name)
+        self._remove_halves()
+
+    def _remove_halves(self) -> None:
+        for name in _CONTENT:
             for half in self.path.glob(f".{name}*"):
                 _remove(half)
 
@@ -179,7 +186,6 @@ class RunFolder:
         _remove(half)
         half.mkdir()
         save(half)
-        seal(half)
         _remove(whole)
         half.replace(whole)
 
@@ -215,6 +221,8 @@ class RunFolder:
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint; what is wrong with newer ones joins :attr:`damages`."""
+        if self._writes:
+            self._remove_halves()
         damages = []
         for step, folder in self._found_checkpoints():
             wrong = self._checkpoint_damage(step, folder)

@@ -118,7 +118,7 @@ def train(
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
             recorder.add_to_last_line(found)
     result = sum_up(options, prepared, recorder, trainer)
-    folder.write_json("result.json", result.to_dict())
+    folder.write_result(result)
     return result
 
 
