@@ -8,10 +8,12 @@ from contextlib import suppress
 import pytest
 import yaml
 
-from crash.children import end, ended_after, moments, run_result, said, start
+from crash.children import MOMENTS, end, ended_after, moments, run_result, said, start
 from hiddenkey.lab.evidence.record import read_records
 from lab.compare.driver import outcomes
 from lab.conftest import write_csv
+
+pytestmark = pytest.mark.skipif(not MOMENTS, reason="make crash runs it")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
