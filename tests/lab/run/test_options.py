@@ -53,6 +53,10 @@ def test_paper_defaults():
             " out",
         ),
         (
+            {"beams": 3},
+            "beams is for tasks that generate text, got 3 with task 'headlines'; leave it out",
+        ),
+        (
             {"train_file": "a.csv"},
             "train_file is for task 'file', got 'a.csv' with task 'headlines'; use --task file or"
             " leave it out",

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _FILES: Final = ("train_file", "eval_file")
 _COLUMNS: Final = ("text_columns",)
 _LABELS: Final = ("label_names", "regression")
+_GENERATION: Final = (
+    *("beams", "length_penalty", "no_repeat_ngram", "max_new_tokens", "generation_batch_size"),
+)
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _ADAPTERS_WITH: Final = {
     "rank": ("lora", "dora"),
@@ -209,6 +212,12 @@ def _task_faults(options: TrainOptions) -> list[str]:
             f"data is for tasks that are read from a folder, got {options.data!r} with task"
             f" {task.name!r}; leave it out"
         )
+    for name in () if task.kind == "generation" else _GENERATION:
+        if (value := getattr(options, name)) != getattr(TrainOptions, name):
+            faults.append(
+                f"{name} is for tasks that generate text, got {value!r} with task {task.name!r};"
+                " leave it out"
+            )
     return faults + _own_file_faults(options, task)
 
 
