@@ -70,6 +70,13 @@ def test_references_in_every_form(tmp_path, name):
     assert material.groups() == {"all": [0, 1, 2]}
 
 
+def test_a_number_is_a_text(tmp_path):
+    references = write(tmp_path, "a.jsonl", lines([{"ref": "7"}, {"ref": 1.5}]))
+    outputs = write(tmp_path, "b.jsonl", lines([{"output": 7}, {"output": "x"}]))
+    material = read_material("completion", references, outputs)
+    assert (material.references, material.outputs) == ([("7",), ("1.5",)], ("7", "x"))
+
+
 @pytest.mark.parametrize("name", OUTPUT_FILES)
 def test_outputs_in_every_form(tmp_path, name):
     references = write(tmp_path, "a.csv", REFERENCE_FILES["a.csv"])
@@ -158,7 +165,7 @@ GOOD = "a\n\nb\n"
         ("a.csv", b"mr,other,more\nA,b,c\n", "a.csv: must show which column holds the ref"),
         ("a.csv", b"mr,ref\nA,b\nA\n", "a.csv, line 3: must have 2 fields, got 1; fix the row"),
         ("a.csv", b"mr,ref\nA,b\nB, \n", "a.csv, line 3: a reference must not be empty; fill it"),
-        ("a.jsonl", b'{"ref": "a"}\n{"ref": 3}\n', "a.jsonl, line 2: column 'ref' must hold text"),
+        ("a.jsonl", b'{"ref": "a"}\n{"ref": {}}\n', "a.jsonl, line 2: column 'ref' must hold text"),
         ("a.jsonl", b'{"ref": "a"}\n{"rf": "b"}\n', "a.jsonl, line 2: column 'ref' must hold text"),
         ("a.jsonl", b'{"references": []}\n', "a.jsonl, line 1: column 'references' must hold"),
         ("a.jsonl", b'{"ref"\n', "a.jsonl, line 1: must be one JSON object"),

@@ -83,7 +83,7 @@ def test_faults_of_both_files_come_together(tmp_path):
         " correct the row",
         f"{train}, line 4: must have 4 fields, got 3; fix the row",
         f"{dev}: must have a column 'sentence2', got 'index', 'sentence1', 'hypothesis', 'label';"
-        " name one of them or add it",
+        " name one or add it",
     )
 
 

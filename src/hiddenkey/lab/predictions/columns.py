@@ -6,14 +6,12 @@ taken for the prediction scores as if everything were right.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from hiddenkey.lab.tasks.files import FileFaults
-from hiddenkey.lab.tasks.tables import Row
 
 Role = Literal["prediction", "truth", "unclear", "about"]
 SOURCES: Final = (
@@ -37,7 +35,6 @@ _BESIDE: Final = re.compile(
 )
 _WRITTEN: Final = ("output", "outputs", "response", "completion", "answer", "model_output")
 _LABELS: Final = ("label", "labels")
-_GIVEN: Final = (*_LABELS, "text")
 
 
 @dataclass(frozen=True)
@@ -53,11 +50,6 @@ def plain(name: str) -> str:
     """``pair_id`` for ``pairID`` and for ``Pair ID``."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     return "_".join(re.findall(r"[^\W\d_]+|\d+", spaced.lower()))
-
-
-def columns_of(rows: Sequence[Row]) -> list[str]:
-    """The columns that any row has, in their order."""
-    return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def role(name: str, about: Collection[str]) -> Role:
@@ -81,53 +73,26 @@ def prediction_column(
     present: Sequence[str], about: Collection[str], given: str | None, faults: FileFaults
 ) -> str | None:
     """Return the column of predictions, or record that none or several could be it."""
-    if given is not None:
-        return _named(present, given, "prediction", faults)
-    predicted, unclear, true = _by_role(present, about)
-    for possible in (predicted, unclear, [name for name in true if plain(name) == "ref"]):
-        written = [name for name in possible if plain(name) in _WRITTEN]
-        rest = {plain(name) for name in possible} - {*_WRITTEN}
-        if len(possible) == 1 or (len(written) == 1 and rest <= {*_GIVEN}):
-            return (written or possible)[0]
-        if possible:
-            break
-    _ask(possible, present, "prediction", faults)
-    return None
+    kinds = _by_role(present, about)
+    ref = [name for name in kinds["truth"] if plain(name) == "ref"]
+    possible = kinds["prediction"] or kinds["unclear"] or ref
+    written = [name for name in possible if plain(name) in _WRITTEN]
+    if len(written) == 1 and {*map(plain, possible)} <= {*_WRITTEN, *_LABELS, "text"}:
+        possible = written
+    named = () if given is None else (given,)
+    return next(iter(_taken(possible, len(possible) == 1, present, named, faults)), None)
 
 
 def reference_columns(
     present: Sequence[str], about: Collection[str], given: Sequence[str], faults: FileFaults
 ) -> tuple[str, ...]:
     """Return the column of references, or several that only a number tells apart."""
-    if given:
-        named = [_named(present, name, "reference", faults) for name in given]
-        return tuple(name for name in named if name is not None)
-    _, unclear, true = _by_role(present, about)
-    possible = true or unclear
+    kinds = _by_role(present, about)
+    possible = kinds["truth"] or kinds["unclear"]
     series = {re.sub(r"_?\d+$", "", plain(name)) for name in possible}
-    if len(possible) == 1 or (len(series) == 1 and sum(not n[-1:].isdigit() for n in possible) < 2):
-        return tuple(possible)
-    _ask(possible, present, "reference", faults)
-    return ()
-
-
-def as_text(value: object) -> str:
-    """A cell as it is written in a file of text."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def with_text(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their numbers and truth values as text."""
-    return [
-        Row(row.line, {n: as_text(v) if isinstance(v, int | float) else v for n, v in cells})
-        for row in rows
-        if (cells := row.values.items())
-    ]
-
-
-def identifier(value: object) -> str:
-    """An identifier as text, the same for 1, 1.0, ``"1"`` and ``"1.0"``."""
-    return re.sub(r"^(-?\d+)\.0$", r"\1", as_text(value).strip())
+    unnumbered = sum(not name[-1:].isdigit() for name in possible)
+    is_clear = len(possible) == 1 or (len(series) == 1 and unnumbered < 2)
+    return _taken(possible, is_clear, present, given, faults, "reference")
 
 
 def match(theirs: Sequence[str | None], ours: Sequence[str], faults: FileFaults) -> list[int]:
@@ -142,8 +107,8 @@ def match(theirs: Sequence[str | None], ours: Sequence[str], faults: FileFaults)
     for expected in rows if lacking else [known]:
         if sorted(expected) == sorted(ours) and len(where) == len(ours):
             return [where[name] for name in expected]
-    shuffled = known not in rows and sorted(known) in map(sorted, rows)
-    if not lacking and list(ours) in rows and not shuffled:
+    others = known in rows or not {*known} & {*ours}
+    if list(ours) in rows and others and not lacking:
         return [*range(len(ours))]  # plain row numbers, beside identifiers of another kind
     wanted = "row numbers from 0 or 1" if lacking else "the references' identifiers"
     usual = {*(rows[1] if lacking else known)}
@@ -155,22 +120,27 @@ def match(theirs: Sequence[str | None], ours: Sequence[str], faults: FileFaults)
     return [*range(len(ours))]
 
 
-def _by_role(present: Sequence[str], about: Collection[str]) -> list[list[str]]:
-    roles = {name: role(name, about) for name in present}
-    return [[n for n in present if roles[n] == r] for r in ("prediction", "unclear", "truth")]
+def _by_role(present: Sequence[str], about: Collection[str]) -> dict[Role, list[str]]:
+    kinds: dict[Role, list[str]] = {"prediction": [], "truth": [], "unclear": [], "about": []}
+    for name in present:
+        kinds[role(name, about)].append(name)
+    return kinds
 
 
-def _named(present: Sequence[str], given: str, option: str, faults: FileFaults) -> str | None:
-    found = [name for name in present if name == given] or [
-        name for name in present if name.strip().lower() == given.strip().lower()
-    ]
-    if len(found) == 1:
-        return found[0]
-    _ask(found, present, option, faults)
-    return None
-
-
-def _ask(possible: Sequence[str], present: Sequence[str], what: str, faults: FileFaults) -> None:
+def _taken(
+    possible: Sequence[str],
+    is_clear: bool,
+    present: Sequence[str],
+    given: Sequence[str],
+    faults: FileFaults,
+    what: str = "prediction",
+) -> tuple[str, ...]:
+    """The columns that the user names, or those that are clear; otherwise the user is asked."""
+    if given:
+        possible, is_clear = (), {*given} <= {*present}
+    if is_clear:
+        return tuple(given or possible)
     names = ", ".join(map(repr, possible or present)) or "no columns"
     why = f"{names} each could be" if possible else f"no column is known for it among {names}"
     faults.add(f"must show which column holds the {what}, {why}; give --{what}-column")
+    return ()

@@ -8,22 +8,24 @@ be a table, and plain text otherwise: one a line, also an empty one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.columns import SOURCES, Choice, columns_of, reference_columns
+from hiddenkey.lab.predictions.columns import SOURCES, Choice, reference_columns
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
     Record,
     bare,
+    columns_of,
     match_records,
     read_lines,
     read_outputs,
     read_table,
-    refuse_same,
     to_records,
+    with_lists,
 )
 from hiddenkey.lab.scores import Family
 from hiddenkey.lab.tasks import webnlg
@@ -66,8 +68,6 @@ def read_material(
     columns, readings = _read_references(family, references, given, faults[0])
     column, found = read_outputs(outputs, given, (*SOURCES, *NUMBERS), faults[1])
     refuse(*faults)
-    if column is None or column in columns:
-        refuse_same(references, outputs, is_table=column is not None)
     found = [_cleaned(record, family, outputs) for record in found]
 
     def agrees(truth: str, instance: Record) -> bool:
@@ -78,8 +78,8 @@ def read_material(
         if not any(output.texts[0] for output in found[len(instances) :]):
             found = found[: len(instances)]
     instances = next((each for each in readings if len(each) == len(found)), readings[0])
-    ordered, by = match_records(instances, found, agrees, (references, outputs))
-    taken = Choice(column, columns, by)
+    paths = references, outputs
+    ordered, taken = match_records(instances, found, agrees, paths, (column, columns))
     return Material(tuple(instances), tuple(record.texts[0] for record in ordered), taken)
 
 
@@ -95,7 +95,13 @@ def _read_references(
         return (), [_read_entries(path, faults)] if is_xml else _read_blocks(path, faults)
     about = (*SOURCES, *NUMBERS)
     columns = reference_columns(columns_of(rows), about, given.references, faults) if rows else ()
-    records = to_records(rows if columns else (), columns, about, given, faults)
+    records = to_records(rows, columns, about, given, faults) if columns else []
+    for record in records:
+        if not all(text.strip() for text in record.texts):
+            faults.add("a reference must not be empty; fill it in or delete it", record.line)
+    for record in with_lists(records, path):
+        rule = f"must be a text, got {record.texts[0]!r}; write one row for each, or use .jsonl"
+        faults.add(f"a reference {rule}", record.line)
     return columns, _group([_cleaned(record, family, path) for record in records])
 
 
@@ -136,29 +142,26 @@ def _group(records: Sequence[Record]) -> list[list[Record]]:
 
     Where an identifier occurs more than once, its rows are one.
     """
-    by_name: dict[str, list[Record]] = {}
-    for record in records:
-        by_name.setdefault(next(iter(record.identifiers.values()), ""), []).append(record)
-    if 1 < len(by_name) < len(records):
-        return [[_joined(rows) for rows in by_name.values()]]
-    in_a_row: list[list[Record]] = []
-    by_source: dict[int | tuple[str, ...], list[Record]] = {}
-    for index, record in enumerate(records):
-        alone = record.listed or not any(record.sources)
-        same = bool(in_a_row) and in_a_row[-1][-1].sources == record.sources
-        if same and not alone:
-            in_a_row[-1].append(record)
-        else:
-            in_a_row.append([record])
-        by_source.setdefault(index if alone else record.sources, []).append(record)
-    merged = [[_joined(rows) for rows in reading] for reading in (in_a_row, by_source.values())]
-    return [*merged, list(records)]
+    names = [next(iter(record.identifiers.values()), "") for record in records]
+    if 1 < len(set(names)) < len(names):
+        return [_joined(records, names)]
+    alone = [not record.sources or len(record.texts) > 1 for record in records]
+    meanings = [i if alone[i] else record.sources for i, record in enumerate(records)]
+    in_a_row = accumulate(one != other for one, other in pairwise(["", *meanings]))
+    return [_joined(records, in_a_row), _joined(records, meanings), list(records)]
 
 
-def _joined(rows: Sequence[Record]) -> Record:
-    first, *rest = (set(row.identifiers.items()) for row in rows)
-    texts = tuple(text for row in rows for text in row.texts)
-    return replace(rows[0], texts=texts, identifiers=dict(first.intersection(*rest)))
+def _joined(records: Sequence[Record], keys: Iterable[Hashable]) -> list[Record]:
+    """One record of the texts of each key, with the identifiers that all its rows have."""
+    parts: dict[Hashable, list[Record]] = {}
+    for record, key in zip(records, keys, strict=True):
+        parts.setdefault(key, []).append(record)
+    joined = []
+    for rows in parts.values():
+        first, *rest = (set(row.identifiers.items()) for row in rows)
+        texts = tuple(text for row in rows for text in row.texts)
+        joined.append(replace(rows[0], texts=texts, identifiers=dict(first.intersection(*rest))))
+    return joined
 
 
 def _cleaned(record: Record, family: Family, path: Path) -> Record:

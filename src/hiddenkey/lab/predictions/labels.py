@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.predictions.columns import SOURCES, Choice, plain, with_text
+from hiddenkey.lab.predictions.columns import SOURCES, Choice, plain
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
     Record,
     match_records,
     read_outputs,
-    refuse_same,
     to_records,
 )
 from hiddenkey.lab.tasks import TASKS, Task
@@ -62,24 +61,22 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     about = (*map(plain, columns.texts), *_TEXTS, *(() if columns.labels is None else NUMBERS[:1]))
     rows = read_rows(references, (*columns.texts, columns.label), faults[0], columns.header)
     true = [example.label for example in to_examples(rows, columns, faults[0])]
-    theirs = to_records(with_text(rows), (columns.label,), about, given, faults[0])
-    column, ours = read_outputs(outputs, given, about, faults[1], labels=True)
+    theirs = to_records(rows, (columns.label,), about, given, faults[0])
+    column, ours = read_outputs(outputs, given, about, faults[1])
     if column is None:
         while ours and not ours[-1].texts[0]:
             ours.pop()
     _labels(ours, spellings, faults[1])
     refuse(*faults)
-    if column in (None, columns.label):
-        refuse_same(references, outputs, is_table=column is not None)
 
     def agrees(truth: str, instance: Record) -> bool:
         read = _labels([Record((truth,))], spellings, FileFaults(""))
         right = _labels([instance], spellings, FileFaults(""))
         return not read or math.isclose(read[0], right[0], rel_tol=1e-4, abs_tol=1e-4)
 
-    ordered, by = match_records(theirs, ours, agrees, (references, outputs))
-    predicted = _labels(ordered, spellings, faults[1])
-    return Labels(true, predicted, Choice(column, (columns.label,), by))
+    taken = column, (columns.label,)
+    ordered, choice = match_records(theirs, ours, agrees, (references, outputs), taken)
+    return Labels(true, _labels(ordered, spellings, faults[1]), choice)
 
 
 def _labels(records: Sequence[Record], columns: Columns, faults: FileFaults) -> list[Any]:

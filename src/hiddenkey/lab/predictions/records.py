@@ -5,7 +5,6 @@ A table is CSV, TSV, JSONL or Parquet; other files are plain text.
 
 from __future__ import annotations
 
-import ast
 import filecmp
 import json
 import re
@@ -18,13 +17,10 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.columns import (
     IDENTIFIERS,
     Choice,
-    columns_of,
-    identifier,
     match,
     plain,
     prediction_column,
     truths,
-    with_text,
 )
 from hiddenkey.lab.tasks import webnlg
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
@@ -32,8 +28,7 @@ from hiddenkey.lab.tasks.tables import FORMATS, Row, read_rows
 
 NUMBERS: Final = ("score", "size")
 _JSON: Final = re.compile(r"\[?\s*\{\s*\"|\[$")
-_LIST: Final = re.compile(r"\[\s*(?:['\"].*)?\]$", re.DOTALL)
-_ARRAY: Final = re.compile(r"""['"]\s+['"]""")
+_LIST: Final = re.compile(r"\[\s*(['\"].*)?\]", re.DOTALL)
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
@@ -46,7 +41,6 @@ class Record:
         line: where it starts.
         sources: what the text expresses or answers, where the file says it.
         category: WebNLG's, where the file says it.
-        listed: whether the texts were a list.
         identifiers: of the row, by column.
         truth: what a file of outputs says is right.
     """
@@ -55,7 +49,6 @@ class Record:
     line: int = 0
     sources: tuple[str, ...] = ()
     category: str | None = None
-    listed: bool = False
     identifiers: Mapping[str, str] = field(default_factory=dict)
     truth: tuple[str, ...] = ()
 
@@ -66,11 +59,11 @@ class Record:
 
 
 def read_outputs(
-    path: Path, given: Choice, about: Sequence[str], faults: FileFaults, *, labels: bool = False
+    path: Path, given: Choice, about: Sequence[str], faults: FileFaults
 ) -> tuple[str | None, list[Record]]:
     """Return the column of predictions, if there are columns, and a record for each row.
 
-    Columns named in ``about`` are neither prediction nor truth. A label may also be a number.
+    Columns named in ``about`` are neither prediction nor truth.
     """
     rows = read_table(path, faults)
     if rows is None:
@@ -84,10 +77,24 @@ def read_outputs(
         return None, []
     if given.identifier not in (None, *present):
         faults.add(f"must have a column {given.identifier!r}; give another --id-column")
-    if labels:
-        rows = with_text(rows)
     right = truths(present, about, column)
-    return column, to_records(rows, (column,), about, given, faults, right)
+    records = to_records(rows, (column,), about, given, faults, right)
+    for record in records:
+        if len(record.texts) > 1:
+            faults.add(f"must hold one output, got {len(record.texts)}; keep one", record.line)
+    if records and with_lists(records, path) == records:
+        faults.add(f"column {column!r} must hold texts, got only lists; take them out of the lists")
+    return column, records
+
+
+def read_table(path: Path, faults: FileFaults) -> list[Row] | None:
+    """Return the rows of a table, none where faults were recorded, ``None`` for another file."""
+    return read_rows(path, (), faults) if path.suffix.lower() in FORMATS else None
+
+
+def columns_of(rows: Sequence[Row]) -> list[str]:
+    """The columns that any row has, in their order."""
+    return list(dict.fromkeys(name for row in rows for name in row.values))
 
 
 def read_lines(path: Path, faults: FileFaults) -> list[str]:
@@ -103,15 +110,41 @@ def read_lines(path: Path, faults: FileFaults) -> list[str]:
     return lines
 
 
-def refuse_same(references: Path, outputs: Path, *, is_table: bool) -> None:
-    """Refuse outputs that are the references themselves, or a table that is their copy.
-
-    Raises:
-        ConfigError: if they are.
-    """
-    is_copy = is_table and filecmp.cmp(references, outputs, shallow=False)
-    if is_copy or references.samefile(outputs):
-        raise ConfigError(f"{outputs}: must hold a model's outputs, got the references themselves")
+def to_records(
+    rows: Sequence[Row],
+    columns: Sequence[str],
+    about: Sequence[str],
+    given: Choice,
+    faults: FileFaults,
+    truth: Sequence[str] = (),
+) -> list[Record]:
+    """Turn rows into records of the texts in some columns, and leave out rows without any."""
+    present = {plain(name): name for name in columns_of(rows)}
+    others = {key: name for key, name in present.items() if name not in columns}
+    sources = [others[key] for key in about if key in others and key not in NUMBERS]
+    names = [others[key] for key in IDENTIFIERS if key in others]
+    if given.identifier in columns_of(rows):
+        names = [str(given.identifier)]
+    records = []
+    for row in rows:
+        cells = [row.values.get(name) for name in columns]
+        texts = [text for cell in cells for text in _texts(cell)]
+        if len(columns) > 1:  # a row may have fewer than the most
+            texts = [text for text in texts if text is None or text.strip()]
+        category = row.values.get(present.get("category", ""))
+        record = Record(
+            tuple(text for text in texts if text is not None),
+            row.line,
+            _written(row, sources),
+            category if isinstance(category, str) else None,
+            {plain(name): _identifier(row.values.get(name)) for name in names},
+            _written(row, truth),
+        )
+        if texts and len(record.texts) == len(texts):
+            records.append(record)
+        else:
+            faults.add(f"column {columns[0]!r} must hold text, got {cells[0]!r}; fix it", row.line)
+    return records
 
 
 def match_records(
@@ -119,59 +152,61 @@ def match_records(
     found: Sequence[Record],
     agrees: Callable[[str, Record], bool],
     paths: tuple[Path, Path],
-) -> tuple[list[Record], str | None]:
-    """Return the outputs in the references' order, and the column of identifiers that gave it.
+    columns: tuple[str | None, tuple[str, ...]],
+) -> tuple[list[Record], Choice]:
+    """Return the outputs in the references' order, and the columns that were taken.
 
-    ``agrees`` says whether a text that the outputs call right is that of an instance.
+    Args:
+        instances: what is to be answered.
+        found: the outputs.
+        agrees: says whether a text that the outputs call right is that of an instance.
+        paths: of the references and of the outputs.
+        columns: of the prediction and of the references, where the files have columns.
 
     Raises:
-        ConfigError: if their numbers, identifiers, sources or truths differ.
+        ConfigError: if the outputs are the references themselves, or a table that is their copy, or
+            if their numbers, identifiers, sources or truths differ.
     """
+    column, theirs = columns
+    is_copy = column is not None and filecmp.cmp(*paths, shallow=False)
+    if (column is None or column in theirs) and (is_copy or paths[0].samefile(paths[1])):
+        raise ConfigError(f"{paths[1]}: must hold a model's outputs, got the references themselves")
     if len(instances) != len(found):
         raise ConfigError(
             f"{paths[1]}: must hold one output for each of the {len(instances)} instances of"
             f" {paths[0]}, got {len(found)}; give as many outputs, in the same order"
         )
     faults = FileFaults(paths[1])
-    theirs, ours = instances[0].identifiers, found[0].identifiers
-    by = next((name for name in ours if name in theirs), next(iter(ours), None))
+    known, ours = instances[0].identifiers, found[0].identifiers
+    by = next((name for name in ours if name in known), next(iter(ours), None))
     if by is not None:
-        name = by if by in theirs else next(iter(theirs), "")
-        known = [record.identifiers.get(name) for record in instances]
-        names = [record.identifiers[by] for record in found]
-        found = [found[index] for index in match(known, names, faults)]
+        name = by if by in known else next(iter(known), "")
+        expected = [record.identifiers.get(name) for record in instances]
+        order = match(expected, [record.identifiers[by] for record in found], faults)
+        found = [found[index] for index in order]
     refuse(faults)
-    _check_sources(instances, found, faults)
     for instance, output in zip(instances, found, strict=True):
-        if output.truth and not any(agrees(truth, instance) for truth in output.truth):
-            faults.add(
-                f"says that {output.truth[0]!r} is right, the references say {instance.texts[0]!r};"
-                " put the rows into their order, choose another --prediction-column, or delete the"
-                " column",
-                output.line,
-            )
+        if fault := _mismatch(instance, output, agrees):
+            faults.add(fault, output.line)
     refuse(faults)
-    return list(found), by
+    return list(found), Choice(column, theirs, by)
 
 
-def _check_sources(
-    instances: Sequence[Record], found: Sequence[Record], faults: FileFaults
-) -> None:
-    """Each source is a part of the output's, as of a prompt, or in each row the other way round."""
-    pairs = [
-        ([bare(text) for text in i.sources], [bare(text) for text in o.sources])
-        for i, o in zip(instances, found, strict=True)
-    ]
-    whole = [not a or not b or all(text in " ".join(b) for text in a) for a, b in pairs]
-    if all(whole) or all(not a or all(text in " ".join(a) for text in b) for a, b in pairs):
-        return
-    for instance, output, fits in zip(instances, found, whole, strict=True):
-        if not fits:
-            faults.add(
-                f"must answer the references' instances in their order, expected"
-                f" {instance.sources[0]!r}, got {output.sources[0]!r}; sort the outputs",
-                output.line,
-            )
+def _mismatch(instance: Record, output: Record, agrees: Callable[[str, Record], bool]) -> str:
+    """Why an output does not answer an instance; one's sources may be a part of the other's."""
+    theirs, ours = (list(map(bare, record.sources)) for record in (instance, output))
+    is_part = all(text in " ".join(ours) for text in theirs)
+    if theirs and ours and not is_part and not all(text in " ".join(theirs) for text in ours):
+        return (
+            f"must answer the references' instances in their order, expected"
+            f" {instance.sources[0]!r}, got {output.sources[0]!r}; sort the outputs"
+        )
+    if not output.truth or any(agrees(truth, instance) for truth in output.truth):
+        return ""
+    return (
+        f"says that {output.truth[0]!r} is right, the references say {instance.texts[0]!r}; put the"
+        " rows into their order, choose another --prediction-column, or delete the column"
+    )
 
 
 def bare(text: str) -> str:
@@ -179,84 +214,26 @@ def bare(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold())) or text.strip()
 
 
-def read_table(path: Path, faults: FileFaults) -> list[Row] | None:
-    """Return the rows of a table, none where faults were recorded, ``None`` for another file."""
-    return read_rows(path, (), faults) if path.suffix.lower() in FORMATS else None
+def with_lists(records: Sequence[Record], path: Path) -> list[Record]:
+    """The records of CSV and TSV that hold a list in quotes, where one text is to be."""
+    is_plain = path.suffix.lower() in FORMATS[:2]
+    return [r for r in records if is_plain and any(_LIST.fullmatch(t.strip()) for t in r.texts)]
 
 
-def to_records(
-    rows: Sequence[Row],
-    columns: Sequence[str],
-    about: Sequence[str],
-    given: Choice,
-    faults: FileFaults,
-    truth: Sequence[str] | None = None,
-) -> list[Record]:
-    """Turn rows into records: references, or outputs where the columns of the truth are given."""
-    lists = {name: _has_lists(rows, name, faults, truth is not None) for name in columns}
-    present = {plain(name): name for name in columns_of(rows)}
-    others = {n: name for n, name in present.items() if name not in columns}
-    sources = [others[n] for n in about if n in others and n not in NUMBERS]
-    names = [others[name] for name in IDENTIFIERS if name in others]
-    if given.identifier in columns_of(rows):
-        names = [str(given.identifier)]
-    records = []
-    for row in rows:
-        texts = [t for name in columns for t in _texts(row.values.get(name), lists[name])]
-        if len(columns) > 1:  # a row may have fewer than the most
-            texts = [text for text in texts if not isinstance(text, str) or text.strip()]
-        value = row.values.get(columns[0])
-        if not texts or not all(isinstance(text, str) for text in texts):
-            faults.add(f"column {columns[0]!r} must hold text, got {value!r}; fix it", row.line)
-            continue
-        if truth is None and not all(text.strip() for text in texts):
-            faults.add("a reference must not be empty; fill it in or delete it", row.line)
-        elif truth is not None and len(texts) > 1:
-            faults.add(f"must hold one output, got {len(texts)}; keep one", row.line)
-        right = [t for n in truth or () for t in _texts(row.values.get(n), True)]
-        records.append(
-            Record(
-                tuple(texts),
-                row.line,
-                tuple(t for n in sources if isinstance(t := row.values.get(n), str) and t.strip()),
-                c if isinstance(c := row.values.get(present.get("category", "")), str) else None,
-                isinstance(value, list) or lists[columns[0]],
-                {plain(name): identifier(row.values.get(name)) for name in names},
-                tuple(text for text in right if isinstance(text, str) and text.strip()),
-            )
-        )
-    return records
-
-
-def _has_lists(rows: Sequence[Row], column: str, faults: FileFaults, is_output: bool) -> bool:
-    """Whether each cell is a list that was written as text, such as ``["a", "b"]``."""
-    if Path(faults.path).suffix.lower() in FORMATS[2:] and (is_output or column[-1:] != "s"):
-        return False
-    cells = [(row.line, str(row.values.get(column)).strip()) for row in rows]
-    like = [(line, cell) for line, cell in cells if _LIST.match(cell)]
-    if len(like) == len(cells) and all(_texts(cell, True) for _, cell in like):
-        return True
-    for line, cell in () if is_output else like:
-        faults.add(
-            f"column {column!r} must hold a JSON list of texts in each row or in none, got {cell!r}"
-            "; write all rows alike",
-            line,
-        )
-    return False
-
-
-def _texts(cell: object, quoted: bool) -> list[Any]:
-    """The texts of a cell; of a quoted list those in it, none if it cannot be read."""
+def _texts(cell: Any) -> list[str | None]:
+    """The texts of a cell, a number as it is written; ``None`` for what is neither."""
     if isinstance(cell, list):
-        return cell
-    if not (quoted and isinstance(cell, str) and _LIST.match(cell.strip())):
-        return [cell]
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(cell.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        # Python joins 'a' 'b', which is how an array of two texts is printed
-        if isinstance(found, list) and not (read is ast.literal_eval and _ARRAY.search(cell)):
-            return found
-    return []
+        return [text if isinstance(text, str) else None for text in cell]
+    is_number = isinstance(cell, int | float) and cell == cell
+    return [json.dumps(cell) if is_number else cell if isinstance(cell, str) else None]
+
+
+def _written(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+    texts = [text for name in columns for text in _texts(row.values.get(name))]
+    return tuple(text for text in texts if text is not None and text.strip())
+
+
+def _identifier(value: Any) -> str:
+    """An identifier as text, the same for 1, 1.0, ``"1"`` and ``"1.0"``."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return re.sub(r"^(-?\d+)\.0$", r"\1", text.strip())
