@@ -125,6 +125,18 @@ def test_unknown_hub_name_is_one_sentence(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_weights_that_do_not_fit_the_configuration_are_no_new_random_numbers(
+    tiny_options, tmp_path
+):
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_options.model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] *= 2
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"could not be loaded .*has another shape than config"):
+        load_model(str(folder), "classification", ("a", "b"), "float32")
+
+
 @pytest.fixture
 def with_own_code(tiny_options, tmp_path, monkeypatch):
     """A model whose folder brings code along, which leaves a mark when it runs."""

@@ -306,7 +306,7 @@ def test_regression(tiny_options, tmp_path):
 
 
 def test_a_diverged_run_fails_and_has_lines_without_calibration(tiny_options):
-    options = replace(tiny_options, learning_rate=1e30, evaluations=1)
+    options = replace(tiny_options, learning_rate=4e9, evaluations=1)
     with pytest.raises(DivergedError, match=r"diverged: train_loss is nan at step 8; take a small"):
         train(options)
     (last,) = lines(tiny_options.output)

@@ -117,15 +117,20 @@ def load_model(
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
     with loading(model):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **how)
-        loaded = auto.from_pretrained(
+        loaded, found = auto.from_pretrained(
             name,
             config=config,
             dtype=getattr(torch, precision),
             trust_remote_code=trusted,
             use_safetensors=None if how else True,
-            ignore_mismatched_sizes=not generates,  # only the head's classes were changed
+            ignore_mismatched_sizes=not generates,  # the head's classes were changed
+            output_loading_info=True,
             **how,
         )
+        inside = f"{loaded.base_model_prefix}."
+        wrong = [key for key, *_ in found["mismatched_keys"] if key.startswith(inside)]
+        if wrong:  # which would be new random numbers
+            raise ValueError(f"{wrong[0]} has another shape than config.json says")
     if generates:
         _refuse_what_cannot_generate(model, loaded, tokenizer)
     if how:
