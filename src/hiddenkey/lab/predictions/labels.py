@@ -59,7 +59,8 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     if given.references:  # a file of another layout
         columns = replace(columns, texts=(), label=given.references[0], header=None)
     about = (*map(plain, columns.texts), *_TEXTS, *(() if columns.labels is None else NUMBERS[:1]))
-    rows = read_rows(references, (*columns.texts, columns.label), faults[0], columns.header)
+    needed = *columns.texts, columns.label
+    rows = list(read_rows(references, needed, faults[0], columns.header))
     true = [example.label for example in to_examples(rows, columns, faults[0])]
     theirs = to_records(rows, (columns.label,), about, given, faults[0])
     column, ours = read_outputs(outputs, given, about, faults[1])

@@ -89,7 +89,7 @@ def read_outputs(
 
 def read_table(path: Path, faults: FileFaults) -> list[Row] | None:
     """Return the rows of a table, none where faults were recorded, ``None`` for another file."""
-    return read_rows(path, (), faults) if path.suffix.lower() in FORMATS else None
+    return list(read_rows(path, (), faults)) if path.suffix.lower() in FORMATS else None
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:

@@ -14,10 +14,6 @@ _SHOWN_PER_FILE: Final = 5
 _MOST_PER_FILE: Final = 1000
 
 
-class TooManyFaultsError(ConfigError):
-    """A file has so many faults that reading it on would only take time and memory."""
-
-
 @dataclass
 class FileFaults:
     """The faults of one file; only the first few are shown, the rest are counted."""
@@ -27,21 +23,21 @@ class FileFaults:
     unit: str = "line"
 
     def add(self, rule: str, line: int | None = None) -> None:
-        """Record a broken rule, at a line or of the whole file.
-
-        Raises:
-            TooManyFaultsError: with the first faults, when a thousand are reached.
-        """
+        """Record a broken rule, at a line or of the whole file."""
         where = f"{self.path}" if line is None else f"{self.path}, {self.unit} {line}"
-        self.found.append((line or 0, f"{where}: {rule}"))
-        if len(self.found) >= _MOST_PER_FILE:
-            raise TooManyFaultsError(self.shown())
+        if not self.is_full:
+            self.found.append((line or 0, f"{where}: {rule}"))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are so many that reading on would only take time and memory."""
+        return len(self.found) >= _MOST_PER_FILE
 
     def shown(self) -> list[str]:
         """The faults to report, in the order of the lines."""
         more = len(self.found) - _SHOWN_PER_FILE
         rest = [f"{self.path}: {more} more rows break a rule"] if more > 0 else []
-        if len(self.found) >= _MOST_PER_FILE:
+        if self.is_full:
             rest = [f"{rest[0]}; the rest was not read"]
         return [fault for _, fault in sorted(self.found)[:_SHOWN_PER_FILE]] + rest
 

@@ -22,7 +22,7 @@ from typing import Any, Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tasks.base import Example
 from hiddenkey.lab.tasks.classes import near, open_spelling, spelling
-from hiddenkey.lab.tasks.files import FileFaults, TooManyFaultsError, decode, read_bytes, refuse
+from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 _LONGEST_FIELD: Final = 2**31 - 1
@@ -79,11 +79,8 @@ def read_splits(
 
 def read_examples(path: Path, columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
     """Read one file; broken rows are left out and recorded in ``faults``."""
-    rows = iterate_rows(path, (*columns.texts, columns.label), faults, columns.header)
-    try:
-        return to_examples(rows, columns, faults)
-    except TooManyFaultsError:
-        return ()
+    rows = read_rows(path, (*columns.texts, columns.label), faults, columns.header)
+    return to_examples(rows, columns, faults)
 
 
 def to_examples(rows: Iterable[Row], columns: Columns, faults: FileFaults) -> tuple[Example, ...]:
@@ -96,27 +93,23 @@ def to_examples(rows: Iterable[Row], columns: Columns, faults: FileFaults) -> tu
                 faults.add(f"column {name!r} must hold text, got {text!r}; quote it", row.line)
             elif not text.strip() and (columns.is_text or len(texts) == 1):
                 faults.add(f"column {name!r} must hold text, got {text!r}; fill it in", row.line)
-        label = _label(row.values[columns.label], row.line, columns, faults)
-        if label is not None and all(isinstance(text, str) for text in texts):
+        try:
+            label = _label(row.values[columns.label], columns)
+        except ConfigError as error:
+            faults.add(str(error), row.line)
+            continue
+        if all(isinstance(text, str) for text in texts):
             examples.append(Example(texts, label))
     return tuple(examples)
 
 
 def read_rows(
     path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
-) -> list[Row]:
-    """Read the records of a file that have every needed column; none: all columns.
-
-    Raises:
-        TooManyFaultsError: if a thousand rows break a rule.
-    """
-    return list(iterate_rows(path, needed, faults, header))
-
-
-def iterate_rows(
-    path: Path, needed: Sequence[str], faults: FileFaults, header: Sequence[str] | None = None
 ) -> Iterator[Row]:
-    """Yield what :func:`read_rows` returns; the file's text is in memory, its rows are not."""
+    """Yield the records of a file that have every needed column; none: all columns.
+
+    The file's text is in memory, its rows are not.
+    """
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         kinds = ", ".join(FORMATS)
@@ -133,6 +126,8 @@ def iterate_rows(
         of_text = _json_rows if suffix == ".jsonl" else partial(_table_rows, (suffix, header))
         rows = of_text(raw, needed, faults)
     for count, row in enumerate(rows, start=1):  # noqa: B007
+        if faults.is_full:
+            break
         yield row
     if not count and len(faults.found) == before:
         faults.add("must hold at least one example, got none; give a file with rows")
@@ -188,10 +183,7 @@ def _json_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iterato
             if _HALF_PAIR.search(line):
                 json.dumps(record, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
-            reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-            if isinstance(error, UnicodeEncodeError):
-                reason = "half of a surrogate pair is no text"
-            reason = getattr(error, "msg", reason)
+            reason = getattr(error, "msg", getattr(error, "reason", error))
             faults.add(f"must be one JSON object ({reason}); fix the line", number)
             continue
         if not isinstance(record, dict):
@@ -223,8 +215,6 @@ def _parquet_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iter
         records = (record for batch in batches for record in batch.to_pylist())
         for number, record in enumerate(records, start=1):
             yield Row(number, record)
-    except ConfigError:
-        raise
     except Exception as error:  # a damaged file makes pyarrow raise nearly anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         faults.add(f"must be a whole Parquet file ({reason}); write it again", number)
@@ -242,41 +232,33 @@ def _lacks_columns(
     return bool(wrong)
 
 
-def _label(
-    value: object, line: int, columns: Columns, faults: FileFaults
-) -> int | float | str | None:
+def _label(value: object, columns: Columns) -> int | float | str:
+    """The label of an example; raises ConfigError with the rule that it breaks."""
     if columns.is_text:
         if isinstance(value, str) and value.strip():
             return value
-        faults.add(f"column {columns.label!r} must hold text, got {value!r}; fill it in", line)
-        return None
-    if columns.labels is not None or columns.is_open:
-        return _class_of(value, line, columns, faults)
-    low, high = columns.score_range
-    try:
-        written = spelling(value)
-        score = math.nan if "_" in written else float(written)  # Python alone reads 1_000
-    except ValueError:
-        score = math.nan
-    if not (low <= score <= high and math.isfinite(score)):
-        allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        faults.add(f"score must be {allowed}, got {value!r}; correct the row", line)
-        return None
-    return score
-
-
-def _class_of(value: object, line: int, columns: Columns, faults: FileFaults) -> int | str | None:
-    labels = columns.labels or {}
+        raise ConfigError(f"column {columns.label!r} must hold text, got {value!r}; fill it in")
     try:
         name = open_spelling(value) if columns.is_open else spelling(value)
     except ConfigError as error:
         name, reason = "", str(error)
     if columns.is_open:
-        if not name:
-            rule = f"column {columns.label!r} must hold a label, got {value!r}, which {reason}"
-            faults.add(rule, line)
-        return name or None
-    if name not in labels:
+        if name:
+            return name
+        rule = f"column {columns.label!r} must hold a label, got {value!r}, which {reason}"
+        raise ConfigError(rule)
+    labels = columns.labels
+    if labels is not None:
+        if name in labels:
+            return labels[name]
         hint = near(name, labels) or "; correct the row"
-        faults.add(f"label must be one of {', '.join(labels)}, got {value!r}{hint}", line)
-    return labels.get(name)
+        raise ConfigError(f"label must be one of {', '.join(labels)}, got {value!r}{hint}")
+    low, high = columns.score_range
+    try:
+        score = math.nan if "_" in name else float(name)  # Python alone reads 1_000
+    except ValueError:
+        score = math.nan
+    if low <= score <= high and math.isfinite(score):
+        return score
+    allowed = "a finite number" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+    raise ConfigError(f"score must be {allowed}, got {value!r}; correct the row")
