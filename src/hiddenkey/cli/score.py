@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.markup import escape
 
@@ -18,19 +18,18 @@ from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
 from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metrics, score_groups
 
 _FAMILIES: Final[Mapping[str, Family]] = {family: family for family in METRICS}
+_Parts = Mapping[str, tuple[int, Scores]]
 
 
 def run(options: ScoreOptions) -> int:
     """Print the scores and return the exit status."""
     parts, taken = score_files(options)
-    if options.json:
-        print_json(_record(options, parts, taken))
-    else:
-        _show(options, parts, taken)
+    show = _print_record if options.json else _print_table
+    show(options, parts, taken)
     return 0
 
 
-def score_files(options: ScoreOptions) -> tuple[dict[str, tuple[int, Scores]], Choice]:
+def score_files(options: ScoreOptions) -> tuple[_Parts, Choice]:
     """Score two files, and return the number of instances with their scores, and the columns.
 
     Returns:
@@ -47,8 +46,7 @@ def score_files(options: ScoreOptions) -> tuple[dict[str, tuple[int, Scores]], C
         material = read_material(family, references, outputs, given)
         groups = material.groups()
         found = score_groups(family, material.references, material.outputs, groups)
-        parts = {name: (len(groups[name]), scores) for name, scores in found.items()}
-        return parts, material.taken
+        return {name: (len(groups[name]), found[name]) for name in groups}, material.taken
     if task is not None:
         labels = read_labels(task, references, outputs, given)
         values = metrics.score(task.metrics, labels.predicted, labels.true)
@@ -57,26 +55,21 @@ def score_files(options: ScoreOptions) -> tuple[dict[str, tuple[int, Scores]], C
     raise ConfigError(not_one_of("--task", options.task, known, "; choose one"))
 
 
-def _record(
-    options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken: Choice
-) -> dict[str, Any]:
+def _print_record(options: ScoreOptions, parts: _Parts, taken: Choice) -> None:
     """All instances at the top, the groups below."""
     groups = {
-        name: {
-            "instances": instances,
-            "scores": dict(scores.values),
-            "skipped": dict(scores.skipped),
-        }
-        for name, (instances, scores) in parts.items()
+        name: {"instances": size, "scores": scores.values, "skipped": scores.skipped}
+        for name, (size, scores) in parts.items()
     }
     files = {name: getattr(options, name) for name in ("task", "references", "outputs")}
     files["columns"] = dataclasses.asdict(taken)
     if parts["all"][1].note:
         files["note"] = parts["all"][1].note
-    return {**files, **groups.pop("all")} | ({"groups": groups} if groups else {})
+    record = {**files, **groups.pop("all")}
+    print_json(record | ({"groups": groups} if groups else {}))
 
 
-def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken: Choice) -> None:
+def _print_table(options: ScoreOptions, parts: _Parts, taken: Choice) -> None:
     table = plain_table(f"{options.task} scores")
     table.add_column("metric", no_wrap=True)
     for name, (instances, _) in parts.items():
@@ -84,10 +77,10 @@ def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken:
         heading = "" if len(parts) == 1 else f"{name.capitalize()}: "
         table.add_column(f"{heading}{instances} {noun}", justify="right")
     _, whole = parts["all"]
-    names = METRICS[_FAMILIES[options.task]] if options.task in _FAMILIES else tuple(whole.values)
-    for name in names:
+    for name in (*whole.values, *whole.skipped):
         shown = f"{name} (lower is better)" if name in LOWER_IS_BETTER else name
-        table.add_row(shown, *(_cell(scores.values.get(name)) for _, scores in parts.values()))
+        cells = [scores.values.get(name) for _, scores in parts.values()]
+        table.add_row(shown, *("skipped" if cell is None else f"{cell:.4f}" for cell in cells))
     console = standard_console()
     console.print(table)
     if whole.note:
@@ -100,12 +93,6 @@ def _show(options: ScoreOptions, parts: Mapping[str, tuple[int, Scores]], taken:
     for what, column in columns.items():
         if column:
             console.print(escape(f"{what}: column {column!r}"))
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in whole.skipped.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, skipped in by_reason.items():
-        console.print(escape(f"skipped {', '.join(skipped)}: {reason}"))
-
-
-def _cell(value: float | None) -> str:
-    return "skipped" if value is None else f"{value:.4f}"
+    if whole.skipped:  # all for one reason
+        reason = next(iter(whole.skipped.values()))
+        console.print(escape(f"skipped {', '.join(whole.skipped)}: {reason}"))

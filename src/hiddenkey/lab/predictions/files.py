@@ -47,10 +47,12 @@ class Material:
 
     def groups(self) -> dict[str, list[int]]:
         """Indices of all instances, and of the seen and the unseen ones where there are any."""
+        categories = [instance.category for instance in self.instances]
+        known = [(i, category) for i, category in enumerate(categories) if category is not None]
         parts = {
             "all": list(range(len(self.outputs))),
-            "seen": [i for i, instance in enumerate(self.instances) if instance.seen is True],
-            "unseen": [i for i, instance in enumerate(self.instances) if instance.seen is False],
+            "seen": [i for i, category in known if category in webnlg.SEEN_CATEGORIES],
+            "unseen": [i for i, category in known if category not in webnlg.SEEN_CATEGORIES],
         }
         return {name: part for name, part in parts.items() if part}
 
@@ -70,17 +72,18 @@ def read_material(
     refuse(*faults)
     found = [_cleaned(record, family, outputs) for record in found]
 
-    def agrees(truth: str, instance: Record) -> bool:
-        return bare(truth) in map(bare, instance.texts)
-
     for instances in readings:
         # empty lines at the end of a file are no outputs
         if not any(output.texts[0] for output in found[len(instances) :]):
             found = found[: len(instances)]
     instances = next((each for each in readings if len(each) == len(found)), readings[0])
-    paths = references, outputs
-    ordered, taken = match_records(instances, found, agrees, paths, (column, columns))
-    return Material(tuple(instances), tuple(record.texts[0] for record in ordered), taken)
+    paths, taken = (references, outputs), (column, columns)
+    ordered, choice = match_records(instances, found, _are_same, paths, taken)
+    return Material(tuple(instances), tuple(record.texts[0] for record in ordered), choice)
+
+
+def _are_same(one: str, other: str) -> bool:
+    return bare(one) == bare(other)
 
 
 def _read_references(

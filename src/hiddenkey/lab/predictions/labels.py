@@ -70,10 +70,9 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     _labels(ours, spellings, faults[1])
     refuse(*faults)
 
-    def agrees(truth: str, instance: Record) -> bool:
-        read = _labels([Record((truth,))], spellings, FileFaults(""))
-        right = _labels([instance], spellings, FileFaults(""))
-        return not read or math.isclose(read[0], right[0], rel_tol=1e-4, abs_tol=1e-4)
+    def agrees(one: str, other: str) -> bool:
+        found = [_labels([Record((text,))], spellings, FileFaults("")) for text in (one, other)]
+        return not found[0] or math.isclose(*found[0], *found[1], rel_tol=1e-4, abs_tol=1e-4)
 
     taken = column, (columns.label,)
     ordered, choice = match_records(theirs, ours, agrees, (references, outputs), taken)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,6 @@ from hiddenkey.lab.predictions.columns import (
     prediction_column,
     truths,
 )
-from hiddenkey.lab.tasks import webnlg
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
 from hiddenkey.lab.tasks.tables import FORMATS, Row, read_rows
 
@@ -51,11 +51,6 @@ class Record:
     category: str | None = None
     identifiers: Mapping[str, str] = field(default_factory=dict)
     truth: tuple[str, ...] = ()
-
-    @property
-    def seen(self) -> bool | None:
-        """Whether its category occurs in WebNLG's training set, if it has one."""
-        return None if self.category is None else self.category in webnlg.SEEN_CATEGORIES
 
 
 def read_outputs(
@@ -150,7 +145,7 @@ def to_records(
 def match_records(
     instances: Sequence[Record],
     found: Sequence[Record],
-    agrees: Callable[[str, Record], bool],
+    agrees: Callable[[str, str], bool],
     paths: tuple[Path, Path],
     columns: tuple[str | None, tuple[str, ...]],
 ) -> tuple[list[Record], Choice]:
@@ -159,7 +154,7 @@ def match_records(
     Args:
         instances: what is to be answered.
         found: the outputs.
-        agrees: says whether a text that the outputs call right is that of an instance.
+        agrees: says whether a text that the outputs call right is one of the references'.
         paths: of the references and of the outputs.
         columns: of the prediction and of the references, where the files have columns.
 
@@ -192,7 +187,7 @@ def match_records(
     return list(found), Choice(column, theirs, by)
 
 
-def _mismatch(instance: Record, output: Record, agrees: Callable[[str, Record], bool]) -> str:
+def _mismatch(instance: Record, output: Record, agrees: Callable[[str, str], bool]) -> str:
     """Why an output does not answer an instance; one's sources may be a part of the other's."""
     theirs, ours = (list(map(bare, record.sources)) for record in (instance, output))
     is_part = all(text in " ".join(ours) for text in theirs)
@@ -201,7 +196,8 @@ def _mismatch(instance: Record, output: Record, agrees: Callable[[str, Record], 
             f"must answer the references' instances in their order, expected"
             f" {instance.sources[0]!r}, got {output.sources[0]!r}; sort the outputs"
         )
-    if not output.truth or any(agrees(truth, instance) for truth in output.truth):
+    pairs = product(output.truth, instance.texts)
+    if not output.truth or any(agrees(truth, text) for truth, text in pairs):
         return ""
     return (
         f"says that {output.truth[0]!r} is right, the references say {instance.texts[0]!r}; put the"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from hiddenkey.lab.scores import e2e
@@ -56,13 +56,12 @@ def main_metric(references: Sequence[Sequence[str]]) -> str:
     """
     if not are_short(references):
         return "BLEU"
-    tokens = [[tokenize(text) for text in texts] for texts in references]
-    return METRICS[0] if _most_short(tokens) else METRICS[1]
+    return METRICS[0] if _most_short(references, tokenize) else METRICS[1]
 
 
 def are_short(references: Sequence[Sequence[str]]) -> bool:
     """Whether BLEU means nothing for most of the instances."""
-    return _most_short([[e2e.tokenize(text) for text in texts] for texts in references])
+    return _most_short(references, e2e.tokenize)
 
 
 def score(
@@ -79,6 +78,6 @@ def score(
     return found
 
 
-def _most_short(references: Sequence[Sequence[Sequence[str]]]) -> bool:
-    short = sum(max(map(len, texts)) < _SHORTEST for texts in references)
+def _most_short(references: Sequence[Sequence[str]], split: Callable[[str], Sequence[str]]) -> bool:
+    short = sum(max(len(split(text)) for text in texts) < _SHORTEST for texts in references)
     return 2 * short > len(references)
