@@ -16,14 +16,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from hiddenkey.lab.scores.groups import select
 from hiddenkey.lab.scores.java import Tools, meteor, treebank_tokens
 
 METRICS: Final = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 Tokens = Sequence[str]
 Ngram = tuple[str, ...]
+Reference = TypeVar("Reference")
+Output = TypeVar("Output")
 
 _REPLACED: Final = (
     ("<skipped>", ""),
@@ -72,6 +73,16 @@ def score(
     return [
         values | {"METEOR": value, "ROUGE_L": rouge_l(*group), "CIDEr": cider(*group)}
         for values, value, group in parts
+    ]
+
+
+def select(
+    references: Sequence[Reference], outputs: Sequence[Output], groups: Sequence[Sequence[int]]
+) -> list[tuple[list[Reference], list[Output]]]:
+    """Return the references and the outputs of each group, which is given by its indices."""
+    return [
+        ([references[index] for index in group], [outputs[index] for index in group])
+        for group in groups
     ]
 
 

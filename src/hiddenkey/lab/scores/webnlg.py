@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Final
 
-from hiddenkey.lab.scores.groups import select
+from hiddenkey.lab.scores.e2e import select
 from hiddenkey.lab.scores.java import Tools, meteor
 
 METRICS: Final = ("BLEU", "METEOR", "TER")
