@@ -12,9 +12,9 @@ from gradient_noise.options import NAME, GradientNoiseOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.files import page_folder
-from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
 from hiddenkey.quiet import quiet
+from study_pages import markdown_page
 
 if TYPE_CHECKING:
     from gradient_noise.measurement import Setting

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hiddenkey.cli.terminal import say, show_grid, standard_console
+from hiddenkey.cli.terminal import say, standard_console
 from hiddenkey.lab.evidence.arms import require_method
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.files import page_folder
-from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
 from overfitting.figures import overfitting_plots
 from overfitting.options import OverfittingOptions
 from overfitting.tables import READING, headline, short_grid, watch_grid
 from overfitting.watch import TaskWatch, watch_overfitting
+from study_pages import markdown_page, show_grid
 from study_records import read_finished
 
 NAME = "overfitting"

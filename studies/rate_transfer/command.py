@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hiddenkey.cli.terminal import say, show_grid, standard_console
+from hiddenkey.cli.terminal import say, standard_console
 from hiddenkey.files import plain
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.entries import Grid
 from hiddenkey.lab.present.files import page_folder
-from hiddenkey.lab.present.formats import markdown_page
 from hiddenkey.lab.present.markup import Section
 from rate_transfer.figures import transfer_plots
 from rate_transfer.options import TransferOptions
@@ -22,6 +21,7 @@ from rate_transfer.tables import (
     tasks_grid,
 )
 from rate_transfer.transfer import Transfer, study_transfer
+from study_pages import markdown_page, show_grid
 from study_records import read_finished
 
 NAME = "transfer"

@@ -52,14 +52,6 @@ def grid_table(grid: Grid, *, details: bool = True) -> Table:
     return table
 
 
-def show_grid(console: Console, grid: Grid) -> None:
-    """Print a grid as a table with its notes, and an empty line after it."""
-    console.print(grid_table(grid))
-    for note in grid.notes:
-        say(console, note)
-    console.print()
-
-
 def progress_bar(console: Console, time: ProgressColumn, *, transient: bool = False) -> Progress:
     """Return a bar that counts what is done; it shows on terminals only.
 

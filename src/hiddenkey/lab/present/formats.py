@@ -8,9 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from hiddenkey.lab.present.canvas import Plot
 from hiddenkey.lab.present.entries import Entry, Grid
-from hiddenkey.lab.present.markup import Section
 
 _LATEX: Final = {
     "\\": r"\textbackslash{}",
@@ -84,22 +82,6 @@ def markdown_table(grid: Grid) -> str:
 def escape_markdown(text: str) -> str:
     """Return words on one line that Markdown shows as they are."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
-
-
-def markdown_page(title: str, sections: Iterable[Section]) -> str:
-    """Return a page in Markdown; its pictures are expected as SVG in the same folder."""
-    blocks = [f"# {escape_markdown(title)}"]
-    for section in sections:
-        blocks += [escape_markdown(words) for words in section.words if words]
-        blocks += [to_markdown(grid) for grid in section.grids]
-        blocks += [markdown_picture(picture.plot, "svg") for picture in section.pictures]
-    return "\n\n".join(block.strip() for block in blocks) + "\n"
-
-
-def markdown_picture(plot: Plot, ending: str) -> str:
-    """Return the Markdown of a picture file with that ending, and the picture's caption."""
-    alt, caption = (escape_markdown(f"{plot.title}. {words}") for words in (plot.alt, plot.caption))
-    return f"![{alt}]({plot.name}.{ending})\n\n*{caption}*"
 
 
 def to_latex(grid: Grid) -> str:
