@@ -60,7 +60,9 @@ def entry_of(model: Any, transformer: nn.Module) -> nn.Module:
         around_body: nn.Module = adapted  # it calls the model's body, and computes the loss itself
         return around_body
     tuner: nn.Module = adapted.base_model
-    return tuner if around or _goes_past(tuner, transformer) else transformer
+    # PEFT before 0.21 runs the model by its forward, without its hooks
+    goes_past = tuner is not transformer and "forward" in calls(tuner)
+    return tuner if around or goes_past else transformer
 
 
 def prefix_fault(model: Any, transformer: nn.Module) -> str | None:
@@ -85,11 +87,6 @@ def prefix_fault(model: Any, transformer: nn.Module) -> str | None:
         f" {version('transformers')}, which renamed past_key_values to cache; install"
         " 'transformers<5.24' with this PEFT, or a later PEFT"
     )
-
-
-def _goes_past(tuner: nn.Module, transformer: nn.Module) -> bool:
-    """Whether PEFT runs the model by its ``forward``, without its hooks, as PEFT before 0.21."""
-    return tuner is not transformer and "forward" in calls(tuner)
 
 
 def adapter_faults(model: Any, config: DropoutConfig) -> list[str]:

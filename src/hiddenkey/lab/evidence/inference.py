@@ -72,7 +72,9 @@ class Estimate:
         if count < 2:
             return cls(count, values[0] if values else math.nan, None, 0.0)
         if min(values) == max(values) and not resolution:
-            return cls(count, values[0], 0.0, _sign_error(count, abs(values[0])))
+            # the standard error with which equal values have the sign test's p
+            error = abs(values[0]) / critical(count - 1, 2.0**-count)
+            return cls(count, values[0], 0.0, error)
         mean = math.fsum(values) / count
         variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
         step = common_step(values) if resolution is None else resolution
@@ -237,11 +239,6 @@ def common_step(values: Sequence[float]) -> float:
         while rest > finest:  # Euclid's algorithm, with remainders of least size
             step, rest = rest, abs(math.remainder(step, rest))
     return step
-
-
-def _sign_error(count: int, size: float) -> float:
-    """Return the standard error with which ``count`` equal values have the sign test's p."""
-    return size / critical(count - 1, 2.0**-count)
 
 
 def _paired(ours: Sequence[float], baseline: Sequence[float]) -> tuple[list[float], list[float]]:

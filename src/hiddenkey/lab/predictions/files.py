@@ -168,15 +168,7 @@ def _joined(records: Sequence[Record], keys: Iterable[Hashable]) -> list[Record]
 
 
 def _cleaned(record: Record, family: Family, path: Path) -> Record:
-    return replace(record, texts=tuple(_as_scorer_reads(t, family, path) for t in record.texts))
-
-
-def _as_scorer_reads(text: str, family: Family, path: Path) -> str:
     """The E2E scorer takes the marks of quoting off a table's fields, and apostrophes with them."""
-    text = text.strip()
-    suffix = path.suffix.lower()
-    if family != "e2e" or suffix in (".jsonl", ".parquet"):
-        return text
-    if suffix == ".tsv":
-        return re.sub(r"^['\"]?\s*|\s*['\"]?$", "", text)
-    return text.removeprefix("'").lstrip()
+    marks = {".jsonl": "", ".parquet": "", ".tsv": r"^['\"]?\s*|\s*['\"]?$"}
+    mark = marks.get(path.suffix.lower(), r"^'\s*") if family == "e2e" else ""
+    return replace(record, texts=tuple(re.sub(mark, "", text.strip()) for text in record.texts))

@@ -83,7 +83,8 @@ def doubts(counts: Mapping[str, int], column: str) -> list[str]:
         for names in written.values()
         if len(names) > 1
     ]
-    joined = [name for name in counts if _is_joined(name, written)]
+    parts = {name: [p for p in _SEPARATORS.split(name) if p.strip()] for name in counts}
+    joined = [n for n in counts if len(parts[n]) > 1 and all(_key(p) in written for p in parts[n])]
     if joined:
         found.append(
             f"a row must have one label, got {_counted(joined, counts)}, whose parts are labels"
@@ -130,11 +131,6 @@ def _letters(name: str) -> str:
     """What can be seen of a label, in lower case."""
     text = unicodedata.normalize("NFKC", name).casefold()
     return "".join(letter for letter in text if unicodedata.category(letter) != "Cf").strip()
-
-
-def _is_joined(name: str, keys: Mapping[object, object]) -> bool:
-    parts = [part for part in _SEPARATORS.split(name) if part.strip()]
-    return len(parts) > 1 and all(_key(part) in keys for part in parts)
 
 
 def _counted(names: Sequence[str], counts: Mapping[str, int]) -> str:
