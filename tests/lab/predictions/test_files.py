@@ -159,6 +159,7 @@ GOOD = "a\n\nb\n"
     [
         ("a.txt", b"", "a.txt: must hold text, got an empty file; check the path"),
         ("a.txt", b"\n \n", "a.txt: must hold text, got an empty file"),
+        ("a.txt", b"\xc2\xa0\n", "a.txt: must hold text, got only white space"),
         ("a.txt", b"a\n\n\nb\n", "a.txt, line 3: one empty line separates two instances, got an"),
         ("a.txt", b"\na\n\nb\n", "a.txt, line 1: one empty line separates two instances"),
         ("a.txt", b"a\n\ncaf\xe9\n", "a.txt, line 3: must be UTF-8, got byte 0xe9; save the file"),

@@ -18,12 +18,12 @@ from hiddenkey.lab.predictions.columns import SOURCES, Choice, reference_columns
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
     Record,
-    bare,
     columns_of,
     match_records,
     read_lines,
     read_outputs,
     read_table,
+    same_words,
     to_records,
     with_lists,
 )
@@ -78,12 +78,8 @@ def read_material(
             found = found[: len(instances)]
     instances = next((each for each in readings if len(each) == len(found)), readings[0])
     paths, taken = (references, outputs), (column, columns)
-    ordered, choice = match_records(instances, found, _are_same, paths, taken)
+    ordered, choice = match_records(instances, found, same_words, paths, taken)
     return Material(tuple(instances), tuple(record.texts[0] for record in ordered), choice)
-
-
-def _are_same(one: str, other: str) -> bool:
-    return bare(one) == bare(other)
 
 
 def _read_references(

@@ -98,9 +98,11 @@ def read_lines(path: Path, faults: FileFaults) -> list[str]:
     lines = [] if text is None else [line.strip() for line in _LINE_END.split(text)]
     if lines and not lines[-1]:
         lines.pop()  # the end of the last line
+    if text is not None and not any(lines):
+        faults.add("must hold text, got only white space; check the path")
     if lines and _JSON.match(lines[0]):
         faults.add("must be plain text, got JSON; name a file with one object a line .jsonl")
-    if lines and all("\t" in line for line in lines if line):
+    if any(lines) and all("\t" in line for line in lines if line):
         faults.add("must be plain text, got columns with tabs between; name the file .tsv")
     return lines
 
@@ -189,7 +191,7 @@ def match_records(
 
 def _mismatch(instance: Record, output: Record, agrees: Callable[[str, str], bool]) -> str:
     """Why an output does not answer an instance; one's sources may be a part of the other's."""
-    theirs, ours = (list(map(bare, record.sources)) for record in (instance, output))
+    theirs, ours = (list(map(_bare, record.sources)) for record in (instance, output))
     is_part = all(text in " ".join(ours) for text in theirs)
     if theirs and ours and not is_part and not all(text in " ".join(theirs) for text in ours):
         return (
@@ -205,7 +207,12 @@ def _mismatch(instance: Record, output: Record, agrees: Callable[[str, str], boo
     )
 
 
-def bare(text: str) -> str:
+def same_words(one: str, other: str) -> bool:
+    """Whether two texts have the same letters and digits."""
+    return _bare(one) == _bare(other)
+
+
+def _bare(text: str) -> str:
     """The letters and digits of a text, in lower case; all of it where there is none."""
     return "".join(filter(str.isalnum, text.casefold())) or text.strip()
 
