@@ -22,7 +22,7 @@ from typing import Any, Final
 import torch
 
 import hiddenkey
-from tiny import CLASSES, FIRST_WORD, VOCABULARY, tiny_model
+from tiny_models import CLASSES, FIRST_WORD, VOCABULARY, tiny_model
 
 LIBRARIES: Final = ("torch", "transformers", "peft", "accelerate")
 _RATE: Final = 0.3

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import tiny
+import tiny_models as tiny
 
 TASKS = {"llama": "CAUSAL_LM", "bert": "SEQ_CLS", "gpt2": "CAUSAL_LM", "bart": "SEQ_2_SEQ_LM"}
 """PEFT's name of the task that each base is built for."""

@@ -13,7 +13,7 @@ import torch
 
 from model_tables.adapters.bases import TASKS, tiny_model
 from model_tables.adapters.recipe import AdapterMethod
-from tiny import auto_class
+from tiny_models import auto_class
 
 # What PEFT trains in full must keep its floating-point weights.
 _HEADS = ("lm_head", "classifier")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from model_tables import types
+from model_tables import model_types as types
 from model_tables.batch import LABELS, SEQUENCES
 from model_tables.build import BuildError, build
 from model_tables.sizes import VOCABULARY
