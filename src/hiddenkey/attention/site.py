@@ -32,6 +32,7 @@ class AttentionSite:
         kind: what the keys are, ``self`` or ``cross``.
         is_intercepted: the module's own code runs, and what it calls is changed.
         gives_map: whether who calls the model asked for the attention maps.
+        is_silent: nothing is dropped, so that the module may compute as without a site.
     """
 
     logits: Drop | None
@@ -43,6 +44,7 @@ class AttentionSite:
     kind: Kind = "self"
     is_intercepted: bool = False
     gives_map: bool = False
+    is_silent: bool = field(init=False)
 
     def set_rate(self, position: str, rate: float) -> None:
         """Change the rate of the drop at ``position`` from now on."""
@@ -50,12 +52,11 @@ class AttentionSite:
             self.logits = dataclasses.replace(self.logits, rate=rate)
         elif self.weights is not None and self.weights.position == position:
             self.weights = dataclasses.replace(self.weights, rate=rate)
+        self.__post_init__()
 
-    @property
-    def is_silent(self) -> bool:
-        """Whether nothing is dropped, so that the module may compute as without a site."""
-        logits, weights = self.logits, self.weights  # no loop, since every layer asks in every pass
-        return not (logits and logits.rate) and not (weights and weights.rate)
+    def __post_init__(self) -> None:
+        # kept, since compiled code that looked at the rate would be compiled anew for each
+        self.is_silent = not any(drop and drop.rate for drop in (self.logits, self.weights))
 
     @property
     def protects_first(self) -> bool:
