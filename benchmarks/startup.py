@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import markdown, write_record
-from hiddenkey.cli.commands import ANALYSES, COMMANDS
+from hiddenkey.cli.commands import COMMANDS
 
 WARM_UP = 1
 TIMED = """
@@ -78,7 +78,6 @@ CASES: Mapping[str, Case] = {
         for words in (
             [],
             *([name] for name in COMMANDS),
-            *(["analyze", name] for name in ANALYSES),
             *(["doctor", flag] for flag in COMMANDS["doctor"].instead),
         )
     },

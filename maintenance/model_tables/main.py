@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
         print(f"give one of these commands:\n{listing(COMMANDS)}", file=sys.stderr)
         return _USER_ERROR
     try:
-        return COMMANDS[name].run(name, rest)
+        return COMMANDS[name].run(f"python maintenance/model_tables {name}", rest)
     except ConfigError as error:
         print("\n".join(f"{name}: error: {fault}" for fault in error.faults), file=sys.stderr)
         return _USER_ERROR

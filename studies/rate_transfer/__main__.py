@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-from hiddenkey.cli.main import main
-
 sys.path[0] = str(Path(__file__).parents[1])
-sys.exit(main(["analyze", "transfer", *sys.argv[1:]]))
+
+if __name__ == "__main__":
+    from study_main import main
+
+    sys.exit(main(["rate_transfer", *sys.argv[1:]]))

@@ -9,14 +9,11 @@ import pytest
 
 import hiddenkey
 from hiddenkey.cli import main as entry
-from hiddenkey.cli.commands import ANALYSES, COMMANDS
+from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.installation import install_command
 
 HEAVY = ("torch", "transformers", "peft", "scipy", "optuna", "jinja2", "matplotlib", "rich")
-HELPS = [
-    *([name] for name in COMMANDS),
-    *(["analyze", name] for name in ANALYSES),
-]
+HELPS = [[name] for name in COMMANDS]
 
 
 def run_fresh(*words):

@@ -79,7 +79,6 @@ LINES = [
     "methods --json",
     "claims C1 --scale tiny --dry-run",
     "report runs/none --baseline lora",
-    "analyze overfitting runs/none",
     "recipes copy nothing",
 ]
 

@@ -71,7 +71,8 @@ def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentPa
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
     # jsonargparse would import what the dataclass's module imports for type checking alone
     kind.__init__.__annotations__ |= typing.get_type_hints(kind)
-    parser = _Parser(prog=f"hiddenkey {command}", exit_on_error=False, allow_abbrev=False)
+    prog = command if "/" in command else f"hiddenkey {command}"
+    parser = _Parser(prog=prog, exit_on_error=False, allow_abbrev=False)
     parser.add_argument(
         f"--{_CONFIG}",
         action="config",

@@ -88,10 +88,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "turn a comparison into a page, figures and tables",
         "report", "ReportOptions", positional=True,
     ),
-    "analyze": Command(
-        "look into what dropout does: list of the analyses by 'hiddenkey analyze'",
-        "hiddenkey.cli.analyze",
-    ),
     "claims": _command(
         "test the paper's claims, and write a page of verdicts",
         "claims", "ClaimsOptions", leading="claims",
@@ -116,24 +112,3 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
 }  # fmt: skip
 """By name, in the order of the help."""
-
-ANALYSES: Final[Mapping[str, Command]] = {
-    "gradient-noise": Command(
-        "bias and noise of LoRA's gradients under DropKey and DropAttention, equal masks",
-        "gradient_noise.command",
-        "gradient_noise.options:GradientNoiseOptions",
-    ),
-    "overfitting": Command(
-        "generalisation gap, calibration and confidence, with and without a method",
-        "overfitting.command",
-        "overfitting.options:OverfittingOptions",
-        leading="folders",
-    ),
-    "transfer": Command(
-        "what one dropout rate for all tasks loses against each task's best",
-        "rate_transfer.command",
-        "rate_transfer.options:TransferOptions",
-        leading="folders",
-    ),
-}  # fmt: skip
-"""What ``hiddenkey analyze`` runs, by name."""

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from hiddenkey.cli.main import main
 from lab.report.synthetic import study
 from studies.records import calibrated
+from study_main import main
 
 
 def store(folder, runs):
@@ -22,7 +22,7 @@ def folder(tmp_path):
 
 def test_it_prints_a_table_and_writes_the_files(folder, tmp_path, capsys):
     output = tmp_path / "pages"
-    words = ["analyze", "overfitting", folder, "--output", str(output), "--methods", "hiddenkey"]
+    words = ["overfitting", folder, "--output", str(output), "--methods", "hiddenkey"]
     assert main(words) == 0
     shown = capsys.readouterr().out
     header = next(line for line in shown.splitlines() if line.strip().startswith("configuration"))
@@ -54,21 +54,21 @@ def test_it_prints_a_table_and_writes_the_files(folder, tmp_path, capsys):
 
 def test_folders_are_read_together_and_old_runs_are_said(folder, tmp_path, capsys):
     older = store(tmp_path / "older", study(rates=(0.1,), seeds=range(2)))
-    assert main(["analyze", "overfitting", folder, older, folder]) == 0
+    assert main(["overfitting", folder, older, folder]) == 0
     shown = capsys.readouterr().out
     assert "4 of 4 runs of headlines were stored before evaluations measured calibration" in shown
     assert f"{folder}/analysis/overfitting.md" in shown
 
 
 def test_faults_name_the_setting_and_the_next_step(folder, tmp_path, capsys):
-    assert main(["analyze", "overfitting"]) == 2
+    assert main(["overfitting"]) == 2
     assert "folders must name at least one comparison, got none" in capsys.readouterr().err
-    assert main(["analyze", "overfitting", str(tmp_path)]) == 2
+    assert main(["overfitting", str(tmp_path)]) == 2
     assert "must be one that 'hiddenkey compare' wrote" in capsys.readouterr().err
-    assert main(["analyze", "overfitting", folder, "--methods", "hiddenkay"]) == 2
+    assert main(["overfitting", folder, "--methods", "hiddenkay"]) == 2
     assert "got 'hiddenkay'; did you mean 'hiddenkey'" in capsys.readouterr().err
     failed = store(tmp_path / "failed", study(rates=(0.1,), seeds=(0,), error="no"))
-    assert main(["analyze", "overfitting", failed]) == 2
+    assert main(["overfitting", failed]) == 2
     said = capsys.readouterr().err
     assert "stage 'compare' that are step-matched, got 2 runs" in said
 
@@ -76,7 +76,7 @@ def test_faults_name_the_setting_and_the_next_step(folder, tmp_path, capsys):
 def test_a_folder_that_cannot_be_written_is_refused(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     output = str(tmp_path / "file" / "pages")
-    assert main(["analyze", "overfitting", folder, "--output", output]) == 2
+    assert main(["overfitting", folder, "--output", output]) == 2
     said = capsys.readouterr().err
     assert "output must be a folder that can be written" in said
     assert "name another with --output" in said

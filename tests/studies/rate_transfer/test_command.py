@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from hiddenkey.cli.main import main
 from studies.records import rate_runs
+from study_main import main
 
 GAINS = {task: {0.05: 0.0, 0.1: 0.03, 0.2: 0.01} for task in ("cola", "rte", "sst2")}
 
@@ -21,7 +21,7 @@ def folder(tmp_path_factory):
 
 
 def test_it_prints_tables_and_writes_the_files(folder, tmp_path, capsys):
-    assert main(["analyze", "transfer", folder, "--output", str(tmp_path)]) == 0
+    assert main(["rate_transfer", folder, "--output", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     for heading in (
         "hiddenkey-minus: one rate or several, means over 3 tasks",
@@ -47,7 +47,7 @@ def test_it_prints_tables_and_writes_the_files(folder, tmp_path, capsys):
 
 
 def test_tasks_and_method_can_be_chosen(folder, tmp_path, capsys):
-    words = ["analyze", "transfer", folder, "--output", str(tmp_path)]
+    words = ["rate_transfer", folder, "--output", str(tmp_path)]
     assert main([*words, "--tasks", "cola", "sst2"]) == 0
     assert "means over 2 tasks" in capsys.readouterr().out
     assert main([*words, "--tasks", "cola"]) == 2
@@ -61,7 +61,7 @@ def test_tasks_and_method_can_be_chosen(folder, tmp_path, capsys):
 def test_runs_that_chose_settings_can_be_read_instead(tmp_path, capsys):
     runs = [dataclasses.replace(run, stage="search") for run in rate_runs(GAINS, seeds=range(2))]
     folder = store(tmp_path, runs)
-    assert main(["analyze", "transfer", folder]) == 2
+    assert main(["rate_transfer", folder]) == 2
     assert "must hold finished runs of stage 'compare'" in capsys.readouterr().err
-    assert main(["analyze", "transfer", folder, "--stage", "search"]) == 0
+    assert main(["rate_transfer", folder, "--stage", "search"]) == 0
     assert "means over 3 tasks" in capsys.readouterr().out
