@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fuzz.values import damaged, fuzzed, mutated, refusal
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.evidence.costs import FILE, StepTimes, read_step_times, write_step_times
 from hiddenkey.lab.evidence.record import FOLDER, Record, read_records
-from hiddenkey.lab.evidence.step_times import FILE, StepTimes, read_step_times, write_step_times
 from hiddenkey.lab.report import tabulate
 from lab.report.synthetic import record
 

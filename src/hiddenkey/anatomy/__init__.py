@@ -6,9 +6,9 @@ attention is known by what its code calls, the feed-forward output by the shape 
 
 from hiddenkey.anatomy.attention import AttentionPart, calls_softmax, find_attention
 from hiddenkey.anatomy.feed_forward import find_feed_forward
-from hiddenkey.anatomy.head import find_head
 from hiddenkey.anatomy.layers import find_layers, find_stacks
 from hiddenkey.anatomy.model import (
+    find_head,
     in_decoder,
     is_encoder_decoder,
     is_regression,

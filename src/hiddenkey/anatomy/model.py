@@ -1,4 +1,4 @@
-"""What a Hugging Face model says about itself: its inner model, its config, its task."""
+"""What a Hugging Face model says about itself: its inner model, its config, its task, its head."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hiddenkey.anatomy.part import Part
 from hiddenkey.errors import AttachError
 
 _LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
@@ -107,3 +108,20 @@ def _shifts_labels(transformer: Any) -> bool:
     if code is None or "loss_function" in code.co_names:
         return True
     return any("shift" in name for name in (*code.co_varnames, *code.co_names))
+
+
+def find_head(transformer: nn.Module) -> Part:
+    """Find the module that turns the last representation into predictions.
+
+    Raises:
+        AttachError: if it is under no known name.
+    """
+    for name in ("classifier", "score", "lm_head", "qa_outputs", "embed_out"):
+        module = getattr(transformer, name, None)
+        if isinstance(module, nn.Module):
+            return Part(None, name, module)
+    children = ", ".join(name for name, _ in transformer.named_children())
+    raise AttachError(
+        f"no classifier or language-model head found in {type(transformer).__name__} (it has"
+        f" {children}); load it with a head, for instance AutoModelForSequenceClassification"
+    )

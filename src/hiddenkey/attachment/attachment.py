@@ -25,9 +25,8 @@ from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import SequenceSite
-from hiddenkey.step.checkpointing import refuse_unpreserved_rng
 from hiddenkey.step.consistency import LanguageModelLoss
-from hiddenkey.step.guards import refuse_replaced
+from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
 from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, rank_faults

@@ -53,16 +53,11 @@ def parse(
         found = parser.parse_args(words)
     except (ArgumentError, ValueError, RecursionError) as error:
         raise ConfigError(_diagnose(parser, kind, words, str(error))) from None
-    hints = typing.get_type_hints(kind)
-    values = {name: found[name] for name in hints}
+    values = {name: found[name] for name in typing.get_type_hints(kind)}
     flags = (word[2:].split("=", 1) for word in words if word.startswith("--"))
-    faults = [
-        fault for name, *value in flags for fault in _value_faults(kind, name, value, _shown(name))
-    ]
-    faults += [
-        fault for name, value in values.items() for fault in _value_faults(kind, name, value, name)
-    ]
-    if faults:
+    given = [*((name, value, _shown(name)) for name, *value in flags)]
+    given += [(name, value, name) for name, value in values.items()]
+    if faults := [fault for each in given for fault in _value_faults(kind, *each)]:
         raise ConfigError(faults)
     return kind(**values)
 

@@ -23,8 +23,8 @@ from hiddenkey.cli.running import (
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
+from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import Prospect, prospects
-from hiddenkey.lab.compare.step_costs import time_missing_steps
 from hiddenkey.lab.compare.survey import JobRow, Survey, look_ahead
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST

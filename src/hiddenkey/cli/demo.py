@@ -13,8 +13,8 @@ from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.cli.options import DemoOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
 from hiddenkey.lab.evidence.axes import Checkpoint
+from hiddenkey.lab.evidence.costs import read_step_times
 from hiddenkey.lab.evidence.record import read_records
-from hiddenkey.lab.evidence.step_times import read_step_times
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.report import Tables, tabulate
 from hiddenkey.lab.report.comparison_grids import AFTER

@@ -30,8 +30,8 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     Raises:
         ConfigError: if the records are broken, or there is none of the baseline.
     """
+    from hiddenkey.lab.evidence.costs import read_step_times
     from hiddenkey.lab.evidence.record import read_records
-    from hiddenkey.lab.evidence.step_times import read_step_times
     from hiddenkey.lab.report import tabulate, write_report
 
     tables = tabulate(read_records(folder), baseline, read_step_times(folder))

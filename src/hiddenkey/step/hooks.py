@@ -16,9 +16,8 @@ from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
-from hiddenkey.step.checkpointing import refuse_unpreserved_rng
 from hiddenkey.step.consistency import ConsistencyLoss, LanguageModelLoss
-from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved
+from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved, refuse_unpreserved_rng
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
 from hiddenkey.step.places import Plan

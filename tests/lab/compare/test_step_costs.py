@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hiddenkey import ConfigError
-from hiddenkey.lab.compare import step_costs
-from hiddenkey.lab.compare.step_costs import time_missing_steps
-from hiddenkey.lab.evidence.step_times import FILE, read_step_times
+from hiddenkey.lab.compare import probe as step_costs
+from hiddenkey.lab.compare.probe import time_missing_steps
+from hiddenkey.lab.evidence.costs import FILE, read_step_times
 from hiddenkey.lab.plans.data import check
 
 

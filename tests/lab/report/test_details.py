@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from hiddenkey.lab.evidence.step_times import StepTimes
+from hiddenkey.lab.evidence.costs import StepTimes
 from hiddenkey.lab.present.canvas import Palette
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.figures.lines import sweep_plots

@@ -14,11 +14,10 @@ from hiddenkey.lab.evidence.arms import (
 )
 from hiddenkey.lab.evidence.axes import Arm, Budget, Task
 from hiddenkey.lab.evidence.cells import tabulate_cells
-from hiddenkey.lab.evidence.costs import tabulate_costs
+from hiddenkey.lab.evidence.costs import StepTimes, tabulate_costs
 from hiddenkey.lab.evidence.curves import tabulate_curves, tabulate_gaps
 from hiddenkey.lab.evidence.ranks import Ranking, rank_methods
 from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.evidence.step_times import StepTimes
 from hiddenkey.lab.evidence.sweeps import tabulate_selections, tabulate_sweeps
 from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.report.history import tabulate_runs, tabulate_search
