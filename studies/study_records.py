@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.evidence.arms import Run, find_runs, newest, require_method
+from hiddenkey.lab.evidence.arms import ArmRun, find_runs, newest, require_method
 from hiddenkey.lab.evidence.record import Record, read_records
 from hiddenkey.lab.plans.identity import Stage
 from hiddenkey.lab.present.words import listing
@@ -44,7 +44,7 @@ def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Reco
     return kept
 
 
-def arrange(records: Sequence[Record], baseline: str) -> list[Run]:
+def arrange(records: Sequence[Record], baseline: str) -> list[ArmRun]:
     """Give each record its arm and task; of runs that differ in versions alone the newest stays.
 
     Raises:

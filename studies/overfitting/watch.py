@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from hiddenkey.lab.evidence.arms import Run, arm_order, find_runs
+from hiddenkey.lab.evidence.arms import ArmRun, arm_order, find_runs
 from hiddenkey.lab.evidence.axes import Arm, Measure, Task
 from hiddenkey.lab.evidence.cells import (
     LOSS,
@@ -118,9 +118,9 @@ def watch_overfitting(
     )
 
 
-def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
+def _watch(runs: Sequence[ArmRun], task: Task, baseline: str) -> TaskWatch:
     quantities = _quantities(runs, task)
-    groups: dict[Arm, list[Run]] = defaultdict(list)
+    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: arm_order(run.arm, baseline)):
         groups[run.arm].append(run)
     against = find_baselines(groups, baseline)
@@ -144,14 +144,14 @@ def _watch(runs: Sequence[Run], task: Task, baseline: str) -> TaskWatch:
     return TaskWatch(task, quantities, rows, curves, tuple(_notes(runs, task, rows, baseline)))
 
 
-def _ending(quantity: Quantity, run: Run) -> float | None:
+def _ending(quantity: Quantity, run: ArmRun) -> float | None:
     """A run's value after the last step."""
     if not run.record.metrics:
         return None
     return value_at(run.record.metrics[-1], quantity.name, quantity.part)
 
 
-def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
+def _quantities(runs: Sequence[ArmRun], task: Task) -> tuple[Quantity, ...]:
     """What the runs of a task measured; calibration and accuracy where a line has them."""
     known = {name for run in runs for line in run.record.metrics for name in line}
     names = (task.metric, ACCURACY, LOSS, *CALIBRATION)
@@ -160,7 +160,7 @@ def _quantities(runs: Sequence[Run], task: Task) -> tuple[Quantity, ...]:
     return (*gaps, *(Quantity(name, "evaluation") for name in present))
 
 
-def _notes(runs: Sequence[Run], task: Task, rows: Sequence[Row], baseline: str) -> Iterator[str]:
+def _notes(runs: Sequence[ArmRun], task: Task, rows: Sequence[Row], baseline: str) -> Iterator[str]:
     """Say which runs and comparisons are missing."""
     names = [f"eval_{name}" for name in CALIBRATION]
     old = [run for run in runs if any(n not in line for line in run.record.metrics for n in names)]

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.evidence.arms import Run, explicit, require_method
+from hiddenkey.lab.evidence.arms import ArmRun, explicit, require_method
 from hiddenkey.lab.evidence.axes import Measure
 from hiddenkey.lab.evidence.cells import differing, nearest, settings_of, value_of
 from hiddenkey.lab.evidence.record import Record
@@ -62,12 +62,12 @@ class _Sweep:
         plain: that of the baseline's runs with the most similar settings, by seed.
     """
 
-    runs: Mapping[float, Sequence[Run]]
+    runs: Mapping[float, Sequence[ArmRun]]
     points: Mapping[float, Mapping[int, float]]
     plain: Mapping[int, float]
 
     @property
-    def example(self) -> Run:
+    def example(self) -> ArmRun:
         return next(iter(self.runs.values()))[0]
 
 
@@ -122,10 +122,10 @@ def tabulate_rates(
     )
 
 
-def _sweeps(runs: Sequence[Run], plain: Sequence[Run]) -> dict[str, list[_Sweep]]:
+def _sweeps(runs: Sequence[ArmRun], plain: Sequence[ArmRun]) -> dict[str, list[_Sweep]]:
     """Return, for each task and model, the sweeps over most rates; at least two."""
     several = len({run.arm.model for run in runs}) > 1
-    groups: dict[str, dict[str, dict[float, list[Run]]]] = defaultdict(dict)
+    groups: dict[str, dict[str, dict[float, list[ArmRun]]]] = defaultdict(dict)
     for run in runs:
         rate = explicit(run.record.options)["rate"]
         if isinstance(rate, int | float):
@@ -142,13 +142,13 @@ def _sweeps(runs: Sequence[Run], plain: Sequence[Run]) -> dict[str, list[_Sweep]
     return found
 
 
-def _sweep(runs: Mapping[float, Sequence[Run]], plain: Sequence[Run]) -> _Sweep:
+def _sweep(runs: Mapping[float, Sequence[ArmRun]], plain: Sequence[ArmRun]) -> _Sweep:
     near = nearest(next(iter(runs.values()))[0], plain)
     alike = [run for run in plain if near and (run.arm, run.task) == (near.arm, near.task)]
     return _Sweep(runs, {rate: _points(own) for rate, own in runs.items()}, _points(alike))
 
 
-def _points(runs: Sequence[Run]) -> dict[int, float]:
+def _points(runs: Sequence[ArmRun]) -> dict[int, float]:
     """Points by seed, of the runs whose metric is a number."""
     found = {}
     for run in runs:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.values import TEXTS, damaged, fuzzed, mutated, refusal
-from hiddenkey.lab.predictions.columns import Choice
+from hiddenkey.lab.predictions.columns import Picked
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import read_labels
 from hiddenkey.lab.tasks import TASKS
@@ -90,12 +90,12 @@ def files(kind):
 
 
 CHOICES = st.builds(
-    Choice,
+    Picked,
     st.one_of(st.none(), st.sampled_from(NAMES), TEXTS),
     st.lists(st.one_of(st.sampled_from(NAMES), TEXTS), max_size=2).map(tuple),
     st.one_of(st.none(), st.sampled_from(NAMES), TEXTS),
 )
-CHOSEN = st.one_of(st.just(Choice()), CHOICES)
+CHOSEN = st.one_of(st.just(Picked()), CHOICES)
 
 
 def write(folder, one, other):

@@ -30,7 +30,7 @@ from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
 from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, rank_faults
-from hiddenkey.step.places import Plan
+from hiddenkey.step.places import SitePlan
 from hiddenkey.step.rates import Rates
 
 _ATTACHMENT = "_hiddenkey_attachment"
@@ -119,7 +119,7 @@ class Attachment:
         transformer: nn.Module,
         config: DropoutConfig,
         layers: list[Part],
-        plan: Plan,
+        plan: SitePlan,
         lm_loss: LanguageModelLoss = "auto",
         data_parallel_rank: int | None = None,
         entry: nn.Module | None = None,

@@ -17,7 +17,7 @@ from hiddenkey.attention.site import AttentionSite
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.step.places import Place, Plan
+from hiddenkey.step.places import Place, SitePlan
 from hiddenkey.step.rates import Rates
 
 
@@ -39,7 +39,7 @@ class AttentionInstallation:
     def __init__(
         self,
         transformer: nn.Module,
-        plan: Plan,
+        plan: SitePlan,
         config: DropoutConfig,
         counters: Mapping[str, ShareCounter],
         rates: Rates,

@@ -17,7 +17,7 @@ from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.consistency import MULTI_LABEL, TASKS, chunked_refusal
-from hiddenkey.step.places import Place, Plan
+from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]
 _KERNELS = ("auto", "reference", "fused")
@@ -30,7 +30,7 @@ def make_plan(
     layers: Sequence[Part],
     kernel: str,
     lm_loss: str = "auto",
-) -> Plan:
+) -> SitePlan:
     """Find where each drop of a configuration acts.
 
     Args:
@@ -63,7 +63,7 @@ def make_plan(
         ]
     if faults := _path_faults(kernel, places):
         raise ConfigError(faults)
-    return Plan(tuple(places), tuple(gaps), fuses)
+    return SitePlan(tuple(places), tuple(gaps), fuses)
 
 
 def _members(parts: Sequence[Part]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Final
 from rich.table import Table
 
 from hiddenkey.cli.terminal import plain_table, standard_console
-from hiddenkey.lab.run.estimate import Estimate, EstimateOptions, estimates
+from hiddenkey.lab.run.estimate import EstimateOptions, MemoryEstimate, estimates
 from hiddenkey.quiet import quiet
 
 _PLACE: Final = ("devices", "tokens", "rank")
@@ -23,7 +23,7 @@ def run(options: EstimateOptions) -> int:
     return 0
 
 
-def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
+def _memory(rows: list[MemoryEstimate], options: EstimateOptions) -> Table:
     recomputed = ", activations recomputed" if options.checkpointing else ""
     table = plain_table(
         f"GB on each device (estimate): {options.model}, {options.precision}, sharding"
@@ -40,7 +40,7 @@ def _memory(rows: list[Estimate], options: EstimateOptions) -> Table:
     return table
 
 
-def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
+def _time(rows: list[MemoryEstimate], options: EstimateOptions) -> Table:
     table = plain_table(
         f"seconds per step (estimate): {options.teraflops:g} TFLOP/s, of which"
         f" {options.utilisation:.0%} are reached; one forward pass per device and step",
@@ -57,5 +57,5 @@ def _time(rows: list[Estimate], options: EstimateOptions) -> Table:
     return table
 
 
-def _place(row: Estimate) -> tuple[str, str, str]:
+def _place(row: MemoryEstimate) -> tuple[str, str, str]:
     return str(row.devices), f"{row.tokens:,}", str(row.rank)

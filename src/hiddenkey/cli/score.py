@@ -12,7 +12,7 @@ from rich.markup import escape
 from hiddenkey.cli.options import ScoreOptions
 from hiddenkey.cli.terminal import plain_table, print_json, standard_console
 from hiddenkey.errors import ConfigError, not_one_of
-from hiddenkey.lab.predictions.columns import Choice
+from hiddenkey.lab.predictions.columns import Picked
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import glue_tasks, read_labels
 from hiddenkey.lab.scores import LOWER_IS_BETTER, METRICS, Family, Scores, metrics, score_groups
@@ -29,7 +29,7 @@ def run(options: ScoreOptions) -> int:
     return 0
 
 
-def score_files(options: ScoreOptions) -> tuple[_Parts, Choice]:
+def score_files(options: ScoreOptions) -> tuple[_Parts, Picked]:
     """Score two files, and return the number of instances with their scores, and the columns.
 
     Returns:
@@ -40,7 +40,7 @@ def score_files(options: ScoreOptions) -> tuple[_Parts, Choice]:
         ConfigError: if the task is unknown, a file is broken, or the two do not fit together.
     """
     references, outputs = Path(options.references), Path(options.outputs)
-    given = Choice(options.prediction_column, options.reference_column, options.id_column)
+    given = Picked(options.prediction_column, options.reference_column, options.id_column)
     family, task = _FAMILIES.get(options.task), glue_tasks().get(options.task)
     if family is not None:
         material = read_material(family, references, outputs, given)
@@ -55,7 +55,7 @@ def score_files(options: ScoreOptions) -> tuple[_Parts, Choice]:
     raise ConfigError(not_one_of("--task", options.task, known, "; choose one"))
 
 
-def _print_record(options: ScoreOptions, parts: _Parts, taken: Choice) -> None:
+def _print_record(options: ScoreOptions, parts: _Parts, taken: Picked) -> None:
     """All instances at the top, the groups below."""
     groups = {
         name: {"instances": size, "scores": scores.values, "skipped": scores.skipped}
@@ -69,7 +69,7 @@ def _print_record(options: ScoreOptions, parts: _Parts, taken: Choice) -> None:
     print_json(record | ({"groups": groups} if groups else {}))
 
 
-def _print_table(options: ScoreOptions, parts: _Parts, taken: Choice) -> None:
+def _print_table(options: ScoreOptions, parts: _Parts, taken: Picked) -> None:
     table = plain_table(f"{options.task} scores")
     table.add_column("metric", no_wrap=True)
     for name, (instances, _) in parts.items():

@@ -20,7 +20,7 @@ from hiddenkey.step.consistency import ConsistencyLoss, LanguageModelLoss
 from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved, refuse_unpreserved_rng
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
-from hiddenkey.step.places import Plan
+from hiddenkey.step.places import SitePlan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.shared_layers import SharedLayers
 from hiddenkey.step.training_pass import TrainingPass
@@ -65,7 +65,7 @@ class StepHooks:
         transformer: nn.Module,
         entry: nn.Module,
         layers: Sequence[Part],
-        plan: Plan,
+        plan: SitePlan,
         config: DropoutConfig,
         rates: Rates,
         random_numbers: OwnRandomNumbers,

@@ -20,7 +20,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SitePlan:
     """Where a configuration acts, and in which layers it finds nothing to act on.
 
     Attributes:

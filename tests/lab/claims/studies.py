@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from hiddenkey.lab.claims.plan import Claim, Configuration, Contrast, Scale, Scatter, TaskSetup
+from hiddenkey.lab.claims.plan import (
+    AssumedScatter,
+    Claim,
+    Configuration,
+    Contrast,
+    Scale,
+    TaskSetup,
+)
 
 TASKS = ("first", "second", "third")
 ARMS = tuple(f"arm {index}" for index in range(6))
@@ -46,7 +53,7 @@ def scale(*, seeds=6, deviation=1.0, floor=20.0, tasks=TASKS):
         common={},
         tasks={task: TaskSetup(task, {}, 100, floor, ()) for task in tasks},
         choices={},
-        power=Scatter(deviation, "made up"),
+        power=AssumedScatter(deviation, "made up"),
     )
 
 

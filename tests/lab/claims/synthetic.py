@@ -7,13 +7,13 @@ import numpy as np
 from hiddenkey.lab.claims.evidence import judge
 from hiddenkey.lab.claims.findings import Chosen, Evidence
 from hiddenkey.lab.claims.plan import (
+    AssumedScatter,
     Choice,
     Claim,
     Configuration,
     Contrast,
     Drawing,
     Scale,
-    Scatter,
     TaskSetup,
 )
 
@@ -43,7 +43,7 @@ def scale(seeds=range(6)):
         "lora": Choice("lora", "lora", {}, rates=(), **rates),
         "dropkey": Choice("dropkey", "dropkey", {}, rates=(0.1, 0.2), **rates),
     }
-    power = Scatter(0.8, "the demonstration's ten runs")
+    power = AssumedScatter(0.8, "the demonstration's ten runs")
     summary = "An encoder on short texts, an hour on two cores."
     return Scale("small", summary, tuple(seeds), 3, {}, tasks, choices, power)
 

@@ -4,14 +4,14 @@ import math
 import pytest
 
 from hiddenkey.lab.claims.choice import choose, held_out, trials
-from hiddenkey.lab.claims.plan import Choice, Scale, Scatter, TaskSetup
+from hiddenkey.lab.claims.plan import AssumedScatter, Choice, Scale, TaskSetup
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result, Summary
 
 LORA = Choice("lora", "lora", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
 DROPKEY = Choice("dropkey", "dropkey", {}, (0.001, 0.002), (0.1, 0.2, 0.3), (100,))
 SETUP = TaskSetup("news", {"task": "headlines", "train_size": 300}, 500, 0.0, ("lora", "dropkey"))
-SCALE = Scale("s", "", (0, 1), 1, {"epochs": 3.0}, {}, {}, Scatter(1, ""))
+SCALE = Scale("s", "", (0, 1), 1, {"epochs": 3.0}, {}, {}, AssumedScatter(1, ""))
 
 
 def result(value):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from hiddenkey import ConfigError
-from hiddenkey.lab.predictions.columns import Choice
+from hiddenkey.lab.predictions.columns import Picked
 from hiddenkey.lab.predictions.files import read_material
 from hiddenkey.lab.predictions.labels import read_labels
 from hiddenkey.lab.tasks import TASKS
@@ -49,7 +49,7 @@ def labels(tmp_path):
         **given,
     ):
         paths = write(tmp_path, name, references), write(tmp_path, f"out.{suffix}", content)
-        found = read_labels(TASKS[task], *paths, Choice(references=reference_names, **given))
+        found = read_labels(TASKS[task], *paths, Picked(references=reference_names, **given))
         right = sum(a == b for a, b in zip(found.true, found.predicted, strict=True))
         return right, found.taken
 
@@ -64,7 +64,7 @@ def texts(tmp_path):
             write(tmp_path, name, content_of_references),
             write(tmp_path, f"out.{suffix}", content),
         )
-        return read_material("webnlg", *paths, Choice(**given))
+        return read_material("webnlg", *paths, Picked(**given))
 
     return read
 
@@ -145,7 +145,7 @@ def test_a_truth_that_disagrees_is_refused_with_its_row(labels, texts):
 def test_rows_in_another_order_are_matched_by_their_identifiers(labels):
     order = [2, 0, 3, 1]
     rows = [{"index": 10 + i, "prediction": NAMES[i]} for i in order]
-    assert labels(jsonl(*rows)) == (4, Choice("prediction", ("label",), "index"))
+    assert labels(jsonl(*rows)) == (4, Picked("prediction", ("label",), "index"))
     as_text = table(("", "index", "prediction"), *((9 - i, f"{10 + i}.0", NAMES[i]) for i in order))
     assert labels(as_text, "csv")[0] == 4
 
@@ -210,7 +210,7 @@ def test_one_file_may_hold_both(tmp_path):
     found = read_material("e2e", path, path)
     assert found.outputs == TEXTS[::-1]
     assert found.references == [(text,) for text in TEXTS]
-    assert found.taken == Choice("predict", ("label",))
+    assert found.taken == Picked("predict", ("label",))
 
 
 def test_the_references_are_no_outputs(tmp_path):

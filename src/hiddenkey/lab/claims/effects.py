@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
 
-from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Measure
+from hiddenkey.lab.claims.plan import BASELINE, COST, Contrast, Quantity
 from hiddenkey.lab.evidence import inference
 from hiddenkey.lab.evidence.inference import Estimate
 
@@ -186,17 +186,17 @@ def effect(
     return Effect(contrast, task, shown, found, tuple(tasks) if task is None else ())
 
 
-def level(values: Values, tasks: Sequence[str], name: str, measure: Measure) -> Effect:
+def level(values: Values, tasks: Sequence[str], name: str, measure: Quantity) -> Effect:
     """Return a configuration's mean over tasks and seeds, with its interval."""
     return effect(_unjudged({name: 1.0}, measure), values, tasks)
 
 
-def gain(values: Values, tasks: Sequence[str], name: str, measure: Measure) -> Effect:
+def gain(values: Values, tasks: Sequence[str], name: str, measure: Quantity) -> Effect:
     """Return a configuration's difference to plain LoRA, seed by seed."""
     return effect(_unjudged({name: 1.0, BASELINE: -1.0}, measure), values, tasks)
 
 
-def _unjudged(weights: Mapping[str, float], measure: Measure) -> Contrast:
+def _unjudged(weights: Mapping[str, float], measure: Quantity) -> Contrast:
     """A contrast that is shown, not judged."""
     return Contrast("", weights, measure, "better", margin=0.0)
 

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Final
 
 from hiddenkey.lab.claims.effects import Values, effect
-from hiddenkey.lab.claims.findings import Evidence, Finding, expected_power
+from hiddenkey.lab.claims.findings import Evidence, Ruling, expected_power
 from hiddenkey.lab.claims.outline import EvidenceOutline
 from hiddenkey.lab.claims.plan import BASELINE, COST, Claim, Scale
 from hiddenkey.lab.claims.sentences import sentences
@@ -100,7 +100,7 @@ def _environments(records: Iterable[Record]) -> tuple[tuple[Mapping[str, str], i
     return tuple((json.loads(text), count) for text, count in counted.most_common())
 
 
-def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Finding:
+def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Ruling:
     """Judge a claim by the rule (:data:`~hiddenkey.lab.claims.sentences.RULE`).
 
     A task counts if plain LoRA's mean metric on it is above the task's floor. What a step costs
@@ -116,7 +116,7 @@ def judge(claim: Claim, scale: Scale, values: Values, missing: int = 0) -> Findi
     by_task = [
         effect(c, values, claim.tasks, task) for c in claim.contrasts for task in claim.tasks
     ]
-    finding = Finding(claim, (), tuple(by_task), left_out, missing, expected_power(claim, scale))
+    finding = Ruling(claim, (), tuple(by_task), left_out, missing, expected_power(claim, scale))
     asked = [(contrast, finding.tasks(contrast.measure)) for contrast in claim.contrasts]
     if claim.scope == "pooled":
         questions = [effect(contrast, values, tasks) for contrast, tasks in asked]

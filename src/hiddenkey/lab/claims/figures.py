@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import Effect, Values, Verdict, level
-from hiddenkey.lab.claims.findings import Evidence, Finding
+from hiddenkey.lab.claims.findings import Evidence, Ruling
 from hiddenkey.lab.claims.plan import BASELINE, COST, Drawing
 from hiddenkey.lab.claims.wording import AXES, effect_text, value
 from hiddenkey.lab.present.canvas import COLOURS, INK, Axes, Figure, Palette, Plot, Style
@@ -70,13 +70,13 @@ def list_plots(evidence: Evidence) -> list[Plot]:
     return plots
 
 
-def _method(finding: Finding, points: Mapping[float, str]) -> str:
+def _method(finding: Ruling, points: Mapping[float, str]) -> str:
     """The method of a line's last point; the first may be plain LoRA, at rate 0."""
     return finding.claim.configurations[points[max(points)]].method
 
 
 def _sweep_plot(
-    name: str, finding: Finding, drawing: Drawing, values: Values, palette: Palette
+    name: str, finding: Ruling, drawing: Drawing, values: Values, palette: Palette
 ) -> Iterator[Plot]:
     """Yield the figure of a measure over a number, if there is a value.
 
@@ -173,7 +173,7 @@ def _alt(lines: Mapping[str, _Points], drawing: Drawing) -> str:
     return f"{AXES[drawing.measure]} over {drawing.x}. {'; '.join(parts)}."
 
 
-def _effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plot]:
+def _effects_plot(name: str, finding: Ruling, drawing: Drawing) -> Iterator[Plot]:
     """Yield the figure of the effects on a drawing's measure, if there is one."""
     groups: dict[str, list[Effect]] = {}
     for effect in finding.effects:
@@ -195,7 +195,7 @@ def _effects_plot(name: str, finding: Finding, drawing: Drawing) -> Iterator[Plo
     )
 
 
-def _draw(figure: Figure, finding: Finding, groups: Sequence[Sequence[Effect]]) -> None:
+def _draw(figure: Figure, finding: Ruling, groups: Sequence[Sequence[Effect]]) -> None:
     """Draw questions from top to bottom; the vertical axis is in inches."""
     axes = figure.subplots()
     axes.grid(visible=False, axis="y")
@@ -262,7 +262,7 @@ def _band(effect: Effect, span: tuple[float, float]) -> tuple[float, float]:
     return contrast.no_effect - contrast.margin, contrast.no_effect + contrast.margin
 
 
-def _caption(finding: Finding, effects: Sequence[Effect]) -> str:
+def _caption(finding: Ruling, effects: Sequence[Effect]) -> str:
     shaded = dict.fromkeys(
         "the range that the claim expects"
         if effect.contrast.expect == "between"

@@ -88,7 +88,7 @@ class Power:
 
 
 @dataclass(frozen=True)
-class Finding(Judged):
+class Ruling(Judged):
     """A claim and what came out.
 
     Attributes:
@@ -154,7 +154,7 @@ class Evidence:
     """
 
     scale: Scale
-    findings: tuple[Finding, ...]
+    findings: tuple[Ruling, ...]
     values: Values
     chosen: tuple[Chosen, ...]
     command: str

@@ -19,7 +19,7 @@ from hiddenkey.lab.claims.findings import Chosen, Setting
 from hiddenkey.lab.claims.plan import BASELINE, PLAIN, Claim, Configuration, Scale
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.outline import States, run_job
-from hiddenkey.lab.compare.probe import Cost
+from hiddenkey.lab.compare.probe import RunCost
 from hiddenkey.lab.compare.survey import Costs
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.data import Data
@@ -250,7 +250,7 @@ class PlainCosts(Costs):
 
     def __init__(self, data: Data) -> None:
         super().__init__(Plan(tasks=()), data)
-        self._plain: dict[tuple[str, str], Cost] = {}
+        self._plain: dict[tuple[str, str], RunCost] = {}
 
     def baseline(self, options: TrainOptions) -> TrainOptions:
         """Plain LoRA with the same settings."""
@@ -258,7 +258,7 @@ class PlainCosts(Costs):
             options, method=BASELINE, also=(), rate=None, rates={}, consistency_weight=None
         )
 
-    def cost(self, options: TrainOptions) -> Cost:
+    def cost(self, options: TrainOptions) -> RunCost:
         """What a run costs; each task and model is measured once."""
         place = options.task, options.model
         if place not in self._plain:

@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 
 from hiddenkey.lab.claims.effects import Effect, Verdict
 from hiddenkey.lab.claims.figures import list_plots
-from hiddenkey.lab.claims.findings import Evidence, Finding
+from hiddenkey.lab.claims.findings import Evidence, Ruling
 from hiddenkey.lab.claims.plan import COST, MEASURES
 from hiddenkey.lab.claims.sentences import RULE, cautions, plan_words, run_text, when
 from hiddenkey.lab.claims.tables import (
@@ -104,7 +104,7 @@ def markdown(evidence: Evidence, pictures: Sequence[Picture]) -> str:
 
 
 def _section(
-    finding: Finding, evidence: Evidence, pictures: Iterable[Picture], anchor: str = ""
+    finding: Ruling, evidence: Evidence, pictures: Iterable[Picture], anchor: str = ""
 ) -> Section:
     """A claim: what was run, its tables and figures; values by task are folded."""
     claim = finding.claim
@@ -141,7 +141,7 @@ def _blocks(evidence: Evidence, pictures: Sequence[Picture]) -> Iterator[str]:
         yield _table(grid)
 
 
-def _claim(finding: Finding, section: Section) -> Iterator[str]:
+def _claim(finding: Ruling, section: Section) -> Iterator[str]:
     claim = finding.claim
     yield f"### {escape_markdown(f'{claim.name}: {claim.title}: {finding.verdict}')}"
     yield _prose(f"The paper: {claim.paper}")
@@ -203,7 +203,7 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: Ruling) -> dict[str, Any]:
     return {
         "claim": finding.claim.name,
         "title": finding.claim.title,

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 Expectation = Literal["better", "no better", "equal", "between"]
 Scope = Literal["pooled", "each task"]
-Measure = Literal["metric", "best", "gap", "loss", "step time"]
+Quantity = Literal["metric", "best", "gap", "loss", "step time"]
 
-MEASURES: Final[Mapping[Measure, str]] = MappingProxyType(
+MEASURES: Final[Mapping[Quantity, str]] = MappingProxyType(
     {
         "metric": "main metric after the last step, in percentage points",
         "best": "main metric at the best evaluation, in percentage points",
@@ -72,7 +72,7 @@ class Contrast:
 
     name: str
     weights: Mapping[str, float]
-    measure: Measure
+    measure: Quantity
     expect: Expectation
     margin: float
     low: float = -math.inf
@@ -109,7 +109,7 @@ class Drawing:
     logarithmic: bool = False
     series: Mapping[str, Mapping[float, str]] = field(default_factory=dict)
     cells: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    measure: Measure = "metric"
+    measure: Quantity = "metric"
 
     @property
     def shown(self) -> set[str]:
@@ -206,7 +206,7 @@ class TaskSetup:
 
 
 @dataclass(frozen=True)
-class Scatter:
+class AssumedScatter:
     """What was known of the scatter over seeds before the runs.
 
     Attributes:
@@ -240,4 +240,4 @@ class Scale:
     common: Mapping[str, Any]
     tasks: Mapping[str, TaskSetup]
     choices: Mapping[str, Choice]
-    power: Scatter
+    power: AssumedScatter

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import LEVEL, Effect
-from hiddenkey.lab.claims.findings import Evidence, Finding, design
+from hiddenkey.lab.claims.findings import Evidence, Ruling, design
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.wording import effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
@@ -47,7 +47,7 @@ READING: Final = (
 """How to read the tables of effects."""
 
 
-def sentences(finding: Finding) -> tuple[str, ...]:
+def sentences(finding: Ruling) -> tuple[str, ...]:
     """Say what a finding rests on, one thing to know in each."""
     said = [_tally(finding)] if len(finding.questions) != 1 else []
     said += map(_question, finding.questions)
@@ -58,7 +58,7 @@ def sentences(finding: Finding) -> tuple[str, ...]:
     return tuple(said)
 
 
-def run_text(finding: Finding, scale: Scale) -> str:
+def run_text(finding: Ruling, scale: Scale) -> str:
     """Say in one line what a claim's plan runs, and how much of it is missing."""
     claim, parts = finding.claim, []
     if claim.trained:
@@ -107,7 +107,7 @@ def plan_words(evidence: Evidence) -> tuple[str, ...]:
     )
 
 
-def _tally(finding: Finding) -> str:
+def _tally(finding: Ruling) -> str:
     if not finding.questions:
         return "No task counts yet, so nothing is known."
     verdicts = [question.verdict for question in finding.questions]

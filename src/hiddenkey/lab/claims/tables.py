@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import Effect, gain, level
-from hiddenkey.lab.claims.findings import Chosen, Evidence, Finding, Power
-from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing, Measure
+from hiddenkey.lab.claims.findings import Chosen, Evidence, Power, Ruling
+from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing, Quantity
 from hiddenkey.lab.claims.sentences import run_text
 from hiddenkey.lab.claims.wording import (
     bounds,
@@ -43,7 +43,7 @@ def summary_grid(evidence: Evidence) -> Grid:
     return grid_of("summary", "Claims and verdicts", rows)
 
 
-def effects_grid(finding: Finding) -> Grid:
+def effects_grid(finding: Ruling) -> Grid:
     """Every contrast of a claim, over the tasks and on each."""
     rows = [
         {
@@ -66,7 +66,7 @@ def effects_grid(finding: Finding) -> Grid:
     return grid_of(f"effects-{finding.claim.name}", "Effects", rows)
 
 
-def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid:
+def drawing_grid(finding: Ruling, drawing: Drawing, evidence: Evidence) -> Grid:
     """A table of configurations by two axes, each with its difference to plain LoRA."""
     measure, tasks = drawing.measure, finding.tasks(drawing.measure)
     columns = list(dict.fromkeys(name for cells in drawing.cells.values() for name in cells))
@@ -85,7 +85,7 @@ def drawing_grid(finding: Finding, drawing: Drawing, evidence: Evidence) -> Grid
     return make_grid(name, drawing.title, ("", *columns), rows, notes)
 
 
-def values_grid(finding: Finding, evidence: Evidence, measure: Measure) -> Grid:
+def values_grid(finding: Ruling, evidence: Evidence, measure: Quantity) -> Grid:
     """Mean ± standard deviation of every configuration of a claim on every task."""
     rows = []
     for name in dict.fromkeys((BASELINE, *finding.claim.configurations)):
@@ -106,7 +106,7 @@ def _p_value(p: float) -> Entry:
     return numeric(p, probability(p).removeprefix("= "))
 
 
-def _headline(finding: Finding) -> Entry:
+def _headline(finding: Ruling) -> Entry:
     """A claim's effect; of several questions how many hold, and their effects."""
     asked = finding.questions
     if all(effect.mean is None for effect in asked):
@@ -124,7 +124,7 @@ def _headline(finding: Finding) -> Entry:
     return Entry(tally, tally, details=tuple(shown))
 
 
-def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: Measure) -> Entry:
+def _cell(evidence: Evidence, tasks: Sequence[str], name: str | None, measure: Quantity) -> Entry:
     """A cell of a table of configurations."""
     if name is None:
         return Entry(MISSING, None)
@@ -146,7 +146,7 @@ def _spread(found: Effect, *, seeds: bool = False) -> Entry:
     return Entry(f"{shown} ({len(found.values)})" if seeds else shown, found.mean)
 
 
-def tasks_grid(findings: Sequence[Finding], evidence: Evidence) -> Grid:
+def tasks_grid(findings: Sequence[Ruling], evidence: Evidence) -> Grid:
     """The task setups of claims: what they are, and whether they count."""
     scale = evidence.scale
     left_out = {task: why for finding in findings for task, why in finding.left_out.items()}

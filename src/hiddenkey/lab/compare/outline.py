@@ -27,7 +27,7 @@ _NO_COST: Final = ("rate", "rates", "consistency_weight", "learning_rate")
 
 
 @dataclass(frozen=True)
-class Answer:
+class SettingAnswer:
     """What a setting's runs wait for.
 
     Attributes:
@@ -49,7 +49,7 @@ class Outline:
         self._examples = [len(data.splits(options).train) for options in self._settings]
         self._searches = [self._search(options, data) for options in self._settings]
         self._probes = [self._probe(index) for index in range(len(self._settings))]
-        self._named: dict[tuple[int, int], tuple[Answer, list[Job]]] = {}
+        self._named: dict[tuple[int, int], tuple[SettingAnswer, list[Job]]] = {}
 
     @property
     def studies(self) -> list[str]:
@@ -117,7 +117,7 @@ class Outline:
                 said.append(f"{options.method} on {options.task}: its cost could not be measured")
         return list(dict.fromkeys(said))
 
-    def _answer(self, index: int, look: States) -> Answer:
+    def _answer(self, index: int, look: States) -> SettingAnswer:
         """What search and measurement have found for a setting."""
         name, jobs = self._searches[index]
         chosen: dict[str, Any] | None = {}
@@ -127,10 +127,10 @@ class Outline:
         probe = self._probes[index]
         cost = look.get(self._plan.name, {}).get(probe.key) if probe else None
         if cost is None or cost.status != "finished" or cost.trial is None:
-            return Answer(chosen, None)
-        return Answer(chosen, float(cost.trial.user_attrs["ratio"]))
+            return SettingAnswer(chosen, None)
+        return SettingAnswer(chosen, float(cost.trial.user_attrs["ratio"]))
 
-    def _run_jobs(self, index: int, seed: int, answer: Answer) -> list[Job]:
+    def _run_jobs(self, index: int, seed: int, answer: SettingAnswer) -> list[Job]:
         # Naming thousands of runs takes seconds, and is asked for with every look at the studies.
         answered, jobs = self._named.get((index, seed), (None, []))
         if answered != answer:
@@ -138,7 +138,7 @@ class Outline:
             self._named[index, seed] = answer, jobs
         return jobs
 
-    def _runs(self, index: int, seed: int, answer: Answer) -> list[Run]:
+    def _runs(self, index: int, seed: int, answer: SettingAnswer) -> list[Run]:
         if answer.chosen is None:
             return []
         options = searched_options(self._settings[index], answer.chosen)

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.costs import Place, StepTimes, read_step_times, write_step_times
+from hiddenkey.lab.evidence.costs import StepTimes, TimedPlace, read_step_times, write_step_times
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import versions
 from hiddenkey.lab.plans.plan import Plan
@@ -31,7 +31,7 @@ _TEXTS: Final = 8
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """What one run costs on this machine, in seconds.
 
     Attributes:
@@ -63,7 +63,7 @@ class Cost:
         )
 
 
-def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> Cost:
+def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> RunCost:
     """Time a few steps and two small evaluations of a run.
 
     Args:
@@ -93,7 +93,7 @@ def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> C
         whole = time.perf_counter() - started
     last = seen.lines[-1]
     evaluations = [line["evaluation_seconds"] for line in seen.lines]
-    return Cost(
+    return RunCost(
         step=last["seconds_per_step"],
         example=evaluations[-1] / len(few.evaluation),
         start=max(0.0, whole - last["seconds"] - sum(evaluations) - seen.generation_seconds),
@@ -108,7 +108,7 @@ def ratio(ours: tuple[TrainOptions, Prepared], baseline: tuple[TrainOptions, Pre
     return median(mine / other for mine, other in times_in_turns(ours, baseline))
 
 
-def seconds_of_ratio(cost: Cost) -> float:
+def seconds_of_ratio(cost: RunCost) -> float:
     """Seconds that :func:`ratio` spends on one of its two configurations."""
     from hiddenkey.lab.run.step_times import ROUNDS, WARM_UP
 
@@ -168,7 +168,7 @@ def time_missing_steps(plan: Plan, data: Data, say: Callable[[str], None]) -> No
         write_step_times(folder, known.values())
 
 
-def _place(options: TrainOptions) -> Place:
+def _place(options: TrainOptions) -> TimedPlace:
     return options.task, options.model, options.rank, options.method
 
 

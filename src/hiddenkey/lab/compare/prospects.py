@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from hiddenkey.lab.evidence.arms import Run, find_runs
+from hiddenkey.lab.evidence.arms import ArmRun, find_runs
 from hiddenkey.lab.evidence.cells import Cell, tabulate_cells
 from hiddenkey.lab.evidence.comparisons import MARGIN
 from hiddenkey.lab.evidence.inference import FEWEST
@@ -136,7 +136,7 @@ def prospects(
 
 def _measured(records: Sequence[Record], baseline: str) -> dict[str, Scatter]:
     """The scatter of each task with enough finished pairs, pooled over its configurations."""
-    by_task: dict[str, list[Run]] = defaultdict(list)
+    by_task: dict[str, list[ArmRun]] = defaultdict(list)
     for run in find_runs(records, "steps", baseline):
         by_task[run.task.name].append(run)
     found = {task: _scatter(tabulate_cells(runs, baseline)) for task, runs in by_task.items()}

@@ -12,7 +12,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.coordinator import Jobs
 from hiddenkey.lab.compare.outline import States, steps
-from hiddenkey.lab.compare.probe import Cost, measure, seconds_of_ratio
+from hiddenkey.lab.compare.probe import RunCost, measure, seconds_of_ratio
 from hiddenkey.lab.compare.prospects import Prospect, prospects
 from hiddenkey.lab.plans.agreement import differences, terms, terms_of
 from hiddenkey.lab.plans.data import Data
@@ -141,7 +141,7 @@ class Costs:
         self._settings = plan.settings()
         self._baseline = plan.baseline
         self._equal_time = plan.equal_time
-        self._costs: dict[tuple[object, ...], Cost] = {}
+        self._costs: dict[tuple[object, ...], RunCost] = {}
 
     def run(self, options: TrainOptions) -> float:
         """Seconds of one run."""
@@ -170,7 +170,7 @@ class Costs:
             == (self._baseline, options.task, options.model, options.rank)
         )
 
-    def cost(self, options: TrainOptions) -> Cost:
+    def cost(self, options: TrainOptions) -> RunCost:
         """What a run costs, measured once for its group."""
         group = (options.task, options.model, options.rank, options.method)
         if group not in self._costs:

@@ -41,7 +41,7 @@ _CUT_BY_TIME: Final = ("max_steps", "epochs")
 
 
 @dataclass(frozen=True)
-class Run:
+class ArmRun:
     """A record with its place in the comparison."""
 
     record: Record
@@ -99,7 +99,7 @@ def find_tasks(records: Sequence[Record]) -> dict[str, Task]:
     return found_tasks
 
 
-def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[Run]:
+def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[ArmRun]:
     """Give each record its arm and task, ordered by task, arm (the baseline first) and seed.
 
     Args:
@@ -116,7 +116,7 @@ def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[
         for identity, own in options.items()
     }
     arms = _arms(keys, options, names)
-    runs = [Run(record, arms[keys[record.id]], tasks[record.id]) for record in records]
+    runs = [ArmRun(record, arms[keys[record.id]], tasks[record.id]) for record in records]
     return sorted(runs, key=lambda r: (r.task.label, *arm_order(r.arm, baseline), r.seed))
 
 
@@ -148,7 +148,7 @@ def arm_order(arm: Arm, baseline: str) -> tuple[Any, ...]:
     return (arm.method != baseline, known, arm.method, arm.model, *numbers, arm.label)
 
 
-def newest(runs: Iterable[Run]) -> tuple[list[Run], set[str]]:
+def newest(runs: Iterable[ArmRun]) -> tuple[list[ArmRun], set[str]]:
     """Keep one run for each arm, task and seed: the newest finished one, else the newest failed.
 
     Returns:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import NO_SETTINGS, Run, explicit
+from hiddenkey.lab.evidence.arms import NO_SETTINGS, ArmRun, explicit
 from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
 from hiddenkey.lab.evidence.comparisons import (
     PairedComparison,
@@ -55,9 +55,9 @@ class Cell:
         return self.measure.main and self.measure.checkpoint == checkpoint
 
 
-def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:
+def tabulate_cells(runs: Sequence[ArmRun], baseline: str) -> tuple[Cell, ...]:
     """Summarise all arms of one task by each measure; Holm's correction is over its arms."""
-    groups: dict[Arm, list[Run]] = defaultdict(list)
+    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
     for run in runs:
         groups[run.arm].append(run)
     against = find_baselines(groups, baseline)
@@ -69,10 +69,10 @@ def tabulate_cells(runs: Sequence[Run], baseline: str) -> tuple[Cell, ...]:
 
 
 def compare_arms(
-    groups: Mapping[Arm, Sequence[Run]],
+    groups: Mapping[Arm, Sequence[ArmRun]],
     against: Mapping[Arm, Arm | None],
     measure: Measure,
-    read: Callable[[Run], float | None],
+    read: Callable[[ArmRun], float | None],
 ) -> list[Cell]:
     """Summarise arms by one measure and compare each with its baseline, with Holm's correction.
 
@@ -93,7 +93,7 @@ def compare_arms(
     return list(cells.values())
 
 
-def value_of(run: Run, measure: Measure) -> float | None:
+def value_of(run: ArmRun, measure: Measure) -> float | None:
     """Return a finished run's value, ``None`` if it is missing or no finite number."""
     result = run.record.result
     if result is None:
@@ -109,7 +109,7 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _measures(runs: Sequence[Run]) -> list[Measure]:
+def _measures(runs: Sequence[ArmRun]) -> list[Measure]:
     """The main metric, the evaluation loss and the other metrics, at both checkpoints."""
     results = [run.record.result for run in runs if run.record.result is not None]
     main = next((result.main_metric for result in results), "")
@@ -125,9 +125,9 @@ def _measures(runs: Sequence[Run]) -> list[Measure]:
 
 def _cell(
     arm: Arm,
-    runs: Sequence[Run],
+    runs: Sequence[ArmRun],
     measure: Measure,
-    read: Callable[[Run], float | None],
+    read: Callable[[ArmRun], float | None],
     base: Arm | None,
 ) -> Cell:
     values = [(run.seed, read(run)) for run in runs]
@@ -163,7 +163,7 @@ def _compared(cell: Cell, base: Cell) -> Cell:
 _OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
 
 
-def settings_of(run: Run) -> dict[str, Any]:
+def settings_of(run: ArmRun) -> dict[str, Any]:
     """Return all of a run's settings but those of its task, its seed and its dropout method."""
     left_out = {*NO_SETTINGS, *_OF_METHOD}
     options = explicit(run.record.options)
@@ -175,7 +175,7 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, 
     return tuple(sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))
 
 
-def nearest(run: Run, others: Sequence[Run]) -> Run | None:
+def nearest(run: ArmRun, others: Sequence[ArmRun]) -> ArmRun | None:
     """Return the run of the same task, model, adapter and rank whose other settings differ least.
 
     Of several that differ as little it is one at the same dropout rate, if there is one.
@@ -193,12 +193,12 @@ def nearest(run: Run, others: Sequence[Run]) -> Run | None:
     )
 
 
-def _kind(run: Run) -> tuple[Any, ...]:
+def _kind(run: ArmRun) -> tuple[Any, ...]:
     """What is trained, and on what: runs that differ in it are never set against each other."""
     return run.task, run.arm.model, run.arm.rank, run.record.options.get("adapter", "lora")
 
 
-def find_baselines(groups: Mapping[Arm, Sequence[Run]], baseline: str) -> dict[Arm, Arm | None]:
+def find_baselines(groups: Mapping[Arm, Sequence[ArmRun]], baseline: str) -> dict[Arm, Arm | None]:
     """Return each arm's arm of the baseline; ``None`` for the baseline's own and where none fits.
 
     Args:

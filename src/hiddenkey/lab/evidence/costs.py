@@ -14,7 +14,7 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
-from hiddenkey.lab.evidence.arms import Run
+from hiddenkey.lab.evidence.arms import ArmRun
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import Cell, find_baselines, finite
 from hiddenkey.lab.evidence.comparisons import PairedComparison
@@ -24,7 +24,7 @@ from hiddenkey.lab.run.stored import build
 
 FILE: Final = "step_times.json"
 
-Place = tuple[str, str, int, str]
+TimedPlace = tuple[str, str, int, str]
 """Task, model, rank and method; a dropout rate does not change how long a step takes."""
 
 
@@ -53,7 +53,7 @@ class StepTimes:
     versions: Mapping[str, str]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TimedPlace:
         """What the times are of."""
         return self.task, self.model, self.rank, self.method
 
@@ -120,7 +120,7 @@ class Cost:
 
 
 def tabulate_costs(
-    runs: Sequence[Run], cells: Sequence[Cell], baseline: str, timed: Sequence[StepTimes] = ()
+    runs: Sequence[ArmRun], cells: Sequence[Cell], baseline: str, timed: Sequence[StepTimes] = ()
 ) -> tuple[Cost, ...]:
     """Return seconds per step and peak memory of each arm, relative to its baseline's.
 
@@ -131,7 +131,7 @@ def tabulate_costs(
         timed: steps that took turns; without them, times of runs are compared.
     """
     turns = {each.place: each.ratio for each in timed if each.baseline == baseline}
-    groups: dict[Arm, list[Run]] = defaultdict(list)
+    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
     for run in runs:
         if run.record.result is not None:
             groups[run.arm].append(run)

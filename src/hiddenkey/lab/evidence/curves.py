@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from hiddenkey.lab.evidence.arms import Run
+from hiddenkey.lab.evidence.arms import ArmRun
 from hiddenkey.lab.evidence.axes import Arm
 from hiddenkey.lab.evidence.cells import LOSS, finite
 from hiddenkey.lab.evidence.comparisons import describe
@@ -44,7 +44,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Gap:
+class GeneralisationGap:
     """Training examples against evaluation examples after the last step, without noise.
 
     Attributes:
@@ -62,7 +62,7 @@ class Gap:
     gap: Estimate
 
 
-def tabulate_curves(runs: Sequence[Run], also: Sequence[str] = ()) -> tuple[Curve, ...]:
+def tabulate_curves(runs: Sequence[ArmRun], also: Sequence[str] = ()) -> tuple[Curve, ...]:
     """Average each arm's evaluations step by step over its finished runs.
 
     Args:
@@ -78,7 +78,7 @@ def tabulate_curves(runs: Sequence[Run], also: Sequence[str] = ()) -> tuple[Curv
     )
 
 
-def tabulate_gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
+def tabulate_gaps(runs: Sequence[ArmRun]) -> tuple[GeneralisationGap, ...]:
     """Summarise, for each arm, the gap after the last step, over the runs that have one."""
     gaps = []
     for (arm, metric), group in _finished(runs).items():
@@ -88,7 +88,7 @@ def tabulate_gaps(runs: Sequence[Run]) -> tuple[Gap, ...]:
             whole = [[value for value in row if value is not None] for row in rows]
             columns = [*zip(*(row for row in whole if len(row) == len(_PARTS)), strict=True)]
             if columns:
-                gaps.append(Gap(arm, name, *map(describe, columns)))
+                gaps.append(GeneralisationGap(arm, name, *map(describe, columns)))
     return tuple(gaps)
 
 
@@ -101,16 +101,16 @@ def value_at(line: Mapping[str, Any], name: str, part: Part) -> float | None:
     return evaluation if part == "evaluation" else training
 
 
-def _finished(runs: Sequence[Run]) -> dict[tuple[Arm, str], list[Run]]:
+def _finished(runs: Sequence[ArmRun]) -> dict[tuple[Arm, str], list[ArmRun]]:
     """Finished runs by arm and main metric."""
-    groups: dict[tuple[Arm, str], list[Run]] = defaultdict(list)
+    groups: dict[tuple[Arm, str], list[ArmRun]] = defaultdict(list)
     for run in runs:
         if run.record.result is not None:
             groups[run.arm, run.record.result.main_metric].append(run)
     return groups
 
 
-def _points(runs: Sequence[Run], name: str, part: Part) -> tuple[CurvePoint, ...]:
+def _points(runs: Sequence[ArmRun], name: str, part: Part) -> tuple[CurvePoint, ...]:
     values: dict[int, list[float]] = defaultdict(list)
     for run in runs:
         for line in run.record.metrics:

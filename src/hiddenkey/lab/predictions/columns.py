@@ -38,7 +38,7 @@ _LABELS: Final = ("label", "labels")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Picked:
     """Columns that a user names, or that were taken; nothing for a file without columns."""
 
     prediction: str | None = None

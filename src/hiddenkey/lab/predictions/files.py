@@ -14,10 +14,10 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.predictions.columns import SOURCES, Choice, reference_columns
+from hiddenkey.lab.predictions.columns import SOURCES, Picked, reference_columns
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
-    Record,
+    TextRecord,
     columns_of,
     match_records,
     read_lines,
@@ -36,9 +36,9 @@ from hiddenkey.lab.tasks.files import FileFaults, refuse
 class Material:
     """Instances with their references, one output for each, and the columns they are from."""
 
-    instances: tuple[Record, ...]
+    instances: tuple[TextRecord, ...]
     outputs: tuple[str, ...]
-    taken: Choice
+    taken: Picked
 
     @property
     def references(self) -> list[tuple[str, ...]]:
@@ -58,14 +58,14 @@ class Material:
 
 
 def read_material(
-    family: Family, references: Path, outputs: Path, given: Choice | None = None
+    family: Family, references: Path, outputs: Path, given: Picked | None = None
 ) -> Material:
     """Read references and outputs, and match them by identifiers where the outputs have any.
 
     Raises:
         ConfigError: with the faults of both files, or if they do not fit together.
     """
-    given = given or Choice()
+    given = given or Picked()
     faults = FileFaults(references), FileFaults(outputs)
     columns, readings = _read_references(family, references, given, faults[0])
     column, found = read_outputs(outputs, given, (*SOURCES, *NUMBERS), faults[1])
@@ -83,8 +83,8 @@ def read_material(
 
 
 def _read_references(
-    family: Family, path: Path, given: Choice, faults: FileFaults
-) -> tuple[tuple[str, ...], list[list[Record]]]:
+    family: Family, path: Path, given: Picked, faults: FileFaults
+) -> tuple[tuple[str, ...], list[list[TextRecord]]]:
     """The columns, and the ways to read the file, the official scorer's first."""
     is_xml = path.is_dir() or path.suffix.lower() == ".xml"
     rows = None if is_xml else read_table(path, faults)
@@ -104,19 +104,19 @@ def _read_references(
     return columns, _group([_cleaned(record, family, path) for record in records])
 
 
-def _read_entries(path: Path, faults: FileFaults) -> list[Record]:
+def _read_entries(path: Path, faults: FileFaults) -> list[TextRecord]:
     try:
         entries = webnlg.read_entries(path)
     except ConfigError as error:
         faults.found += [(index, fault) for index, fault in enumerate(error.faults)]
         return []
     return [
-        Record(e.references or e.texts, 0, (), e.category, identifiers={"eid": e.identifier})
+        TextRecord(e.references or e.texts, 0, (), e.category, identifiers={"eid": e.identifier})
         for e in entries
     ]
 
 
-def _read_blocks(path: Path, faults: FileFaults) -> list[list[Record]]:
+def _read_blocks(path: Path, faults: FileFaults) -> list[list[TextRecord]]:
     lines = read_lines(path, faults)
     while lines and not lines[-1]:
         lines.pop()
@@ -130,13 +130,13 @@ def _read_blocks(path: Path, faults: FileFaults) -> list[list[Record]]:
             blocks.append([])
         else:
             faults.add("one empty line separates two instances, got another; delete it", number)
-    instances = [Record(tuple(block)) for block in blocks]
+    instances = [TextRecord(tuple(block)) for block in blocks]
     if len(blocks) > 1:
         return [instances]
-    return [[Record((reference,)) for reference in blocks[0]], instances]
+    return [[TextRecord((reference,)) for reference in blocks[0]], instances]
 
 
-def _group(records: Sequence[Record]) -> list[list[Record]]:
+def _group(records: Sequence[TextRecord]) -> list[list[TextRecord]]:
     """Rows of the same source are one instance: those in a row, or all, or none where that fits.
 
     Where an identifier occurs more than once, its rows are one.
@@ -150,9 +150,9 @@ def _group(records: Sequence[Record]) -> list[list[Record]]:
     return [_joined(records, in_a_row), _joined(records, meanings), list(records)]
 
 
-def _joined(records: Sequence[Record], keys: Iterable[Hashable]) -> list[Record]:
+def _joined(records: Sequence[TextRecord], keys: Iterable[Hashable]) -> list[TextRecord]:
     """One record of the texts of each key, with the identifiers that all its rows have."""
-    parts: dict[Hashable, list[Record]] = {}
+    parts: dict[Hashable, list[TextRecord]] = {}
     for record, key in zip(records, keys, strict=True):
         parts.setdefault(key, []).append(record)
     joined = []
@@ -163,7 +163,7 @@ def _joined(records: Sequence[Record], keys: Iterable[Hashable]) -> list[Record]
     return joined
 
 
-def _cleaned(record: Record, family: Family, path: Path) -> Record:
+def _cleaned(record: TextRecord, family: Family, path: Path) -> TextRecord:
     """The E2E scorer takes the marks of quoting off a table's fields, and apostrophes with them."""
     marks = {".jsonl": "", ".parquet": "", ".tsv": r"^['\"]?\s*|\s*['\"]?$"}
     mark = marks.get(path.suffix.lower(), r"^'\s*") if family == "e2e" else ""

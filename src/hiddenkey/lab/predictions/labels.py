@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.predictions.columns import SOURCES, Choice, plain
+from hiddenkey.lab.predictions.columns import SOURCES, Picked, plain
 from hiddenkey.lab.predictions.records import (
     NUMBERS,
-    Record,
+    TextRecord,
     match_records,
     read_outputs,
     to_records,
 )
 from hiddenkey.lab.tasks import TASKS, Task
 from hiddenkey.lab.tasks.files import FileFaults, refuse
-from hiddenkey.lab.tasks.glue import LAYOUTS, Layout
+from hiddenkey.lab.tasks.glue import LAYOUTS, GlueLayout
 from hiddenkey.lab.tasks.tables import Columns, Row, read_rows, to_examples
 
 _TEXTS: Final = ("sentence", "sentence1", "sentence2", "premise", "hypothesis", "text", *SOURCES)
@@ -34,7 +34,7 @@ class Labels:
 
     true: list[Any]
     predicted: list[Any]
-    taken: Choice
+    taken: Picked
 
 
 def glue_tasks() -> dict[str, Task]:
@@ -42,7 +42,7 @@ def glue_tasks() -> dict[str, Task]:
     return {name: TASKS[name] for name in LAYOUTS}
 
 
-def read_labels(task: Task, references: Path, outputs: Path, given: Choice | None = None) -> Labels:
+def read_labels(task: Task, references: Path, outputs: Path, given: Picked | None = None) -> Labels:
     """Read a file in the task's layout and one of outputs, and match them as texts are matched.
 
     Raises:
@@ -51,7 +51,7 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     layout = LAYOUTS.get(task.name)
     if layout is None:
         raise ValueError(f"task must be one of {', '.join(glue_tasks())}, got {task.name!r}")
-    given = given or Choice()
+    given = given or Picked()
     faults = FileFaults(references), FileFaults(outputs)
     columns, spellings = layout.columns, Columns((), "label", _spellings(layout))
     if len(given.references) > 1:
@@ -71,7 +71,7 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     refuse(*faults)
 
     def agrees(one: str, other: str) -> bool:
-        found = [_labels([Record((text,))], spellings, FileFaults("")) for text in (one, other)]
+        found = [_labels([TextRecord((text,))], spellings, FileFaults("")) for text in (one, other)]
         return not found[0] or math.isclose(*found[0], *found[1], rel_tol=1e-4, abs_tol=1e-4)
 
     taken = column, (columns.label,)
@@ -79,12 +79,12 @@ def read_labels(task: Task, references: Path, outputs: Path, given: Choice | Non
     return Labels(true, _labels(ordered, spellings, faults[1]), choice)
 
 
-def _labels(records: Sequence[Record], columns: Columns, faults: FileFaults) -> list[Any]:
+def _labels(records: Sequence[TextRecord], columns: Columns, faults: FileFaults) -> list[Any]:
     rows = [Row(record.line, {columns.label: record.texts[0]}) for record in records]
     return [example.label for example in to_examples(rows, columns, faults)]
 
 
-def _spellings(layout: Layout) -> Mapping[str, int] | None:
+def _spellings(layout: GlueLayout) -> Mapping[str, int] | None:
     """A class may be given as in the files, by its name or by its index."""
     if layout.columns.labels is None:
         return None

@@ -17,7 +17,7 @@ from typing import Any, Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.predictions.columns import (
     IDENTIFIERS,
-    Choice,
+    Picked,
     match,
     plain,
     prediction_column,
@@ -33,7 +33,7 @@ _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
-class Record:
+class TextRecord:
     """A row of a file, or what one output is compared with.
 
     Attributes:
@@ -54,8 +54,8 @@ class Record:
 
 
 def read_outputs(
-    path: Path, given: Choice, about: Sequence[str], faults: FileFaults
-) -> tuple[str | None, list[Record]]:
+    path: Path, given: Picked, about: Sequence[str], faults: FileFaults
+) -> tuple[str | None, list[TextRecord]]:
     """Return the column of predictions, if there are columns, and a record for each row.
 
     Columns named in ``about`` are neither prediction nor truth.
@@ -65,7 +65,7 @@ def read_outputs(
         if given.prediction or given.identifier:
             faults.add("must be a table to choose a column of, got plain text; name no column")
         lines = enumerate(read_lines(path, faults), start=1)
-        return None, [Record((line,), number) for number, line in lines]
+        return None, [TextRecord((line,), number) for number, line in lines]
     present = columns_of(rows)
     column = prediction_column(present, about, given.prediction, faults) if rows else None
     if column is None:
@@ -111,10 +111,10 @@ def to_records(
     rows: Sequence[Row],
     columns: Sequence[str],
     about: Sequence[str],
-    given: Choice,
+    given: Picked,
     faults: FileFaults,
     truth: Sequence[str] = (),
-) -> list[Record]:
+) -> list[TextRecord]:
     """Turn rows into records of the texts in some columns, and leave out rows without any."""
     present = {plain(name): name for name in columns_of(rows)}
     others = {key: name for key, name in present.items() if name not in columns}
@@ -129,7 +129,7 @@ def to_records(
         if len(columns) > 1:  # a row may have fewer than the most
             texts = [text for text in texts if text is None or text.strip()]
         category = row.values.get(present.get("category", ""))
-        record = Record(
+        record = TextRecord(
             tuple(text for text in texts if text is not None),
             row.line,
             _written(row, sources),
@@ -145,12 +145,12 @@ def to_records(
 
 
 def match_records(
-    instances: Sequence[Record],
-    found: Sequence[Record],
+    instances: Sequence[TextRecord],
+    found: Sequence[TextRecord],
     agrees: Callable[[str, str], bool],
     paths: tuple[Path, Path],
     columns: tuple[str | None, tuple[str, ...]],
-) -> tuple[list[Record], Choice]:
+) -> tuple[list[TextRecord], Picked]:
     """Return the outputs in the references' order, and the columns that were taken.
 
     Args:
@@ -186,10 +186,10 @@ def match_records(
         if fault := _mismatch(instance, output, agrees):
             faults.add(fault, output.line)
     refuse(faults)
-    return list(found), Choice(column, theirs, by)
+    return list(found), Picked(column, theirs, by)
 
 
-def _mismatch(instance: Record, output: Record, agrees: Callable[[str, str], bool]) -> str:
+def _mismatch(instance: TextRecord, output: TextRecord, agrees: Callable[[str, str], bool]) -> str:
     """Why an output does not answer an instance; one's sources may be a part of the other's."""
     theirs, ours = (list(map(_bare, record.sources)) for record in (instance, output))
     is_part = all(text in " ".join(ours) for text in theirs)
@@ -217,7 +217,7 @@ def _bare(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold())) or text.strip()
 
 
-def with_lists(records: Sequence[Record], path: Path) -> list[Record]:
+def with_lists(records: Sequence[TextRecord], path: Path) -> list[TextRecord]:
     """The records of CSV and TSV that hold a list in quotes, where one text is to be."""
     is_plain = path.suffix.lower() in FORMATS[:2]
     return [r for r in records if is_plain and any(_LIST.fullmatch(t.strip()) for t in r.texts)]

@@ -9,17 +9,17 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiddenkey.lab.evidence.arms import Run, differing_options, explicit
+from hiddenkey.lab.evidence.arms import ArmRun, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.costs import memory
 from hiddenkey.lab.present.entries import Grid, grid_of, make_grid
-from hiddenkey.lab.report.tables import RunRow, SearchTrial, Tables
+from hiddenkey.lab.report.tables import RunRow, SearchRow, Tables
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]
 
 
 def tabulate_runs(
-    runs: Sequence[Run], replaced: set[str], differing: Sequence[str]
+    runs: Sequence[ArmRun], replaced: set[str], differing: Sequence[str]
 ) -> tuple[tuple[RunRow, ...], Environments]:
     """Return a row for each run, and the distinct environments that the rows point to."""
     frozen = [json.dumps(run.record.environment, sort_keys=True) for run in runs]
@@ -37,19 +37,19 @@ def tabulate_runs(
     return rows, tuple((json.loads(text), counts[text]) for text in distinct)
 
 
-def tabulate_search(runs: Sequence[Run]) -> tuple[SearchTrial, ...]:
+def tabulate_search(runs: Sequence[ArmRun]) -> tuple[SearchRow, ...]:
     """Return the configurations that a search tried, the leading one of each method first."""
-    groups: dict[tuple[str, str, str, int], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, int], list[ArmRun]] = defaultdict(list)
     for run in runs:
         groups[run.task.label, run.arm.method, run.arm.model, run.arm.rank].append(run)
     return tuple(trial for group in groups.values() for trial in _trials(group))
 
 
-def _trials(runs: Sequence[Run]) -> list[SearchTrial]:
+def _trials(runs: Sequence[ArmRun]) -> list[SearchRow]:
     """The trials of one search: runs that differ in the seed alone are one trial."""
     _, differing = differing_options(run.record for run in runs)
     names = [name for name in differing if name not in ("seed", "rates")]
-    groups: dict[tuple[str, ...], list[Run]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[ArmRun]] = defaultdict(list)
     for run in runs:
         values = explicit(run.record.options)
         groups[tuple(_shown(values.get(name)) for name in names)].append(run)
@@ -64,12 +64,12 @@ def _trials(runs: Sequence[Run]) -> list[SearchTrial]:
     ]
 
 
-def _trial(settings: Mapping[str, str], runs: Sequence[Run]) -> SearchTrial:
+def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:
     arm, task = runs[0].arm, runs[0].task
     place = {"task": task.label, "method": arm.method, "model": arm.model, "rank": str(arm.rank)}
     results = [run.record.result for run in runs if run.record.result is not None]
     metrics = [result.metrics[result.main_metric] for result in results]
-    return SearchTrial(
+    return SearchRow(
         settings={**place, **settings},
         metric=task.metric,
         last=_mean([finite(metric.last) for metric in metrics]),
@@ -84,7 +84,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _values(run: Run, superseded: bool) -> dict[str, Any]:
+def _values(run: ArmRun, superseded: bool) -> dict[str, Any]:
     """What the list of all runs says; ``superseded``: a newer run like this one replaces it."""
     record, result = run.record, run.record.result
     metric = None if result is None else result.metrics[result.main_metric]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import NO_SETTINGS, Run, explicit
+from hiddenkey.lab.evidence.arms import NO_SETTINGS, ArmRun, explicit
 from hiddenkey.lab.evidence.axes import Arm, Budget
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.present.words import listing
@@ -19,7 +19,7 @@ _MACHINE: Final = ("device", "platform", "python", "torch", "transformers", "pef
 
 
 def task_notes(
-    runs: Sequence[Run], cells: Sequence[Cell], baseline: str, budget: Budget
+    runs: Sequence[ArmRun], cells: Sequence[Cell], baseline: str, budget: Budget
 ) -> tuple[str, ...]:
     """Say where the runs of one task are not alike in more than the method."""
     return (
@@ -31,7 +31,7 @@ def task_notes(
     )
 
 
-def _unnamed_options(runs: Sequence[Run]) -> list[str]:
+def _unnamed_options(runs: Sequence[ArmRun]) -> list[str]:
     """The rates and weights that labels leave out, since each method has one on this task."""
     told: dict[str, str] = {}
     for run in runs:
@@ -71,7 +71,7 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{noun} {listing([str(seed) for seed in seeds], limit=12)}"
 
 
-def _unequal_steps(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
+def _unequal_steps(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> list[str]:
     if budget == "time":
         return []
     steps: dict[Arm, set[int]] = defaultdict(set)
@@ -88,7 +88,7 @@ def _unequal_steps(runs: Sequence[Run], baseline: str, budget: Budget) -> list[s
     ]
 
 
-def _other_options(runs: Sequence[Run], baseline: str, budget: Budget) -> list[str]:
+def _other_options(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> list[str]:
     """Options of a method that the baseline does not have, beyond what is compared."""
     expected = {*NO_SETTINGS, "model", "rank"}
     expected |= {"max_steps", "epochs"} if budget == "time" else set()
@@ -119,7 +119,7 @@ def _values(frozen: set[str]) -> str:
     return listing([value.strip('"') for value in sorted(frozen)])
 
 
-def _environments(runs: Sequence[Run]) -> list[str]:
+def _environments(runs: Sequence[ArmRun]) -> list[str]:
     seen: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         environment: Mapping[str, Any] = run.record.environment

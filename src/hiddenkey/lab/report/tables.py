@@ -9,11 +9,11 @@ from typing import Any
 from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.costs import Cost
-from hiddenkey.lab.evidence.curves import Curve, Gap
+from hiddenkey.lab.evidence.curves import Curve, GeneralisationGap
 from hiddenkey.lab.evidence.ranks import Ranking
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.evidence.sweeps import Selection, Sweep
-from hiddenkey.lab.report.verdicts import Verdict
+from hiddenkey.lab.report.verdicts import Judgement
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class TaskTable:
     """All of one task in one scope; see the parts."""
 
     task: Task
-    verdict: Verdict
+    verdict: Judgement
     cells: tuple[Cell, ...]
-    gaps: tuple[Gap, ...]
+    gaps: tuple[GeneralisationGap, ...]
     costs: tuple[Cost, ...]
     curves: tuple[Curve, ...]
     sweeps: tuple[Sweep, ...]
@@ -59,7 +59,7 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class SearchTrial:
+class SearchRow:
     """One configuration that the search tried, on a validation part of the training examples.
 
     Attributes:
@@ -115,7 +115,7 @@ class Tables:
 
     baseline: str
     scopes: tuple[Scope, ...]
-    search: tuple[SearchTrial, ...]
+    search: tuple[SearchRow, ...]
     runs: tuple[RunRow, ...]
     shared: Mapping[str, Any]
     environments: tuple[tuple[Mapping[str, Any], int], ...]

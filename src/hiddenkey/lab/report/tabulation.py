@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hiddenkey.lab.evidence.arms import (
-    Run,
+    ArmRun,
     arm_order,
     differing_options,
     find_runs,
@@ -69,7 +69,9 @@ def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> lis
     ]
 
 
-def _scope(runs: Sequence[Run], budget: Budget, baseline: str, timed: Sequence[StepTimes]) -> Scope:
+def _scope(
+    runs: Sequence[ArmRun], budget: Budget, baseline: str, timed: Sequence[StepTimes]
+) -> Scope:
     kept, _ = newest(runs)
     arms = tuple(sorted({run.arm for run in kept}, key=lambda arm: arm_order(arm, baseline)))
     tasks = tuple(
@@ -80,7 +82,7 @@ def _scope(runs: Sequence[Run], budget: Budget, baseline: str, timed: Sequence[S
     return Scope(budget, arms, tasks, ranking, unranked)
 
 
-def _beside(time: Sequence[Run], steps: Sequence[Run], baseline: str) -> list[Record]:
+def _beside(time: Sequence[ArmRun], steps: Sequence[ArmRun], baseline: str) -> list[Record]:
     """The baseline's own runs of the tasks, models and ranks that have time-matched runs."""
     places = {(run.task.name, run.arm.model, run.arm.rank) for run in time}
     return [
@@ -91,7 +93,7 @@ def _beside(time: Sequence[Run], steps: Sequence[Run], baseline: str) -> list[Re
 
 
 def _task_table(
-    task: Task, runs: Sequence[Run], budget: Budget, baseline: str, timed: Sequence[StepTimes]
+    task: Task, runs: Sequence[ArmRun], budget: Budget, baseline: str, timed: Sequence[StepTimes]
 ) -> TaskTable:
     cells = tabulate_cells(runs, baseline)
     return TaskTable(

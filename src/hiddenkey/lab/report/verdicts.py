@@ -25,7 +25,7 @@ _BUDGET: Final = {
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """The answer for one task in plain words.
 
     Attributes:
@@ -39,7 +39,7 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def judge(cells: Sequence[Cell], baseline: str, budget: Budget) -> Verdict:
+def judge(cells: Sequence[Cell], baseline: str, budget: Budget) -> Judgement:
     """Answer whether anything beats the baseline on one task.
 
     The answer rests on the last checkpoint, which nothing was chosen on.
@@ -55,7 +55,7 @@ def judge(cells: Sequence[Cell], baseline: str, budget: Budget) -> Verdict:
         *_best_checkpoint(cells),
         *_left_out(cells),
     ]
-    return Verdict(answer, _headline(answer, last, baseline), tuple(sentences))
+    return Judgement(answer, _headline(answer, last, baseline), tuple(sentences))
 
 
 def effect_of(comparison: PairedComparison) -> str:
@@ -77,7 +77,7 @@ def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> _Compared:
     ]
 
 
-def _nothing(cells: Sequence[Cell], baseline: str) -> Verdict:
+def _nothing(cells: Sequence[Cell], baseline: str) -> Judgement:
     reasons = sorted({cell.reason for cell in cells if cell.reason and cell.arm.method != baseline})
     if not cells:
         sentence = "No run of this task finished; see the failed runs."
@@ -93,7 +93,7 @@ def _nothing(cells: Sequence[Cell], baseline: str) -> Verdict:
             f"No method can be paired with {baseline}: {listing(reasons)}. At least"
             f" {FEWEST} common seeds are needed for a verdict."
         )
-    return Verdict("nothing to compare", "Nothing to compare yet.", (sentence, *_left_out(cells)))
+    return Judgement("nothing to compare", "Nothing to compare yet.", (sentence, *_left_out(cells)))
 
 
 def _answer(compared: _Compared) -> Answer:

@@ -76,7 +76,7 @@ class EstimateOptions:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """One row."""
 
     rank: int  # of LoRA
@@ -88,7 +88,7 @@ class Estimate:
     fits: bool  # whether every method's memory is there
 
 
-def estimates(options: EstimateOptions) -> Iterator[Estimate]:
+def estimates(options: EstimateOptions) -> Iterator[MemoryEstimate]:
     """Yield an estimate for each combination of rank, tokens and devices.
 
     Raises:
@@ -183,7 +183,7 @@ def count(config: PretrainedConfig, rank: int, target_modules: tuple[str, ...]) 
     )
 
 
-def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> Estimate:
+def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> MemoryEstimate:
     room = (options.device_memory - options.reserve) * _GIGA
     columns = methods(options).items()
     memory = {name: cost_model.memory(sizes, setting, each) for name, each in columns}
@@ -194,7 +194,7 @@ def _estimate(sizes: Sizes, setting: Setting, options: EstimateOptions) -> Estim
         computing = cost_model.step_flops(sizes, setting, method) / reached
         return max(computing, _gathering(sizes, setting, method, options))
 
-    return Estimate(
+    return MemoryEstimate(
         rank=sizes.rank,
         tokens=setting.tokens,
         devices=setting.devices,

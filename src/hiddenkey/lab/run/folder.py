@@ -42,7 +42,7 @@ _CONTENT: Final = (
     CONFIG,
 )
 
-State = Literal["new", "interrupted", "finished"]
+RunState = Literal["new", "interrupted", "finished"]
 
 DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a file raises that somebody or something has damaged."""
@@ -68,7 +68,7 @@ class RunFolder:
         self.damages: list[str] = []
         self._writes = writes
 
-    def plan(self, options: TrainOptions, data: Mapping[str, Any]) -> State:
+    def plan(self, options: TrainOptions, data: Mapping[str, Any]) -> RunState:
         """Say what a run with these options finds here; nothing is written.
 
         Returns:

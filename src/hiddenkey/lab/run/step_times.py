@@ -26,12 +26,10 @@ WARM_UP: Final = 3
 """Steps of each that are not counted."""
 ROUNDS: Final = 10
 
-Configuration = tuple[TrainOptions, Prepared]
+Timed = tuple[TrainOptions, Prepared]
 
 
-def times_in_turns(
-    ours: Configuration, baseline: Configuration, rounds: int = ROUNDS
-) -> list[tuple[float, float]]:
+def times_in_turns(ours: Timed, baseline: Timed, rounds: int = ROUNDS) -> list[tuple[float, float]]:
     """Return the seconds of a step of ours and of the baseline's, a pair for each round.
 
     Both models are in memory at the same time. Who begins a round changes with each.

@@ -26,7 +26,7 @@ _ENTAILMENT: Final = {"entailment": 0, "not_entailment": 1}
 
 
 @dataclass(frozen=True)
-class Layout:
+class GlueLayout:
     """One GLUE task as its files spell it.
 
     Attributes:
@@ -46,9 +46,9 @@ class Layout:
     hub_texts: tuple[str, ...] = ()
 
 
-LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
+LAYOUTS: Final[Mapping[str, GlueLayout]] = MappingProxyType(
     {
-        "cola": Layout(
+        "cola": GlueLayout(
             "CoLA",
             "is a sentence acceptable English",
             ("matthews", "accuracy"),
@@ -57,27 +57,27 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             ),
             ("unacceptable", "acceptable"),
         ),
-        "rte": Layout(
+        "rte": GlueLayout(
             "RTE",
             "does the first text entail the second",
             ("accuracy",),
             Columns(("sentence1", "sentence2"), "label", _ENTAILMENT),
             tuple(_ENTAILMENT),
         ),
-        "sst2": Layout(
+        "sst2": GlueLayout(
             "SST-2",
             "sentiment of a sentence",
             ("accuracy",),
             Columns(("sentence",), "label", _BINARY),
             ("negative", "positive"),
         ),
-        "stsb": Layout(
+        "stsb": GlueLayout(
             "STS-B",
             "similarity of two sentences, 0 to 5 (regression)",
             ("pearson", "spearman"),
             Columns(("sentence1", "sentence2"), "score", score_range=(0.0, 5.0)),
         ),
-        "mrpc": Layout(
+        "mrpc": GlueLayout(
             "MRPC",
             "do two sentences say the same",
             ("accuracy", "f1"),
@@ -85,7 +85,7 @@ LAYOUTS: Final[Mapping[str, Layout]] = MappingProxyType(
             ("not_equivalent", "equivalent"),
             hub_texts=("sentence1", "sentence2"),
         ),
-        "qnli": Layout(
+        "qnli": GlueLayout(
             "QNLI",
             "does the sentence answer the question",
             ("accuracy",),
@@ -107,7 +107,7 @@ def _load(name: str, source: Source) -> Splits:
     return Splits(*parts, layout.label_names)
 
 
-def _from_hub(name: str, layout: Layout) -> Splits:
+def _from_hub(name: str, layout: GlueLayout) -> Splits:
     texts = layout.hub_texts or layout.columns.texts
     classes = {str(index): index for index in range(len(layout.label_names))}
     columns = Columns(texts, "label", classes or None, layout.columns.score_range)
@@ -140,7 +140,7 @@ def _fetch(task: str, split: str, columns: Columns) -> tuple[Example, ...]:
     return examples
 
 
-def _task(name: str, layout: Layout) -> Task:
+def _task(name: str, layout: GlueLayout) -> Task:
     return Task(
         name=name,
         summary=f"GLUE {layout.official}: {layout.summary}",
