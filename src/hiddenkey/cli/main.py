@@ -26,10 +26,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return the exit status.
-
-    It is 0, 1 if something failed, 2 for a user's error, 130 when stopped.
-    """
+    """Run one subcommand; return 0, 1 if something failed, 2 for a user's error, 130 if stopped."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:

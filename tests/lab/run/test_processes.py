@@ -116,7 +116,7 @@ def test_torchrun_prints_once(tiny_options):
     words = ["train", "--model", tiny_options.model, "--task", "file"]
     words += ["--train-file", tiny_options.train_file, "--eval-file", tiny_options.eval_file]
     words += ["--text-columns", "text", "--max-steps", "2", "--evaluations", "1"]
-    words += ["--batch-size", "4", "--output", str(tiny_options.folder)]
+    words += ["--max-length", "16", "--batch-size", "4", "--output", str(tiny_options.folder)]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "hiddenkey.cli.main", *words],

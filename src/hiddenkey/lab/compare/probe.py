@@ -174,7 +174,9 @@ def _place(options: TrainOptions) -> TimedPlace:
 
 def _time(options: TrainOptions, baseline: TrainOptions, data: Data, rounds: int) -> StepTimes:
     from hiddenkey.lab.run.step_times import times_in_turns
+    from hiddenkey.quiet import quiet
 
+    quiet()
     ours, others = ((each, data.prepare(each)) for each in (options, baseline))
     seconds = times_in_turns(ours, others, rounds)
     own, base = zip(*seconds, strict=True)

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_type_hints
+from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
-from hiddenkey.lab.run.stored import build
+from hiddenkey.lab.run.stored import build, hints_of
 
 FOLDER: Final = "records"
 """Name of the records' folder in the folder of a comparison."""
@@ -93,7 +93,7 @@ class Record:
             raise ValueError("a finished run has a result, a failed one has none")
         for line in build(tuple[Mapping[str, Measured], ...], found.metrics, "metrics"):
             build(int, line.get("step"), "metrics.step")
-        for name, hint in get_type_hints(TrainOptions).items():
+        for name, hint in hints_of(TrainOptions).items():
             if name in found.options or name in _NEEDED:
                 build(hint, found.options.get(name), f"options.{name}")
         return found

@@ -6,10 +6,14 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final, Literal, Union
 
 _LARGEST: Final = 1e300
 _UNIONS: Final = (Union, types.UnionType)
+
+
+hints_of: Any = lru_cache(typing.get_type_hints)  # thousands of records are read at a time
 
 
 def build(hint: Any, value: Any, place: str = "") -> Any:
@@ -27,7 +31,7 @@ def build(hint: Any, value: Any, place: str = "") -> Any:
     if hint in (Any, object):
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        hints = typing.get_type_hints(hint)
+        hints = hints_of(hint)
         if value.keys() == hints.keys():
             return hint(**{n: build(hints[n], each, f"{place}.{n}") for n, each in value.items()})  # type: ignore[operator]
         differing = sorted(map(str, value.keys() ^ hints.keys()))
