@@ -143,6 +143,7 @@ def test_killed_or_stopped_it_leaves_no_process_and_goes_on(plan, plan_file, wai
     finally:
         end_all(command)
     found = run_here(dataclasses.replace(plan, seeds=(0,), common=common)).records()
+    assert [record.reason for record in found] == ["", ""]
     assert [record.status for record in found] == ["finished", "finished"]
     assert [record.result.steps for record in found] == [200, 200]
     assert sum(record.attempts for record in found) >= 4

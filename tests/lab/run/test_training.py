@@ -227,7 +227,7 @@ def test_resumed_run_ends_like_an_undisturbed_one(tiny_options, tmp_path, stoppe
     ]
 
 
-def test_half_written_checkpoint_is_not_resumed_from(tiny_options, tmp_path):
+def test_half_written_checkpoint_is_not_resumed_from(tiny_options, tmp_path, caplog):
     options = replace(tiny_options, evaluations=4)
     whole = train(replace(options, output=str(tmp_path / "whole")))
     with pytest.raises(InterruptedError):
@@ -235,8 +235,8 @@ def test_half_written_checkpoint_is_not_resumed_from(tiny_options, tmp_path):
     half = Path(options.output) / "checkpoints" / "checkpoint-6"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half")
-    with pytest.warns(UserWarning, match="optimizer.pt is missing: the training goes on from step"):
-        resumed = train(replace(options, resume=True))
+    resumed = train(replace(options, resume=True))
+    assert "optimizer.pt is missing: the training goes on from step" in caplog.text
     assert without_times(resumed.to_dict()) == without_times(whole.to_dict())
 
 

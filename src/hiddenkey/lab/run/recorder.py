@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -38,7 +38,7 @@ class Observer:
 
     def damaged(self, said: str) -> None:
         """A resumed run found something damaged; ``said`` is a sentence about it."""
-        warnings.warn(said, stacklevel=3)
+        logging.getLogger(__name__).warning(said)
 
     def attached(self, attachment: Attachment) -> None:
         """The dropout is attached to the model, training starts next."""
