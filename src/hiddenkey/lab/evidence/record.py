@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -51,6 +51,8 @@ class Record:
         attempts: how often the run was begun.
         started: UTC time, ISO 8601.
         ended: likewise.
+        observed: what ``hiddenkey run`` saw of a command of somebody else's: the sites, the drop
+            rates, and hashes of the first weights and of the batches; empty for runs of ours.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Record:
     attempts: int
     started: str
     ended: str
+    observed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:

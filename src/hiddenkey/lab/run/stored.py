@@ -16,8 +16,23 @@ _UNIONS: Final = (Union, types.UnionType)
 hints_of: Any = lru_cache(typing.get_type_hints)  # thousands of records are read at a time
 
 
+def _optional(kind: Any) -> frozenset[str]:
+    """Fields that files of earlier versions lack: those with a default."""
+    missing = dataclasses.MISSING
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is not missing or field.default_factory is not missing
+    )
+
+
+_optional_of: Any = lru_cache(_optional)
+
+
 def build(hint: Any, value: Any, place: str = "") -> Any:
     """Return a value of a type from plain JSON types: dataclasses from objects, tuples from lists.
+
+    A field with a default may be absent.
 
     Args:
         hint: the type, as an annotation says it.
@@ -32,9 +47,10 @@ def build(hint: Any, value: Any, place: str = "") -> Any:
         return value
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         hints = hints_of(hint)
-        if value.keys() == hints.keys():
+        missing = hints.keys() - value.keys() - _optional_of(hint)
+        differing = sorted(map(str, missing | (value.keys() - hints.keys())))
+        if not differing:
             return hint(**{n: build(hints[n], each, f"{place}.{n}") for n, each in value.items()})  # type: ignore[operator]
-        differing = sorted(map(str, value.keys() ^ hints.keys()))
         raise ValueError(f"{place or 'it'} lacks or does not know {', '.join(differing)}")
     if kind in _UNIONS:
         for part in parts:
