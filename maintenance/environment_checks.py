@@ -196,7 +196,7 @@ def check_trainer(name: str) -> None:
     assert len(logged) == 2, trainer.state.log_history
     for line in logged:
         assert line["consistency_loss"] > 0, line
-        assert abs(line["dropped/hidden/1"] - _RATE) < 0.15, line
+        assert abs(line["dropped/hidden"] - _RATE) < 0.15, line
 
 
 def check_adapter(name: str) -> None:

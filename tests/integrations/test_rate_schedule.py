@@ -15,11 +15,11 @@ NOISE = hiddenkey.method("hiddenkey-minus", rate=0.4).drops
 WARM_UP = RateSchedule(warmup=2, decay="linear", depth="growing")
 
 
-def train(folder, config, *schedules, resume=None, **settings):
+def train(folder, config, *schedules, resume=None, per_layer=True, **settings):
     model = lora_model("bert", feed_forward=True)
     attachment = hiddenkey.attach(model, config)
     made = tiny_trainer(model, folder, **{"max_steps": 6, **settings})
-    watch(made, attachment, *schedules)
+    watch(made, attachment, *schedules, per_layer=per_layer)
     made.train(resume_from_checkpoint=resume)
     return logs(made), weights(model), attachment
 
@@ -41,6 +41,19 @@ def test_rates_are_logged_and_felt(consistency, accumulation, tmp_path):
     assert found[3]["dropped/attention_logits/1"] > 0.1
     assert ("consistency_loss" in found[3]) is (consistency is not None)
     assert attachment.rates["hidden/1"] == pytest.approx(0)  # the decay's end
+
+
+def test_by_default_a_positions_drop_rate_is_the_mean_over_its_layers(tmp_path):
+    config = DropoutConfig(NOISE)
+    by_layer, _, _ = train(tmp_path / "layers", config, WARM_UP)
+    found, _, _ = train(tmp_path / "mean", config, WARM_UP, per_layer=False)
+    for log, layers in zip(found, by_layer, strict=True):
+        assert {key for key in log if key.startswith("dropped/")} == {
+            "dropped/hidden", "dropped/attention_logits",
+        }  # fmt: skip
+        for position in ("hidden", "attention_logits"):
+            rates = [layers[f"dropped/{position}/{layer}"] for layer in (0, 1)]
+            assert log[f"dropped/{position}"] == pytest.approx(sum(rates) / 2, abs=2e-6)
 
 
 def test_a_later_schedule_counts_for_its_positions(tmp_path):

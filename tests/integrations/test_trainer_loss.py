@@ -66,7 +66,7 @@ def test_with_noise_the_parts_add_up(family, way, accumulation, tmp_path):
         assert log["consistency_loss"] > 0.005
         total = log["task_loss"] + log["consistency_loss"]
         assert total == pytest.approx(log["loss"], rel=1e-3)
-        assert log["dropped/hidden/0"] > 0.2
+        assert log["dropped/hidden"] > 0.2
 
 
 @families
@@ -76,7 +76,7 @@ def test_the_models_own_loss_computed_by_the_trainer_trains_as_in_the_model(fami
     inside, trained = train(family, tmp_path, config, lm_loss="full")
     found, ours = train(family, tmp_path, config, compute_loss_func=mean_loss)
     for log, wanted in zip(found, inside, strict=True):
-        for name in ("loss", "task_loss", "consistency_loss", "dropped/hidden/1"):
+        for name in ("loss", "task_loss", "consistency_loss", "dropped/hidden"):
             assert log[name] == pytest.approx(wanted[name], rel=1e-4), name
     assert_same_weights(trained, ours, rtol=1e-4, atol=1e-6)
 

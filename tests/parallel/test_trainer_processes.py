@@ -123,7 +123,7 @@ def test_logs_are_means_over_the_processes(task, tmp_path):
         assert line["consistency_loss"] > 0.01
         total = line["task_loss"] + line["consistency_loss"]
         assert total == pytest.approx(line["loss"], abs=1e-4)
-        assert 0.2 < line["dropped/hidden/0"] < 0.4
+        assert 0.2 < line["dropped/hidden"] < 0.4
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])

@@ -21,13 +21,15 @@ from hiddenkey.step.parallel import means_over_processes
 _STATE = "hiddenkey"
 
 
-def watch(trainer: Trainer, attachment: Attachment, *schedules: RateSchedule) -> None:
+def watch(
+    trainer: Trainer, attachment: Attachment, *schedules: RateSchedule, per_layer: bool = False
+) -> None:
     """Let ``trainer`` log what an attachment does, and change its rates by a schedule.
 
     Adds to each training log, before any reporter sees it: ``task_loss``, ``consistency_loss``,
-    ``dropped/<position>/<layer>``, the share of units that was dropped since the last log, and with
-    a schedule ``rate/<position>``, the mean rate of its layers in the last step. On several
-    processes these are what ``loss`` is: means over all of them. Writes
+    ``dropped/<position>``, the drop rate that was observed since the last log, as the mean over the
+    layers, and with a schedule ``rate/<position>``, the mean rate of the layers in the last step.
+    On several processes these are what ``loss`` is: means over all of them. Writes
     ``hiddenkey_config.json`` into each checkpoint. Under label smoothing and ``compute_loss_func``
     it adds the consistency loss to what these compute. Watching again replaces what was watched.
 
@@ -37,6 +39,7 @@ def watch(trainer: Trainer, attachment: Attachment, *schedules: RateSchedule) ->
         trainer: the Trainer that trains the attached model.
         attachment: from :func:`hiddenkey.attach`.
         schedules: factors of the rates by step; where two name a position, the later one counts.
+        per_layer: log ``dropped/<position>/<layer>`` instead.
 
     Raises:
         ConsistencyError: if the trainer needs deterministic log-probabilities and a consistency
@@ -49,7 +52,8 @@ def watch(trainer: Trainer, attachment: Attachment, *schedules: RateSchedule) ->
         schedule.rates(attachment.sites, 0, 1)
     callbacks = trainer.callback_handler.callbacks
     callbacks[:] = [each for each in callbacks if not isinstance(each, AttachmentCallback)]
-    callbacks.insert(0, AttachmentCallback(trainer, attachment, schedules))
+    callback = AttachmentCallback(trainer, attachment, schedules, per_layer=per_layer)
+    callbacks.insert(0, callback)
     hold_own_loss(trainer, attachment)
 
 
@@ -57,11 +61,17 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     """See :func:`watch`, which puts it before the reporters' callbacks."""
 
     def __init__(
-        self, trainer: Trainer, attachment: Attachment, schedules: tuple[RateSchedule, ...]
+        self,
+        trainer: Trainer,
+        attachment: Attachment,
+        schedules: tuple[RateSchedule, ...],
+        *,
+        per_layer: bool = False,
     ) -> None:
         self._trainer = trainer
         self._attachment = attachment
         self._schedules = schedules
+        self._per_layer = per_layer
         self._passes_at_step_begin = 0
 
     def on_train_begin(
@@ -118,7 +128,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Add the loss parts, the rates and the measured shares to a training log."""
+        """Add the loss parts, the rates and the observed drop rates to a training log."""
         if logs is None or "loss" not in logs:
             return
         losses = means_over_processes(self._attachment.meter.read(), args.device)
@@ -128,9 +138,11 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
             # DPO, GRPO and their like compute a loss of their own and leave the model's alone
             parts["task_loss"] = logs["loss"]
         shares = means_over_processes(self._attachment.shares(), args.device)
-        for key, share in shares.items():
-            if not math.isnan(share):
-                parts[f"dropped/{key}"] = round(share, 6)
+        observed = {key: share for key, share in shares.items() if not math.isnan(share)}
+        if not self._per_layer:
+            sites = [site for site in self._attachment.sites if site.key in observed]
+            observed = by_position(observed, sites)
+        parts |= {f"dropped/{key}": round(share, 6) for key, share in observed.items()}
         if self._schedules:
             rates = by_position(self._attachment.rates, self._attachment.sites)
             parts |= {f"rate/{position}": round(rate, 6) for position, rate in rates.items()}

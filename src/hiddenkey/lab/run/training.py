@@ -98,7 +98,8 @@ def train(
         folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
         recorder = Recorder(folder, options.evaluations, options.log_every, observer)
         trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
-        watch(trainer, attachment, *rate_schedules(options))
+        by_layer = options.rate_depth != "flat"  # else the layers' rates differ by chance alone
+        watch(trainer, attachment, *rate_schedules(options), per_layer=by_layer)
         for callback in (recorder, *callbacks):
             trainer.add_callback(callback)
         observer.attached(attachment)
