@@ -21,7 +21,13 @@ def test_identity_is_short_and_lasting():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 4}, {"rates": {"hidden": 0.3}}, {"learning_rate": 2e-3}, {"holdout": 0.1}],
+    [
+        {"seed": 4},
+        {"rates": {"hidden": 0.3}},
+        {"learning_rate": 2e-3},
+        {"holdout": 0.1},
+        {"validation": 0.1},
+    ],
     ids=lambda changes: next(iter(changes)),
 )
 def test_every_setting_counts(changes):

@@ -9,6 +9,7 @@ from hiddenkey import ConfigError
 from hiddenkey.lab.compare.outline import Outline, steps
 from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.plan import Plan, validate
+from hiddenkey.lab.plans.search import Search, held_out
 from hiddenkey.lab.run import preparation
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -88,7 +89,7 @@ def test_settings_of_a_method_that_mean_nothing_to_it_are_refused():
         ({"search": {"space": {"rates": [0, 1]}}}, "search.space: 'rates' .* mean 'rate'"),
         ({"search": {"space": {"rate": [0.2, 0.1]}}}, r"search.space.rate must be \[low, high\]"),
         ({"search": True, "rates": (0.1,)}, "rates and search.space.rate exclude each other"),
-        ({"search": True, "common": {"holdout": 0.2}}, "holdout is set by search.validation"),
+        ({"search": True, "common": {"validation": 0.2}}, "validation is set by search.validation"),
         ({"output": __file__}, "output must be a folder, got file"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -192,3 +193,23 @@ def test_data_is_prepared_as_for_a_single_run(tiny_options):
     with pytest.raises(ConfigError, match="rate must be in"):
         data.prepare(dataclasses.replace(tiny_options, rate=2.0))
     assert data.fingerprint(TrainOptions()) != data.fingerprint(tiny_options)
+
+
+def test_a_search_looks_at_nothing_that_the_comparison_judges_on(tiny_options):
+    options = dataclasses.replace(tiny_options, eval_file=None, holdout=0.25)
+    search = Search(validation=0.5)
+    data = Data()
+    compared, searched = data.splits(options), data.splits(held_out(options, search))
+    assert (len(compared.train), len(compared.evaluation)) == (24, 8)
+    assert (len(searched.train), len(searched.evaluation)) == (12, 12)
+    parts = [*searched.train, *searched.evaluation]
+    assert sorted(map(repr, parts)) == sorted(map(repr, compared.train))
+    plan = Plan(
+        tasks=("file",),
+        common={"train_file": options.train_file, "text_columns": ["text"], "holdout": 0.25},
+        search={"validation": 0.5, "trials": 2},
+    )
+    ((_, trials), *_) = Outline(plan, check(plan)).jobs({}).items()
+    given = trials[0].payload["options"]
+    assert (given["holdout"], given["validation"]) == (0.25, 0.5)
+    assert trials[0].payload["fingerprint"] == searched.fingerprint()

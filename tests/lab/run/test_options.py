@@ -120,8 +120,8 @@ def test_own_files_need_files_and_columns():
     faults = validate(TrainOptions(task="file"))
     assert [fault.split(",")[0] for fault in faults] == [
         "task 'file' needs train_file",
-        "task 'file' needs eval_file",
         "task 'file' needs text_columns",
+        "task 'file' needs examples to evaluate on",
     ]
     crowded = TrainOptions(
         task="file",

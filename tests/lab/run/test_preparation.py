@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,7 @@ from hiddenkey import ConfigError
 from hiddenkey.lab.run.dropout import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import load_splits, prepare
+from hiddenkey.lab.tasks.classes import described
 
 
 def test_options_reach_the_dropout_configuration():
@@ -126,3 +128,91 @@ def test_a_holdout_of_nothing_or_all_is_refused(share):
 def test_a_holdout_that_leaves_no_example_on_one_side_is_refused():
     with pytest.raises(ConfigError, match=r"must leave examples on both sides, got 0\.01 of"):
         prepare(TrainOptions(train_size=20, holdout=0.01))
+
+
+def one_file(path, rows, **changes):
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    options = TrainOptions(task="file", train_file=str(path), text_columns=("text",), holdout=0.2)
+    return load_splits(replace(options, **changes))
+
+
+def texts(examples):
+    return [example.texts[0] for example in examples]
+
+
+ROWS = [(f"t{index}", "abc"[index % 5 // 2]) for index in range(100)]  # 40 a, 40 b, 20 c
+
+
+def test_one_file_is_held_out_by_class_and_by_data_seed_alone(tmp_path):
+    splits = one_file(tmp_path / "a.csv", ROWS)
+    assert (len(splits.train), len(splits.evaluation)) == (80, 20)
+    assert [[e.label for e in splits.evaluation].count(c) for c in range(3)] == [8, 8, 4]
+    assert not {*texts(splits.train)} & {*texts(splits.evaluation)}
+    for changes in ({"seed": 3}, {"method": "lora"}, {"train_size": 30}):
+        other = one_file(tmp_path / "a.csv", ROWS, **changes)
+        assert other.evaluation == splits.evaluation, "judged on the same examples"
+    assert len(other.train) == 30
+    assert {*texts(other.train)} <= {*texts(splits.train)}
+    assert one_file(tmp_path / "a.csv", ROWS, data_seed=1).evaluation != splits.evaluation
+
+
+def test_equal_texts_are_on_one_side_and_are_counted(tmp_path):
+    rows = [*ROWS, *((f" T{index} ", label) for index, (_, label) in enumerate(ROWS[:50]))]
+    for seed in range(5):
+        splits = one_file(tmp_path / "a.csv", rows, data_seed=seed)
+        sides = [
+            {text.strip().lower() for text in texts(part)}
+            for part in (splits.train, splits.evaluation)
+        ]
+        assert not sides[0] & sides[1]
+        assert len(splits.train) + len(splits.evaluation) == 150
+        assert 28 <= len(splits.evaluation) <= 30
+    assert splits.notes == (
+        "holdout: 50 of 150 examples repeat the text of another one; equal texts are on one side"
+        " only",
+    )
+    assert described(splits)[-1] == splits.notes[0]
+
+
+def test_a_file_of_one_text_alone_cannot_be_held_out(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"holdout must leave examples on both sides, got 0\.2 of 6"
+    ):
+        one_file(tmp_path / "a.csv", [("same", "a"), ("same", "b")] * 3)
+
+
+def test_sizes_of_one_file_are_those_of_its_parts(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        one_file(tmp_path / "a.csv", ROWS, train_size=81, eval_size=21)
+    assert [fault.split(",")[0] for fault in caught.value.faults] == [
+        "train_size must be at most 80",
+        "eval_size must be at most 20",
+    ]
+
+
+def test_held_out_prompts_have_all_their_texts(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rows = [
+        {"prompt": f"p{index // 2}", "completion": f"a longer text {index}"} for index in range(40)
+    ]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = TrainOptions(task="completion", train_file=str(path), holdout=0.25)
+    prepared = prepare(options)
+    splits = prepared.splits
+    assert (len(splits.train), len(splits.evaluation)) == (30, 5)
+    assert {len(example.references) for example in splits.evaluation} == {2}
+    assert not {*texts(splits.train)} & {*texts(splits.evaluation)}
+    assert prepared.task.metrics[0] == "BLEU"
+    path.write_text("\n".join(json.dumps({**row, "completion": "no"}) for row in rows))
+    assert prepare(options).task.metrics[0] == "exact_match"
+
+
+@pytest.mark.parametrize("task", ["file", "completion"])
+def test_without_examples_to_evaluate_on_both_ways_are_told(tmp_path, task):
+    options = TrainOptions(task=task, train_file=str(tmp_path / "a.csv"), text_columns=("text",))
+    with pytest.raises(ConfigError) as caught:
+        prepare(options)
+    assert caught.value.faults == (
+        f"task {task!r} needs examples to evaluate on, got none; give --eval-file FILE, or"
+        " --holdout 0.2 to hold out a fifth of the training file",
+    )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash, versions
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SearchTrial, searched_options
+from hiddenkey.lab.plans.search import SearchTrial, held_out, searched_options
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -154,7 +154,7 @@ class Outline:
         search = self._plan.searched
         if search is None:
             return "", []
-        held = dataclasses.replace(options, holdout=search.validation)
+        held = held_out(options, search)
         space = search.space_of(options.method)
         trial = SearchTrial(held, data.fingerprint(held), 0, search.trials, search.seeds, space)
         what = {**trial.to_dict(), "index": None, "trials": None, "versions": versions()}

@@ -25,6 +25,7 @@ DATA_OPTIONS: Final = (
     "train_size",
     "eval_size",
     "holdout",
+    "validation",
     "data_seed",
 )
 """Options that choose examples: they belong to the task, not to the arm."""

@@ -11,7 +11,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.plans import plan as plans
 from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SEARCHABLE, Search, searched_options
+from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out, searched_options
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.tasks import Splits
@@ -106,7 +106,7 @@ def _runs_to_check(plan: Plan) -> list[TrainOptions]:
 
 def _ends(options: TrainOptions, search: Search) -> list[TrainOptions]:
     """The runs at both ends of a search's space, on its validation part."""
-    held = dataclasses.replace(options, holdout=search.validation)
+    held = held_out(options, search)
     space = search.space_of(options.method)
     return [
         searched_options(held, {name: bounds[end] for name, bounds in space.items()})

@@ -21,6 +21,9 @@ PATHS: Final = ("data", "train_file", "eval_file")
 VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight", "seed")
 """What a plan varies from run to run of a task."""
 
+LATER: Final = ("validation",)
+"""Settings that runs of version 0.1.0 did not have; at their defaults they change no identity."""
+
 _PACKAGES: Final = ("torch", "transformers", "peft")
 
 Stage = Literal["compare", "search"]
@@ -46,10 +49,11 @@ class Run:
     @cached_property
     def id(self) -> str:
         """The run's identity, 16 hexadecimal digits; other data, settings or versions change it."""
-        settings = self.options.recorded()
+        settings, later = self.options.recorded(), changed(self.options)
+        left_out = {*PATHS, *(name for name in LATER if name not in later)}
         return short_hash(
             {
-                "options": {name: settings[name] for name in settings if name not in PATHS},
+                "options": {name: settings[name] for name in settings if name not in left_out},
                 "stage": self.stage,
                 "budget": self.budget,
                 "data": self.fingerprint,

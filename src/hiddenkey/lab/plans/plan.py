@@ -229,6 +229,6 @@ def _search_faults(plan: Plan) -> list[str]:
             " setting must not be judged by the run that chose it"
         )
     tables = [plan.common, *plan.per_task.values(), *plan.per_method.values()]
-    if any("holdout" in table for table in tables):
-        faults.append("holdout is set by search.validation, got both; leave holdout out")
+    if any("validation" in table for table in tables):
+        faults.append("validation is set by search.validation, got both; leave validation out")
     return faults

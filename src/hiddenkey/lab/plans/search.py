@@ -170,6 +170,13 @@ def searched_options(base: TrainOptions, chosen: Mapping[str, Any]) -> TrainOpti
     return dataclasses.replace(base, **changes)
 
 
+def held_out(options: TrainOptions, search: Search) -> TrainOptions:
+    """Return a run that is judged on the search's part of the examples that it would train on."""
+    if options.holdout is None:
+        return dataclasses.replace(options, holdout=search.validation)
+    return dataclasses.replace(options, validation=search.validation)
+
+
 def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
     if not isinstance(value, Mapping) or not value:
         return [f"search.space must be [low, high] by setting, got {value!r}; name a setting"]

@@ -39,10 +39,13 @@ class TrainOptions(Source):
     eval_size: int | None = ONE.default(None)
     """Evaluation examples; the same ones for every seed; none: all."""
     holdout: float | None = _HELD_OUT.default(None)
-    """Share of the training examples to hold out and evaluate on, in (0, 1), instead of the task's
-    evaluation examples: for choosing settings; none: evaluate on the task's own."""
+    """Share of the training examples to hold out and evaluate on, in (0, 1), in place of evaluation
+    examples: for a single file of your own, or for choosing settings. Equal texts stay together."""
+    validation: float | None = _HELD_OUT.default(None)
+    """Share of what --holdout leaves to hold out in its turn and evaluate on, in (0, 1): how the
+    search of a plan chooses settings without a look at the examples of the comparison."""
     data_seed: int = ZERO.default(0, "choose another")
-    """Seed of the draws of --train-size and --holdout, independent of --seed."""
+    """Seed of the draws of --train-size, --holdout and --validation, independent of --seed."""
     max_length: int = _TOKENS.default(128)
     """Longest input in tokens, with the target for generation; longer texts are cut."""
 

@@ -12,13 +12,14 @@ from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.tasks import TASKS, Example, Splits, Task, find_task
-from hiddenkey.lab.tasks.sampling import draw, split
+from hiddenkey.lab.tasks import TASKS, Splits, Task, find_task
+from hiddenkey.lab.tasks.generation import merge_references
+from hiddenkey.lab.tasks.sampling import draw, split_apart
 
 if TYPE_CHECKING:
     from hiddenkey import DropoutConfig
 
-_FILES: Final = ("train_file", "eval_file")
+_FILES: Final = ("train_file",)
 _COLUMNS: Final = ("text_columns",)
 _LABELS: Final = ("label_names", "regression")
 _GENERATION: Final = (
@@ -129,55 +130,73 @@ def load_splits(options: TrainOptions) -> Splits:
 
     The evaluation examples depend on ``eval_size`` alone, so that every seed is judged on the same.
     With ``holdout`` they are that share of the drawn training examples, which are then not trained
-    on, and the task's own evaluation examples are left unread by the run.
+    on, and the task's own evaluation examples are left unread by the run. Of a single file they are
+    held out before the training examples are drawn, so that ``train_size`` cannot change them.
+    ``validation`` does the same once more, with what is left to train on.
 
     Raises:
         ConfigError: with every fault of the data.
     """
     task = find_task(options.task, options)
     splits = task.load(options)
-    faults = []
-    for name, part in (("train_size", splits.train), ("eval_size", splits.evaluation)):
-        wanted = getattr(options, name)
-        if wanted is not None and wanted > len(part):
-            faults.append(
-                f"{name} must be at most {len(part)}, the examples of task {task.name!r}, got"
-                f" {wanted}; leave it out to use all"
-            )
-    if faults:
+    is_single = not splits.evaluation
+    if is_single:
+        splits = _hold_out(splits, "holdout", options, task)
+    if faults := _size_faults(splits, options, task):
         raise ConfigError(faults)
     train = draw(splits.train, options.train_size, options.data_seed, task.kind)
-    evaluation = splits.evaluation
-    if options.holdout is not None:
-        train, evaluation = _hold_out(train, options, task)
-    evaluation = draw(evaluation, options.eval_size, 0, task.kind)
-    return dataclasses.replace(splits, train=train, evaluation=evaluation)
+    splits = dataclasses.replace(splits, train=train)
+    if options.holdout is not None and not is_single:
+        splits = _hold_out(splits, "holdout", options, task)
+    if options.validation is not None:
+        splits = _hold_out(splits, "validation", options, task)
+    evaluation = draw(splits.evaluation, options.eval_size, 0, task.kind)
+    return dataclasses.replace(splits, evaluation=evaluation)
 
 
-def _hold_out(
-    train: tuple[Example, ...], options: TrainOptions, task: Task
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    share = options.holdout or 0.0
+def _size_faults(splits: Splits, options: TrainOptions, task: Task) -> list[str]:
+    return [
+        f"{name} must be at most {len(part)}, the examples of task {task.name!r}, got"
+        f" {wanted}; leave it out to use all"
+        for name, part in (("train_size", splits.train), ("eval_size", splits.evaluation))
+        if (wanted := getattr(options, name)) is not None and wanted > len(part)
+    ]
+
+
+def _hold_out(splits: Splits, name: str, options: TrainOptions, task: Task) -> Splits:
+    """Evaluate on a share of the training examples; a prompt is one example with all its texts."""
+    share, train = getattr(options, name), splits.train
     size = round(share * len(train))
-    if not 0 < size < len(train):
+    parts, doubled = split_apart(train, size, options.data_seed, task.kind)
+    held_out, rest = parts
+    if not (held_out and rest):
         raise ConfigError(
-            f"holdout must leave examples on both sides, got {share:g} of {len(train)} training"
+            f"{name} must leave examples on both sides, got {share:g} of {len(train)} training"
             " examples; take another share or more examples"
         )
-    held_out, rest = split(train, size, options.data_seed, task.kind)
-    return rest, held_out
+    if task.kind == "generation":
+        held_out = merge_references(held_out)
+    notes = splits.notes
+    if doubled:
+        notes += (
+            f"{name}: {doubled:,} of {len(train):,} examples repeat the text of another one; equal"
+            " texts are on one side only",
+        )
+    return dataclasses.replace(splits, train=rest, evaluation=held_out, notes=notes)
 
 
 def _data_is_readable(options: TrainOptions) -> bool:
     """Whether the settings say clearly enough which data to read, whatever else is wrong."""
     task = TASKS.get(options.task)
-    if task is None or not (options.holdout is None or 0 < options.holdout < 1):
+    shares = (options.holdout, options.validation)
+    if task is None or not all(share is None or 0 < share < 1 for share in shares):
         return False
     if task.needs == "folder":
         return options.data is not None
     if task.needs == "files":
         has_columns = bool(options.text_columns) or task.kind == "generation"
-        return bool(options.train_file and options.eval_file and has_columns)
+        can_evaluate = options.eval_file or options.holdout
+        return bool(options.train_file and can_evaluate and has_columns)
     return True
 
 
@@ -234,13 +253,18 @@ def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
         for name in unused
         if (value := getattr(options, name))
     ]
+    if task.needs == "files" and not options.eval_file and options.holdout is None:
+        faults.append(
+            f"task {task.name!r} needs examples to evaluate on, got none; give --eval-file FILE, or"
+            " --holdout 0.2 to hold out a fifth of the training file"
+        )
     return faults + (_column_faults(options) if task.needs == "files" else [])
 
 
 def _own_settings(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The settings of one's own files that a task needs, and those that say nothing to it."""
     if task.needs != "files":
-        return (), (*_FILES, *_COLUMNS, *_LABELS)
+        return (), (*_FILES, "eval_file", *_COLUMNS, *_LABELS)
     return (_FILES, _LABELS) if task.kind == "generation" else ((*_FILES, *_COLUMNS), ())
 
 

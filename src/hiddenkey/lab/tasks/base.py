@@ -37,12 +37,14 @@ class Splits:
         evaluation: the examples that are never trained on.
         label_names: names by class index; empty for regression.
         main_metric: what the examples are to be judged by, where that is not their task's first.
+        notes: what a user should know of how the examples came about, a sentence each.
     """
 
     train: tuple[Example, ...]
     evaluation: tuple[Example, ...]
     label_names: tuple[str, ...] = ()
     main_metric: str = ""
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Hash of every text and label in order, to know whether two runs saw the same data."""
@@ -64,9 +66,9 @@ class Source:
     data: str | None = None
     """Folder that holds TASK/train.tsv and TASK/dev.tsv in GLUE's layout; 'hub' fetches them."""
     train_file: str | None = None
-    """Your training file for --task file: .csv, .tsv (no quoting), .jsonl or .parquet, UTF-8."""
+    """Your training file: .csv, .tsv (no quoting), .jsonl or .parquet, UTF-8."""
     eval_file: str | None = None
-    """Your evaluation file for --task file."""
+    """Your evaluation file; none: --holdout takes a share of the training file."""
     text_columns: tuple[str, ...] = ()
     """Your text column, or two columns for pairs."""
     label_column: str = "label"

@@ -94,12 +94,13 @@ def doubts(counts: Mapping[str, int], column: str) -> list[str]:
 
 
 def described(splits: Splits) -> list[str]:
-    """Return a line for each part of the data: how many examples it has, and of which classes."""
+    """Return a line for each part of the data, with its size and classes, and what was noted."""
     parts = {"training": splits.train, "evaluation": splits.evaluation}
-    return [
+    lines = [
         f"{what} examples: {len(part):,} ({_labels(part, splits.label_names)})"
         for what, part in parts.items()
     ]
+    return [*lines, *splits.notes]
 
 
 def _labels(part: Sequence[Example], names: Sequence[str]) -> str:

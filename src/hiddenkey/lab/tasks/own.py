@@ -34,9 +34,9 @@ def _load_file(source: Source) -> Splits:
     return _with_found_classes(train_file, eval_file, replace(columns, is_open=True))
 
 
-def _with_found_classes(train_file: Path, eval_file: Path, columns: Columns) -> Splits:
-    """Read both files; the labels of the training file are the classes."""
-    faults = (FileFaults(train_file), FileFaults(eval_file))
+def _with_found_classes(train_file: Path, eval_file: Path | None, columns: Columns) -> Splits:
+    """Read the files; the labels of the training file are the classes."""
+    faults = (FileFaults(train_file), FileFaults(eval_file or ""))
     train = read_examples(train_file, columns, faults[0])
     counts = Counter(str(example.label) for example in train)
     for doubt in () if faults[0].found else doubts(counts, columns.label):
@@ -44,7 +44,7 @@ def _with_found_classes(train_file: Path, eval_file: Path, columns: Columns) -> 
     names = in_order(counts)
     labels = {name: index for index, name in enumerate(names)}
     closed = columns if faults[0].found else replace(columns, labels=labels, is_open=False)
-    evaluation = read_examples(eval_file, closed, faults[1])
+    evaluation = read_examples(eval_file, closed, faults[1]) if eval_file else ()
     refuse(*faults)
     indexed = (replace(example, label=labels[str(example.label)]) for example in train)
     return Splits(tuple(indexed), evaluation, names)
@@ -56,14 +56,14 @@ def _load_completion(source: Source) -> Splits:
     columns = Columns(source.text_columns or ("prompt",), target, is_text=True)
     train, evaluation = read_splits(*_files(source, "completion"), columns)
     merged = merge_references(evaluation)
-    main = main_metric([example.references for example in merged])
+    main = main_metric([each.references for each in merged or merge_references(train)])
     return Splits(train, merged, main_metric=main if main != COMPLETION.metrics[0] else "")
 
 
-def _files(source: Source, task: str) -> tuple[Path, Path]:
-    if source.train_file is None or source.eval_file is None:
-        raise ConfigError(f"--task {task} needs --train-file and --eval-file; give both")
-    return Path(source.train_file), Path(source.eval_file)
+def _files(source: Source, task: str) -> tuple[Path, Path | None]:
+    if source.train_file is None:
+        raise ConfigError(f"--task {task} needs your training file; give --train-file")
+    return Path(source.train_file), Path(source.eval_file) if source.eval_file else None
 
 
 FILE: Final = Task(

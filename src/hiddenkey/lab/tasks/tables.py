@@ -63,16 +63,16 @@ class Columns:
 
 
 def read_splits(
-    train_file: Path, eval_file: Path, columns: Columns
+    train_file: Path, eval_file: Path | None, columns: Columns
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Read the training and the evaluation file.
+    """Read the training and the evaluation file; no file has no examples.
 
     Raises:
         ConfigError: with the faults of both files together.
     """
-    faults = (FileFaults(train_file), FileFaults(eval_file))
+    faults = (FileFaults(train_file), FileFaults(eval_file or ""))
     train = read_examples(train_file, columns, faults[0])
-    evaluation = read_examples(eval_file, columns, faults[1])
+    evaluation = read_examples(eval_file, columns, faults[1]) if eval_file else ()
     refuse(*faults)
     return train, evaluation
 
