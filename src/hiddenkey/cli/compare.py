@@ -32,6 +32,7 @@ from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.stored import store_plan
 from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1
@@ -54,6 +55,7 @@ def run(plan: Plan) -> int:
         interrupted_by_sigterm(),
         Coordinator(plan, outline) as coordinator,
     ):
+        store_plan(plan)
         known = coordinator.records()
         if len(known) < outline.total:
             say(console, "\n".join(data.described()))

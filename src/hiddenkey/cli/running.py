@@ -19,6 +19,7 @@ from hiddenkey.lab.compare.assignment import Assignment, work_on
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import label, options_from
+from hiddenkey.lab.present.words import duration as duration
 from hiddenkey.lab.queue.pool import Pool
 from hiddenkey.lab.queue.storage import outlast_outages
 
@@ -162,10 +163,3 @@ def interrupted_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def duration(seconds: float) -> str:
-    """Write a time in a unit of its size."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -50,6 +50,7 @@ def test_every_combination_is_run_once_and_recorded(plan, trained):
         assert record.started <= record.ended
         assert [line["step"] for line in record.metrics] == [2, 4]
         assert record.environment["torch"]
+        assert (record.result.train_examples, record.result.eval_examples) == (32, 15)
         assert "output" not in record.options
         assert not (folder(plan) / "runs" / record.id / "checkpoints").exists()
         assert (folder(plan) / "runs" / record.id / "adapter").is_dir()

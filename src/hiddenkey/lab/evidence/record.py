@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -73,6 +75,22 @@ class Record:
     def reason(self) -> str:
         """The last line of the error; empty without one."""
         return (self.error or "").strip().rpartition("\n")[2].strip()
+
+    @property
+    def wall_seconds(self) -> float | None:
+        """Wall time of a finished run; ``None`` where it is not known.
+
+        Of a run that was interrupted the pauses are left out, and so is loading the model.
+        """
+        if self.result is None:
+            return None
+        with suppress(ValueError):
+            begun, ended = map(datetime.fromisoformat, (self.started, self.ended))
+            if self.attempts == 1 and ended > begun:
+                return (ended - begun).total_seconds()
+        evaluations = (line.get("evaluation_seconds") for line in self.metrics)
+        measured = sum(each for each in evaluations if isinstance(each, int | float))
+        return self.result.seconds + measured or None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""

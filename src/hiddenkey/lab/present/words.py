@@ -51,6 +51,13 @@ def listing(items: Sequence[str], limit: int = 4) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time in a unit of its size."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _rounded(value: float, digits: int) -> float:
     """Round, and turn the negative zero that rounding may leave into zero."""
     return round(value, digits) + 0.0

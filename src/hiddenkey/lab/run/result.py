@@ -69,6 +69,8 @@ class Result:
             the operating system does not say.
         peak_device_memory_mib: largest memory allocated on the accelerator, in MiB, or ``None``.
         data_fingerprint: hash of the examples.
+        train_examples: number of training examples, ``None`` in files of earlier versions.
+        eval_examples: number of evaluation examples, likewise.
     """
 
     task: str
@@ -90,6 +92,8 @@ class Result:
     peak_memory_mib: float | None
     peak_device_memory_mib: float | None
     data_fingerprint: str
+    train_examples: int | None = None
+    eval_examples: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -176,6 +180,8 @@ def sum_up(
         peak_memory_mib=peak_memory_mib(),
         peak_device_memory_mib=on_device,
         data_fingerprint=prepared.splits.fingerprint(),
+        train_examples=len(prepared.splits.train),
+        eval_examples=len(prepared.splits.evaluation),
     )
 
 
