@@ -27,6 +27,21 @@ def plan_file(tmp_path):
         (["--search", "--seeds", "100"], "search.seeds must differ from seeds, got 100 in both"),
         (["--common.epoch", "3"], "common: 'epoch' is not a setting of a run; did you mean"),
         (["--workers", "0", "--rates", "2"], "2 errors:"),
+        (
+            ["--epochs", "3"],
+            "--epochs is a setting of the runs; write it under common: or give --c",
+        ),
+        (["--rate", "0.1"], "or give --common.rate, or several as rates"),
+        (
+            ["--per-task.epochs", "3"],
+            "no task called 'epochs', which is a setting of the runs; giv",
+        ),
+        (["--per-method.rate", "1"], "the runs; give --per_method.METHOD.rate"),
+        (["--per-task.hiddenkey.rank", "1"], "'hiddenkey' is a method; write it under per_method"),
+        (
+            ["--common.seeds", "3"],
+            "common: 'seeds' is the plan's own, for all runs together; write",
+        ),
     ],
 )
 def test_faults_are_told_in_one_line_each(plan_file, tmp_path, capsys, words, message):
@@ -40,5 +55,14 @@ def test_faults_are_told_in_one_line_each(plan_file, tmp_path, capsys, words, me
 def test_an_unknown_key_in_the_file_names_the_nearest(plan_file, capsys):
     assert main(["compare", plan_file(seed=[1])]) == 2
     assert "'seed' is not a setting; did you mean 'seeds'?" in capsys.readouterr().err
+    misplaced = plan_file(epochs=3, cola={"max_length": 64}, per_task={"headlines": {}, "rate": 1})
+    assert main(["compare", misplaced]) == 2
+    errors = capsys.readouterr().err
+    for part in (
+        "'epochs' is a setting of the runs; write it under common: or give --common.epochs",
+        "'cola' is a task; write its settings under per_task: or give --per_task.cola",
+        "'per_task' has no task called 'rate', which is a setting of the runs",
+    ):
+        assert part in errors
     assert main(["compare", "no-such-file.yaml"]) == 2
     assert "no such file" in capsys.readouterr().err

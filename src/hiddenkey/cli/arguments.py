@@ -154,6 +154,8 @@ def _diagnose(
         name = flag.partition(".")[0]
         if flag == _CONFIG:
             faults += _file_faults(parser, kind, value)
+        elif place := _misplaced(kind, flag, value):
+            faults.append(f"{_shown(flag)} {place}")
         elif name not in names:
             hint = suggestion(_shown(flag), map(_shown, [*names, _CONFIG])) or "; see --help"
             faults.append(f"{_shown(flag)} is not a setting{hint}")
@@ -162,6 +164,11 @@ def _diagnose(
         else:
             faults += _type_fault(parser, kind, flag, value, _shown(flag))
     return faults or [re.sub(r"\s+", " ", message)]
+
+
+def _misplaced(kind: type[Any], flag: str, value: Any) -> str:
+    """Where a setting belongs, if the dataclass knows that it stands in the wrong place."""
+    return str(kind.misplaced(flag, value)) if hasattr(kind, "misplaced") else ""
 
 
 def _shown(flag: str) -> str:
@@ -175,7 +182,9 @@ def _file_faults(parser: ArgumentParser, kind: type[Any], path: str) -> list[str
     content, faults = read_yaml(Path(path))
     names = [field.name for field in dataclasses.fields(kind)]
     for name, value in content.items():
-        if name not in names:
+        if place := _misplaced(kind, str(name), value):
+            faults.append(f"{path}: {name!r} {place}")
+        elif name not in names:
             hint = suggestion(str(name), names) or "; see --help"
             faults.append(f"{path}: {name!r} is not a setting{hint}")
         else:

@@ -16,7 +16,7 @@ from typing import Any
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
-from hiddenkey.lab.plans.settings import read_settings
+from hiddenkey.lab.plans.settings import TABLES, misplaced, read_settings
 from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
@@ -83,6 +83,8 @@ class Plan:
     dry_run: bool = False
     """List the runs, estimate the time from a few timed steps and say what the seeds can show;
     nothing is written."""
+
+    misplaced = staticmethod(misplaced)
 
     @property
     def name(self) -> str:
@@ -163,11 +165,9 @@ def validate(plan: Plan) -> list[str]:
         )
     faults += _unused(plan)
     faults += read_settings(plan.common, "common")[1]
-    for name, table, known in (
-        ("per_task", plan.per_task, plan.tasks),
-        ("per_method", plan.per_method, plan.methods),
-    ):
-        faults += _table_faults(name, table, known)
+    known = {"per_task": plan.tasks, "per_method": plan.methods}
+    for name, other in zip(known, reversed(known), strict=True):
+        faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
     if os.path.isfile(plan.output):  # which, unlike Path's, is quiet about folders it may not read
         faults.append(f"output must be a folder, got file {plan.output!r}; name another")
     return faults + _search_faults(plan)
@@ -203,11 +203,16 @@ def _unused(plan: Plan) -> list[str]:
 
 
 def _table_faults(
-    where: str, table: Mapping[str, Mapping[str, Any]], known: tuple[str, ...]
+    where: str,
+    table: Mapping[str, Mapping[str, Any]],
+    known: tuple[str, ...],
+    other: tuple[str, tuple[str, ...]],
 ) -> list[str]:
     faults = []
     for name, values in table.items():
-        if name not in known:
+        if name in other[1] and name not in known:
+            faults.append(f"{where}: {name!r} is a {TABLES[other[0]]}; write it under {other[0]}")
+        elif name not in known:
             near = suggestion(name, known) or f"; choose from {', '.join(known)}"
             faults.append(f"{where}: {name!r} is not in the plan{near}")
         faults += read_settings(values, f"{where}.{name}")[1]

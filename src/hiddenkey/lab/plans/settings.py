@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.tasks import TASKS
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -32,6 +33,34 @@ RESERVED: Final = {
     "overwrite": "output",
 }
 """Settings that are the plan's own, and the plan's name for them."""
+
+
+TABLES: Final = {"per_task": "task", "per_method": "method"}
+"""Tables of a plan, and what the keys of each name."""
+
+_AXES: Final = {"rate": "rates", "consistency_weight": "consistency_weights"}
+
+
+def misplaced(key: str, value: Any = None) -> str:
+    """Say where a key belongs that does not stand where a plan has it; empty if all is right.
+
+    Args:
+        key: at the plan's top level, or as on the command line, ``per_task.cola``.
+        value: what it holds; the keys of a table are looked at too.
+    """
+    name, _, inner = key.partition(".")
+    if what := TABLES.get(name):
+        inside = [inner.partition(".")[0]] if inner else value if isinstance(value, dict) else ()
+        for each in filter(TYPES.__contains__, inside):
+            place = f"{name}.{what.upper()}.{each}"
+            return f"has no {what} called {each!r}, which is a setting of the runs; give --{place}"
+        return ""
+    if name in TASKS:
+        return f"is a task; write its settings under per_task: or give --per_task.{key}"
+    if name not in TYPES or name in RESERVED:
+        return ""
+    several = f", or several as {_AXES[name]}" if name in _AXES else ""
+    return f"is a setting of the runs; write it under common: or give --common.{key}{several}"
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
@@ -91,8 +120,7 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
         if name in RESERVED:
             faults.append(f"{where}: {name!r} is given by the plan's {RESERVED[name]}; move it")
         elif name not in TYPES:
-            near = suggestion(str(name), TYPES) or "; see 'hiddenkey train --help'"
-            faults.append(f"{where}: {name!r} is not a setting of a run{near}")
+            faults.append(f"{where}: {name!r} {_no_setting(str(name))}")
         else:
             try:
                 typed[name] = _parser().parse_object({name: value})[name]
@@ -100,6 +128,16 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
                 wanted = TYPES[name].replace(" | None", " or null")
                 faults.append(f"{where}.{name} must be {wanted}, got {value!r}; fix it")
     return typed, faults
+
+
+def _no_setting(name: str) -> str:
+    """Say why a key is no setting of a run, and where the plan has it."""
+    from hiddenkey.lab.plans.plan import Plan
+
+    if name in {field.name for field in dataclasses.fields(Plan)}:
+        return "is the plan's own, for all runs together; write it at the top level"
+    near = suggestion(name, TYPES) or "; see 'hiddenkey train --help'"
+    return f"is not a setting of a run{near}"
 
 
 @lru_cache(maxsize=1)
