@@ -557,15 +557,6 @@ def test_return_dict_false_is_refused(family, task):
     assert isinstance(model(**batch(task), return_dict=False), tuple)
 
 
-def test_float_labels_that_make_a_multi_label_classifier_are_refused():
-    """BERT decides at the first labels it sees; a softmax over independent labels means nothing."""
-    model = lora_model("bert")
-    hiddenkey.attach(model, config())
-    inputs = {**batch(), "labels": torch.rand(4, 3).round()}
-    with pytest.raises(ConsistencyError, match="multi_label_classification"):
-        model(**inputs)
-
-
 @pytest.mark.parametrize("family", ENCODERS)
 def test_masked_language_models_compare_the_labelled_tokens(family):
     from transformers import AutoModelForMaskedLM

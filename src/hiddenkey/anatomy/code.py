@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from types import CodeType, FunctionType
@@ -23,6 +25,17 @@ def calls(module: nn.Module) -> frozenset[str]:
     return _calls(kind)
 
 
+def hands_keywords_on(module: nn.Module, name: str) -> bool:
+    """Whether a module's ``forward`` calls a method with the keywords that it collects.
+
+    Args:
+        module: whose source is read; without any it is taken for one that does not.
+        name: of the method.
+    """
+    kind: Any = type(module)
+    return _hands_keywords_on(kind, name)
+
+
 def constants(module: nn.Module) -> frozenset[object]:
     """Return the constants in the code of a module's ``forward``, members of tuples included."""
     forward = _function(getattr(type(module), "forward", None))
@@ -31,6 +44,22 @@ def constants(module: nn.Module) -> frozenset[object]:
         for constant in code.co_consts:
             found |= set(constant) if isinstance(constant, tuple) else {constant}
     return frozenset(found)
+
+
+@cache
+def _hands_keywords_on(kind: type[nn.Module], name: str) -> bool:
+    forward = _function(getattr(kind, "forward", None))
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))  # type: ignore[arg-type]
+    except (OSError, TypeError, SyntaxError):
+        return False
+    return any(
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == name
+        and any(keyword.arg is None for keyword in node.keywords)
+        for node in ast.walk(tree)
+    )
 
 
 @cache

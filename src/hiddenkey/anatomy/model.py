@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hiddenkey.anatomy.part import Part
 from hiddenkey.errors import AttachError
 
+_CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")
 _LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 
 
@@ -69,13 +71,16 @@ def task_of(transformer: Any) -> str | None:
 
     It is transformers' own but for language models, where it says which labels the loss compares:
     ``ForCausalLM`` the following token's, ``ForMaskedLM`` each position's own, and
-    ``ForConditionalGeneration`` each position's own in an encoder-decoder.
+    ``ForConditionalGeneration`` each position's own in an encoder-decoder. ``ForMultipleChoice`` is
+    of this library.
     """
     kind = getattr(transformer, "loss_type", None)
     if not isinstance(kind, str):
         kind = None
     if kind is not None and kind not in _LANGUAGE:
         return kind
+    if "ForMultipleChoice" in type(transformer).__name__:
+        return "ForMultipleChoice"
     if is_encoder_decoder(transformer):
         return "ForConditionalGeneration"
     if kind == "ForMaskedLM" or (kind is None and not _is_language_model(transformer)):
@@ -88,10 +93,25 @@ def is_regression(transformer: Any) -> bool:
 
     Its loss for images (``ForImageClassification``) is that for sequences.
     """
-    if task_of(transformer) not in ("ForSequenceClassification", "ForImageClassification"):
+    if task_of(transformer) not in _CLASSIFIERS:
         return False
     kind = getattr(transformer.config, "problem_type", None)
     return kind == "regression" or (kind is None and transformer.config.num_labels == 1)
+
+
+def is_multi_label(transformer: Any, labels: Tensor | None = None) -> bool:
+    """Whether a classifier's loss is binary cross-entropy, by transformers' own rule.
+
+    Args:
+        transformer: the model.
+        labels: of a batch, whose type decides where the configuration leaves it open.
+    """
+    if task_of(transformer) not in _CLASSIFIERS:
+        return False
+    kind = getattr(transformer.config, "problem_type", None)
+    if kind is not None or labels is None:
+        return bool(kind == "multi_label_classification")
+    return transformer.config.num_labels > 1 and labels.dtype not in (torch.long, torch.int)
 
 
 def _is_language_model(transformer: Any) -> bool:

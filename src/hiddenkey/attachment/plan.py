@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ from hiddenkey.attachment.finders import find_parts
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.errors import ConfigError, not_one_of
-from hiddenkey.framework.config import Drop, DropoutConfig
+from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
-from hiddenkey.step.consistency import MULTI_LABEL, TASKS, chunked_refusal
+from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
+from hiddenkey.step.consistency import chunked_refusal
 from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]
@@ -120,21 +122,41 @@ def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) 
     ]
     if config.consistency is None:
         return faults
-    task = anatomy.task_of(transformer)
-    regression = anatomy.is_regression(transformer)
+    return faults + _task_faults(config.consistency, transformer)
+
+
+def _task_faults(consistency: Consistency, transformer: Any) -> list[str]:
+    """Return, one sentence each, why a model's task has no such consistency loss."""
+    task, name = anatomy.task_of(transformer), type(transformer).__name__
+    if task is None:
+        return [
+            "the consistency loss needs a model with a head, whose predictions it compares, got"
+            f" {name}, which has none; set consistency=None, as hiddenkey-minus does. For sentence"
+            " embeddings pair each text with itself in the data: a contrastive loss then compares"
+            " two passes with noise"
+        ]
     if task not in TASKS:
-        faults.append(
+        return [
             f"the consistency loss works on {', '.join(TASKS)}, got a model for {task}; set"
             " consistency=None"
-        )
-    elif getattr(transformer.config, "problem_type", None) == "multi_label_classification":
-        faults.append(MULTI_LABEL)
-    if regression and config.consistency.on == "logits":
-        faults.append(
+        ]
+    parameters = inspect.signature(transformer.forward).parameters
+    if task == ANSWERS and "start_positions" not in parameters:
+        return [
+            "the consistency loss of ForQuestionAnswering compares where an answer starts and ends,"
+            f" got {name}, which does not take start_positions; set consistency=None"
+        ]
+    if task == CHOICES and consistency.on == "representation":
+        return [
+            "consistency.on='representation' compares the tokens of one text, got a model for"
+            f" {task}, whose sequences have several; use 'logits' or 'auto'"
+        ]
+    if anatomy.is_regression(transformer) and consistency.on == "logits":
+        return [
             "consistency.on='logits' means nothing for regression, whose single logit has a"
             " softmax of 1; use 'representation' or 'auto'"
-        )
-    return faults
+        ]
+    return []
 
 
 def _lm_loss_faults(config: DropoutConfig, transformer: Any, lm_loss: str) -> list[str]:

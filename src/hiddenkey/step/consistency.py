@@ -8,7 +8,6 @@ model's rows are hidden states, and its loss is computed without its logits in f
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,31 +15,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hiddenkey import anatomy
 from hiddenkey.chunked_loss import capture
 from hiddenkey.chunked_loss.passes import ChunkedPasses, SecondStates
-from hiddenkey.chunked_loss.sums import IGNORED_LABEL, KINDS, Sums
+from hiddenkey.chunked_loss.sums import KINDS, Sums
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation import AGAINST_INFERENCE, CONSISTENCIES
 from hiddenkey.framework.config import Consistency
 from hiddenkey.step import caches
-from hiddenkey.step.arguments import lead, select, visible_tokens
+from hiddenkey.step.arguments import lead, select
+from hiddenkey.step.compared import ComparedRows
 
 LanguageModelLoss = Literal["auto", "chunked", "full"]
 # Below this many classes logits are no larger than the hidden states of a few layers.
 LARGE_VOCABULARY = 8192
-_SHIFTED = ("ForCausalLM",)
-_MADE_OF_LABELS = ("ForConditionalGeneration",)
-_LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
-_BY_TOKEN = (*_LANGUAGE, "ForTokenClassification")
-TASKS = ("ForSequenceClassification", "ForImageClassification", *_BY_TOKEN)
-
-MULTI_LABEL = (
-    "the consistency loss compares one distribution over classes, got"
-    " problem_type='multi_label_classification'; set consistency=None"
-)
 
 Run = Callable[[Mapping[str, Any]], Any]
 
@@ -72,7 +61,7 @@ class ConsistencyLoss:
 
     Attributes:
         consistency: the configured loss.
-        is_own_loss: whether the task loss of the pass at work is computed outside of the model.
+        compared: what it compares of each pass.
     """
 
     def __init__(
@@ -89,20 +78,17 @@ class ConsistencyLoss:
         self._loss = CONSISTENCIES[consistency.kind]
         self._transformer = transformer
         self._entry = transformer if entry is None else entry
-        self._task = anatomy.task_of(transformer)
-        self._divides_by_items = divides_by_items(transformer)
-        self._on_representation = consistency.on == "representation" or (
-            consistency.on == "auto" and anatomy.is_regression(transformer)
-        )
+        self.compared = ComparedRows(consistency, transformer)
         self._must_chunk = lm_loss == "chunked"
         self._chunked: ChunkedPasses | None = None
         if self._must_chunk or (lm_loss == "auto" and should_chunk(consistency, transformer)):
             self._chunked = ChunkedPasses(transformer, consistency)
-        self.is_own_loss = False
         self._between_passes = False
         self._representation: Tensor | None = None
         self._handle = (
-            last_layer.register_forward_hook(self._keep) if self._on_representation else None
+            last_layer.register_forward_hook(self._keep)
+            if self.compared.on_representation
+            else None
         )
 
     def remove(self) -> None:
@@ -129,22 +115,15 @@ class ConsistencyLoss:
             labels: of the batch, or ``None``.
 
         Raises:
-            ConsistencyError: if it is to be averaged over both passes, if labels are needed, or if
-                a sequence has several.
+            ConsistencyError: if it is to be averaged over both passes, or if the labels do not say
+                what is to be compared.
         """
         if self.consistency.backward == "both":
             raise ConsistencyError(
                 "consistency.backward='both' averages the task loss over both passes, but own_loss"
                 " (label smoothing, compute_loss_func) computes it of one; use backward='one'"
             )
-        by_class = self._task not in _BY_TOKEN and not self._on_representation
-        if by_class and labels is not None and _are_independent(labels):
-            raise ConsistencyError(MULTI_LABEL)
-        if labels is None and self._task in _BY_TOKEN:
-            raise ConsistencyError(
-                f"the consistency loss of {self._task} models compares labelled tokens, but"
-                " own_loss got no labels; use own_loss(labels)"
-            )
+        self.compared.check_own_labels(labels)
 
     def check_call(self, arguments: Mapping[str, Any]) -> None:
         """Refuse a call whose caller does not train on the model's own loss.
@@ -198,13 +177,14 @@ class ConsistencyLoss:
         Raises:
             ConsistencyError: if the batch has no labels, so that there is no task loss to add to.
         """
-        if arguments.get("labels") is None and not self.is_own_loss:
+        if not self.compared.has_labels(arguments) and not self.compared.is_own_loss:
+            wanted = " and ".join(self.compared.label_names)
             raise ConsistencyError(
                 "the consistency loss is added to the model's own loss, but this training pass got"
-                " no labels; pass labels to the model or, for a loss of your own, hold the pass by"
-                " attachment.own_loss (hiddenkey.integrations.trainer.watch does so for label"
-                " smoothing and compute_loss_func), or set consistency=None, as with trainers that"
-                " need deterministic log-probabilities (DPO, KTO, GRPO)"
+                f" no {wanted}; pass {wanted} to the model or, for a loss of your own, hold the"
+                " pass by attachment.own_loss (hiddenkey.integrations.trainer.watch does so for"
+                " label smoothing and compute_loss_func), or set consistency=None, as with trainers"
+                " that need deterministic log-probabilities (DPO, KTO, GRPO)"
             )
         batch = select(arguments, chosen)
         if self._chunked is not None and self._may_chunk(arguments):
@@ -220,12 +200,11 @@ class ConsistencyLoss:
                     f" {type(self._transformer).__name__} {self._chunked.refusal}; use 'auto'"
                 )
         self._between_passes = True
-        # an encoder-decoder makes its decoder's input of the labels
-        needs_labels = self.consistency.backward == "both" or self._task in _MADE_OF_LABELS
-        given = batch if needs_labels else {**batch, "labels": None}
+        needs_loss = self.consistency.backward == "both"
+        given = batch if needs_loss else self.compared.without_labels(batch)
         output = self._run_second(run, given, chosen)
-        rows, _ = self._rows(output, batch)
-        loss = output.loss if self.consistency.backward == "both" else None
+        rows, _ = self.compared.rows(output, self._take_states(), batch)
+        loss = output.loss if needs_loss else None
         return SecondPass(rows, self._task_share(loss, arguments, chosen), chosen)
 
     def _run_second(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
@@ -238,7 +217,7 @@ class ConsistencyLoss:
                     output = run(batch)
             else:
                 output = run(batch)
-        self._check(output)
+        self.compared.check(output)
         return output
 
     def _second_precision(self, batch: Mapping[str, Any]) -> AbstractContextManager[Any]:
@@ -250,19 +229,9 @@ class ConsistencyLoss:
         self, loss: Tensor | None, arguments: Mapping[str, Any], chosen: Tensor | None
     ) -> Tensor | None:
         """Return the second pass's task loss, as if it had been over the whole batch."""
-        if loss is None or chosen is None or not self._is_sum(arguments):
+        if loss is None or chosen is None or not self.compared.is_sum(arguments):
             return loss
         return loss * (lead(arguments).shape[0] / chosen.shape[0])
-
-    def _check(self, output: Any) -> None:
-        config: Any = getattr(self._transformer, "config", None)
-        if not hasattr(output, "logits"):
-            raise ConsistencyError(
-                "the consistency loss is added to the model's output.loss, but this call returned a"
-                f" {type(output).__name__}; call the model with return_dict=True"
-            )
-        if getattr(config, "problem_type", None) == "multi_label_classification":
-            raise ConsistencyError(MULTI_LABEL)
 
     def begin(self, arguments: Mapping[str, Any], second: SecondPass | SecondStates | None) -> None:
         """Prepare the trained pass, which comes next.
@@ -279,7 +248,7 @@ class ConsistencyLoss:
 
     def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a pass can go without logits; a loss of the script's own needs them."""
-        chunked = None if self.is_own_loss else self._chunked
+        chunked = None if self.compared.is_own_loss else self._chunked
         return chunked is not None and chunked.serves(arguments)
 
     def end(self) -> None:
@@ -309,7 +278,7 @@ class ConsistencyLoss:
         task: Tensor | None = getattr(output, "loss", None)
         if not isinstance(second, SecondPass):
             return task, None
-        if self.is_own_loss:
+        if self.compared.is_own_loss:
             return None, self._divergence(output, arguments, second)
         assert task is not None  # labels were given, and the second pass returned one
         extra = self._divergence(output, arguments, second)
@@ -320,72 +289,22 @@ class ConsistencyLoss:
 
     def _divergence(self, output: Any, arguments: Mapping[str, Any], second: SecondPass) -> Tensor:
         """Compare the trained pass with the second one."""
-        self._check(output)  # the first labels can make a model a multi-label one
-        rows, shares = self._rows(output, arguments, second.chosen)
-        divergence = (self._loss(rows, second.rows) * shares).sum() / self._units(arguments)
+        compared = self.compared
+        compared.check(output)
+        rows, shares = compared.rows(output, self._take_states(), arguments, second.chosen)
+        divergence = (self._loss(rows, second.rows) * shares).sum() / compared.units(arguments)
         if second.chosen is not None:  # the chosen sequences stand for the whole batch
             divergence = divergence * (lead(arguments).shape[0] / second.chosen.shape[0])
         return self.consistency.weight * self.consistency.every * divergence
-
-    def _rows(
-        self, output: Any, arguments: Mapping[str, Any], chosen: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | float]:
-        """Return the rows to compare ``[rows, classes]`` and what each counts for in its unit."""
-        states = self._take_representation() if self._on_representation else output.logits
-        if chosen is not None:
-            states = states[chosen]
-        arguments = select(arguments, chosen)
-        if self._task in _BY_TOKEN:
-            labels = arguments["labels"]
-            if labels.dim() != 2 or labels.shape[0] != states.shape[0]:
-                raise ConsistencyError(
-                    "the consistency loss compares one prediction for each token, got labels of"
-                    f" shape {list(labels.shape)} with predictions of {list(states.shape)}; set"
-                    " consistency=None"
-                )
-            return states[self._labelled(arguments, states.shape[1])], 1.0
-        if not self._on_representation:
-            return states, 1.0
-        visible = visible_tokens(arguments, states.shape[:2])
-        if visible is None:
-            visible = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
-        shares = visible / visible.sum(-1, keepdim=True).clamp_min(1)
-        return states.flatten(0, 1), shares.flatten()
-
-    def _units(self, arguments: Mapping[str, Any]) -> Tensor | int:
-        """Return how many sequences or labelled tokens the task loss is a mean over."""
-        if self._is_sum(arguments):
-            return arguments["num_items_in_batch"]  # type: ignore[no-any-return]
-        if self._task not in _BY_TOKEN:
-            return lead(arguments).shape[0]
-        labels = arguments["labels"]
-        return self._labelled(arguments, labels.shape[1]).sum().clamp_min(1)
-
-    def _is_sum(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether the task loss is a sum divided by ``num_items_in_batch``."""
-        divides = self._divides_by_items or self.is_own_loss
-        return divides and arguments.get("num_items_in_batch") is not None
-
-    def _labelled(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
-        """Mark the positions whose prediction has a label, boolean ``[batch, tokens]``."""
-        labels = arguments["labels"]
-        if self._task in _SHIFTED:
-            given = arguments.get("shift_labels")
-            ends = torch.full_like(labels[:, :1], IGNORED_LABEL)
-            labels = torch.cat([labels[:, 1:], ends], 1) if given is None else given
-        # a prefix of virtual or image tokens has either labels but no logits, or no labels
-        labels = F.pad(
-            labels[:, -tokens:], (max(0, tokens - labels.shape[1]), 0), value=IGNORED_LABEL
-        )
-        return labels != IGNORED_LABEL
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._between_passes:  # otherwise nobody would take it, and its graph would stay
             self._representation = output[0] if isinstance(output, tuple) else output
 
-    def _take_representation(self) -> Tensor:
+    def _take_states(self) -> Tensor | None:
+        """Return the last layer's output where that is compared."""
         states, self._representation = self._representation, None
-        assert states is not None
+        assert (states is not None) is self.compared.on_representation
         return states
 
 
@@ -403,24 +322,6 @@ def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | N
     if consistency.kind not in KINDS:
         return f"consistency.kind={consistency.kind!r} is computed from logits in full"
     return capture.refusal(transformer)
-
-
-def divides_by_items(transformer: nn.Module) -> bool:
-    """Whether the model's own loss is a sum divided by ``num_items_in_batch`` when that is given.
-
-    Language models that go through ``loss_function`` do; classifiers return a mean over the batch.
-    """
-    forward = inspect.unwrap(type(transformer).forward)
-    code = getattr(forward, "__code__", None)
-    by_function = code is not None and "loss_function" in code.co_names
-    return by_function and anatomy.task_of(transformer) in _LANGUAGE
-
-
-def _are_independent(labels: Tensor) -> bool:
-    """Whether labels ``[batch, classes]`` are no distribution over the classes."""
-    if labels.dim() != 2 or labels.shape[1] == 1:
-        return False
-    return bool(((labels.float().sum(-1) - 1).abs() > 1e-3).any())
 
 
 @contextmanager

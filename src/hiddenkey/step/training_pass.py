@@ -41,6 +41,7 @@ class TrainingPass:
     def __init__(self, step: StepHooks, arguments: Mapping[str, Any], own: OwnLoss | None) -> None:
         self.step = step
         self.own = own
+        self._given = arguments
         self.arguments = dict(arguments) if own is None else own.complete(arguments)
         self.second: SecondPass | SecondStates | None = None
 
@@ -53,7 +54,7 @@ class TrainingPass:
             if step.trained is not None:
                 step.trained.check()
             loss.check_call(self.arguments)
-            loss.is_own_loss = self.own is not None
+            loss.compared.begin(self._given, own=self.own is not None)
             if loss.due():
                 self.second = self._run_second(loss)
             loss.begin(self.arguments, self.second)
@@ -80,7 +81,8 @@ class TrainingPass:
             output["loss"] = total
         task = total if total is None or extra is None else total.detach() - extra.detach()
         meter.add(task, extra)
-        self.step.trained = _trained(extra, getattr(output, "logits", None))
+        predictions = getattr(output, "logits", getattr(output, "start_logits", None))
+        self.step.trained = _trained(extra, predictions)
 
     def _run_second(self, loss: ConsistencyLoss) -> SecondPass | SecondStates:
         """Run the second forward pass; the layers below the first noisy one run once for both."""
