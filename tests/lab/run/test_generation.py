@@ -61,6 +61,22 @@ def options(tmp_path, tiny_language_model):
     )
 
 
+def test_one_file_of_conversations_is_enough(options, tmp_path):
+    turns = [
+        [{"role": "user", "content": f"w{i}"}, {"role": "assistant", "content": f"w{i} cat"}]
+        for i in range(12)
+    ]
+    file = write(tmp_path / "chat.jsonl", [{"messages": each} for each in turns])
+    result = train(replace(options, train_file=file, eval_file=None, holdout=0.25, max_length=24))
+    assert result.metrics["exact_match"].last is not None
+    lines = (Path(options.output) / "generations.jsonl").read_text().splitlines()
+    texts = {text["prompt"]: text["references"] for text in map(json.loads, lines)}
+    assert len(texts) == 3
+    for prompt, references in texts.items():
+        word = prompt.removeprefix("User: ").removesuffix("\nAssistant:")
+        assert references == [f"{word} cat"]
+
+
 @pytest.fixture(scope="module")
 def loaded(tiny_language_model):
     return load_model(str(tiny_language_model), "generation", (), "float32")

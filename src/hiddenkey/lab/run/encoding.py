@@ -56,6 +56,51 @@ def collator(tokenizer: PreTrainedTokenizerBase, kind: Kind) -> Any:
     return DataCollatorWithPadding(tokenizer)
 
 
+def prompt_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the text that a model completes.
+
+    A conversation is written by the tokenizer's chat template, if it has one, up to the beginning
+    of the answer. What the tokenizer itself puts before each text is left out.
+
+    Raises:
+        ConfigError: if the template refuses the conversation.
+    """
+    if not _by_template(example, tokenizer):
+        return example.texts[0]
+    text = _templated(example, tokenizer, add_generation_prompt=True)
+    first = tokenizer("")["input_ids"][:1]
+    adds_own = bool(first) and first == [tokenizer.bos_token_id]
+    return text.removeprefix(tokenizer.bos_token) if adds_own else text
+
+
+def _target_of(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What follows the prompt; of a conversation with the mark that its template ends a turn by."""
+    if not _by_template(example, tokenizer):
+        return f" {example.label}"
+    prompt = _templated(example, tokenizer, add_generation_prompt=True)
+    whole = _templated(example, tokenizer, answer=str(example.label))
+    return whole.removeprefix(prompt).rstrip() if whole.startswith(prompt) else str(example.label)
+
+
+def _by_template(example: Example, tokenizer: PreTrainedTokenizerBase) -> bool:
+    return bool(example.turns and tokenizer.chat_template)
+
+
+def _templated(
+    example: Example, tokenizer: PreTrainedTokenizerBase, answer: str = "", **how: bool
+) -> str:
+    turns = (*example.turns, *([("assistant", answer)] if answer else ()))
+    messages = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
+    except Exception as error:  # a template raises what it likes
+        roles = ", ".join(role for role, _ in turns)
+        raise ConfigError(
+            f"the model's chat template must take every conversation, got turns of {roles}"
+            f" ({error}); change or delete such rows"
+        ) from error
+
+
 def _prompts_and_targets(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Encoded:
@@ -63,8 +108,9 @@ def _prompts_and_targets(
 
     The two are tokenised apart, so that a prompt has the same tokens when a target is generated.
     """
-    prompts = tokenizer([example.texts[0] for example in examples])["input_ids"]
-    targets = tokenizer([f" {example.label}" for example in examples], add_special_tokens=False)
+    prompts = tokenizer([prompt_of(example, tokenizer) for example in examples])["input_ids"]
+    answers = [_target_of(example, tokenizer) for example in examples]
+    targets = tokenizer(answers, add_special_tokens=False)
     _refuse_empty(examples, prompts, tokenizer.num_special_tokens_to_add())
     longest = max(map(len, prompts))
     if longest + _SHORTEST_TARGET > max_length:
@@ -74,7 +120,8 @@ def _prompts_and_targets(
         )
     rows = []
     for prompt, target in zip(prompts, targets["input_ids"], strict=True):
-        tokens = [*prompt, *target, tokenizer.eos_token_id][:max_length]
+        end = [] if target[-1:] == [tokenizer.eos_token_id] else [tokenizer.eos_token_id]
+        tokens = [*prompt, *target, *end][:max_length]
         labels = [_IGNORED] * len(prompt) + tokens[len(prompt) :]
         rows.append({"input_ids": tokens, "attention_mask": [1] * len(tokens), "labels": labels})
     return rows

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hiddenkey.lab.run.encoding import prompt_of
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
@@ -45,7 +46,7 @@ def generate_and_score(
     """
     started = time.perf_counter()
     examples = prepared.splits.evaluation
-    prompts = [example.texts[0] for example in examples]
+    prompts = [prompt_of(example, tokenizer) for example in examples]
     observer.generating(len(prompts))
     outputs = generate(model, tokenizer, prompts, options, observer.generated)
     texts = [_line(example, output) for example, output in zip(examples, outputs, strict=True)]

@@ -33,7 +33,7 @@ class TrainOptions(Source):
     """Run code that the model's folder brings along; it can do whatever you can, so read it."""
     task: str = "headlines"
     """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, e2e, webnlg (need --data),
-    file or completion (your own)."""
+    file (your own labelled texts) or completion (your own prompts, or conversations)."""
     train_size: int | None = ONE.default(None)
     """Training examples, drawn with equal shares per class; none: all."""
     eval_size: int | None = ONE.default(None)

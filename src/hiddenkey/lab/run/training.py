@@ -37,7 +37,7 @@ from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.dropout import rate_schedules
-from hiddenkey.lab.run.encoding import collator, encode
+from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
@@ -151,8 +151,9 @@ def build_model(
     loaded, tokenizer = load_model(
         options.model, kind, names, load_precision(options), trusted=options.trust_remote_code
     )
-    prompts = [each.texts[0] for each in prepared.splits.evaluation]
-    refuse_long_texts(loaded, tokenizer, options, prompts if kind == "generation" else ())
+    judged = prepared.splits.evaluation if kind == "generation" else ()
+    prompts = [prompt_of(each, tokenizer) for each in judged]
+    refuse_long_texts(loaded, tokenizer, options, prompts)
     return add_adapter(loaded, options, kind), tokenizer
 
 

@@ -9,6 +9,9 @@ from typing import Literal
 
 Kind = Literal["classification", "regression", "generation"]
 
+Turn = tuple[str, str]
+"""Who speaks in a conversation (system, user, assistant), and what is said."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -20,12 +23,14 @@ class Example:
         references: for evaluating generation, every text that is right; ``label`` is the first.
         group: the part of the evaluation set that the example belongs to, if there are scores by
             part.
+        turns: what was said before the text to generate, where the prompt is a conversation.
     """
 
     texts: tuple[str, ...]
     label: int | float | str
     references: tuple[str, ...] = ()
     group: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Splits:
                 content: tuple[object, ...] = (example.texts, example.label)
                 if example.references:
                     content += (example.references, example.group)
+                if example.turns:
+                    content += (example.turns,)
                 digest.update(repr(content).encode())
             digest.update(b"\0")
         return digest.hexdigest()

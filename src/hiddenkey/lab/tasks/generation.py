@@ -34,11 +34,12 @@ _E2E_FILES: Final = {
 
 def merge_references(examples: Sequence[Example]) -> tuple[Example, ...]:
     """Return one example for each prompt, with all its texts as references, in order."""
-    texts: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    by_prompt: dict[tuple[object, ...], list[Example]] = defaultdict(list)
     for example in examples:
-        texts[example.texts].append(str(example.label))
+        by_prompt[example.texts, example.turns].append(example)
     return tuple(
-        Example(prompt, references[0], tuple(references)) for prompt, references in texts.items()
+        replace(found[0], references=tuple(str(each.label) for each in found))
+        for found in by_prompt.values()
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -10,11 +11,12 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.scores import METRICS
 from hiddenkey.lab.scores.answers import main_metric
-from hiddenkey.lab.tasks.base import Source, Splits, Task
+from hiddenkey.lab.tasks.base import Example, Source, Splits, Task
+from hiddenkey.lab.tasks.chats import find_form, read_conversations
 from hiddenkey.lab.tasks.classes import doubts, in_order
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.generation import merge_references
-from hiddenkey.lab.tasks.tables import Columns, read_examples, read_splits
+from hiddenkey.lab.tasks.tables import Columns, column_names, read_examples, read_splits
 
 
 def resolve(source: Source) -> Task:
@@ -51,13 +53,27 @@ def _with_found_classes(train_file: Path, eval_file: Path | None, columns: Colum
 
 
 def _load_completion(source: Source) -> Splits:
-    is_default = source.label_column == Source().label_column
-    target = "completion" if is_default else source.label_column
-    columns = Columns(source.text_columns or ("prompt",), target, is_text=True)
-    train, evaluation = read_splits(*_files(source, "completion"), columns)
-    merged = merge_references(evaluation)
+    faults = [FileFaults(path) for path in _files(source, "completion") if path is not None]
+    read = [_completions(Path(each.path), source, each) for each in faults]
+    refuse(*faults)
+    train, *evaluation = (examples for examples, _ in read)
+    merged = merge_references(evaluation[0] if evaluation else ())
     main = main_metric([each.references for each in merged or merge_references(train)])
-    return Splits(train, merged, main_metric=main if main != COMPLETION.metrics[0] else "")
+    main = main if main != COMPLETION.metrics[0] else ""
+    notes = tuple(note for _, note in read if note)
+    return Splits(tuple(train), merged, main_metric=main, notes=notes)
+
+
+def _completions(path: Path, source: Source, faults: FileFaults) -> tuple[Sequence[Example], str]:
+    """Read prompts and completions, or conversations, which their columns are known by."""
+    is_named = source.label_column != Source().label_column
+    target = source.label_column if is_named else "completion"
+    columns = Columns(source.text_columns or ("prompt",), target, is_text=True)
+    present = () if is_named or source.text_columns else column_names(path)
+    form = None if {*columns.texts, target} & {*present} else find_form(present)
+    if form is not None:
+        return read_conversations(path, form, faults)
+    return read_examples(path, columns, faults), ""
 
 
 def _files(source: Source, task: str) -> tuple[Path, Path | None]:
@@ -76,7 +92,7 @@ FILE: Final = Task(
 )
 COMPLETION: Final = Task(
     name="completion",
-    summary="your own prompts and completions (columns 'prompt' and 'completion')",
+    summary="your own prompts and completions, or conversations (messages, ShareGPT, Alpaca)",
     kind="generation",
     metrics=METRICS["completion"],
     needs="files",

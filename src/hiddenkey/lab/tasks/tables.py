@@ -133,6 +133,12 @@ def read_rows(
         faults.add("must hold at least one example, got none; give a file with rows")
 
 
+def column_names(path: Path) -> tuple[str, ...]:
+    """Return the columns of the first row that can be read; none of a broken file."""
+    first = next(read_rows(path, (), FileFaults(path)), None)
+    return () if first is None else tuple(first.values)
+
+
 def _table_rows(
     kind: tuple[str, Sequence[str] | None], raw: bytes, needed: Sequence[str], faults: FileFaults
 ) -> Iterator[Row]:
