@@ -2,6 +2,8 @@ import pytest
 
 from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.stored import store_plan
 from lab.report.synthetic import record, study
 
 
@@ -75,3 +77,22 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="output must be a folder that can be written"):
         report([str(folder), "--output", str(tmp_path / "file")])
+
+
+def test_it_ends_with_what_to_do(tmp_path, capsys):
+    folder = store(tmp_path / "compare", study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
+    report([str(folder)])
+    shown = capsys.readouterr().out
+    assert "Train with hiddenkey. It is the only configuration" in shown
+    command = "hiddenkey train --task headlines --method hiddenkey --rate 0.1 --max-steps 200"
+    assert f"in shell:\n    {command}\n" in shown
+    page = (folder / "report" / "report.html").read_text()
+    assert f'<pre class="code">{command}</pre>' in page
+    assert page.index("headlines: hiddenkey") < page.index('id="verdict"')
+
+
+def test_the_folders_plan_is_what_more_seeds_are_added_to(tmp_path, capsys):
+    folder = store(tmp_path / "compare", study(rates=(0.1,)))
+    store_plan(Plan(methods=("lora", "hiddenkey"), output=str(folder)))
+    report([str(folder)])
+    assert f"hiddenkey compare {folder}/plan.yaml --seeds 0 1 2 3 4 5 6" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 
 from rich.console import Console
 
@@ -32,14 +33,19 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     """
     from hiddenkey.lab.evidence.costs import read_step_times
     from hiddenkey.lab.evidence.record import read_records
+    from hiddenkey.lab.plans.stored import read_plan
     from hiddenkey.lab.report import tabulate, write_report
 
-    tables = tabulate(read_records(folder), baseline, read_step_times(folder))
+    tables = tabulate(read_records(folder), baseline, read_step_times(folder), read_plan(folder))
     written = write_report(tables, output or folder / "report", title=folder.resolve().name)
     for scope in tables.scopes:
         heading = "step-matched" if scope.budget == "steps" else "time-matched"
         for table in scope.tasks:
             say(console, f"{table.task.label}, {heading}: {table.verdict.headline}")
+            for words in filter(None, (table.lead, table.advice.words)):
+                say(console, words)
+            for code in table.advice.code:
+                say(console, f"in {code.place}:\n{indent(code.text, '    ')}")
     if tables.failures:
         say(console, f"{len(tables.failures)} of {len(tables.runs)} runs failed")
     say(

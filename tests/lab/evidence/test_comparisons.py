@@ -111,7 +111,8 @@ def test_inconclusive_says_how_many_seeds_would_do():
     found = against_zero([-0.02, 0.02, -0.01, 0.03, 0.0])
     assert found.verdict == "inconclusive"
     assert "Underpowered with 5 seeds" in found.note
-    assert "about 19 seeds" in found.note
+    assert "about 70 seeds would decide" in found.note
+    assert found.pairs_to_decide == 70
 
 
 def test_a_difference_below_the_margin_is_said_to_be_small():

@@ -125,6 +125,21 @@ class PairedComparison:
         return "no clear difference" if self._is_small else "inconclusive"
 
     @property
+    def pairs_to_decide(self) -> int | None:
+        """Fewest pairs after which the verdict is expected not to be ``inconclusive``.
+
+        An interval of half the margin on each side of its middle excludes 0 or lies within the
+        margin, wherever its middle is. ``None`` above :data:`~hiddenkey.lab.evidence.planning.MOST`
+        pairs, and below three, which say nothing of the deviation.
+        """
+        if self.count < FEWEST:
+            return None
+        deviation = self.estimate.error * math.sqrt(self.count)
+        design = Design(self.count, deviation, level=1 - self.confidence)
+        enough = design.pairs_to_narrow(self.margin / 2)
+        return None if enough is None else max(enough, self.count + 1)
+
+    @property
     def _is_small(self) -> bool:
         """Whether the interval lies within the margin."""
         return self.interval is not None and max(map(abs, self.interval)) < self.margin
@@ -146,10 +161,8 @@ class PairedComparison:
             have = "is 1" if self.count == 1 else f"are {self.count}"
             return f"{FEWEST} pairs are the fewest that can show anything, here {have}."
         together = f" among {self.family} comparisons" if self.family > 1 else ""
-        deviation = self.estimate.error * math.sqrt(self.count)
-        design = Design(self.count, deviation, level=1 - self.confidence)
-        enough = design.pairs_to_narrow(self.margin)
-        advice = f"; about {enough} seeds would narrow it to that" if enough else ""
+        enough = self.pairs_to_decide
+        advice = f"; about {enough} seeds would decide" if enough else ""
         return (
             f"Underpowered{together} with {self.count} seeds: the interval includes 0 and"
             f" differences above {self.margin:.3g}{advice}."

@@ -84,7 +84,7 @@ class Record:
         """
         if self.result is None:
             return None
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError):
             begun, ended = map(datetime.fromisoformat, (self.started, self.ended))
             if self.attempts == 1 and ended > begun:
                 return (ended - begun).total_seconds()

@@ -15,6 +15,7 @@ from hiddenkey.lab.report.grids import scope_grids, search_grid
 from hiddenkey.lab.report.tables import RunRow, Scope, Tables
 
 _PACKAGE: Final = "hiddenkey.lab.report"
+_LEADS: Final = 4
 _LONGEST_ERROR: Final = 6000
 """Characters of an error on the page, from its end; the CSV file has all of it."""
 
@@ -28,6 +29,7 @@ def render_page(tables: Tables, pictures: Iterable[Picture], title: str) -> str:
         title=title,
         tables=tables,
         summary=_summary(tables),
+        leads=_leads(tables),
         sections=_sections(tables, list(pictures)),
         faults=_faults(tables.failures),
         longest_error=_LONGEST_ERROR,
@@ -47,6 +49,13 @@ def _summary(tables: Tables) -> str:
     ended = max((row.record.ended for row in tables.runs), default="")
     last = ended.replace("T", " ").removesuffix("+00:00")
     return f"{', '.join(parts)}. The last run ended {last} UTC."
+
+
+def _leads(tables: Tables) -> list[str]:
+    """The first lines of the page: what came out for the first few tasks."""
+    every = [table.lead for scope in tables.scopes for table in scope.tasks if table.lead]
+    more = [f"And {len(every) - _LEADS} more below."] if len(every) > _LEADS else []
+    return [*every[:_LEADS], *more]
 
 
 def _sections(tables: Tables, pictures: Sequence[Picture]) -> list[Section]:

@@ -13,15 +13,22 @@ from hiddenkey.lab.evidence.curves import Curve, GeneralisationGap
 from hiddenkey.lab.evidence.ranks import Ranking
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.evidence.sweeps import Selection, Sweep
+from hiddenkey.lab.report.advice import Advice
 from hiddenkey.lab.report.verdicts import Judgement
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """All of one task in one scope; see the parts."""
+    """All of one task in one scope; see the parts.
+
+    Attributes:
+        lead: effect, model, data and seeds in one line.
+    """
 
     task: Task
+    lead: str
     verdict: Judgement
+    advice: Advice
     cells: tuple[Cell, ...]
     gaps: tuple[GeneralisationGap, ...]
     costs: tuple[Cost, ...]

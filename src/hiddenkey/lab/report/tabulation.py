@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from statistics import fmean
 
 from hiddenkey.lab.evidence.arms import (
     ArmRun,
@@ -19,15 +21,21 @@ from hiddenkey.lab.evidence.curves import tabulate_curves, tabulate_gaps
 from hiddenkey.lab.evidence.ranks import Ranking, rank_methods
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.evidence.sweeps import tabulate_selections, tabulate_sweeps
+from hiddenkey.lab.plans.stored import StoredPlan
 from hiddenkey.lab.present.words import count, listing
+from hiddenkey.lab.report.advice import Background, advise
 from hiddenkey.lab.report.history import tabulate_runs, tabulate_search
+from hiddenkey.lab.report.lead import lead
 from hiddenkey.lab.report.notes import task_notes
 from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
 
 
 def tabulate(
-    records: Sequence[Record], baseline: str = "lora", timed: Sequence[StepTimes] = ()
+    records: Sequence[Record],
+    baseline: str = "lora",
+    timed: Sequence[StepTimes] = (),
+    plan: StoredPlan | None = None,
 ) -> Tables:
     """Return everything that a report says about the records.
 
@@ -35,6 +43,7 @@ def tabulate(
         records: finished and failed runs, in any order.
         baseline: method that the others are compared with.
         timed: steps that took turns.
+        plan: of the comparison, where its folder has it.
 
     Raises:
         ConfigError: if the baseline is no method that the records or the library know.
@@ -46,10 +55,11 @@ def tabulate(
     shared, differing = differing_options(records)
     replaced = newest(steps)[1] | newest(time)[1]
     rows, environments = tabulate_runs([*steps, *time, *search], replaced, differing)
-    scopes = [_scope(steps, "steps", baseline, timed)] if steps else []
+    known = _background(plan, [*newest(steps)[0], *newest(time)[0]])
+    scopes = [_scope(steps, "steps", baseline, timed, known)] if steps else []
     if time:
         both = [*(run.record for run in time), *_beside(time, steps, baseline)]
-        scopes.append(_scope(find_runs(both, "time", baseline), "time", baseline, timed))
+        scopes.append(_scope(find_runs(both, "time", baseline), "time", baseline, timed, known))
     return Tables(
         baseline=baseline,
         scopes=tuple(scopes),
@@ -70,12 +80,16 @@ def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> lis
 
 
 def _scope(
-    runs: Sequence[ArmRun], budget: Budget, baseline: str, timed: Sequence[StepTimes]
+    runs: Sequence[ArmRun],
+    budget: Budget,
+    baseline: str,
+    timed: Sequence[StepTimes],
+    known: Background,
 ) -> Scope:
     kept, _ = newest(runs)
     arms = tuple(sorted({run.arm for run in kept}, key=lambda arm: arm_order(arm, baseline)))
     tasks = tuple(
-        _task_table(task, [run for run in kept if run.task == task], budget, baseline, timed)
+        _task_table(task, [run for run in kept if run.task == task], budget, baseline, timed, known)
         for task in dict.fromkeys(run.task for run in kept)
     )
     ranking, unranked = _rank(arms, tasks)
@@ -93,20 +107,39 @@ def _beside(time: Sequence[ArmRun], steps: Sequence[ArmRun], baseline: str) -> l
 
 
 def _task_table(
-    task: Task, runs: Sequence[ArmRun], budget: Budget, baseline: str, timed: Sequence[StepTimes]
+    task: Task,
+    runs: Sequence[ArmRun],
+    budget: Budget,
+    baseline: str,
+    timed: Sequence[StepTimes],
+    known: Background,
 ) -> TaskTable:
     cells = tabulate_cells(runs, baseline)
+    costs = tabulate_costs(runs, cells, baseline, timed)
+    verdict = judge(cells, baseline, budget)
     return TaskTable(
         task=task,
-        verdict=judge(cells, baseline, budget),
+        lead=lead(task, cells, costs, runs, baseline),
+        verdict=verdict,
+        advice=advise(verdict, cells, costs, runs, baseline, known),
         cells=cells,
         gaps=tabulate_gaps(runs),
-        costs=tabulate_costs(runs, cells, baseline, timed),
+        costs=costs,
         curves=tabulate_curves(runs),
         sweeps=tabulate_sweeps(cells, baseline),
         selections=tabulate_selections(cells),
         notes=task_notes(runs, cells, baseline, budget),
     )
+
+
+def _background(plan: StoredPlan | None, runs: Sequence[ArmRun]) -> Background:
+    """What advice on one task needs of all runs: a command adds seeds to every configuration."""
+    seconds: dict[tuple[Task, Arm, str], list[float]] = defaultdict(list)
+    for run in runs:
+        if (own := run.record.wall_seconds) is not None:
+            seconds[run.task, run.arm, run.record.budget].append(own)
+    total = sum(map(fmean, seconds.values())) if seconds else None
+    return Background(plan, tuple(sorted({run.seed for run in runs})), total)
 
 
 def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | None, str]:

@@ -1,0 +1,223 @@
+"""What to do after a verdict: train with a method, stay with the baseline, or add seeds.
+
+The verdict decides which (:mod:`hiddenkey.lab.report.verdicts`), and
+:mod:`hiddenkey.lab.report.choice` which of several better configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+from hiddenkey.framework.catalogue import methods
+from hiddenkey.lab.evidence.arms import ArmRun
+from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.costs import Cost
+from hiddenkey.lab.evidence.inference import FEWEST
+from hiddenkey.lab.evidence.planning import MOST
+from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.stored import StoredPlan
+from hiddenkey.lab.present.words import count, duration, listing
+from hiddenkey.lab.report.choice import comparison_of, gain_of, recommended
+from hiddenkey.lab.report.commands import (
+    compare_command,
+    is_command,
+    is_ours,
+    run_command,
+    script_lines,
+    train_command,
+)
+from hiddenkey.lab.report.verdicts import Judgement
+
+Action = Literal["train", "stay", "add seeds", "give up", "repair"]
+_USUAL: Final = len(Plan.seeds)
+"""Seeds of a plan that does not say."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy.
+
+    Attributes:
+        place: where they belong, in a few words.
+        text: the lines.
+    """
+
+    place: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do on one task.
+
+    Attributes:
+        action: ``train`` with a method that is better; ``stay`` with the baseline; ``add seeds``
+            that decide; ``give up``: no number of seeds that anybody runs would; ``repair``: there
+            is nothing to compare.
+        words: what to do, and why.
+        code: how to do it.
+    """
+
+    action: Action
+    words: str
+    code: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True)
+class Background:
+    """What else an advice rests on.
+
+    Attributes:
+        plan: of the comparison; ``None`` if its folder has none.
+        seeds: of all compared runs.
+        seed_seconds: what one seed of all configurations took; ``None`` if it is not known.
+    """
+
+    plan: StoredPlan | None = None
+    seeds: tuple[int, ...] = ()
+    seed_seconds: float | None = None
+
+
+def advise(
+    verdict: Judgement,
+    cells: Sequence[Cell],
+    costs: Sequence[Cost],
+    runs: Sequence[ArmRun],
+    baseline: str,
+    background: Background,
+) -> Advice:
+    """Say what to do on one task.
+
+    Args:
+        verdict: on the task.
+        cells: its cells.
+        costs: what its configurations cost.
+        runs: its runs.
+        baseline: the method that the others are compared with.
+        background: of the whole comparison.
+    """
+    last = [cell for cell in cells if cell.is_main("last") and cell.comparison is not None]
+    options = {run.arm: run.record.options for run in reversed(runs)}
+    if verdict.answer in ("better", "mixed"):
+        cell, reason = recommended(last, costs)
+        return Advice("train", f"Train with {cell.arm.label}. {reason}", _use(options[cell.arm]))
+    if verdict.answer == "nothing to compare":
+        return _repair(cells, runs, baseline, background)
+    plain = _baseline_arm(last, runs, baseline)
+    use = () if plain is None else _use(options[plain])
+    if verdict.answer == "no clear difference":
+        margin = max(each.margin for each in map(comparison_of, last))
+        words = f"Train with {baseline}: there is no difference as large as {margin:.3g}."
+        return Advice("stay", words, use)
+    if verdict.answer == "worse":
+        return Advice("stay", f"Train with {baseline}: {_none_better(last)}", use)
+    return _decide(last, baseline, background, use, runs)
+
+
+def _decide(
+    compared: Sequence[Cell],
+    baseline: str,
+    background: Background,
+    use: tuple[Code, ...],
+    runs: Sequence[ArmRun],
+) -> Advice:
+    """Say how many seeds would decide, or that none that anybody runs would."""
+    still_open = [c for c in map(comparison_of, compared) if c.verdict == "inconclusive"]
+    known = [c for c in still_open if c.count >= FEWEST]
+    if any(each.pairs_to_decide is None for each in known):
+        margin = max(each.margin for each in known)
+        return Advice(
+            "give up",
+            f"Train with {baseline}. To decide would take over {MOST} seeds: an effect of"
+            f" {margin:.3g}, if there is one, is smaller than is worth that.",
+            use,
+        )
+    wanted = max(each.pairs_to_decide or _USUAL for each in still_open)
+    more = max((each.pairs_to_decide or _USUAL) - each.count for each in still_open)
+    why = f"about {wanted} in all would decide."
+    if not known:
+        why = f"{FEWEST} pairs are the fewest that can show anything, and {wanted} are usual."
+    return _add_seeds(more, why, background, runs)
+
+
+def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRun]) -> Advice:
+    stored = _covering(background.plan, runs)
+    seeds = _enlarged(background.seeds, more, stored)
+    words = f"Add {count(more, 'seed')}: {why} {_time(more, background)}".strip()
+    path = stored.path if stored else None
+    return Advice("add seeds", words, (Code("shell", compare_command(path, seeds=seeds)),))
+
+
+def _enlarged(seeds: Sequence[int], more: int, stored: StoredPlan | None) -> list[int]:
+    """The seeds so far and so many after the largest, none of which chose the settings."""
+    search = stored.plan.searched if stored else None
+    taken = search.seeds if search else ()
+    after = (each for each in range(max(seeds, default=-1) + 1, 2**32) if each not in taken)
+    return [*seeds, *islice(after, more)]
+
+
+def _time(more: int, background: Background) -> str:
+    if background.seed_seconds is None:
+        return ""
+    workers = background.plan.plan.workers if background.plan else 1
+    shared = f" with {count(workers, 'worker')}" if workers > 1 else ", one run after the other"
+    return f"That takes about {duration(more * background.seed_seconds / workers)}{shared}."
+
+
+def _covering(stored: StoredPlan | None, runs: Sequence[ArmRun]) -> StoredPlan | None:
+    """The folder's plan, if it is of these runs and not of a part of them."""
+    if stored is None:
+        return None
+    planned = {(each.task, each.method) for each in stored.plan.settings()}
+    found = {(run.task.name, run.arm.method) for run in runs}
+    return stored if found <= planned else None
+
+
+def _repair(
+    cells: Sequence[Cell], runs: Sequence[ArmRun], baseline: str, background: Background
+) -> Advice:
+    """Say how there comes to be something to compare."""
+    stored = _covering(background.plan, runs)
+    path = stored.path if stored else None
+    arms = {cell.arm.method for cell in cells}
+    if not cells or any(cell.failed for cell in cells):
+        code = Code("shell", compare_command(path, retry_failed=()))
+        return Advice("repair", "Mend what the failed runs say, and run them again.", (code,))
+    if baseline not in arms:
+        words = f"Run the baseline {baseline} too, or name a method of these runs with --baseline."
+        return Advice("repair", words)
+    if arms == {baseline}:
+        return Advice("repair", f"Run a method beside {baseline}; 'hiddenkey methods' lists them.")
+    why = f"{FEWEST} pairs are the fewest that can show anything, and {_USUAL} are usual."
+    return _add_seeds(max(1, _USUAL - len(background.seeds)), why, background, runs)
+
+
+def _none_better(compared: Sequence[Cell]) -> str:
+    still_open = [c.arm.label for c in compared if comparison_of(c).verdict == "inconclusive"]
+    if not still_open:
+        return "no configuration is better."
+    noun = "is" if len(still_open) == 1 else "are"
+    return f"no configuration is shown to be better; {listing(still_open)} {noun} inconclusive."
+
+
+def _baseline_arm(compared: Sequence[Cell], runs: Sequence[ArmRun], baseline: str) -> Arm | None:
+    """The baseline's configuration that the most favourable comparison is with."""
+    nearest = max(compared, key=gain_of)
+    arms = {run.arm.label: run.arm for run in runs if run.arm.method == baseline}
+    return arms.get(nearest.against or "")
+
+
+def _use(options: Mapping[str, Any]) -> tuple[Code, ...]:
+    """How to train with a configuration, in a shell and in a script of one's own."""
+    if is_command(options):
+        return (Code("shell, with your own values in the braces", run_command(options)),)
+    if not is_ours(options):
+        return ()
+    found = [Code("shell", train_command(options))]
+    if methods()[str(options["method"])].config.drops:
+        found.append(Code("your own script with a Trainer", script_lines(options)))
+    return tuple(found)

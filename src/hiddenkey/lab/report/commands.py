@@ -1,0 +1,123 @@
+"""Lines to copy: the commands and the Python that a report tells its reader to use."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from hiddenkey.framework.catalogue import method, methods
+from hiddenkey.lab.plans.identity import changed, options_from
+from hiddenkey.lab.run.dropout import dropout_config, rate_schedules
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.tasks import TASKS
+
+DATA_FOLDER: Final = "DATA_FOLDER"
+"""What stands for a task's folder where the records do not say it."""
+
+_COMMAND: Final = "command"
+"""Option of runs of somebody else's command: its template."""
+
+_OF_LAUNCH: Final = (
+    *("method", "rate", "rates", "consistency_weight", "consistency_every"),
+    *("layers", "keep_model_dropout", "kernel"),
+)
+"""Settings that 'hiddenkey run' takes."""
+
+
+def is_command(options: Mapping[str, Any]) -> bool:
+    """Whether a run was one of somebody else's command."""
+    return bool(options.get(_COMMAND))
+
+
+def is_ours(options: Mapping[str, Any]) -> bool:
+    """Whether 'hiddenkey train' can do a run again: not one of a table of results."""
+    known = options.get("method") in methods() and options.get("task") in TASKS
+    return known and "learning_rate" in options and not is_command(options)
+
+
+def train_command(options: Mapping[str, Any]) -> str:
+    """Return 'hiddenkey train' with all settings of a run that are not the default, but its seed.
+
+    Args:
+        options: of the run's record.
+    """
+    chosen = dataclasses.replace(options_from(options), seed=TrainOptions.seed)
+    if TASKS[chosen.task].needs == "folder" and chosen.data is None:
+        chosen = dataclasses.replace(chosen, data=DATA_FOLDER)
+    shown = {"task": chosen.task, "method": chosen.method, **changed(chosen)}
+    return shlex.join(["hiddenkey", "train", *_flags(shown)])
+
+
+def run_command(options: Mapping[str, Any]) -> str:
+    """Return 'hiddenkey run' with a run's method, before the command that it was of.
+
+    Args:
+        options: of the run's record.
+    """
+    values = changed(options_from({n: options[n] for n in _OF_LAUNCH if n in options}))
+    words = ["hiddenkey", "run", *_flags({"method": options["method"], **values})]
+    template = options[_COMMAND]
+    template = template if isinstance(template, str) else shlex.join(template)
+    return f"{shlex.join(words)} -- {template}"
+
+
+def script_lines(options: Mapping[str, Any]) -> str:
+    """Return the lines that put a run's method on the model of one's own script.
+
+    Args:
+        options: of the run's record.
+    """
+    chosen = options_from(options)
+    config = dropout_config(chosen)
+    said = f"hiddenkey.DropoutConfig.from_dict({config.to_dict()!r})"
+    if config == methods()[chosen.method].config:
+        said = json.dumps(chosen.method)
+    elif config == method(chosen.method, chosen.rate):
+        said = f"hiddenkey.method({json.dumps(chosen.method)}, rate={chosen.rate:g})"
+    kernel = "" if chosen.kernel == "auto" else f", kernel={json.dumps(chosen.kernel)}"
+    schedules = "".join(f", hiddenkey.{each!r}" for each in rate_schedules(chosen))
+    return (
+        "import hiddenkey\n"
+        "from hiddenkey.integrations.trainer import watch\n\n"
+        f"attachment = hiddenkey.attach(model, {said}{kernel})\n"
+        f"watch(trainer, attachment{schedules})"
+    )
+
+
+def compare_command(plan: Path | None, **axes: Sequence[Any]) -> str:
+    """Return 'hiddenkey compare' on a plan with other values of some axes.
+
+    Args:
+        plan: its file; ``None`` writes ``PLAN.yaml`` for the one that the reader has.
+        axes: values by setting; none of them makes a flag that stands alone.
+    """
+    words = ["hiddenkey", "compare", "PLAN.yaml" if plan is None else str(plan)]
+    for name, values in axes.items():
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def _flags(settings: Mapping[str, Any]) -> Iterable[str]:
+    for name, value in settings.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            for part, own in value.items():
+                yield from (f"{flag}.{part}", _word(own))
+        elif isinstance(value, list | tuple):
+            words = list(map(_word, value))
+            odd = not words or any(word.startswith(("--", "[")) for word in words)
+            yield from [f"{flag}={json.dumps(list(value))}"] if odd else [flag, *words]
+        elif value is True:
+            yield flag
+        elif _word(value).startswith("--"):
+            yield f"{flag}={value}"
+        else:
+            yield from (flag, _word(value))
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
