@@ -174,8 +174,8 @@ def test_models_without_a_consistency_loss():
         match=exactly(
             "the consistency loss needs a model with a head, whose predictions it compares, got"
             " BertModel, which has none; set consistency=None, as hiddenkey-minus does. For"
-            " sentence embeddings pair each text with itself in the data: a contrastive loss then compares"
-            " two passes with noise"
+            " sentence embeddings pair each text with itself in the data: a contrastive loss then"
+            " compares two passes with noise"
         ),
     ):
         hiddenkey.attach(model, "hiddenkey")
