@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, Trainer
 
 import hiddenkey
+from hiddenkey.errors import AttachError
 from hiddenkey.integrations.trainer import watch
 from integrations.trainers import tiny_trainer
 from models import VOCABULARY, batch, configuration, seeded
@@ -22,7 +23,7 @@ SPANS = hiddenkey.method("cutoff", rate=0.3)
 
 
 class Encoder(nn.Module):
-    """Its module of tokens."""
+    """Its module of tokens, which in version 6 calls the model's ``forward`` and so no hook."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         given = {name: features[name] for name in ("input_ids", "attention_mask")}
-        return {**features, "token_embeddings": self.model(**given).last_hidden_state}
+        return {**features, "token_embeddings": self.model.forward(**given).last_hidden_state}
 
 
 class MeanPooling(nn.Module):
@@ -84,7 +85,7 @@ def texts() -> dict[str, Tensor]:
 @pytest.mark.parametrize("noise", [NOISE, SPANS], ids=["hiddenkey-minus", "cutoff"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_the_pipeline_drops_what_its_encoder_drops_with_the_batchs_padding(family, noise):
-    """The encoder's own call sees the mask; the pipeline's call sees a dictionary."""
+    """The encoder is called with its mask, the pipeline with a dictionary."""
     inputs, model, alone = texts(), pipeline(family), encoder(family)
     attachment = hiddenkey.attach(model, noise)
     direct = hiddenkey.attach(alone, noise)
@@ -100,6 +101,13 @@ def test_the_pipeline_drops_what_its_encoder_drops_with_the_batchs_padding(famil
     }
     model.eval()
     assert not torch.allclose(model(inputs)["sentence_embedding"], found, atol=1e-3)
+
+
+def test_an_attachment_to_the_encoder_alone_is_gone_past_and_says_so():
+    model = pipeline()
+    hiddenkey.attach(model[0].model, NOISE)
+    with pytest.raises(AttachError, match="this training pass goes around the call of BertModel"):
+        model(texts())
 
 
 def test_the_same_text_in_two_columns_gets_other_masks_and_evaluation_none():

@@ -24,8 +24,8 @@ class VisibleTokens:
     def see_inside(self, decoder: bool, arguments: Mapping[str, Any]) -> None:
         """Take those of one side from the arguments of a call inside of the model's, by name.
 
-        The model's own call may hold its tokens in another form: in a dictionary, several texts for
-        each sequence, two texts to compare.
+        The model's own call may hold its tokens in another form: several texts for each sequence,
+        two texts to compare.
         """
         visible = _visible(arguments)
         if visible is not None:
@@ -35,7 +35,7 @@ class VisibleTokens:
 
     def see(self, arguments: Mapping[str, Any]) -> None:
         """Take them from the arguments of a model's call, by name."""
-        visible = _visible(arguments)
+        visible = _visible_of_call(arguments)
         self._by_side = {} if visible is None else {False: visible}
         mask = arguments.get("decoder_attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
@@ -87,3 +87,14 @@ def _visible(arguments: Mapping[str, Any]) -> Tensor | None:
     if tokens is None or tokens.dim() < 2:
         return None
     return visible_tokens(arguments, tokens.shape[:2])
+
+
+def _visible_of_call(arguments: Mapping[str, Any]) -> Tensor | None:
+    """Return those of a model's call, which may hold its tokens in a dictionary.
+
+    sentence-transformers' model is called so, and runs the model in it by its ``forward``, whose
+    call no hook sees.
+    """
+    inside = (value for value in arguments.values() if isinstance(value, Mapping))
+    found = (_visible(given) for given in (arguments, *inside))
+    return next((visible for visible in found if visible is not None), None)
