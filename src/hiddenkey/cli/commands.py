@@ -84,6 +84,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
         "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
     ),
+    "predict": _command(
+        "let a trained adapter predict the labels or texts of a file",
+        "predict", "PredictOptions", positional=True,
+    ),
     "report": _command(
         "turn a comparison into a page, figures and tables",
         "report", "ReportOptions", positional=True,

@@ -21,6 +21,25 @@ class DemoOptions:
 
 
 @dataclass(frozen=True)
+class PredictOptions:
+    """What a trained adapter says of the texts in a file; with labels, its metrics too."""
+
+    adapter: str
+    """Run folder, its adapter folder, or the adapter's name on the Hugging Face hub."""
+    file: str
+    """Texts: .csv, .tsv (no quoting), .jsonl or .parquet with the columns of the training."""
+    output: str | None = None
+    """CSV file of the predictions; none: FILE.predictions.csv."""
+    text_columns: tuple[str, ...] = ()
+    """Text column, or two columns for pairs; none: those of the training."""
+    label_column: str | None = None
+    """Column of the label, the score or the text that is right; none: that of the training, if the
+    file has it."""
+    trust_remote_code: bool = False
+    """Run code that the base model brings along; it can do whatever you can, so read it first."""
+
+
+@dataclass(frozen=True)
 class ReportOptions:
     """A report on the runs that 'hiddenkey compare' stored."""
 

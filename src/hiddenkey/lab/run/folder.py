@@ -189,16 +189,24 @@ class RunFolder:
         _remove(whole)
         half.replace(whole)
 
-    def keep_checkpoint(self, step: int, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Seal the checkpoint that Trainer has written, with its evaluations; delete older ones."""
+    def keep_checkpoint(
+        self, step: int, lines: Iterable[Mapping[str, Any]], best: int | None = None
+    ) -> None:
+        """Seal the checkpoint that Trainer has written, with its evaluations; delete older ones.
+
+        Args:
+            step: of the checkpoint.
+            lines: the evaluations up to it.
+            best: the step of an older one that stays.
+        """
         processes.wait()  # each process adds the state of its random numbers
         if not self._writes:
             return
         kept = self.checkpoints / f"checkpoint-{step}"
         self.write_lines(f"checkpoints/{kept.name}/{METRICS}", lines)
         seal(kept)
-        for _, other in self._found_checkpoints():
-            if other != kept:
+        for number, other in self._found_checkpoints():
+            if number not in (step, best):
                 _remove(other)
 
     @contextmanager
@@ -233,6 +241,16 @@ class RunFolder:
             step, folder = 0, None
         self.damages += [f"{said}: the training goes on from step {step}" for said in damages]
         return folder
+
+    def weights_of(self, step: int) -> Path | None:
+        """The whole checkpoint of a step, if there is one; else :attr:`damages` says so."""
+        folder = self.checkpoints / f"checkpoint-{step}"
+        wrong = damage(folder) if any(folder.glob("*.safetensors")) else "its weights are missing"
+        if wrong is None:
+            return folder
+        said = f"{folder} was the best and cannot be used, {wrong}"
+        self.damages.append(f"{said}: the adapter holds the weights of the last step")
+        return None
 
     def evaluations(self, checkpoint: Path) -> list[dict[str, Any]]:
         """Read the evaluations up to a checkpoint."""

@@ -142,6 +142,9 @@ class TrainOptions(Source):
 
     seed: int = _SEED.default(0)
     """Seed of new weights, data order and dropout."""
+    keep: Literal["last", "best"] = "last"
+    """Evaluation whose weights become the run's adapter: the last, on which a report's verdict
+    rests, or the best by the main metric (for generation, by the loss)."""
     output: str | None = None
     """Run folder; none: runs/TASK-MODEL-METHOD-seedN, another adapter than LoRA before METHOD."""
     resume: bool = False

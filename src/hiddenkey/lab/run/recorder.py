@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hiddenkey.errors import DivergedError
 from hiddenkey.lab.run.folder import METRICS, RunFolder
-from hiddenkey.lab.run.result import evaluation_steps
+from hiddenkey.lab.run.result import best_step, evaluation_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,12 +65,25 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     Attributes:
         lines: of ``metrics.jsonl``.
         seconds: wall time of all steps so far.
+
+    Args:
+        folder: of the run.
+        evaluations: how many to spread over the steps.
+        log_every: steps between two logged losses.
+        observer: is told what happens.
+        best_by: the metric whose best evaluation keeps its checkpoint; ``None``: none is kept.
     """
 
     def __init__(
-        self, folder: RunFolder, evaluations: int, log_every: int | None, observer: Observer
+        self,
+        folder: RunFolder,
+        evaluations: int,
+        log_every: int | None,
+        observer: Observer,
+        best_by: str | None = None,
     ) -> None:
         self._folder = folder
+        self._best_by = best_by
         self._observer = observer
         self._evaluations = evaluations
         self._log_every = log_every
@@ -88,6 +101,12 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
         self.seconds = self.lines[-1]["seconds"]
         self._logged_step = self.lines[-1]["step"]
         self._folder.write_lines(METRICS, self.lines)
+
+    @property
+    def kept_step(self) -> int:
+        """The step of the evaluation whose weights the run is to leave."""
+        last: int = self.lines[-1]["step"]
+        return last if self._best_by is None else best_step(self.lines, self._best_by)
 
     def add_to_last_line(self, values: Mapping[str, Any]) -> None:
         """Add to the last evaluation what was measured after the training."""
@@ -124,7 +143,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
         """Make the checkpoint one that a resumed run can rely on."""
-        self._folder.keep_checkpoint(state.global_step, self.lines)
+        self._folder.keep_checkpoint(state.global_step, self.lines, self.kept_step)
 
     def on_log(
         self, args: Any, state: TrainerState, control: Any, logs: Values | None = None, **_: Any

@@ -143,6 +143,13 @@ def summarise(lines: Sequence[Mapping[str, Any]], name: str, *, smaller: bool = 
     return Summary(best=best, best_step=int(step), last=last)
 
 
+def best_step(lines: Sequence[Mapping[str, Any]], metric: str) -> int:
+    """Return the step of the best evaluation by a metric, or by the loss where none has it."""
+    by_loss = all(line.get(f"eval_{metric}") is None for line in lines)
+    name = "loss" if by_loss else metric
+    return summarise(lines, f"eval_{name}", smaller=by_loss or name in LOWER_IS_BETTER).best_step
+
+
 def sum_up(
     options: TrainOptions, prepared: Prepared, recorder: Recorder, trainer: Trainer
 ) -> Result:

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,11 @@ from hiddenkey.integrations.trainer import watch
 from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
+from hiddenkey.lab.run.card import Story, card
 from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.leaving import CARD, save
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
@@ -96,7 +99,8 @@ def train(
             folder.start(options, prepared.data_record())
         folder.write_json("environment.json", environment())
         folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
-        recorder = Recorder(folder, options.evaluations, options.log_every, observer)
+        best_by = prepared.task.metrics[0] if options.keep == "best" else None
+        recorder = Recorder(folder, options.evaluations, options.log_every, observer, best_by)
         trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
         by_layer = options.rate_depth != "flat"  # else the layers' rates differ by chance alone
         watch(trainer, attachment, *rate_schedules(options), per_layer=by_layer)
@@ -107,20 +111,36 @@ def train(
             recorder.go_on_from(checkpoint)
         with suppress(AlreadyTrainedError), folder.refused_writes():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-
-        def save(path: Path) -> None:
-            for part in (model, tokenizer, prepared.config):
-                part.save_pretrained(str(path))
-
-        folder.write_adapter(save)
+        kept = _leave(
+            folder, recorder, observer, partial(save, options, prepared, model, tokenizer)
+        )
         if prepared.task.kind == "generation" and processes.is_first():
             from hiddenkey.lab.run.generation import generate_and_score
 
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
             recorder.add_to_last_line(found)
+        told = attachment.summary()
     result = sum_up(options, prepared, recorder, trainer)
+    line = next(line for line in recorder.lines if line["step"] == kept)
+    story = Story(options, prepared, result, line, told, folder.read_environment())
+    folder.write_text(f"adapter/{CARD}", card(story))
     folder.write_result(result)
     return result
+
+
+def _leave(
+    folder: RunFolder, recorder: Recorder, observer: Observer, save_to: Callable[..., None]
+) -> int:
+    """Write the adapter of the evaluation to be kept, and return its step."""
+    last, step = recorder.lines[-1]["step"], recorder.kept_step
+    weights = None
+    if step != last:
+        folder.damages.clear()
+        weights = folder.weights_of(step)
+        for said in folder.damages:
+            observer.damaged(said)
+    folder.write_adapter(partial(save_to, weights=weights))
+    return step if weights is not None else last
 
 
 def _sound(result: Result) -> Result:

@@ -1,0 +1,189 @@
+"""The adapter's folder that a run leaves: the weights, and what whoever loads them has to know.
+
+PEFT's ``adapter_config.json`` names the base model, but neither classes nor lengths.
+``hiddenkey_run.json`` has these: the settings of the run, its kind of task and its label names.
+Nothing but the name of a base model in a local folder says anything of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import hiddenkey
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import Prepared, model_faults
+from hiddenkey.lab.run.stored import build, hints_of
+from hiddenkey.lab.tasks import Kind
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RUN: Final = "hiddenkey_run.json"
+CARD: Final = "README.md"
+_PEFT: Final = "adapter_config.json"
+_LOCAL: Final = ("data", "train_file", "eval_file", "model")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What ``hiddenkey_run.json`` holds.
+
+    Attributes:
+        version: of this package.
+        kind: of the task.
+        model: bundled name or name on the hub; ``None`` for a local folder or file.
+        label_names: names by class index; empty for regression and generation.
+        texts: how many texts an example has.
+        settings: of the run, without what lies on this machine.
+    """
+
+    version: str
+    kind: Kind
+    model: str | None
+    label_names: tuple[str, ...]
+    texts: int
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, options: TrainOptions, prepared: Prepared) -> Origin:
+        """Return what is to be known of a run."""
+        return cls(
+            hiddenkey.__version__,
+            prepared.task.kind,
+            None if is_local(options.model) else options.model,
+            prepared.splits.label_names,
+            len(prepared.splits.train[0].texts),
+            {n: value for n, value in options.recorded().items() if n not in _LOCAL},
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Origin:
+        """Read an adapter's folder.
+
+        Raises:
+            ConfigError: if it is none that a run left.
+        """
+        try:
+            found: Origin = build(cls, json.loads((folder / RUN).read_bytes()))
+            found.options("")
+        except FileNotFoundError:
+            raise ConfigError(
+                f"{folder} must be a run's folder or its adapter's, which holds {RUN}, got none;"
+                " name another, or train again where an earlier version trained it"
+            ) from None
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            reason = f"{folder / RUN} cannot be read ({error}); copy the adapter's folder again"
+            raise ConfigError(reason) from error
+        return found
+
+    def options(self, model: str) -> TrainOptions:
+        """Return the settings of the run, with a base model."""
+        hints = hints_of(TrainOptions)
+        known = {name: value for name, value in self.settings.items() if name in hints}
+        given = {name: build(hints[name], value, f".{name}") for name, value in known.items()}
+        return TrainOptions(**{**given, "model": model})
+
+
+def find_adapter(name: str) -> Path:
+    """Return the folder of an adapter, which is fetched if its name on the hub is given.
+
+    Args:
+        name: run folder, adapter's folder or name on the hub.
+
+    Raises:
+        ConfigError: if there is no such adapter.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        inside = folder / "adapter"
+        return inside if inside.is_dir() and not (folder / RUN).is_file() else folder
+    if model_faults(name):
+        raise ConfigError(
+            f"adapter must be a run's folder, its adapter's or a name on the hub, got {name!r}; no"
+            " such folder exists, check the path"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:  # of the network, the name, the cache or the hub's rules
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"adapter {name!r} is no folder and could not be fetched from the hub ({reason}); check"
+            " the name and the network"
+        ) from error
+
+
+def base_of(folder: Path, origin: Origin) -> str:
+    """Return the base model of an adapter: a bundled name, one on the hub, or a local folder.
+
+    Raises:
+        ConfigError: if PEFT's configuration does not name any.
+    """
+    if origin.model is not None or origin.settings.get("adapter") == "full":
+        return origin.model or str(folder)
+    path = folder / _PEFT
+    try:
+        found = json.loads(path.read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); copy the adapter again") from error
+    if not isinstance(found, str) or model_faults(found):
+        raise ConfigError(
+            f"base_model_name_or_path of {path} must be a model's folder or its name on the hub,"
+            f" got {found!r}; put the folder back, or write its new place there"
+        )
+    return found
+
+
+def is_local(model: str) -> bool:
+    """Whether a model is a folder or a file of this machine."""
+    return model not in BUNDLED_MODELS and Path(model).exists()
+
+
+def public_name(model: str) -> str:
+    """Return a model's name on the hub; of a local folder or file its own name, without a path."""
+    if model in BUNDLED_MODELS:
+        return BUNDLED_MODELS[model].hub or model
+    return Path(model).resolve().name if is_local(model) else model
+
+
+def save(
+    options: TrainOptions,
+    prepared: Prepared,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    weights: Path | None = None,
+) -> None:
+    """Save what was trained, the tokenizer, the dropout's configuration and the run's settings.
+
+    Args:
+        options: the run's settings.
+        prepared: its data and dropout.
+        model: what was trained.
+        tokenizer: its tokenizer.
+        folder: where to.
+        weights: the checkpoint whose weights are taken in place of the model's.
+    """
+    for part in (model, tokenizer, prepared.config):
+        part.save_pretrained(str(folder))
+    if weights is not None:
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        for path in weights.glob("*.safetensors*"):
+            shutil.copy2(path, folder)
+    if options.model in BUNDLED_MODELS and (folder / _PEFT).is_file():
+        # before saving, PEFT would look on the hub for what it is loaded from here
+        config = json.loads((folder / _PEFT).read_bytes())
+        config["base_model_name_or_path"] = public_name(options.model)
+        (folder / _PEFT).write_text(json.dumps(config, indent=2), encoding="utf-8")
+    origin = vars(Origin.of(options, prepared))
+    (folder / RUN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
