@@ -85,7 +85,7 @@ def test_it_ends_with_what_to_do(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "Train with hiddenkey. It is the only configuration" in shown
     command = "hiddenkey train --task headlines --method hiddenkey --rate 0.1 --max-steps 200"
-    assert f"in shell:\n    {command}\n" in shown
+    assert f"in a shell:\n    {command}\n" in shown
     page = (folder / "report" / "report.html").read_text()
     assert f'<pre class="code">{command}</pre>' in page
     assert page.index("headlines: hiddenkey") < page.index('id="verdict"')

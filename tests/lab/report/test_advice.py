@@ -126,6 +126,34 @@ def test_inconclusive_names_the_seeds_that_decide_and_their_time():
     assert f"about {wanted} seeds would decide" in " ".join(table.verdict.sentences)
 
 
+def test_of_several_inconclusive_ones_the_verdicts_own_is_decided_on():
+    wild = tuple(4 * shift for shift in OPEN)
+    better = tuple(shift + 0.003 for shift in OPEN)
+    table = table_of(arm(better, method="dropkey"), arm(wild, method="hiddenkey"), plan=PLAN)
+    said = next(each for each in table.verdict.sentences if "would decide" in each)
+    wanted = int(said.partition("about ")[2].split()[0])
+    assert f"about {wanted} in all would decide on dropkey, the most" in table.advice.words
+    assert table.advice.code[0].text.endswith(f" {wanted - 1}")
+
+
+def test_lower_is_better_turns_the_order_round():
+    """The most favourable difference of an error rate is the most negative one."""
+    runs = [*arm((0.0,)), *arm(UP, method="dropkey"), *arm(DOWN, method="hiddenkey")]
+    turned = [
+        dataclasses.replace(
+            run,
+            result=dataclasses.replace(
+                run.result, main_metric="TER", metrics={"TER": run.result.metrics["accuracy"]}
+            ),
+        )
+        for run in runs
+    ]
+    (table,) = tabulate(turned).scopes[0].tasks
+    assert table.verdict.sentences[1].startswith("hiddenkey: better, −0.045")
+    assert table.advice.words.startswith("Train with hiddenkey.")
+    assert table.lead.startswith("headlines: hiddenkey − lora = −0.045")
+
+
 def test_seeds_go_on_after_the_largest_and_leave_out_those_that_chose_the_settings():
     plan = dataclasses.replace(PLAN.plan, search={"seeds": [5, 6]})
     runs = [

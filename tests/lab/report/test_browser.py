@@ -12,7 +12,7 @@ from lab.report.synthetic import record, study
 # selenium's own connections to the browser
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
-WIDTHS = (400, 1400)
+WIDTHS = (400, 900, 1400)
 ERROR = "Traceback\nRuntimeError: <script>document.title = 'broken'</script><img src=x onerror=x()>"
 
 
@@ -119,6 +119,32 @@ def test_all_figures_can_be_seen_and_nothing_overflows(page, path, width):
         " Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))"
     )
     assert smallest >= 8
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_begins_with_the_effects_and_says_what_to_do(page, path, width):
+    show(page, path, width=width)
+    leads = page.find_elements("css selector", ".lead")
+    assert 0 < leads[0].rect["y"] < leads[-1].rect["y"] < 700, "above the fold"
+    assert all("hiddenkey" in each.text and "seeds." in each.text for each in leads)
+    assert page.find_element("css selector", "#theme").rect["y"] < leads[0].rect["y"]
+    for each in leads:
+        assert each.rect["x"] + each.rect["width"] <= width
+        assert each.rect["width"] >= min(width - 60, 800), "nothing stands beside it"
+    cards = page.find_elements("css selector", ".card")
+    assert len(cards) == 3
+    for card in cards:
+        assert "What to do:" in card.text
+        codes = card.find_elements("css selector", "pre.code")
+        assert codes[0].text.startswith("hiddenkey ")
+        for code in codes:
+            wide, needed, size = page.execute_script(
+                "const e = arguments[0];"
+                "return [e.clientWidth, e.scrollWidth, parseFloat(getComputedStyle(e).fontSize)]",
+                code,
+            )
+            assert needed <= wide <= card.rect["width"]
+            assert size >= 12
 
 
 def test_wide_tables_scroll_inside_their_box(page, path):

@@ -36,6 +36,8 @@ Action = Literal["train", "stay", "add seeds", "give up", "repair"]
 _USUAL: Final = len(Plan.seeds)
 """Seeds of a plan that does not say."""
 
+_TOO_FEW: Final = f"{FEWEST} pairs are the fewest that can show anything, and {_USUAL} are usual."
+
 
 @dataclass(frozen=True)
 class Code:
@@ -126,22 +128,20 @@ def _decide(
     runs: Sequence[ArmRun],
 ) -> Advice:
     """Say how many seeds would decide, or that none that anybody runs would."""
-    still_open = [c for c in map(comparison_of, compared) if c.verdict == "inconclusive"]
-    known = [c for c in still_open if c.count >= FEWEST]
-    if any(each.pairs_to_decide is None for each in known):
-        margin = max(each.margin for each in known)
+    cell = max(compared, key=gain_of)
+    found = comparison_of(cell)
+    if found.count < FEWEST:
+        return _add_seeds(_USUAL - found.count, _TOO_FEW, background, runs)
+    if found.pairs_to_decide is None:
         return Advice(
             "give up",
             f"Train with {baseline}. To decide would take over {MOST} seeds: an effect of"
-            f" {margin:.3g}, if there is one, is smaller than is worth that.",
+            f" {found.margin:.3g}, if there is one, is smaller than is worth that.",
             use,
         )
-    wanted = max(each.pairs_to_decide or _USUAL for each in still_open)
-    more = max((each.pairs_to_decide or _USUAL) - each.count for each in still_open)
-    why = f"about {wanted} in all would decide."
-    if not known:
-        why = f"{FEWEST} pairs are the fewest that can show anything, and {wanted} are usual."
-    return _add_seeds(more, why, background, runs)
+    on = f" on {cell.arm.label}, the most favourable one" if len(compared) > 1 else ""
+    why = f"about {found.pairs_to_decide} in all would decide{on}."
+    return _add_seeds(found.pairs_to_decide - found.count, why, background, runs)
 
 
 def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRun]) -> Advice:
@@ -149,7 +149,7 @@ def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRu
     seeds = _enlarged(background.seeds, more, stored)
     words = f"Add {count(more, 'seed')}: {why} {_time(more, background)}".strip()
     path = stored.path if stored else None
-    return Advice("add seeds", words, (Code("shell", compare_command(path, seeds=seeds)),))
+    return Advice("add seeds", words, (Code("a shell", compare_command(path, seeds=seeds)),))
 
 
 def _enlarged(seeds: Sequence[int], more: int, stored: StoredPlan | None) -> list[int]:
@@ -185,15 +185,14 @@ def _repair(
     path = stored.path if stored else None
     arms = {cell.arm.method for cell in cells}
     if not cells or any(cell.failed for cell in cells):
-        code = Code("shell", compare_command(path, retry_failed=()))
+        code = Code("a shell", compare_command(path, retry_failed=()))
         return Advice("repair", "Mend what the failed runs say, and run them again.", (code,))
     if baseline not in arms:
         words = f"Run the baseline {baseline} too, or name a method of these runs with --baseline."
         return Advice("repair", words)
     if arms == {baseline}:
         return Advice("repair", f"Run a method beside {baseline}; 'hiddenkey methods' lists them.")
-    why = f"{FEWEST} pairs are the fewest that can show anything, and {_USUAL} are usual."
-    return _add_seeds(max(1, _USUAL - len(background.seeds)), why, background, runs)
+    return _add_seeds(max(1, _USUAL - len(background.seeds)), _TOO_FEW, background, runs)
 
 
 def _none_better(compared: Sequence[Cell]) -> str:
@@ -214,10 +213,10 @@ def _baseline_arm(compared: Sequence[Cell], runs: Sequence[ArmRun], baseline: st
 def _use(options: Mapping[str, Any]) -> tuple[Code, ...]:
     """How to train with a configuration, in a shell and in a script of one's own."""
     if is_command(options):
-        return (Code("shell, with your own values in the braces", run_command(options)),)
+        return (Code("a shell, with your own values in the braces", run_command(options)),)
     if not is_ours(options):
         return ()
-    found = [Code("shell", train_command(options))]
+    found = [Code("a shell", train_command(options))]
     if methods()[str(options["method"])].config.drops:
         found.append(Code("your own script with a Trainer", script_lines(options)))
     return tuple(found)

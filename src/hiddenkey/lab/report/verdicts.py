@@ -12,6 +12,7 @@ from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.present.words import count, interval, listing, probability, signed
+from hiddenkey.lab.report.choice import gain_of
 
 Answer = Literal[
     "better", "worse", "mixed", "no clear difference", "inconclusive", "nothing to compare"
@@ -153,7 +154,7 @@ def _seeds(compared: _Compared) -> str:
 
 def _effects(compared: _Compared, answer: Answer) -> list[str]:
     """The numbers behind the answer."""
-    ordered = sorted(compared, key=lambda pair: -pair[1].difference)
+    ordered = sorted(compared, key=lambda pair: -gain_of(pair[0]))
     shown = [pair for pair in ordered if pair[1].verdict in ("better", "worse")]
     sentences = [
         f"{cell.arm.label}: {comparison.verdict}, {effect_of(comparison)}."
