@@ -34,6 +34,7 @@ LEVELS = (
     {"lab.tasks"},
     {"lab.scores"},
     {"lab.assets"},
+    {"launch"},
     {"testing"},
     {"integrations"},
     {"attachment"},
@@ -41,7 +42,7 @@ LEVELS = (
     {"chunked_loss"},
     {"sequence", "attention"},
     {"anatomy", "framework"},
-    {"errors", "files", "installation", "quiet", "measure"},
+    {"errors", "files", "installation", "quiet", "measure", "log"},
 )
 # Not of the library: what a training script never loads.
 OUTSIDE = ("cli", "__main__", "lab")

@@ -626,9 +626,16 @@ def test_summary_and_str():
         "hidden: element, rate 0.2, rescale inverse, 2 of 3 layers, hook",
         "output: element, rate 0.3, rescale inverse, classifier, hook",
         "consistency: kl, weight 2, backward one, fraction 0.5, every 3",
+        "the model's own dropout: off, was 0.1 in 11 places (keep_model_dropout=True leaves it on)",
     ]
     assert str(attachment) == "\n".join(attachment.summary())
-    assert str(hiddenkey.attach(model, "lora")) == "no noise; the model's own dropout is off"
+    lines = str(hiddenkey.attach(model, "lora")).splitlines()
+    assert lines == ["no noise", attachment.summary()[-1]]
+    without = plain_model("llama")
+    for attention in (each.self_attn for each in without.model.layers):
+        attention.attention_dropout = 0.0
+    shown = str(hiddenkey.attach(without, "lora"))
+    assert shown == "no noise; the model's own dropout is off"
     kept = DropoutConfig(keep_model_dropout=True)
     assert str(hiddenkey.attach(model, kept)) == "no noise; the model's own dropout is on"
 

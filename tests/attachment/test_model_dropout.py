@@ -1,10 +1,14 @@
 """Switching a model's own dropout off and on."""
 
+import logging
+
 import pytest
 import torch
 from torch import nn
 
+import hiddenkey
 from hiddenkey.attachment import model_dropout
+from hiddenkey.attachment.model_dropout import Setting, described
 from models import FAMILIES, batch, lora_model, plain_model, run, snapshot, transformer_in
 
 
@@ -95,3 +99,31 @@ def test_a_module_used_in_two_places_comes_back_once():
     assert len(settings) == 1
     model_dropout.restore(settings)
     assert shared.p == 0.3
+
+
+def test_attach_says_once_in_a_process_what_it_switched_off(caplog, monkeypatch):
+    monkeypatch.setattr("hiddenkey.log._said", set())
+    caplog.set_level("INFO", logger="hiddenkey")
+    for _ in range(2):
+        hiddenkey.attach(plain_model("bert"), "hiddenkey")
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "hiddenkey"]
+    assert said.startswith("the model's own dropout: off, was 0.1 in ")
+    assert "keep_model_dropout=True" in said
+
+
+def test_what_is_said_needs_no_logging_set_up_and_obeys_one_that_is(capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    logger = logging.getLogger("hiddenkey")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.info("seen")
+    assert capsys.readouterr().err == "hiddenkey: seen\n"
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
+    logger.info("for the script's own handlers")
+    assert capsys.readouterr().err == ""
+
+
+def test_several_rates_are_counted_one_by_one():
+    settings = [Setting(None, "p", rate) for rate in (0.2, 0.1, 0.0, 0.1)]
+    assert "off, was 0.1 in 2 and 0.2 in 1 places (" in described(settings)
+    assert "off, was 0.1 in 1 place (" in described(settings[1:2])
+    assert described(settings[2:3]) is None

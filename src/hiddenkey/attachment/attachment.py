@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hiddenkey import anatomy
+from hiddenkey import anatomy, log
 from hiddenkey.anatomy import Gap, Part
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
@@ -137,6 +137,7 @@ class Attachment:
         self._handles: list[RemovableHandle] = []
         self._attention: AttentionInstallation | None = None
         self._silenced: list[model_dropout.Setting] = []
+        self._own_dropout: str | None = None
         draws = OwnRandomNumbers(transformer, [part.module for part in layers], data_parallel_rank)
         self._entry = transformer if entry is None else entry  # its call is one training pass
         self._step = StepHooks(
@@ -156,6 +157,11 @@ class Attachment:
 
     def __str__(self) -> str:
         return "\n".join(self.summary())
+
+    @property
+    def called_module(self) -> nn.Module:
+        """The module whose call is one training pass; a second pass goes past its hooks."""
+        return self._entry
 
     @property
     def losses(self) -> dict[str, float]:
@@ -260,7 +266,7 @@ class Attachment:
         }
 
     def summary(self) -> list[str]:
-        """Return one line for each drop, and one for the loss."""
+        """Return one line for each drop, one for the loss, and one for what was switched off."""
         lines = []
         for drop in self.config.drops:
             own = [site for site in self.sites if site.position == drop.position]
@@ -290,6 +296,8 @@ class Attachment:
                     else ""
                 )
             )
+        if self._own_dropout:
+            return [*(lines or ["no noise"]), self._own_dropout]
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
 
@@ -338,4 +346,7 @@ class Attachment:
             self._step.before_pass.append(self._attention.begin)
         if not self.config.keep_model_dropout:
             self._silenced = model_dropout.switch_off(self._transformer)
+            self._own_dropout = model_dropout.described(self._silenced)
         self._step.install(self._counters, self._lm_loss)
+        if self._own_dropout:
+            log.once(model_dropout.OWN_DROPOUT, self._own_dropout)

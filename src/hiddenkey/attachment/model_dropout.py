@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 _NOISE = re.compile(r"dropout|pdrop$|drop_?(prob|path|rate)|layer_?drop")
+
+OWN_DROPOUT: Final = "the model's own dropout"
 
 _ALSO_IN_EVALUATION = ("moe_token_dropout",)  # NLLB-MoE scales its experts by it
 
@@ -53,6 +56,16 @@ def restore(settings: list[Setting]) -> None:
     """Give a model back the rates that :func:`switch_off` changed."""
     for setting in settings:
         setattr(setting.module, setting.attribute, setting.rate)
+
+
+def described(settings: list[Setting]) -> str | None:
+    """Say in one line what :func:`switch_off` changed; ``None`` if all was off before."""
+    places = Counter(setting.rate for setting in settings if setting.rate)
+    if not places:
+        return None
+    was = " and ".join(f"{rate:g} in {count}" for rate, count in sorted(places.items()))
+    plural = "" if sum(places.values()) == 1 else "s"
+    return f"{OWN_DROPOUT}: off, was {was} place{plural} (keep_model_dropout=True leaves it on)"
 
 
 def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
