@@ -158,6 +158,15 @@ def test_with_noise_the_consistency_loss_is_part_of_the_loss(case, tmp_path):
         torch.testing.assert_close(found["chunked"][1][name], value, msg=name, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["completion-only", "accumulated"])
+def test_watched_trls_own_trainer_trains_like_the_subclass(case, tmp_path):
+    found, ours = train(SFTTrainer, tmp_path, WITH_LOSS, **CASES[case])
+    expected, weights = train(ConsistencySFTTrainer, tmp_path, WITH_LOSS, **CASES[case])
+    assert [log["loss"] for log in found] == [log["loss"] for log in expected]
+    for name, value in weights.items():
+        assert torch.equal(ours[name], value), name
+
+
 def test_a_model_that_the_trainer_wraps_with_lora(tmp_path):
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"])
     logs, weights = train(
@@ -243,13 +252,15 @@ def test_a_mixture_of_experts_keeps_its_auxiliary_loss(steps, tmp_path):
 # ---------------------------------------------------------------- refusals
 
 
-def test_trls_own_trainer_is_refused(tmp_path):
+def test_trls_own_trainer_is_refused_where_nobody_watches_it(tmp_path):
+    trainer = make_trainer(SFTTrainer, lora_model("llama", "causal"), tmp_path)
+    hiddenkey.attach(trainer.model, WITH_LOSS)
     with pytest.raises(
         ConsistencyError,
-        match=r"TRL's trainers do not train on the model's own loss, .* instead of SFTTrainer use"
-        r" hiddenkey.integrations.trl.ConsistencySFTTrainer; DPO, .*: set consistency=None",
+        match=r"TRL's trainers do not train on the model's own loss, .* with SFTTrainer call"
+        r" hiddenkey.integrations.trainer.watch\(.*; DPO, .*: set consistency=None",
     ):
-        train(SFTTrainer, tmp_path, WITH_LOSS)
+        trainer.train()
 
 
 def test_a_loss_that_was_attached_to_another_model_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hiddenkey.attachment.attachment import Attachment, attachment_of
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.schedule import RateSchedule, by_position
+from hiddenkey.integrations.reached import ReachedSites
 from hiddenkey.integrations.trainer_loss import hold_own_loss
 from hiddenkey.step.parallel import means_over_processes
 
@@ -33,6 +33,8 @@ def watch(
     ``hiddenkey_config.json`` into each checkpoint. Under label smoothing and ``compute_loss_func``
     it adds the consistency loss to what these compute. Watching again replaces what was watched.
 
+    Under TRL's ``SFTTrainer``, which does not train on ``output.loss``, it lets the trainer do so.
+
     Where TRL's ``disable_dropout`` is set, all rates become 0, with a warning.
 
     Args:
@@ -46,15 +48,26 @@ def watch(
             loss is configured; during training, if a configured one never ran in a step.
         ConfigError: if a schedule does not fit the attachment, or meets ``disable_dropout``.
     """
+    callback = watching(trainer, attachment, schedules, per_layer=per_layer)
+    callbacks = trainer.callback_handler.callbacks
+    callbacks[:] = [each for each in callbacks if not isinstance(each, AttachmentCallback)]
+    callbacks.insert(0, callback)
+
+
+def watching(
+    trainer: Trainer,
+    attachment: Attachment,
+    schedules: tuple[RateSchedule, ...],
+    *,
+    per_layer: bool = False,
+) -> AttachmentCallback:
+    """Do what :func:`watch` does, but for putting the callback that it returns into the trainer."""
     _refuse_consistency(trainer, attachment)
     _obey_disable_dropout(trainer, attachment, schedules)
     for schedule in schedules:
         schedule.rates(attachment.sites, 0, 1)
-    callbacks = trainer.callback_handler.callbacks
-    callbacks[:] = [each for each in callbacks if not isinstance(each, AttachmentCallback)]
-    callback = AttachmentCallback(trainer, attachment, schedules, per_layer=per_layer)
-    callbacks.insert(0, callback)
     hold_own_loss(trainer, attachment)
+    return AttachmentCallback(trainer, attachment, schedules, per_layer=per_layer)
 
 
 class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
@@ -73,6 +86,8 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         self._schedules = schedules
         self._per_layer = per_layer
         self._passes_at_step_begin = 0
+        self._steps = 0
+        self.reached = ReachedSites(attachment)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -91,6 +106,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
             )
         self._attachment.meter.clear()
         self._attachment.shares()
+        self._steps, self.reached = 0, ReachedSites(self._attachment)
         stored = state.stateful_callbacks.get(_STATE)
         passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0
         self._attachment.consistency_passes = passes
@@ -117,6 +133,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
                 " model is not the attached one, or its forward is called past its hooks; attach to"
                 " the model that is given to the Trainer"
             )
+        self._steps += 1
         self._attachment.meter.end_step(mean=not _sums_over_passes(self._trainer))
         state.stateful_callbacks[_STATE] = {"args": {}, "attributes": {"passes": passes}}
 
@@ -131,18 +148,10 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         """Add the loss parts, the rates and the observed drop rates to a training log."""
         if logs is None or "loss" not in logs:
             return
-        losses = means_over_processes(self._attachment.meter.read(), args.device)
-        added = _added_up_processes(self._trainer)
-        parts = {f"{name}_loss": value * added for name, value in losses.items()}
-        if "task" in losses and self._attachment.config.consistency is None:
+        parts = self.read(args)
+        if "task_loss" in parts and self._attachment.config.consistency is None:
             # DPO, GRPO and their like compute a loss of their own and leave the model's alone
             parts["task_loss"] = logs["loss"]
-        shares = means_over_processes(self._attachment.shares(), args.device)
-        observed = {key: share for key, share in shares.items() if not math.isnan(share)}
-        if not self._per_layer:
-            sites = [site for site in self._attachment.sites if site.key in observed]
-            observed = by_position(observed, sites)
-        parts |= {f"dropped/{key}": round(share, 6) for key, share in observed.items()}
         if self._schedules:
             rates = by_position(self._attachment.rates, self._attachment.sites)
             parts |= {f"rate/{position}": round(rate, 6) for position, rate in rates.items()}
@@ -157,6 +166,25 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self._attachment.config.save_pretrained(folder)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Log an error where no step of the training reached a site."""
+        self.reached.read(args.device)
+        if self._steps:
+            self.reached.report()
+
+    def read(self, args: TrainingArguments) -> dict[str, float]:
+        """Return the loss parts and observed drop rates since the last reading, by logs' names.
+
+        On several processes all must call this.
+        """
+        losses = means_over_processes(self._attachment.meter.read(), args.device)
+        added = _added_up_processes(self._trainer)
+        parts = {f"{name}_loss": value * added for name, value in losses.items()}
+        observed = self.reached.read(args.device, per_layer=self._per_layer)
+        return parts | {f"dropped/{key}": round(share, 6) for key, share in observed.items()}
 
 
 def _refuse_consistency(trainer: Trainer, attachment: Attachment) -> None:

@@ -3,7 +3,8 @@
 With label smoothing or a ``compute_loss_func``, Trainer takes the labels away from the model and
 computes the loss of its logits. The pass is then held by :meth:`hiddenkey.Attachment.own_loss`, and
 the function that computes the loss is replaced, for the length of one call, by one that adds the
-consistency loss to its result: before Trainer's own scaling over processes.
+consistency loss to its result: before Trainer's own scaling over processes. TRL's ``SFTTrainer``
+computes its loss inside of the model, and :mod:`hiddenkey.integrations.trl_loss` serves it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.integrations.trl_loss import is_sft, sft_loss
 from hiddenkey.step.own_loss import OwnLoss
 
 
@@ -31,6 +33,14 @@ def hold_own_loss(trainer: Trainer, attachment: Attachment) -> None:
     trainer.compute_loss = _ComputeLoss(trainer, attachment, plain)
 
 
+def release_own_loss(trainer: Trainer) -> None:
+    """Give a trainer back the ``compute_loss`` that :func:`hold_own_loss` replaced."""
+    if isinstance(held := trainer.compute_loss, _ComputeLoss):
+        del trainer.compute_loss
+        if trainer.compute_loss != held.plain:  # an instance's own, or another class's
+            trainer.compute_loss = held.plain
+
+
 class _ComputeLoss:
     """Stands in for ``Trainer.compute_loss``."""
 
@@ -42,6 +52,8 @@ class _ComputeLoss:
         """Compute the loss as ``Trainer.compute_loss`` does, with a subclass's own arguments."""
         name = self._computes_loss()
         labels = inputs.get("labels")
+        if name is None and is_sft(self._trainer):
+            return sft_loss(self._trainer, self.plain, model, inputs, *rest, **named)
         if name is None or labels is None:
             return self.plain(model, inputs, *rest, **named)
         items = named.get("num_items_in_batch", rest[1] if len(rest) > 1 else None)

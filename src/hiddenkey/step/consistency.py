@@ -137,9 +137,9 @@ class ConsistencyLoss:
         if arguments.get("fused_lm_head"):
             raise ConsistencyError(
                 "a consistency loss is configured, but TRL's trainers do not train on the"
-                " model's own loss, where it is added; instead of SFTTrainer use"
-                " hiddenkey.integrations.trl.ConsistencySFTTrainer; DPO, KTO, GRPO and RLOO"
-                " need deterministic log-probabilities: set consistency=None"
+                " model's own loss, where it is added; with SFTTrainer call"
+                " hiddenkey.integrations.trainer.watch(trainer, attachment); DPO, KTO, GRPO and"
+                " RLOO need deterministic log-probabilities: set consistency=None"
             )
 
     def due(self) -> bool:

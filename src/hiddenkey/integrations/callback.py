@@ -1,0 +1,181 @@
+"""A callback for transformers' Trainer that attaches a method for the length of a training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hiddenkey.attachment.attachment import Attachment, attach, attachment_of
+from hiddenkey.attachment.plan import Kernel
+from hiddenkey.errors import AttachError
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.schedule import RateSchedule
+from hiddenkey.integrations.configured import configured, own_rank
+from hiddenkey.integrations.trainer import AttachmentCallback, watching
+from hiddenkey.integrations.trainer_loss import release_own_loss
+from hiddenkey.step.consistency import LanguageModelLoss
+
+
+class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
+    """Attaches a method when a training begins, and detaches it at the end.
+
+    ::
+
+        Trainer(..., callbacks=[HiddenKeyCallback("hiddenkey", rate=0.1)])
+
+    It attaches to the model that is trained, also where ``model_init`` makes a new one each time,
+    and does all that :func:`hiddenkey.integrations.trainer.watch` does. At the end it writes
+    ``hiddenkey_config.json`` into ``args.output_dir``. Under TRL's ``SFTTrainer`` it lets the
+    trainer train on the consistency loss. After a training that an exception ended, the model stays
+    attached until the next training or :meth:`detach`.
+
+    In a single process masks come from random numbers of their own, as they do in several. So
+    methods that are compared at one seed see the same batches.
+
+    Args:
+        config: name of a method, or a configuration.
+        rate: dropout rate of all drops of a named method; ``None`` keeps its own.
+        rates: rates of a named method by position; they win over ``rate``.
+        schedules: factors of the rates by step.
+        per_layer: log the observed drop rate of each layer, in place of their mean.
+        keep_model_dropout: leave the model's own dropout on; ``None`` does what ``config`` says.
+        kernel: see :func:`hiddenkey.attach`.
+        lm_loss: see :func:`hiddenkey.attach`.
+
+    Raises:
+        ConfigError: if the method, a rate or the configuration is wrong. When training begins, if
+            it does not fit the model, and what :func:`watch` raises.
+        AttachError: when training begins, if the model has an attachment already.
+
+    Attributes:
+        config: the configuration.
+        attachment: what is at work; ``None`` outside of training.
+    """
+
+    def __init__(
+        self,
+        config: str | DropoutConfig = "hiddenkey",
+        rate: float | None = None,
+        *,
+        rates: Mapping[str, float] | None = None,
+        schedules: Sequence[RateSchedule] = (),
+        per_layer: bool = False,
+        keep_model_dropout: bool | None = None,
+        kernel: Kernel = "auto",
+        lm_loss: LanguageModelLoss = "auto",
+    ) -> None:
+        self.config = configured(config, rate, rates, keep_model_dropout)
+        self.attachment: Attachment | None = None
+        self._schedules = tuple(schedules)
+        self._per_layer = per_layer
+        self._kernel, self._lm_loss = kernel, lm_loss
+        self._trainer: Trainer | None = None
+        self._watching: AttachmentCallback | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Attach to the model that is trained now."""
+        self.detach()  # what a training that an exception ended left
+        self._trainer = trainer = trainer_that_calls(self)
+        if attachment_of(trainer.model) is not None:
+            raise AttachError(
+                "the model that Trainer trains has an attachment already; leave out either attach"
+                " and watch, or HiddenKeyCallback"
+            )
+        self.attachment = attach(
+            trainer.model,
+            self.config,
+            kernel=self._kernel,
+            lm_loss=self._lm_loss,
+            data_parallel_rank=own_rank(),
+        )
+        try:
+            self._watching = watching(
+                trainer, self.attachment, self._schedules, per_layer=self._per_layer
+            )
+            self._watching.on_train_begin(args, state, control)
+        except BaseException:
+            self.detach()
+            raise
+        # Reporters stand before the callbacks of a script, and shall see what is added to the logs.
+        # What moves to the front of a list that is walked through is not met twice.
+        callbacks = trainer.callback_handler.callbacks
+        callbacks.remove(self)
+        callbacks.insert(0, self)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the step's rates."""
+        if self._watching is not None:
+            self._watching.on_step_begin(args, state, control)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the step's losses."""
+        if self._watching is not None:
+            self._watching.on_step_end(args, state, control)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add the loss parts, the rates and the observed drop rates to a training log."""
+        if self._watching is not None:
+            self._watching.on_log(args, state, control, logs)
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the configuration beside the checkpoint's adapter."""
+        if self._watching is not None:
+            self._watching.on_save(args, state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Detach, and write the configuration into the output folder."""
+        if self._watching is None:
+            return
+        self._watching.on_train_end(args, state, control)
+        self.detach()
+        if state.is_world_process_zero and args.output_dir is not None:
+            self.config.save_pretrained(args.output_dir)
+
+    def detach(self) -> None:
+        """Give model and trainer back as they were. Does nothing twice."""
+        if self.attachment is not None:
+            self.attachment.detach()
+        if self._trainer is not None:
+            release_own_loss(self._trainer)
+        self.attachment = self._watching = self._trainer = None
+
+
+def trainer_that_calls(callback: TrainerCallback) -> Trainer:
+    """Return the Trainer whose training begins.
+
+    Trainer hands its callbacks the model, and not itself; but the loss is computed by a method of
+    the trainer, and its settings say how it is scaled. So it is looked up among the callers.
+
+    Raises:
+        AttachError: if no Trainer with this callback is among them.
+    """
+    frame = sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        found = frame.f_locals.get("self")
+        if isinstance(found, Trainer) and callback in found.callback_handler.callbacks:
+            return found
+    raise AttachError(
+        "HiddenKeyCallback was called by no Trainer of transformers that has it among its"
+        " callbacks, so it cannot reach the loss; use attach and watch(trainer, attachment), or"
+        " attach alone in a loop of your own"
+    )

@@ -1,0 +1,219 @@
+"""A callback for Lightning's Trainer that attaches a method for the length of a training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hiddenkey.attachment.attachment import Attachment, attach, attachment_of
+from hiddenkey.attachment.plan import Kernel
+from hiddenkey.errors import AttachError
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.schedule import RateSchedule, by_position
+from hiddenkey.integrations.configured import configured, own_rank
+from hiddenkey.integrations.reached import ReachedSites
+from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.parallel import means_over_processes
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+_MODELS = {"PreTrainedModel", "PeftModel", "PeftMixedModel"}
+
+
+def _base() -> Any:
+    """Return Lightning's class of callbacks; it comes in two packages that do not know each other.
+
+    The one that the script has imported counts, and both if it has both.
+    """
+    loaded = [name for name in _PACKAGES if name in sys.modules]
+    installed = (name for name in _PACKAGES if find_spec(name.partition(".")[0]))
+    chosen = loaded or [next(installed, _PACKAGES[0])]
+    kinds = tuple(import_module(name).Callback for name in chosen)
+    return kinds[0] if len(kinds) == 1 else type("Callback", kinds, {})
+
+
+class HiddenKeyCallback(_base()):  # type: ignore[misc]
+    """Attaches a method when ``fit`` begins, and detaches it at the end.
+
+    ::
+
+        lightning.Trainer(..., callbacks=[HiddenKeyCallback("hiddenkey", rate=0.1)])
+
+    It puts the model into training mode, which ``from_pretrained`` leaves off and Lightning does
+    not switch on. Every ``log_every_n_steps`` it logs ``task_loss``, ``consistency_loss``,
+    ``dropped/<position>`` and with a schedule ``rate/<position>``. The consistency loss is
+    in ``output.loss``, on which the training step must train. At the end the callback writes
+    ``hiddenkey_config.json`` into the trainer's log folder.
+
+    Args:
+        config: name of a method, or a configuration.
+        rate: dropout rate of all drops of a named method; ``None`` keeps its own.
+        rates: rates of a named method by position; they win over ``rate``.
+        model: name of the module's attribute that is the model; ``None`` finds the one model of
+            transformers or PEFT.
+        schedules: factors of the rates by step.
+        per_layer: log the observed drop rate of each layer, in place of their mean.
+        keep_model_dropout: leave the model's own dropout on; ``None`` does what ``config`` says.
+        kernel: see :func:`hiddenkey.attach`.
+        lm_loss: see :func:`hiddenkey.attach`.
+
+    Raises:
+        ConfigError: if the method, a rate or the configuration is wrong. When ``fit`` begins, if
+            it does not fit the model.
+        AttachError: when ``fit`` begins, if the model is not found or has an attachment already.
+
+    Attributes:
+        config: the configuration.
+        attachment: what is at work; ``None`` outside of ``fit``.
+    """
+
+    def __init__(
+        self,
+        config: str | DropoutConfig = "hiddenkey",
+        rate: float | None = None,
+        *,
+        rates: Mapping[str, float] | None = None,
+        model: str | None = None,
+        schedules: Sequence[RateSchedule] = (),
+        per_layer: bool = False,
+        keep_model_dropout: bool | None = None,
+        kernel: Kernel = "auto",
+        lm_loss: LanguageModelLoss = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = configured(config, rate, rates, keep_model_dropout)
+        self.attachment: Attachment | None = None
+        self._name, self._schedules = model, tuple(schedules)
+        self._per_layer = per_layer
+        self._kernel, self._lm_loss = kernel, lm_loss
+        self._passes = 0
+        self._reached: ReachedSites | None = None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Attach to the module's model, and put it into training mode."""
+        self.detach()
+        model = find_model(pl_module, self._name)
+        if attachment_of(model) is not None:
+            raise AttachError(
+                "the model that Lightning trains has an attachment already; leave out either"
+                " attach, or HiddenKeyCallback"
+            )
+        self.attachment = attach(
+            model,
+            self.config,
+            kernel=self._kernel,
+            lm_loss=self._lm_loss,
+            data_parallel_rank=own_rank(),
+        )
+        model.train()
+        self.attachment.consistency_passes = self._passes
+        self._reached = ReachedSites(self.attachment)
+        for schedule in self._schedules:
+            schedule.rates(self.attachment.sites, 0, 1)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Set the step's rates."""
+        assert self.attachment is not None
+        rates: dict[str, float] = {}
+        for schedule in self._schedules:
+            steps = int(trainer.estimated_stepping_batches)
+            rates |= schedule.rates(self.attachment.sites, trainer.global_step, steps)
+        self.attachment.set_rates(rates)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Log where a step's metrics are due."""
+        if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
+            pl_module.log_dict(self.read(pl_module))
+
+    def read(self, pl_module: Any) -> dict[str, float]:
+        """Return the last loss's parts, the rates, and the observed drop rates since last time.
+
+        On several processes all must call this.
+        """
+        assert self.attachment is not None
+        assert self._reached is not None
+        losses = means_over_processes(self.attachment.losses, pl_module.device)
+        parts = {f"{name}_loss": value for name, value in losses.items()}
+        observed = self._reached.read(pl_module.device, per_layer=self._per_layer)
+        parts |= {f"dropped/{key}": share for key, share in observed.items()}
+        if self._schedules:
+            rates = by_position(self.attachment.rates, self.attachment.sites)
+            parts |= {f"rate/{position}": rate for position, rate in rates.items()}
+        return parts
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Detach, and write the configuration into the trainer's folder."""
+        if self.attachment is None or self._reached is None:
+            return
+        self._reached.read(pl_module.device)
+        if trainer.global_step:
+            self._reached.report()
+        self._passes = self.attachment.consistency_passes
+        self.detach()
+        if trainer.is_global_zero:
+            self.config.save_pretrained(Path(trainer.log_dir or trainer.default_root_dir))
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Detach."""
+        self.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of passes, for a checkpoint."""
+        passes = self.attachment.consistency_passes if self.attachment else self._passes
+        return {"passes": passes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting passes where a resumed run stood."""
+        self._passes = state_dict["passes"]
+
+    def detach(self) -> None:
+        """Give the model back as it was. Does nothing twice."""
+        if self.attachment is not None:
+            self.attachment.detach()
+        self.attachment = self._reached = None
+
+
+def find_model(pl_module: nn.Module, name: str | None = None) -> nn.Module:
+    """Return the model in a LightningModule that is trained.
+
+    Args:
+        pl_module: the LightningModule.
+        name: of its attribute; ``None`` finds the one model of transformers or PEFT with trainable
+            weights, or else the one child that has some.
+
+    Raises:
+        AttachError: if there is none, or more than one.
+    """
+    if name is not None:
+        try:
+            return pl_module.get_submodule(name)
+        except AttributeError:
+            children = ", ".join(child for child, _ in pl_module.named_children())
+            raise AttachError(
+                f"model must name a module in {type(pl_module).__name__}, got {name!r}; it has"
+                f" {children}"
+            ) from None
+    found = list(_outermost(pl_module)) or list(pl_module.named_children())
+    trained = [each for each in found if any(p.requires_grad for p in each[1].parameters())]
+    if len(trained) != 1:
+        names = ", ".join(name for name, _ in trained) or "none"
+        raise AttachError(
+            f"{type(pl_module).__name__} must have one model with trainable weights, got {names};"
+            ' say which: HiddenKeyCallback(..., model="NAME")'
+        )
+    model: nn.Module = trained[0][1]
+    return model
+
+
+def _outermost(module: nn.Module, prefix: str = "") -> Any:
+    """Yield the name and module of each model that is in no other model."""
+    for name, child in module.named_children():
+        if _MODELS & {kind.__name__ for kind in type(child).__mro__}:
+            yield f"{prefix}{name}", child
+        else:
+            yield from _outermost(child, f"{prefix}{name}.")
