@@ -80,6 +80,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "fine-tune a model with LoRA and a dropout method on a task",
         "train", "TrainOptions", of="hiddenkey.lab.run.options",
     ),
+    "run": Command(
+        "start a training script of yours with a method attached to its model", "hiddenkey.cli.run"
+    ),
     "compare": _command(
         "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
         "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
