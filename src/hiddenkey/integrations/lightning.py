@@ -92,7 +92,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._per_layer = per_layer
         self._kernel, self._lm_loss = kernel, lm_loss
         self._passes = 0
-        self._reached: ReachedSites | None = None
+        self.reached: ReachedSites | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module's model, and put it into training mode."""
@@ -112,7 +112,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         )
         model.train()
         self.attachment.consistency_passes = self._passes
-        self._reached = ReachedSites(self.attachment)
+        self.reached = ReachedSites(self.attachment)
         for schedule in self._schedules:
             schedule.rates(self.attachment.sites, 0, 1)
 
@@ -136,10 +136,10 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         On several processes all must call this.
         """
         assert self.attachment is not None
-        assert self._reached is not None
+        assert self.reached is not None
         losses = means_over_processes(self.attachment.losses, pl_module.device)
         parts = {f"{name}_loss": value for name, value in losses.items()}
-        observed = self._reached.read(pl_module.device, per_layer=self._per_layer)
+        observed = self.reached.read(pl_module.device, per_layer=self._per_layer)
         parts |= {f"dropped/{key}": share for key, share in observed.items()}
         if self._schedules:
             rates = by_position(self.attachment.rates, self.attachment.sites)
@@ -148,11 +148,11 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Detach, and write the configuration into the trainer's folder."""
-        if self.attachment is None or self._reached is None:
+        if self.attachment is None or self.reached is None:
             return
-        self._reached.read(pl_module.device)
+        self.reached.read(pl_module.device)
         if trainer.global_step:
-            self._reached.report()
+            self.reached.report()
         self._passes = self.attachment.consistency_passes
         self.detach()
         if trainer.is_global_zero:
@@ -175,7 +175,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         """Give the model back as it was. Does nothing twice."""
         if self.attachment is not None:
             self.attachment.detach()
-        self.attachment = self._reached = None
+        self.attachment = self.reached = None
 
 
 def find_model(pl_module: nn.Module, name: str | None = None) -> nn.Module:

@@ -30,10 +30,12 @@ from torch import Tensor, nn
 from hiddenkey import anatomy
 from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.files import plain, write_whole
+from hiddenkey.framework.schedule import by_position
 from hiddenkey.launch.stages import ATTACHED, FINISHED, LOG
 
 _PAUSE: Final = 5.0
 """Seconds between two writings of a growing log."""
+_LOSSES: Final = frozenset(("task_loss", "consistency_loss"))
 _MOST_ENTRIES: Final = 2**20
 _INTEGERS: Final = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -52,7 +54,7 @@ class Record:
         self._written = -math.inf
         self._handle: Any = None
         self._batches = hashlib.sha256()
-        self._seen: dict[str, list[float]] = defaultdict(list)
+        self._losses: dict[str, list[float]] = defaultdict(list)
         self._steps: list[float] = []
         self._began = self._step_began = 0.0
 
@@ -116,27 +118,26 @@ class Record:
         return bool(self._lines) and self._lines[-1]["step"] == step
 
     def see(self, parts: Mapping[str, float]) -> None:
-        """Let losses and observed drop rates count for the end of the record."""
-        for name, value in parts.items():
-            if name.startswith("dropped/") or name in ("task_loss", "consistency_loss"):
-                self._seen[name].append(value)
+        """Let the parts of the loss count for the end of the record."""
+        for name in _LOSSES & parts.keys():
+            self._losses[name].append(parts[name])
 
-    def finish(self, steps: int) -> None:
+    def finish(self, steps: int, attachment: Attachment, observed: Mapping[str, float]) -> None:
         """Write down what training ended with.
 
         Args:
             steps: optimiser steps, those before a resumption included.
+            attachment: what was attached.
+            observed: mean drop rate of each site that was reached, by :attr:`Site.key`.
         """
         if self._folder is None:
             return
         self._handle.remove()
         self._write_log()
-        rates: dict[str, list[float]] = defaultdict(list)
-        for name, values in self._seen.items():
-            if name.startswith("dropped/"):
-                rates[name.split("/")[1]] += values
         later = self._steps[1:] or self._steps  # the first step looks at the model once
-        seen = {name: fmean(values) for name, values in self._seen.items()}
+        losses = {
+            name: fmean(self._losses[name]) if self._losses[name] else None for name in _LOSSES
+        }
         self._write(
             FINISHED,
             {
@@ -144,9 +145,11 @@ class Record:
                 "seconds": time.perf_counter() - self._began,
                 "seconds_per_step": fmean(later) if later else None,
                 "batches": self._batches.hexdigest(),
-                "dropped": {position: fmean(values) for position, values in rates.items()},
-                "task_loss": seen.get("task_loss"),
-                "consistency_loss": seen.get("consistency_loss"),
+                "dropped": by_position(
+                    observed, [s for s in attachment.sites if s.key in observed]
+                ),
+                "sites": {site.key: observed.get(site.key) for site in attachment.sites},
+                **losses,
                 "peak_memory_mib": peak_memory_mib(),
             },
         )

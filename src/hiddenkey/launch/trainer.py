@@ -79,7 +79,8 @@ class LaunchedCallback(HiddenKeyCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write the end of the record, and detach."""
-        if self._record is not None and self._watching is not None:
+        if self._record and self._watching and self.attachment:
             self._record.see(self._watching.read(args))  # of steps after the last log
-            self._record.finish(state.global_step)
+            observed = self._watching.reached.means()
+            self._record.finish(state.global_step, self.attachment, observed)
         super().on_train_end(args, state, control, **kwargs)
