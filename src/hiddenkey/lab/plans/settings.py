@@ -55,6 +55,8 @@ def misplaced(key: str, value: Any = None) -> str:
             place = f"{name}.{what.upper()}.{each}"
             return f"has no {what} called {each!r}, which is a setting of the runs; give --{place}"
         return ""
+    if name in _plan_names():
+        return ""
     if name in TASKS:
         return f"is a task; write its settings under per_task: or give --per_task.{key}"
     if name not in TYPES or name in RESERVED:
@@ -132,12 +134,18 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
 
 def _no_setting(name: str) -> str:
     """Say why a key is no setting of a run, and where the plan has it."""
-    from hiddenkey.lab.plans.plan import Plan
-
-    if name in {field.name for field in dataclasses.fields(Plan)}:
+    if name in _plan_names():
         return "is the plan's own, for all runs together; write it at the top level"
     near = suggestion(name, TYPES) or "; see 'hiddenkey train --help'"
     return f"is not a setting of a run{near}"
+
+
+@lru_cache(maxsize=1)
+def _plan_names() -> frozenset[str]:
+    """The keys at a plan's top level."""
+    from hiddenkey.lab.plans.plan import Plan
+
+    return frozenset(field.name for field in dataclasses.fields(Plan))
 
 
 @lru_cache(maxsize=1)
