@@ -57,7 +57,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest(plan_file, capsys):
     assert "'seed' is not a setting; did you mean 'seeds'?" in capsys.readouterr().err
     own = plan_file(rates=[2.0], data="here")  # names that a run's settings have too
     assert main(["compare", own]) == 2
-    assert "error: rate must be in [0, 1), got 2.0" in capsys.readouterr().err
+    assert "rate must be in [0, 1), got 2.0" in capsys.readouterr().err
     misplaced = plan_file(epochs=3, cola={"max_length": 64}, per_task={"headlines": {}, "rate": 1})
     assert main(["compare", misplaced]) == 2
     errors = capsys.readouterr().err
