@@ -26,6 +26,7 @@ LEVELS = (
     {"lab.claims"},
     {"lab.report", "lab.compare"},
     {"lab.present"},
+    {"lab.results"},
     {"lab.evidence"},
     {"lab.plans"},
     {"lab.queue"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -16,22 +17,27 @@ from hiddenkey.cli.running import (
     duration,
     interrupted_by_sigterm,
     line,
+    name_of,
     show_jobs,
     use_threads_of_one,
     work_off,
 )
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.compare.archive import records_of
+from hiddenkey.lab.compare.command_outline import CommandOutline
 from hiddenkey.lab.compare.coordinator import Coordinator
-from hiddenkey.lab.compare.outline import Outline
+from hiddenkey.lab.compare.outline import Outline, States
 from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import Prospect, prospects
-from hiddenkey.lab.compare.survey import JobRow, Survey, look_ahead
+from hiddenkey.lab.compare.survey import JobRow, Survey, look, look_ahead
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import check
-from hiddenkey.lab.plans.identity import label, options_from
-from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.identity import label
+from hiddenkey.lab.plans.plan import Plan, validate
 from hiddenkey.lab.plans.stored import store_plan
 from hiddenkey.lab.queue.storage import storage_errors
 
@@ -40,6 +46,8 @@ _FAILED = 1
 
 def run(plan: Plan) -> int:
     """Run what is missing of a plan and return the exit status: 1 if a run failed."""
+    if plan.command is not None:
+        return _run_command(plan)
     local, several = plan.local_settings(), plan.several
     data = check(plan)
     outline = Outline(plan, data)
@@ -63,11 +71,64 @@ def run(plan: Plan) -> int:
         work_off(console, coordinator, local, several, plan.workers)
         time_missing_steps(plan, data, partial(say, console))
         failed = _conclude(console, coordinator, several)
-        if plan.report and any(record.result for record in coordinator.records()):
-            report.write(console, Path(plan.output), plan.baseline)
-        else:
-            say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
+        _report(console, plan, coordinator)
         return _FAILED if failed else 0
+
+
+def _run_command(plan: Plan) -> int:
+    """Do the same with a command of the user's own."""
+    if faults := validate(plan):
+        raise ConfigError(faults)
+    outline, console = CommandOutline(plan), standard_console()
+    if plan.dry_run:
+        states = look(plan, outline)
+        _show_command_runs(console, plan, outline, states)
+        return 0
+    with (
+        storage_errors(plan.job_store),
+        interrupted_by_sigterm(),
+        Coordinator(plan, outline) as coordinator,
+    ):
+        store_plan(plan)
+        known = coordinator.records()
+        if len(known) < outline.total:
+            _show_prospects(console, prospects(plan, known), plan.workers)
+        work_off(console, coordinator, plan.local_settings(), (), plan.workers)
+        failed = _conclude(console, coordinator, ())
+        _report(console, plan, coordinator)
+        return _FAILED if failed else 0
+
+
+def _report(console: Console, plan: Plan, coordinator: Coordinator) -> None:
+    if plan.report and any(record.result for record in coordinator.records()):
+        report.write(console, Path(plan.output), plan.baseline)
+    else:
+        say(console, f"report: hiddenkey report {plan.output} --baseline {plan.baseline}")
+
+
+def _show_command_runs(
+    console: Console, plan: Plan, outline: CommandOutline, states: States
+) -> None:
+    """List the runs of a command, what each would start, and what is known of their time."""
+    found = states.get(plan.name, {})
+    listed = outline.jobs(states)[plan.name]
+    known = records_of(listed, found)
+    table = plain_table(f"{len(listed)} runs of {plan.output}", left=["run", "stands"])
+    for job in listed:
+        state = found.get(job.key)
+        name = command_label(CommandRun.from_dict(job.payload).options.recorded())
+        table.add_row(name, "missing" if state is None else state.status)
+    console.print(table)
+    first = CommandRun.from_dict(listed[0].payload).options
+    say(console, f"the first one starts: {shlex.join(first.words('OUTPUT'))}")
+    _show_prospects(console, prospects(plan, known), plan.workers)
+    seconds = [record.result.seconds for record in known if record.result is not None]
+    left = len(listed) - len(known)
+    if seconds:
+        time = duration(left * mean(seconds) / plan.workers)
+        say(console, f"{left} runs are left: about {time}, from those that are done")
+    else:
+        say(console, f"{left} runs are left; their time is known when the first is done")
 
 
 def _conclude(console: Console, coordinator: Coordinator, several: Sequence[str]) -> bool:
@@ -93,8 +154,7 @@ def _table(records: Sequence[Record], also: Sequence[str]) -> Table:
     """Mean and deviation over the seeds, for each task and configuration."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        name = label(options_from(record.options), also, seed=False)
-        groups[name + (", time-matched" if record.budget == "time" else "")].append(record)
+        groups[name_of(record, also, seed=False)].append(record)
     table = plain_table(
         "mean ± standard deviation over the seeds",
         left=["task, method"],

@@ -18,6 +18,7 @@ from hiddenkey.cli.terminal import number, plain_table, progress_bar, say
 from hiddenkey.lab.compare.assignment import Assignment, work_on
 from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.command import command_label
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.present.words import duration as duration
 from hiddenkey.lab.queue.pool import Pool
@@ -84,17 +85,25 @@ def pause_after(seconds: float) -> float:
 
 def line(record: Record, also: Sequence[str]) -> str:
     """Say in one line what came out of a run."""
-    options = options_from(record.options)
-    what = label(options, also) + (", time-matched" if record.budget == "time" else "")
+    what = name_of(record, also)
     if record.stage == "search":
-        what += f", search at learning rate {options.learning_rate:.2g}"
+        what += f", search at learning rate {record.options['learning_rate']:.2g}"
     if record.result is None:
         return f"failed: {what}: {record.reason}"
     summary = record.result.metrics[record.result.main_metric]
+    seconds = record.result.seconds_per_step
     return (
         f"{what}: {record.result.main_metric} best {number(summary.best)}, last"
-        f" {number(summary.last)}, {record.result.seconds_per_step:.3f} s/step"
+        f" {number(summary.last)}{f', {seconds:.3f} s/step' if seconds else ''}"
     )
+
+
+def name_of(record: Record, also: Sequence[str], *, seed: bool = True) -> str:
+    """Name a record's run; see ``label`` and ``command_label``."""
+    if record.is_command:
+        return command_label(record.options, seed=seed)
+    name = label(options_from(record.options), also, seed=seed)
+    return name + (", time-matched" if record.budget == "time" else "")
 
 
 def use_threads_of_one(workers: int) -> None:

@@ -10,6 +10,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from hiddenkey.lab.evidence.record import FOLDER, NOT_A_RECORD, Record
+from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
@@ -68,14 +69,23 @@ def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Recor
     return found
 
 
+AnyRun = Run | CommandRun
+
+
+def run_from(payload: Mapping[str, Any]) -> AnyRun:
+    """The run that a job's payload describes."""
+    return CommandRun.from_dict(payload) if "command" in payload else Run.from_dict(payload)
+
+
 def record_of(
-    run: Run,
+    run: AnyRun,
     state: State,
     *,
     result: Result | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     environment: Mapping[str, Any] | None = None,
     error: str | None = None,
+    observed: Mapping[str, Any] | None = None,
 ) -> Record:
     """Return the record of a run that ends now: finished if it has a result."""
     return Record(
@@ -91,6 +101,7 @@ def record_of(
         attempts=state.begun,
         started=jobs.utc(state.started),
         ended=jobs.utc(None),
+        observed=observed or {},
     )
 
 
@@ -116,6 +127,6 @@ def buried(job: Job, state: State) -> FrozenTrial:
     )
     attributes = {**job.attributes(), jobs.ERROR: error}
     if job.kind == "run":
-        record = record_of(Run.from_dict(job.payload), state, error=error)
+        record = record_of(run_from(job.payload), state, error=error)
         attributes |= jobs.record_attribute(record.to_dict())
     return optuna.create_trial(state=TrialState.FAIL, user_attrs=attributes)

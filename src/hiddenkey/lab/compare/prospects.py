@@ -9,9 +9,10 @@ else assumed.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Final
 
 from hiddenkey.lab.evidence.arms import ArmRun, find_runs
@@ -21,6 +22,7 @@ from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.results.command_result import measure_of
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import find_task
 
@@ -42,6 +44,9 @@ class Scatter:
 
 ASSUMED: Final = 0.013
 """Standard deviation of a pair's difference where nothing is measured: 1.3 percentage points."""
+
+_SHARES: Final = ("accuracy", "acc", "f1", "precision", "recall")
+"""Last words of metrics from 0 to 1, whose differences scatter as accuracies do."""
 
 _ASSUMED: Final = Scatter(
     ASSUMED, MARGIN, "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
@@ -113,6 +118,8 @@ def prospects(
     """
     finished = [r for r in records if r.result is not None and r.budget == "steps"]
     known = _measured(finished, plan.baseline)
+    if plan.command is not None:
+        return _of_command(plan, finished, known)
     settings = plan.settings()
     found = []
     for task in plan.tasks:
@@ -132,6 +139,31 @@ def prospects(
             )
         )
     return found
+
+
+def _of_command(
+    plan: Plan, finished: Sequence[Record], known: Mapping[str, Scatter]
+) -> list[Prospect]:
+    """Say it for a command, whose time is known from its finished runs alone."""
+    metric = measure_of(plan.metric or "")
+    usual = _ASSUMED if metric.rpartition("_")[2] in _SHARES else None
+    seconds = [record.result.seconds for record in finished if record.result is not None]
+    by_task = Counter(options.task for options in plan.command_settings())
+    compared = Counter(
+        options.task for options in plan.command_settings() if options.method != plan.baseline
+    )
+    return [
+        Prospect(
+            task=task,
+            metric=metric,
+            pairs=len(plan.seeds),
+            comparisons=compared[task],
+            runs=runs,
+            scatter=known.get(task, usual),
+            seed_seconds=runs * fmean(seconds) if seconds else None,
+        )
+        for task, runs in by_task.items()
+    ]
 
 
 def _measured(records: Sequence[Record], baseline: str) -> dict[str, Scatter]:

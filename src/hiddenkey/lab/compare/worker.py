@@ -25,17 +25,19 @@ import yaml
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import ConfigError, DivergedError
 from hiddenkey.lab.compare import probe
-from hiddenkey.lab.compare.archive import record_of, value_of
+from hiddenkey.lab.compare.archive import AnyRun, record_of, run_from, value_of
+from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans import search
+from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, options_from
 from hiddenkey.lab.plans.search import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.folder import WorkFolder
-from hiddenkey.lab.queue.jobs import Job
+from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.folder import CONFIG, DAMAGED, DATA, RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.recorder import Observer
@@ -130,7 +132,7 @@ class Worker:
     def _run(self, trial: optuna.Trial, job: Job) -> float:
         for name, value in job.params.items():
             show(trial, name, value)
-        return self._train(trial, Run.from_dict(job.payload))
+        return self._train(trial, run_from(job.payload))
 
     def _search(self, trial: optuna.Trial, job: Job) -> float:
         wanted = SearchTrial.from_dict(job.payload)
@@ -153,7 +155,7 @@ class Worker:
         trial.set_user_attr("ratio", found)
         return -found
 
-    def _train(self, trial: optuna.Trial, run: Run) -> float:
+    def _train(self, trial: optuna.Trial, run: AnyRun) -> float:
         """Train one run, or only read it if that has been done; return its value."""
         record = self._known(trial, run)
         if record is None:
@@ -166,13 +168,15 @@ class Worker:
             raise RunError(record.reason)
         return value_of(record.result)
 
-    def _known(self, trial: optuna.Trial, run: Run) -> Record | None:
+    def _known(self, trial: optuna.Trial, run: AnyRun) -> Record | None:
         """The record of a finished run, if a worker died just after storing it."""
         found = jobs.records(frozen(trial)).get(run.id)
         record = None if found is None else Record.from_dict(found)
         return record if record is not None and record.result is not None else None
 
-    def _record(self, trial: optuna.Trial, run: Run) -> Record:
+    def _record(self, trial: optuna.Trial, run: AnyRun) -> Record:
+        if isinstance(run, CommandRun):
+            return self._command_record(trial, run)
         folder = RunFolder(self._folder.run(run.id))
         _forget_peaks()
         error: str | None = None
@@ -184,11 +188,41 @@ class Worker:
         except Exception as failure:
             self._refuse_broken_folder()
             error = "".join(traceback.format_exception(failure))
-        state = jobs.states(trial.study.get_trials(deepcopy=False))[frozen(trial).user_attrs["job"]]
         metrics = folder.read_metrics()
         return record_of(
-            run, state, result=result, metrics=metrics, environment=environment(), error=error
+            run,
+            self._state(trial),
+            result=result,
+            metrics=metrics,
+            environment=environment(),
+            error=error,
         )
+
+    def _command_record(self, trial: optuna.Trial, run: CommandRun) -> Record:
+        limits = Limits(torch.get_num_threads(), **self._local.get(run.options.task, {}))
+        done: Launched | None = None
+        error: str | None = None
+        try:
+            done = launch(self._folder.run(run.training), run, limits)
+        except Exception as failure:
+            self._refuse_broken_folder()
+            known = isinstance(failure, CommandError | ConfigError | DivergedError)
+            error = str(failure) if known else "".join(traceback.format_exception(failure))
+        return record_of(
+            run,
+            self._state(trial),
+            result=None if done is None else done.result,
+            metrics=() if done is None else done.lines,
+            environment=environment(),
+            error=error,
+            observed={} if done is None else done.observed,
+        )
+
+    @staticmethod
+    def _state(trial: optuna.Trial) -> State:
+        """Where the trial's job stands."""
+        job = frozen(trial).user_attrs["job"]
+        return jobs.states(trial.study.get_trials(deepcopy=False))[job]
 
     def _train_in(self, folder: RunFolder, trial: optuna.Trial, run: Run) -> None:
         self._folder.clear_stump(run.id)

@@ -32,8 +32,12 @@ DATA_OPTIONS: Final = (
 
 _OWN: Final = ("method", "model", "rank")
 _WEIGHT: Final = "consistency_weight"
-NO_SETTINGS: Final = ("task", "seed", "report_to", "log_every", *DATA_OPTIONS)
-"""Options that are no setting of an arm: what it is trained on, its seed and what is logged."""
+NO_SETTINGS: Final = (
+    "task", "seed", "report_to", "log_every", "metric", "metric_file", "lower_is_better",
+    *DATA_OPTIONS,
+)  # fmt: skip
+"""Options that are no setting of an arm: what it is trained on, its seed, what is logged and read.
+"""
 
 _ALWAYS: Final = ("rate", _WEIGHT, "learning_rate")
 """Options that a label names even at their defaults."""

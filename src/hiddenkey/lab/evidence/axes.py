@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hiddenkey.lab.plans.identity import Budget as Budget
-from hiddenkey.lab.scores import LOWER_IS_BETTER
+from hiddenkey.lab.scores import lower_is_better
 
 Checkpoint = Literal["last", "best"]
 
@@ -62,13 +62,15 @@ class Measure:
         checkpoint: ``last``: after the last step; ``best``: at the run's best evaluation, which is
             chosen on the evaluation examples themselves.
         main: it is the task's main metric.
+        lower: the runs say that smaller values are better.
     """
 
     name: str
     checkpoint: Checkpoint
     main: bool
+    lower: bool = False
 
     @property
     def larger_is_better(self) -> bool:
-        """True for metrics but TER, False for the loss."""
-        return self.name != "loss" and self.name not in LOWER_IS_BETTER
+        """True for most metrics, False for losses and rates of errors."""
+        return not (self.lower or lower_is_better(self.name))

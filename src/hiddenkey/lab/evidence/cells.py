@@ -115,10 +115,12 @@ def _measures(runs: Sequence[ArmRun]) -> list[Measure]:
     main = next((result.main_metric for result in results), "")
     if not main:
         return []
-    others = sorted({name for result in results for name in result.metrics} - {main})
+    names = {name for result in results for name in result.metrics} - {main, LOSS}
+    has_loss = any(result.eval_loss.best is not None for result in results)
+    lower = any(run.record.options.get("lower_is_better") for run in runs)
     return [
-        Measure(name, checkpoint, main=name == main)
-        for name in (main, LOSS, *others)
+        Measure(name, checkpoint, main=name == main, lower=lower and name == main)
+        for name in dict.fromkeys((main, *([LOSS] if has_loss else []), *sorted(names)))
         for checkpoint in CHECKPOINTS
     ]
 

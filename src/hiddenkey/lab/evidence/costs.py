@@ -133,7 +133,8 @@ def tabulate_costs(
     turns = {each.place: each.ratio for each in timed if each.baseline == baseline}
     groups: dict[Arm, list[ArmRun]] = defaultdict(list)
     for run in runs:
-        if run.record.result is not None:
+        # results from elsewhere may not say how long they took
+        if run.record.result is not None and run.record.result.seconds_per_step > 0:
             groups[run.arm].append(run)
     results = {
         arm: {run.seed: found for run in group if (found := run.record.result) is not None}

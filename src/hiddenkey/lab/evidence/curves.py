@@ -82,7 +82,7 @@ def tabulate_gaps(runs: Sequence[ArmRun]) -> tuple[GeneralisationGap, ...]:
     """Summarise, for each arm, the gap after the last step, over the runs that have one."""
     gaps = []
     for (arm, metric), group in _finished(runs).items():
-        for name in (metric, LOSS):
+        for name in dict.fromkeys((metric, LOSS)):
             lines = [line for run in group for line in run.record.metrics[-1:]]
             rows = [[value_at(line, name, part) for part in _PARTS] for line in lines]
             whole = [[value for value in row if value is not None] for row in rows]

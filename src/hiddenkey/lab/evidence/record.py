@@ -72,6 +72,11 @@ class Record:
     observed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_command(self) -> bool:
+        """Whether a command of somebody else's ran, whose settings are its own."""
+        return "command" in self.options
+
+    @property
     def reason(self) -> str:
         """The last line of the error; empty without one."""
         return (self.error or "").strip().rpartition("\n")[2].strip()
@@ -107,7 +112,7 @@ class Record:
         if fields.pop("version") != VERSION:
             raise ValueError(f"version {values['version']} is not {VERSION}")
         found: Record = build(cls, fields)
-        if found.result is not None and (lost := Result.from_dict(fields["result"]).diverged):
+        if found.result is not None and not found.is_command and (lost := found.result.diverged):
             # an earlier version took it for finished
             found = dataclasses.replace(found, status="failed", result=None, error=lost)
         if (found.status == "finished") != (found.result is not None):
@@ -115,7 +120,7 @@ class Record:
         for line in build(tuple[Mapping[str, Measured], ...], found.metrics, "metrics"):
             build(int, line.get("step"), "metrics.step")
         for name, hint in hints_of(TrainOptions).items():
-            if name in found.options or name in _NEEDED:
+            if name in _NEEDED or (name in found.options and not found.is_command):
                 build(hint, found.options.get(name), f"options.{name}")
         return found
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import optuna
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.command import READING, CommandOptions
 from hiddenkey.lab.plans.identity import PATHS, VARIED, versions
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.run.options import TrainOptions
 
 _ATTRIBUTE: Final = "plan"
 _VARIED: Final = (*PATHS, "task", *VARIED)
@@ -27,11 +29,15 @@ _PATIENCE_SECONDS: Final = 5
 
 def terms(plan: Plan) -> dict[str, Any]:
     """Return what the plan holds runs to, as plain JSON types."""
+    chosen: Sequence[TrainOptions | CommandOptions] = (
+        plan.settings() if plan.command is None else plan.command_settings()
+    )
+    left_out = (*_VARIED, *READING, *plan.arguments)
     settings = {
         f"{options.method} on {options.task}": {
-            name: value for name, value in options.recorded().items() if name not in _VARIED
+            name: value for name, value in options.recorded().items() if name not in left_out
         }
-        for options in plan.settings()
+        for options in chosen
     }
     search = plan.searched
     return {

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from hiddenkey.errors import suggestion
+from hiddenkey.errors import ConfigError, suggestion
+from hiddenkey.lab.plans import command as commands
+from hiddenkey.lab.plans.command import CommandOptions
 from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, misplaced, read_settings
@@ -22,14 +24,17 @@ from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO, limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
+_TASKS: Final = ("headlines",)
+_MODELS: Final = ("minilm",)
+
 
 @dataclass(frozen=True)
 class Plan:
     """A comparison: every combination is one run."""
 
-    tasks: tuple[str, ...] = ("headlines",)
+    tasks: tuple[str, ...] = _TASKS
     """Names of tasks; 'hiddenkey train --help' lists them."""
-    models: tuple[str, ...] = ("minilm",)
+    models: tuple[str, ...] = _MODELS
     """Local folders, names on the Hugging Face hub, or the bundled 'minilm'."""
     methods: tuple[str, ...] = ("lora", "hiddenkey")
     """Dropout methods; 'hiddenkey methods' lists them."""
@@ -52,6 +57,25 @@ class Plan:
     --search.trials 12; true takes the defaults."""
     data: str | None = None
     """Folder of the tasks in GLUE's layout, for those tasks that need it."""
+    command: str | None = None
+    """Your own training command instead of 'hiddenkey train', with {seed} and {output} where it
+    takes its seed and its output folder, for example "python train.py --seed {seed} --lr {lr}
+    --output_dir {output}"; the methods act on the model of its Trainer."""
+    metric: str | None = None
+    """What to compare of a command's runs, by the name that the command gives it, for example
+    eval_accuracy."""
+    metric_file: str | None = None
+    """JSON, JSONL or CSV file with a command's metric, for example "{output}/scores.json"; none:
+    what Trainer and Lightning leave, and printed lines 'hiddenkey: step=10 eval_accuracy=0.8'."""
+    lower_is_better: bool = False
+    """Smaller values of the command's metric are better; known of losses and error rates."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Values of a command's other placeholders, for example --arguments.lr 1e-3; several values are
+    several configurations."""
+    time_limit: int | None = ONE.default(None, "leave it out for no limit")
+    """Seconds after which a run of a command is stopped and counts as failed; none: no limit."""
+    resumes: bool = False
+    """The command goes on from what it finds in {output}; else that is emptied before it starts."""
     common: dict[str, Any] = field(default_factory=dict)
     """Settings of all runs, as in 'hiddenkey train', for example --common.epochs 5."""
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -105,10 +129,15 @@ class Plan:
     def several(self) -> tuple[str, ...]:
         """What names a run beside task, method and seed, since the plan has several of it."""
         axes = ("rank", self.ranks), ("model", self.models)
+        if self.command is not None:
+            return ()
         return tuple(name for name, axis in axes if len(axis) > 1)
 
     def local_settings(self) -> dict[str, dict[str, Any]]:
-        """What may differ between machines, by task: where the data lies, and whom to trust."""
+        """What may differ between machines, by task: where data lies, whom to trust, patience."""
+        if self.command is not None:
+            own = {"seconds": self.time_limit, "resumes": self.resumes}
+            return {options.task: own for options in self.command_settings()}
         found: dict[str, dict[str, Any]] = {}
         for options in self.settings():
             given = {name: getattr(options, name) for name in (*PATHS, "trust_remote_code")}
@@ -128,6 +157,38 @@ class Plan:
             for varied in self._varied(method)
         ]
 
+    def command_settings(self) -> list[CommandOptions]:
+        """Return every configuration of the command but for the seed."""
+        assert self.command is not None
+        names = commands.placeholders(self.command)
+        tasks = (
+            self.tasks
+            if "task" in names or self.tasks != _TASKS
+            else (commands.label_of(self.command),)
+        )
+        return [
+            CommandOptions(
+                self.command,
+                task,
+                method,
+                self.metric or "",
+                self.metric_file,
+                lower_is_better=self.lower_is_better,
+                model=model,
+                rank=rank,
+                arguments=dict(zip(self.arguments, values, strict=True)),
+                **varied,
+            )
+            for task, model, rank, method in product(
+                tasks,
+                self.models if "model" in names else ("",),
+                self.ranks if "rank" in names else (0,),
+                self.methods,
+            )
+            for values in product(*commands.choices(self.arguments).values())
+            for varied in self._varied(method)
+        ]
+
     def _base(self, task: str, method: str) -> TrainOptions:
         given = read_settings(self.common, "common")[0]
         given |= read_settings(self.per_task.get(task, {}), "per_task")[0]
@@ -141,12 +202,17 @@ class Plan:
     def _varied(self, method: str) -> list[dict[str, Any]]:
         """Every combination of the rates and weights that mean something to a method."""
         axes = {"rate": self.rates, "consistency_weight": self.consistency_weights}
+        unused = self._unused(method)
         varied = {
-            name: values
-            for name, values in axes.items()
-            if values and not name.startswith(unused_settings(method))
+            name: values for name, values in axes.items() if values and not name.startswith(unused)
         }
         return [dict(zip(varied, values, strict=True)) for values in product(*varied.values())]
+
+    def _unused(self, method: str) -> tuple[str, ...]:
+        """Beginnings of the settings that mean nothing to a method."""
+        if self.command is None or "method" not in commands.placeholders(self.command):
+            return unused_settings(method)
+        return ("rate", "consistency_") if method == self.baseline else ()
 
 
 def validate(plan: Plan) -> list[str]:
@@ -163,14 +229,83 @@ def validate(plan: Plan) -> list[str]:
             f"baseline must be one of the methods {', '.join(plan.methods)}, got"
             f" {plan.baseline!r}{near}"
         )
-    faults += _unused(plan)
+    if plan.command is not None:
+        return faults + _command_faults(plan) + _output_faults(plan)
+    faults += _needs_command(plan) + _unused(plan)
     faults += read_settings(plan.common, "common")[1]
     known = {"per_task": plan.tasks, "per_method": plan.methods}
     for name, other in zip(known, reversed(known), strict=True):
         faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
+    return faults + _output_faults(plan) + _search_faults(plan)
+
+
+def _output_faults(plan: Plan) -> list[str]:
     if os.path.isfile(plan.output):  # which, unlike Path's, is quiet about folders it may not read
-        faults.append(f"output must be a folder, got file {plan.output!r}; name another")
-    return faults + _search_faults(plan)
+        return [f"output must be a folder, got file {plan.output!r}; name another"]
+    return []
+
+
+_OF_COMMAND: Final = (
+    "metric", "metric_file", "lower_is_better", "arguments", "time_limit", "resumes"
+)  # fmt: skip
+_OF_TRAIN: Final = ("equal_time", "search", "data", "common", "per_task", "per_method")
+
+
+def _given(plan: Plan, names: Iterable[str]) -> list[str]:
+    """The names of the settings that are not at their defaults."""
+    unset = Plan()
+    return [name for name in names if getattr(plan, name) != getattr(unset, name)]
+
+
+def _needs_command(plan: Plan) -> list[str]:
+    return [
+        f"{name} belongs to a command of your own, got it without one; give --command, or leave"
+        " it out"
+        for name in _given(plan, _OF_COMMAND)
+    ]
+
+
+def _command_faults(plan: Plan) -> list[str]:
+    assert plan.command is not None
+    faults = commands.command_faults(plan.command, plan.arguments, plan.metric)
+    faults += [
+        f"{name} belongs to runs of 'hiddenkey train', got it with a command; write it into the"
+        " command, or leave it out"
+        for name in _given(plan, _OF_TRAIN)
+    ]
+    names = commands.placeholders(plan.command)
+    axes = {"models": "model", "ranks": "rank", "tasks": "task"}
+    faults += [
+        f"{axis} with several values must be used by the command as {{{name}}}, got it without;"
+        " write it into the command"
+        for axis, name in axes.items()
+        if len(getattr(plan, axis)) > 1 and name not in names
+    ]
+    faults += [
+        f"{{{name}}} in the command needs values, got none; give --{axis.replace('_', '-')}"
+        for name, axis in (
+            ("rate", "rates"),
+            ("weight", "consistency_weights"),
+            ("model", "models"),
+        )
+        if name in names and axis not in _given(plan, (axis,))
+    ]
+    if "method" in names:
+        return faults
+    faults += _unused(plan)
+    for options in plan.command_settings():
+        faults += _attach_faults(options)
+    return list(dict.fromkeys(faults))
+
+
+def _attach_faults(options: CommandOptions) -> list[str]:
+    from hiddenkey.framework.catalogue import method
+
+    try:
+        method(options.method, rate=options.rate)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
 
 
 def _list_faults(plan: Plan) -> list[str]:

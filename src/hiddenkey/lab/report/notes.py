@@ -27,6 +27,7 @@ def task_notes(
         *_unequal_seeds(cells, baseline),
         *_unequal_steps(runs, baseline, budget),
         *_other_options(runs, baseline, budget),
+        *_unlike_starts(runs, baseline),
         *_environments(runs),
     )
 
@@ -113,6 +114,36 @@ def _other_options(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> lis
                 f"{method} differs from {baseline} in more than dropout: {listing(differing)}."
             )
     return sentences
+
+
+_SEEN: Final = {
+    "weights": "did not start from the same weights as",
+    "batches": "did not see the same batches as",
+}
+"""What is seen of a command's runs that should be equal for equal seeds."""
+
+
+def _unlike_starts(runs: Sequence[ArmRun], baseline: str) -> list[str]:
+    """Seeds at which a command trained two methods from other weights or on other batches."""
+    sentences = []
+    for name, words in _SEEN.items():
+        base = {run.seed: _seen(run, name) for run in runs if run.arm.method == baseline}
+        unlike: dict[str, list[str]] = defaultdict(list)
+        for run in runs:
+            own, other = _seen(run, name), base.get(run.seed)
+            if own and other and own != other:
+                unlike[run.arm.label].append(str(run.seed))
+        sentences += [
+            f"{label} {words} {baseline} at seed {listing(seeds, limit=12)}: pairs of these seeds"
+            " differ in more than the method, so the intervals are wider than they need be. Let the"
+            " command set its seed before it makes the model and the data loader."
+            for label, seeds in unlike.items()
+        ]
+    return sentences
+
+
+def _seen(run: ArmRun, name: str) -> str:
+    return str(run.record.observed.get(name) or "")
 
 
 def _values(frozen: set[str]) -> str:

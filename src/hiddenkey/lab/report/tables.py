@@ -130,5 +130,6 @@ class Tables:
 
     @property
     def failures(self) -> tuple[RunRow, ...]:
-        """Every failed run."""
-        return tuple(row for row in self.runs if row.record.status == "failed")
+        """Every failed run that no later one of the same configuration and seed replaces."""
+        failed = (row for row in self.runs if row.record.status == "failed")
+        return tuple(row for row in failed if not row.values["superseded"])

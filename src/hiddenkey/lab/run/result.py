@@ -44,7 +44,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of a run.
+    """The outcome of a run; steps, times and counts are 0 where nobody measured them.
 
     Attributes:
         task: name of the task.

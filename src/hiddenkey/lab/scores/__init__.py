@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -10,7 +11,9 @@ from typing import Final, Literal
 from hiddenkey.lab.scores import answers, e2e, webnlg
 from hiddenkey.lab.scores.java import MissingToolError, Tools, find_tools
 
-__all__ = ["LOWER_IS_BETTER", "METRICS", "Family", "Scores", "score_groups"]
+__all__ = [
+    "LOWER_IS_BETTER", "METRICS", "Family", "Scores", "lower_is_better", "score_groups"
+]  # fmt: skip
 
 Family = Literal["e2e", "webnlg", "completion"]
 
@@ -22,6 +25,18 @@ METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
     }
 )
 LOWER_IS_BETTER: Final = frozenset({"TER"})
+_ERRORS: Final = (
+    "loss", "perplexity", "ppl", "ter", "wer", "cer", "mse", "rmse", "mae", "error", "nll",
+    "brier", "ece",
+)  # fmt: skip
+"""Last words of the names of other people's metrics that are better when smaller."""
+
+
+def lower_is_better(name: str) -> bool:
+    """Whether smaller values of a metric are better, as far as its name tells."""
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word not in ("", "epoch")]
+    return name in LOWER_IS_BETTER or bool(words and words[-1] in _ERRORS)
+
 
 _Scorer = Callable[
     [Sequence[Sequence[str]], Sequence[str], Sequence[Sequence[int]], Tools | None],

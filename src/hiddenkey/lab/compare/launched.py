@@ -1,0 +1,210 @@
+"""Runs a command of a plan in a run's folder, and reads what came of it.
+
+The folder holds ``output`` (the command's own), ``printed.log``, ``observed`` (what
+``hiddenkey run`` saw) and, when the command ended well, ``command.json``: from then on it is only
+read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from hiddenkey.files import write_whole
+from hiddenkey.lab.compare import guard
+from hiddenkey.lab.plans.command import CommandRun, fill
+from hiddenkey.lab.results.command_result import metric_lines, result_of
+from hiddenkey.lab.results.trainer_output import find_metric
+from hiddenkey.lab.run.result import Result
+
+_DONE: Final = "command.json"
+_LAST_LINES: Final = 25
+_LONGEST_TAIL: Final = 4000
+_POLL_SECONDS: Final = 0.2
+_PATIENCE_SECONDS: Final = 25
+
+
+class CommandError(RuntimeError):
+    """A command failed, or left nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a command may run.
+
+    Attributes:
+        threads: threads of PyTorch, where the user has not set them.
+        seconds: after so many it is stopped; ``None``: never.
+        resumes: it goes on from what it finds in its output folder.
+    """
+
+    threads: int
+    seconds: int | None = None
+    resumes: bool = False
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What one command left.
+
+    Attributes:
+        result: its result.
+        lines: its evaluations.
+        observed: what ``hiddenkey run`` saw.
+    """
+
+    result: Result
+    lines: tuple[Mapping[str, Any], ...]
+    observed: Mapping[str, Any]
+
+
+def launch(folder: Path, run: CommandRun, limits: Limits) -> Launched:
+    """Run a command unless that was done before, and read its result.
+
+    Args:
+        folder: the run's folder.
+        run: what to run.
+        limits: how.
+
+    Raises:
+        CommandError: if it ends with another status than 0, with the end of what it printed, if it
+            takes too long, or if the method was never attached.
+        ConfigError: if the metric is not in what it left, with the metrics that are.
+        DivergedError: if the metric is no finite number at the end.
+    """
+    output, observed = folder / "output", folder / "observed"
+    if not (folder / _DONE).is_file():
+        _prepare(folder, resumes=limits.resumes)
+        started = time.perf_counter()
+        _start(folder, run, limits)
+        done = {"command": run.options.words(str(output)), "seconds": time.perf_counter() - started}
+        write_whole(folder / _DONE, json.dumps(done, indent=1) + "\n")
+    seen = _observed(observed, run)
+    named = run.options.metric_file
+    source = find_metric(
+        run.options.metric,
+        output,
+        printed=folder / "printed.log",
+        record=observed,
+        named=None if named is None else Path(fill(named, run.options.values(str(output)))),
+    )
+    lines = metric_lines(source, run.options.metric)
+    seconds = float(json.loads((folder / _DONE).read_text(encoding="utf-8"))["seconds"])
+    result = result_of(run, lines, seen, source=source, seconds=seconds)
+    return Launched(result, tuple(lines), seen)
+
+
+def _prepare(folder: Path, *, resumes: bool) -> None:
+    """Make the run's folders; what an interrupted command left would be mistaken for results."""
+    if not resumes:
+        shutil.rmtree(folder / "output", ignore_errors=True)
+    shutil.rmtree(folder / "observed", ignore_errors=True)
+    for name in ("output", "observed"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def _start(folder: Path, run: CommandRun, limits: Limits) -> None:
+    environment = {**os.environ, **_variables(folder, run)}
+    environment.setdefault("OMP_NUM_THREADS", str(limits.threads))
+    words = run.options.words(str(folder / "output"))
+    reading, writing = os.pipe()
+    program = [sys.executable, "-I", str(guard.__file__), str(reading), *words]
+    with (folder / "printed.log").open("ab" if limits.resumes else "wb") as printed:
+        process = subprocess.Popen(
+            program,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            pass_fds=(reading,),
+            start_new_session=True,  # Ctrl-C reaches the comparison alone, which decides
+        )
+        try:
+            status = _wait(process, limits.seconds)
+        finally:
+            os.close(writing)
+            os.close(reading)
+            _end(process)
+    if status:
+        raise CommandError(f"the command ended with status {status}\n{_tail(folder)}")
+
+
+def _variables(folder: Path, run: CommandRun) -> dict[str, str]:
+    """The environment that attaches the method inside of the command."""
+    if not run.options.attaches:
+        return {}
+    from hiddenkey.launch import LaunchSettings, launch_environment
+
+    options = run.options
+    settings = LaunchSettings(
+        options.method, rate=options.rate, consistency_weight=options.consistency_weight
+    )
+    return launch_environment(settings, folder / "observed")
+
+
+def _wait(process: subprocess.Popen[bytes], seconds: int | None) -> int:
+    until = None if seconds is None else time.monotonic() + seconds
+    while (status := process.poll()) is None:
+        if until is not None and time.monotonic() > until:
+            raise CommandError(
+                f"the command took longer than {seconds} seconds and was stopped; give a larger"
+                " --time-limit, or leave it out"
+            )
+        time.sleep(_POLL_SECONDS)
+    return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_SECONDS)
+        process.kill()
+        process.wait()
+
+
+def _tail(folder: Path) -> str:
+    """The end of what a command printed; its last line says most about what went wrong."""
+    text = (folder / "printed.log").read_bytes()[-_LONGEST_TAIL:].decode("utf-8", "replace")
+    lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return "\n".join(lines) or "it printed nothing"
+
+
+def _observed(folder: Path, run: CommandRun) -> dict[str, Any]:
+    """What was seen of the attached method.
+
+    Raises:
+        CommandError: if it was not attached, or dropped nothing where it should.
+    """
+    if not run.options.attaches:
+        return {}
+    attached, finished = _read(folder / "attached.json"), _read(folder / "finished.json")
+    if not attached:
+        raise CommandError(
+            "the method was not attached: the command trained without a Trainer of transformers or"
+            " Lightning, or in a Python of another environment; attach in the script, and use"
+            " {method} and {rate} in the command"
+        )
+    if not finished:
+        raise CommandError("the training did not come to its end, though the command ended well")
+    silent = [name for name, rate in finished.get("dropped", {}).items() if rate is None]
+    if silent:
+        raise CommandError(f"the method dropped nothing at {', '.join(silent)}: no pass came there")
+    return {**attached, **finished}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    return {}

@@ -1,0 +1,286 @@
+"""A training command of somebody else's as the runs of a plan: placeholders, rules, identity.
+
+A plan with ``command`` starts it once for each combination, with its placeholders filled in:
+
+    python train.py --seed {seed} --lr {lr} --output {output}
+
+``{seed}`` and ``{output}`` (a folder of the run's own) are needed. ``{method}``, ``{rate}``,
+``{weight}``, ``{rank}``, ``{model}`` and ``{task}`` stand for what the plan varies, and any other
+name for a value from the plan's ``arguments``. A command without ``{method}`` is started as
+``hiddenkey run`` starts it, so that the method acts on the model that its Trainer trains. Doubled
+braces, ``{{name}}``, stand for themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from hiddenkey.errors import suggestion
+from hiddenkey.lab.plans.identity import Budget, Stage, short_hash, versions
+
+NEEDED: Final = ("seed", "output")
+"""Placeholders without which runs would be alike, or write over each other."""
+
+OWN: Final = (*NEEDED, "method", "rate", "weight", "rank", "model", "task")
+"""Placeholders that the plan fills in by itself."""
+
+_PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}|\{([A-Za-z_]\w*)\}")
+READING: Final = ("metric", "metric_file", "lower_is_better")
+"""Settings that say how to read what a run left, and not what it is."""
+
+_TAKEN: Final = (*OWN, *READING, "command", "consistency_weight")
+_LARGEST_HASHED: Final = 2**28
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """One configuration of a command.
+
+    Attributes:
+        command: the command with its placeholders.
+        task: the task's label.
+        method: what is attached, or what ``{method}`` stands for.
+        metric: the metric to compare, as the command names it.
+        metric_file: where it is, with placeholders; ``None``: what trainers usually leave.
+        lower_is_better: smaller values are better.
+        model: what ``{model}`` stands for, else empty.
+        rank: what ``{rank}`` stands for, else 0.
+        rate: dropout rate; ``None``: the method's own.
+        consistency_weight: weight of the consistency loss; ``None``: the method's own.
+        arguments: values of further placeholders.
+        seed: what ``{seed}`` stands for.
+    """
+
+    command: str
+    task: str
+    method: str
+    metric: str
+    metric_file: str | None = None
+    lower_is_better: bool = False
+    model: str = ""
+    rank: int = 0
+    rate: float | None = None
+    consistency_weight: float | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def attaches(self) -> bool:
+        """Whether the method is attached from outside; else the command has ``{method}``."""
+        return "method" not in placeholders(self.command)
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that make the run what it is, as plain JSON types."""
+        fields = {name: value for name, value in vars(self).items() if name != "arguments"}
+        return {**fields, **self.arguments}
+
+    def words(self, output: str) -> list[str]:
+        """The command's words, filled in.
+
+        Args:
+            output: the run's own folder.
+        """
+        return [fill(word, self.values(output)) for word in shlex.split(self.command)]
+
+    def values(self, output: str) -> dict[str, Any]:
+        """What each placeholder stands for."""
+        return {
+            **self.arguments,
+            "seed": self.seed,
+            "output": output,
+            "method": self.method,
+            "rate": self.rate or 0.0,  # as for the baseline, which has none
+            "weight": self.consistency_weight or 0.0,
+            "rank": self.rank,
+            "model": self.model,
+            "task": self.task,
+        }
+
+
+@dataclass(frozen=True)
+class CommandRun:
+    """One run of a command, as :class:`hiddenkey.lab.plans.identity.Run` is one of ours.
+
+    Attributes:
+        options: its settings.
+        fingerprint: hash of the files that the command names.
+    """
+
+    options: CommandOptions
+    fingerprint: str
+    stage: Stage = "compare"
+    budget: Budget = "steps"
+
+    @cached_property
+    def training(self) -> str:
+        """Identity of what is trained: another metric is read from the same training."""
+        settings = self.options.recorded()
+        kept = {name: value for name, value in settings.items() if name not in READING}
+        return short_hash({"options": kept, "data": self.fingerprint, "versions": versions()})
+
+    @cached_property
+    def id(self) -> str:
+        """The run's identity, 16 hexadecimal digits."""
+        settings = self.options.recorded()
+        return short_hash([self.training, *(settings[name] for name in READING)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        options = {**vars(self.options), "arguments": dict(self.options.arguments)}
+        return {"command": options, "fingerprint": self.fingerprint}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CommandRun:
+        """Build a run from :meth:`to_dict`'s form."""
+        return cls(CommandOptions(**values["command"]), values["fingerprint"])
+
+
+def placeholders(command: str) -> list[str]:
+    """The names of a command's placeholders, each once."""
+    found = (match[2] for match in _PLACEHOLDER.finditer(command) if match[2])
+    return list(dict.fromkeys(found))
+
+
+def fill(text: str, values: Mapping[str, Any]) -> str:
+    """Put values in the place of a text's placeholders."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1]:
+            return "{" + match[1] + "}"
+        found = values[match[2]]
+        return f"{found:g}" if isinstance(found, float) else str(found)
+
+    return _PLACEHOLDER.sub(value, text)
+
+
+def command_label(settings: Mapping[str, Any], *, seed: bool = True) -> str:
+    """Name a run in one line.
+
+    Args:
+        settings: as :meth:`CommandOptions.recorded` has them.
+        seed: whether to show the seed.
+    """
+    names = placeholders(settings["command"])
+    words = [str(settings["method"])]
+    if settings["rate"] is not None:
+        words.append(f"rate {settings['rate']:g}")
+    if settings["consistency_weight"] is not None:
+        words.append(f"weight {settings['consistency_weight']:g}")
+    parts = [settings["task"], " ".join(words)]
+    shown = [name for name in names if name not in (*NEEDED, "method", "rate", "weight", "task")]
+    parts += [f"{name} {settings[name]}" for name in shown]
+    return ", ".join([*parts, f"seed {settings['seed']}"] if seed else parts)
+
+
+def label_of(command: str) -> str:
+    """A task's label where the plan gives none: the script's name, or the program's."""
+    words = shlex.split(command)
+    scripts = [word for word in words if word.endswith((".py", ".yaml", ".yml", ".sh"))]
+    return Path((scripts or words)[0]).stem
+
+
+def fingerprint(command: str) -> str:
+    """Hash the files that a command names: the script, its settings, its data."""
+    found = {}
+    for word in shlex.split(command):
+        for text in dict.fromkeys((word, word.partition("=")[2])):
+            if text and not placeholders(text) and os.path.isfile(text):
+                found[text] = _file_hash(Path(text))
+    program = shlex.split(command)[0]
+    if os.sep not in program:
+        found.pop(program, None)
+    return short_hash(sorted(found.values()))
+
+
+def _file_hash(path: Path) -> str:
+    size = path.stat().st_size
+    if size > _LARGEST_HASHED:  # weights of a model: to read them for each look would take minutes
+        return f"{path.name} {size}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def command_faults(command: str, arguments: Mapping[str, Any], metric: str | None) -> list[str]:
+    """Return every broken rule of a command, its arguments and its metric.
+
+    Args:
+        command: with its placeholders.
+        arguments: values of further placeholders.
+        metric: what to compare.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        return [f"command must be words that a shell would understand ({error}); fix the quotes"]
+    if not words:
+        return ["command must start a program, got nothing; give the line that trains"]
+    faults = [] if metric else [_no_metric()]
+    names = placeholders(command)
+    faults += [_lacks(name, command) for name in NEEDED if name not in names]
+    faults += [
+        f"command has {{{name}}}, of which nothing is known"
+        f"{suggestion(name, [*OWN, *arguments]) or ''}; give --arguments.{name} VALUE, or write"
+        f" {{{{{name}}}}} for the braces themselves"
+        for name in names
+        if name not in (*OWN, *arguments)
+    ]
+    faults += [*_argument_faults(arguments, names)]
+    if not placeholders(words[0]) and shutil.which(words[0]) is None:
+        faults.append(
+            f"command must start with a program, {words[0]!r} is none; give its path, or put"
+            " 'python' before a script"
+        )
+    return faults
+
+
+def _no_metric() -> str:
+    return (
+        "metric must name what is compared, got none; give --metric eval_accuracy, or as your"
+        " command calls it"
+    )
+
+
+def _lacks(name: str, command: str) -> str:
+    why = {
+        "seed": "else the seeds of a method would all be one run",
+        "output": "else runs would write over each other",
+    }[name]
+    return (
+        f"command must hold {{{name}}} where it takes its {_MEANING[name]}, {why}; got"
+        f" {command[:120]!r}; for example: python train.py --seed {{seed}} --output_dir {{output}}"
+    )
+
+
+_MEANING: Final = {"seed": "seed", "output": "output folder"}
+
+
+def _argument_faults(arguments: Mapping[str, Any], used: Sequence[str]) -> Iterable[str]:
+    for name, value in arguments.items():
+        if name in _TAKEN:
+            yield f"arguments.{name} is a name that the plan fills in by itself; name it otherwise"
+        elif name not in used:
+            yield f"arguments.{name} must be used by the command as {{{name}}}; leave it out"
+        values = value if isinstance(value, list | tuple) else [value]
+        if not values or not all(isinstance(each, str | int | float | bool) for each in values):
+            yield (
+                f"arguments.{name} must be a text, a number or a list of them, got {value!r};"
+                " correct it"
+            )
+        elif len({*map(str, values)}) < len(values):
+            yield f"arguments.{name} must not repeat a value, got {value!r}; name it once"
+
+
+def choices(arguments: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of each argument; several of them are several configurations."""
+    return {
+        name: list(value) if isinstance(value, list | tuple) else [value]
+        for name, value in arguments.items()
+    }
