@@ -41,14 +41,19 @@ class PredictOptions:
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """A report on the runs that 'hiddenkey compare' stored."""
+    """A report on the runs that 'hiddenkey compare' stored, or on a table of other results."""
 
     folder: str
-    """Folder of the comparison."""
+    """Folder of the comparison, or a .csv, .tsv or .jsonl file of results from anywhere, with the
+    columns task, configuration, seed, metric and value (optional: step, seconds)."""
     baseline: str = "lora"
-    """Method that the others are compared with."""
+    """Method that the others are compared with; in a file, the configuration."""
     output: str | None = None
-    """Folder of the report; none: FOLDER/report."""
+    """Folder of the report; none: FOLDER/report, for a file FILE-report."""
+    metric: str | None = None
+    """What a file's runs are compared by; none: each task's first metric."""
+    lower_is_better: bool = False
+    """Smaller values of a file's metric are better; known of losses and error rates."""
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import indent
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from hiddenkey.cli.options import ReportOptions
 from hiddenkey.cli.terminal import say, standard_console
+from hiddenkey.errors import ConfigError, suggestion
+
+if TYPE_CHECKING:
+    from hiddenkey.lab.report.tables import Tables
 
 
 def run(options: ReportOptions) -> int:
     """Write the report and return the exit status."""
-    folder = Path(options.folder)
+    path = Path(options.folder)
     output = None if options.output is None else Path(options.output)
-    write(standard_console(), folder, options.baseline, output)
+    if path.is_file():
+        output = output or path.with_name(f"{path.stem}-report")
+        _write_table(standard_console(), path, options, output)
+        return 0
+    if options.metric is not None or options.lower_is_better:
+        raise ConfigError(
+            "metric and lower-is-better belong to a file of results, got them with a folder; leave"
+            " them out"
+        )
+    write(standard_console(), path, options.baseline, output)
     return 0
 
 
@@ -34,10 +48,32 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     from hiddenkey.lab.evidence.costs import read_step_times
     from hiddenkey.lab.evidence.record import read_records
     from hiddenkey.lab.plans.stored import read_plan
-    from hiddenkey.lab.report import tabulate, write_report
+    from hiddenkey.lab.report import tabulate
 
     tables = tabulate(read_records(folder), baseline, read_step_times(folder), read_plan(folder))
-    written = write_report(tables, output or folder / "report", title=folder.resolve().name)
+    _write(console, tables, output or folder / "report", folder.resolve().name)
+
+
+def _write_table(console: Console, path: Path, options: ReportOptions, output: Path) -> None:
+    """Write the report on a table of somebody else's results."""
+    from hiddenkey.lab.report import tabulate
+    from hiddenkey.lab.results.table import read_results
+
+    records = read_results(path, options.metric, lower=options.lower_is_better)
+    names = list(dict.fromkeys(str(record.options["method"]) for record in records))
+    if options.baseline not in names:
+        hint = suggestion(options.baseline, names) or "; name one by --baseline"
+        raise ConfigError(
+            f"baseline must be a configuration of the file ({', '.join(names)}), got"
+            f" {options.baseline!r}{hint}"
+        )
+    _write(console, tabulate(records, options.baseline), output, path.stem)
+
+
+def _write(console: Console, tables: Tables, output: Path, title: str) -> None:
+    from hiddenkey.lab.report import write_report
+
+    written = write_report(tables, output, title=title)
     for scope in tables.scopes:
         heading = "step-matched" if scope.budget == "steps" else "time-matched"
         for table in scope.tasks:

@@ -34,6 +34,7 @@ _OWN: Final = ("method", "model", "rank")
 _WEIGHT: Final = "consistency_weight"
 NO_SETTINGS: Final = (
     "task", "seed", "report_to", "log_every", "metric", "metric_file", "lower_is_better",
+    "source",
     *DATA_OPTIONS,
 )  # fmt: skip
 """Options that are no setting of an arm: what it is trained on, its seed, what is logged and read.
@@ -67,7 +68,7 @@ def explicit(options: Mapping[str, Any]) -> dict[str, Any]:
         the method have different rates.
     """
     entry = methods().get(str(options.get("method")))
-    if entry is None:
+    if entry is None or "source" in options:  # of a table, whose names need not be ours
         return dict(options)
     given = options.get(_WEIGHT)
     own = entry.config.consistency.weight if entry.config.consistency else None

@@ -48,7 +48,7 @@ def _summary(tables: Tables) -> str:
         parts.append(f"{searched} of them only to choose options")
     ended = max((row.record.ended for row in tables.runs), default="")
     last = ended.replace("T", " ").removesuffix("+00:00")
-    return f"{', '.join(parts)}. The last run ended {last} UTC."
+    return f"{', '.join(parts)}." + (f" The last run ended {last} UTC." if last else "")
 
 
 def _leads(tables: Tables) -> list[str]:
