@@ -6,7 +6,7 @@ import pytest
 
 import cost_gain
 from hiddenkey.lab.plans.data import check
-from hiddenkey.lab.plans.plan import validate
+from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run.dropout import dropout_config
 from lab.report.synthetic import record
 

@@ -8,7 +8,7 @@ from hiddenkey.cli.demo import differences, plan_of
 from hiddenkey.cli.main import main
 from hiddenkey.cli.options import DemoOptions
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans.plan import validate
+from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.report import tabulate
 from lab.report.synthetic import record
 

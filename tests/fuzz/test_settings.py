@@ -15,7 +15,7 @@ from fuzz.values import TEXTS, damaged, fuzzed, mutated, refusal
 from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.cli.main import main
 from hiddenkey.lab.claims.reading import default_folder, read_plans
-from hiddenkey.lab.plans import plan as plans
+from hiddenkey.lab.plans import validation
 from hiddenkey.lab.run.preparation import validate
 
 RECIPES = Path(hiddenkey.__file__).parent / "recipes"
@@ -49,7 +49,7 @@ def read(command, path):
 def test_a_plan(folder, content):
     path = folder / "plan.yaml"
     path.write_bytes(content)
-    refusal(lambda: plans.validate(read("compare", path)))
+    refusal(lambda: validation.validate(read("compare", path)))
 
 
 @fuzzed(25)

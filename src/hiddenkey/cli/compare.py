@@ -37,8 +37,9 @@ from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.plans.identity import label
-from hiddenkey.lab.plans.plan import Plan, validate
+from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.stored import store_plan
+from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1

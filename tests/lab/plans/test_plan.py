@@ -8,8 +8,9 @@ import pytest
 from hiddenkey import ConfigError
 from hiddenkey.lab.compare.outline import Outline, steps
 from hiddenkey.lab.plans.data import Data, check
-from hiddenkey.lab.plans.plan import Plan, validate
+from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import Search, held_out
+from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run import preparation
 from hiddenkey.lab.run.options import TrainOptions
 

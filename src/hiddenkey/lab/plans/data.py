@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans import plan as plans
 from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out, searched_options
+from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.tasks import Splits
@@ -85,7 +85,7 @@ def check(plan: Plan) -> Data:
     Raises:
         ConfigError: with every fault.
     """
-    faults = plans.validate(plan)
+    faults = validate(plan)
     data = Data()
     faults += data.faults(_runs_to_check(plan))
     if faults:

@@ -6,21 +6,18 @@ The text under a field is its help on the command line.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions
 from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import Search, read_search, unused_settings
-from hiddenkey.lab.plans.settings import TABLES, misplaced, read_settings
+from hiddenkey.lab.plans.settings import misplaced, read_settings
 from hiddenkey.lab.queue.store import JobStore
-from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO, limit_faults
+from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
@@ -213,162 +210,3 @@ class Plan:
         if self.command is None or "method" not in commands.placeholders(self.command):
             return unused_settings(method)
         return ("rate", "consistency_") if method == self.baseline else ()
-
-
-def validate(plan: Plan) -> list[str]:
-    """Return every broken rule of the plan itself; its runs' own rules are checked apart."""
-    faults = [*_list_faults(plan), *limit_faults(plan)]
-    if plan.grace <= plan.heartbeat:
-        faults.append(
-            f"grace must be longer than heartbeat, got {plan.grace} and {plan.heartbeat} seconds;"
-            " several times as long is usual"
-        )
-    if plan.baseline not in plan.methods:
-        near = suggestion(plan.baseline, plan.methods) or "; add it to methods or name another"
-        faults.append(
-            f"baseline must be one of the methods {', '.join(plan.methods)}, got"
-            f" {plan.baseline!r}{near}"
-        )
-    if plan.command is not None:
-        return faults + _command_faults(plan) + _output_faults(plan)
-    faults += _needs_command(plan) + _unused(plan)
-    faults += read_settings(plan.common, "common")[1]
-    known = {"per_task": plan.tasks, "per_method": plan.methods}
-    for name, other in zip(known, reversed(known), strict=True):
-        faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
-    return faults + _output_faults(plan) + _search_faults(plan)
-
-
-def _output_faults(plan: Plan) -> list[str]:
-    if os.path.isfile(plan.output):  # which, unlike Path's, is quiet about folders it may not read
-        return [f"output must be a folder, got file {plan.output!r}; name another"]
-    return []
-
-
-_OF_COMMAND: Final = (
-    "metric", "metric_file", "lower_is_better", "arguments", "time_limit", "resumes"
-)  # fmt: skip
-_OF_TRAIN: Final = ("equal_time", "search", "data", "common", "per_task", "per_method")
-
-
-def _given(plan: Plan, names: Iterable[str]) -> list[str]:
-    """The names of the settings that are not at their defaults."""
-    unset = Plan()
-    return [name for name in names if getattr(plan, name) != getattr(unset, name)]
-
-
-def _needs_command(plan: Plan) -> list[str]:
-    return [
-        f"{name} belongs to a command of your own, got it without one; give --command, or leave"
-        " it out"
-        for name in _given(plan, _OF_COMMAND)
-    ]
-
-
-def _command_faults(plan: Plan) -> list[str]:
-    assert plan.command is not None
-    faults = commands.command_faults(plan.command, plan.arguments, plan.metric)
-    faults += [
-        f"{name} belongs to runs of 'hiddenkey train', got it with a command; write it into the"
-        " command, or leave it out"
-        for name in _given(plan, _OF_TRAIN)
-    ]
-    names = commands.placeholders(plan.command)
-    axes = {"models": "model", "ranks": "rank", "tasks": "task"}
-    faults += [
-        f"{axis} with several values must be used by the command as {{{name}}}, got it without;"
-        " write it into the command"
-        for axis, name in axes.items()
-        if len(getattr(plan, axis)) > 1 and name not in names
-    ]
-    faults += [
-        f"{{{name}}} in the command needs values, got none; give --{axis.replace('_', '-')}"
-        for name, axis in (
-            ("rate", "rates"),
-            ("weight", "consistency_weights"),
-            ("model", "models"),
-        )
-        if name in names and axis not in _given(plan, (axis,))
-    ]
-    if "method" in names:
-        return faults
-    faults += _unused(plan)
-    for options in plan.command_settings():
-        faults += _attach_faults(options)
-    return list(dict.fromkeys(faults))
-
-
-def _attach_faults(options: CommandOptions) -> list[str]:
-    from hiddenkey.framework.catalogue import method
-
-    try:
-        method(options.method, rate=options.rate)
-    except ConfigError as error:
-        return list(error.faults)
-    return []
-
-
-def _list_faults(plan: Plan) -> list[str]:
-    faults = []
-    for name in ("tasks", "models", "methods", "ranks", "seeds", "rates", "consistency_weights"):
-        values = getattr(plan, name)
-        if not values and name not in ("rates", "consistency_weights"):
-            faults.append(f"{name} must name at least one, got none; add one")
-        repeated = sorted({value for value in values if values.count(value) > 1})
-        if repeated:
-            shown = ", ".join(map(str, repeated))
-            faults.append(
-                f"{name} must not repeat a value, got {shown} more than once; name it once"
-            )
-    return faults
-
-
-def _unused(plan: Plan) -> list[str]:
-    """Axes that no method has would be dropped in silence."""
-    return [
-        f"{name} are for methods that {what}, got none among {', '.join(plan.methods)}; leave them"
-        " out or add such a method"
-        for name, what, beginning in (
-            ("rates", "drop", "rate"),
-            ("consistency_weights", "have a consistency loss", "consistency_"),
-        )
-        if getattr(plan, name)
-        and all(beginning in unused_settings(method) for method in plan.methods)
-    ]
-
-
-def _table_faults(
-    where: str,
-    table: Mapping[str, Mapping[str, Any]],
-    known: tuple[str, ...],
-    other: tuple[str, tuple[str, ...]],
-) -> list[str]:
-    faults = []
-    for name, values in table.items():
-        if name in other[1] and name not in known:
-            faults.append(f"{where}: {name!r} is a {TABLES[other[0]]}; write it under {other[0]}")
-        elif name not in known:
-            near = suggestion(name, known) or f"; choose from {', '.join(known)}"
-            faults.append(f"{where}: {name!r} is not in the plan{near}")
-        faults += read_settings(values, f"{where}.{name}")[1]
-    return faults
-
-
-def _search_faults(plan: Plan) -> list[str]:
-    search, faults = read_search(plan.search)
-    if search is None:
-        return faults
-    for axis, name in (("rates", "rate"), ("consistency_weights", "consistency_weight")):
-        if name in search.space and getattr(plan, axis):
-            faults.append(
-                f"{axis} and search.space.{name} exclude each other, got both; leave one out"
-            )
-    if shared := sorted(set(search.seeds) & set(plan.seeds)):
-        faults.append(
-            f"search.seeds must differ from seeds, got {', '.join(map(str, shared))} in both; a"
-            " setting must not be judged by the run that chose it"
-        )
-    tables = [plan.common, *plan.per_task.values(), *plan.per_method.values()]
-    if any("validation" in table for table in tables):
-        faults.append("validation is set by search.validation, got both; leave validation out")
-    return faults
