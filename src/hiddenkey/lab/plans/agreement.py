@@ -17,7 +17,7 @@ from typing import Any, Final
 import optuna
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.plans.command import READING, CommandOptions
+from hiddenkey.lab.plans.command import READING, CommandOptions, files
 from hiddenkey.lab.plans.identity import PATHS, VARIED, versions
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.run.options import TrainOptions
@@ -33,10 +33,12 @@ def terms(plan: Plan) -> dict[str, Any]:
         plan.settings() if plan.command is None else plan.command_settings()
     )
     left_out = (*_VARIED, *READING, *plan.arguments)
+    found = {} if plan.command is None else files(plan.command)
     settings = {
         f"{options.method} on {options.task}": {
             name: value for name, value in options.recorded().items() if name not in left_out
         }
+        | {f"file {name}": print_of for name, print_of in found.items()}
         for options in chosen
     }
     search = plan.searched

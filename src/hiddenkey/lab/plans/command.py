@@ -38,6 +38,10 @@ READING: Final = ("metric", "metric_file", "lower_is_better")
 """Settings that say how to read what a run left, and not what it is."""
 
 _TAKEN: Final = (*OWN, *READING, "command", "consistency_weight")
+_INPUTS: Final = (
+    ".py", ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt",
+    ".parquet", ".arrow", ".gz", ".zip",
+)  # fmt: skip
 _LARGEST_HASHED: Final = 2**28
 
 
@@ -162,6 +166,14 @@ def fill(text: str, values: Mapping[str, Any]) -> str:
     return _PLACEHOLDER.sub(value, text)
 
 
+def is_unreadable(command: str) -> bool:
+    """Whether a command has no words, or quotes that do not end."""
+    try:
+        return not shlex.split(command)
+    except ValueError:
+        return True
+
+
 def command_label(settings: Mapping[str, Any], *, seed: bool = True) -> str:
     """Name a run in one line.
 
@@ -189,16 +201,22 @@ def label_of(command: str) -> str:
 
 
 def fingerprint(command: str) -> str:
-    """Hash the files that a command names: the script, its settings, its data."""
-    found = {}
-    for word in shlex.split(command):
-        for text in dict.fromkeys((word, word.partition("=")[2])):
-            if text and not placeholders(text) and os.path.isfile(text):
-                found[text] = _file_hash(Path(text))
-    program = shlex.split(command)[0]
-    if os.sep not in program:
-        found.pop(program, None)
-    return short_hash(sorted(found.values()))
+    """Hash the files that a command names: its script, settings and data."""
+    return short_hash(sorted(files(command).values()))
+
+
+def files(command: str) -> dict[str, str]:
+    """The hash of each file that a command names, by its path.
+
+    Files of other kinds than scripts, settings and data, such as logs, may be the command's own.
+    """
+    words = shlex.split(command)
+    texts = [text for word in words for text in (word, word.partition("=")[2])]
+    return {
+        text: _file_hash(Path(text))
+        for text in dict.fromkeys(texts)
+        if text.lower().endswith(_INPUTS) and not placeholders(text) and os.path.isfile(text)
+    }
 
 
 def _file_hash(path: Path) -> str:

@@ -68,6 +68,8 @@ def _needs_command(plan: Plan) -> list[str]:
 def _command_faults(plan: Plan) -> list[str]:
     assert plan.command is not None
     faults = commands.command_faults(plan.command, plan.arguments, plan.metric)
+    if commands.is_unreadable(plan.command):
+        return faults
     faults += [
         f"{name} belongs to runs of 'hiddenkey train', got it with a command; write it into the"
         " command, or leave it out"

@@ -170,6 +170,11 @@ def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tupl
     notes = []
     if not any(record.options.get("method") == baseline for record in records):
         notes.append(f"No run uses the baseline {baseline}, so no differences are tested.")
+    if any(not record.observed and _from_elsewhere(record) for record in records):
+        notes.append(
+            "These runs were not watched: that runs of one seed started from the same weights and"
+            " saw the same batches is taken on trust."
+        )
     if replaced:
         notes.append(
             f"{count(len(replaced), 'run')} of the same configuration, task and seed as a newer one"
@@ -177,3 +182,9 @@ def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tupl
             f" {'it' if len(replaced) == 1 else 'them'}."
         )
     return tuple(notes)
+
+
+def _from_elsewhere(record: Record) -> bool:
+    """Whether somebody else's program trained, and no method was attached to it from outside."""
+    options = record.options
+    return "source" in options or (record.is_command and "{method}" in options["command"])

@@ -1,0 +1,129 @@
+"""Results from anywhere become the study table."""
+
+import json
+import math
+
+import pytest
+
+from hiddenkey import ConfigError
+from hiddenkey.cli.main import main
+from hiddenkey.lab.report import tabulate
+from hiddenkey.lab.results.table import read_results
+
+HEADER = "task,configuration,seed,metric,value,step,seconds"
+
+
+def rows(gains=(0.0, 0.02), seeds=range(6), metric="eval_accuracy"):
+    for seed in seeds:
+        for name, gain in zip(("plain", "ours"), gains, strict=True):
+            for step in (10, 20):
+                value = 0.7 + 0.01 * seed + 0.001 * step + gain + 0.0005 * (seed % 3) * bool(gain)
+                yield f"sst,{name},{seed},{metric},{value:.4f},{step},{step * (1 + 5 * gain)}"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(lines, name="results.csv", header=HEADER):
+        path = tmp_path / name
+        path.write_text("\n".join([header, *lines]) + "\n")
+        return path
+
+    return write
+
+
+def faults(call):
+    with pytest.raises(ConfigError) as caught:
+        call()
+    return "\n".join(caught.value.faults)
+
+
+def test_the_verdict_is_that_of_the_paired_numbers(write):
+    tables = tabulate(read_results(write(rows())), "plain")
+    (table,) = tables.scopes[0].tasks
+    assert table.verdict.answer == "better"
+    (cell,) = [c for c in table.cells if c.arm.label == "ours" and c.is_main("last")]
+    assert cell.comparison.difference == pytest.approx(0.0205)
+    assert cell.comparison.count == 6
+    assert dict(cell.values)[4] == pytest.approx(0.7 + 0.04 + 0.02 + 0.02 + 0.0005)
+    ours = next(cost for cost in table.costs if cost.arm.label == "ours")
+    assert ours.seconds_per_step == pytest.approx(1.1)
+    assert math.exp(ours.time.logarithm.mean) == pytest.approx(1.1)
+
+
+def test_a_loss_is_better_when_smaller(write):
+    tables = tabulate(read_results(write(rows(metric="eval_loss"))), "plain")
+    assert tables.scopes[0].tasks[0].verdict.answer == "worse"
+
+
+def test_so_is_a_metric_that_the_user_says_it_of(write):
+    path = write(rows(metric="cost"))
+    assert tabulate(read_results(path), "plain").scopes[0].tasks[0].verdict.answer == "better"
+    lower = tabulate(read_results(path, lower=True), "plain")
+    assert lower.scopes[0].tasks[0].verdict.answer == "worse"
+
+
+def test_a_configuration_named_like_a_method_of_ours_is_not_given_its_rate(write):
+    lines = [line.replace("ours", "hiddenkey").replace("plain", "lora") for line in rows()]
+    (table,) = tabulate(read_results(write(lines))).scopes[0].tasks
+    assert not any("rate" in note for note in table.notes)
+
+
+def test_a_missing_seed_is_said_and_the_rest_compared(write):
+    kept = [line for line in rows() if not line.startswith("sst,ours,3,")]
+    (table,) = tabulate(read_results(write(kept)), "plain").scopes[0].tasks
+    assert any("Not all configurations have the same seeds" in note for note in table.notes)
+    assert next(c.comparison.count for c in table.cells if c.comparison) == 5
+
+
+def test_a_diverged_run_counts_as_failed(write):
+    lines = [*rows(), "sst,ours,9,eval_accuracy,nan,20,1", "sst,plain,9,eval_accuracy,0.8,20,1"]
+    tables = tabulate(read_results(write(lines)), "plain")
+    (failure,) = tables.failures
+    assert failure.record.reason == "the training diverged: accuracy is nan"
+
+
+def test_every_broken_row_is_told_with_its_line(write):
+    lines = [*rows(), *list(rows())[:1], "sst,,x,eval_accuracy,,20,-1"]
+    found = faults(lambda: read_results(write(lines)))
+    assert "line 26: must be the only value of 'accuracy' of sst, plain, seed 0, step 10" in found
+    assert "line 2 has one too" in found
+    for text in (
+        "column 'configuration' must hold a name",
+        "seed must be a whole number from 0 on, got 'x'",
+        "value must be a number, got ''",
+        "seconds must be a time, got '-1'",
+    ):
+        assert f"line 27: {text}" in found
+
+
+@pytest.mark.parametrize("seed", ["1.5", "-1", "1e400", "", "true"])
+def test_a_seed_is_a_whole_number(write, seed):
+    line = f"sst,plain,{seed},eval_accuracy,0.5,1,1"
+    assert "seed must be a whole number" in faults(lambda: read_results(write([line])))
+
+
+def test_a_run_without_the_main_metric_is_refused(write):
+    lines = ["a,x,0,f1,0.5,1,1", "a,y,0,em,0.5,1,1", "a,y,0,f1,0.6,1,1", "a,z,0,em,1,1,1"]
+    assert "a, z, seed 0 has none" in faults(lambda: read_results(write(lines)))
+    message = faults(lambda: read_results(write(lines), metric="f2"))
+    assert "metric must be one of f1, em, got 'f2'; did you mean 'f1'?" in message
+
+
+def test_the_command_writes_the_page_beside_the_file(write, capsys):
+    path = write(rows())
+    assert main(["report", str(path), "--baseline", "plain"]) == 0
+    assert "Yes: ours is better than plain." in capsys.readouterr().out
+    page = path.with_name("results-report") / "report.html"
+    assert "taken on trust" in page.read_text()
+
+
+def test_the_command_asks_for_the_baseline(write, capsys):
+    assert main(["report", str(write(rows()))]) == 2
+    assert "a configuration of the file (plain, ours), got 'lora'" in capsys.readouterr().err
+
+
+def test_json_lines_are_read_too(write):
+    names = HEADER.split(",")
+    lines = [json.dumps(dict(zip(names, line.split(","), strict=True))) for line in rows()]
+    path = write(lines[1:], "results.jsonl", header=lines[0])
+    assert len(read_results(path)) == 12
