@@ -271,7 +271,8 @@ def test_runs_of_somebody_elses_command_are_told_to_run_it():
     runs = [*theirs(arm((0.0,))), *theirs(arm(UP, method="hiddenkey", rate=0.2, layers=(1, 2)))]
     (table,) = tabulate(runs).scopes[0].tasks
     (code,) = table.advice.code
-    assert code.text == (f"hiddenkey run --method hiddenkey --rate 0.2 --layers 1 2 -- {template}")
+    words = template.replace("{seed}", "SEED").replace("{output}", "OUTPUT").replace('"', "'")
+    assert code.text == f"hiddenkey run --method hiddenkey --rate 0.2 --layers 1 2 -- {words}"
 
 
 def test_a_table_of_results_gets_words_without_a_command():
@@ -316,3 +317,18 @@ def test_the_first_line_is_of_the_recommended_configuration():
         slower(arm((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5),
     )
     assert table.lead.startswith("headlines: dropkey − lora")
+
+
+def test_a_command_that_takes_the_method_is_given_it():
+    template = "python train.py {method} {rate} --seed {seed} {output} {lr}"
+
+    def theirs(runs):
+        return [
+            dataclasses.replace(run, options={**run.options, "command": template, "lr": 1e-3})
+            for run in runs
+        ]
+
+    runs = [*theirs(arm((0.0,))), *theirs(arm(UP, method="hiddenkey", rate=0.2))]
+    (table,) = tabulate(runs).scopes[0].tasks
+    (code,) = table.advice.code
+    assert code.text == "python train.py hiddenkey 0.2 --seed SEED OUTPUT 0.001"

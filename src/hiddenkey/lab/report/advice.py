@@ -148,6 +148,8 @@ def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRu
     stored = _covering(background.plan, runs)
     seeds = _enlarged(background.seeds, more, stored)
     words = f"Add {count(more, 'seed')}: {why} {_time(more, background)}".strip()
+    if any("source" in run.record.options for run in runs):  # of a table, which we cannot enlarge
+        return Advice("add seeds", f"{words} Add their rows to the file.")
     path = stored.path if stored else None
     return Advice("add seeds", words, (Code("a shell", compare_command(path, seeds=seeds)),))
 
@@ -172,7 +174,9 @@ def _covering(stored: StoredPlan | None, runs: Sequence[ArmRun]) -> StoredPlan |
     """The folder's plan, if it is of these runs and not of a part of them."""
     if stored is None:
         return None
-    planned = {(each.task, each.method) for each in stored.plan.settings()}
+    plan = stored.plan
+    settings = plan.settings() if plan.command is None else plan.command_settings()
+    planned = {(each.task, each.method) for each in settings}
     found = {(run.task.name, run.arm.method) for run in runs}
     return stored if found <= planned else None
 
@@ -213,7 +217,7 @@ def _baseline_arm(compared: Sequence[Cell], runs: Sequence[ArmRun], baseline: st
 def _use(options: Mapping[str, Any]) -> tuple[Code, ...]:
     """How to train with a configuration, in a shell and in a script of one's own."""
     if is_command(options):
-        return (Code("a shell, with your own values in the braces", run_command(options)),)
+        return (Code("a shell, with your own SEED and OUTPUT", run_command(options)),)
     if not is_ours(options):
         return ()
     found = [Code("a shell", train_command(options))]

@@ -42,7 +42,7 @@ def recommended(compared: Sequence[Cell], costs: Sequence[Cost]) -> tuple[Cell, 
     best = max(better, key=gain_of)
     alike = [best, *_not_distinguished(best, [cell for cell in better if cell is not best])]
     seconds = _cost_by_family(costs)
-    found = min(alike, key=lambda cell: (seconds[cell.arm.family], *_departure(cell.arm)))
+    found = min(alike, key=lambda cell: (seconds.get(cell.arm.family, 0.0), *_departure(cell.arm)))
     note = comparison_of(found).note
     return found, " ".join(filter(None, (_reason(better, alike, best, found), note)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.framework.catalogue import method, methods
+from hiddenkey.lab.plans.command import fill, placeholders
 from hiddenkey.lab.plans.identity import changed, options_from
 from hiddenkey.lab.run.dropout import dropout_config, rate_schedules
 from hiddenkey.lab.run.options import TrainOptions
@@ -20,6 +21,9 @@ DATA_FOLDER: Final = "DATA_FOLDER"
 
 _COMMAND: Final = "command"
 """Option of runs of somebody else's command: its template."""
+
+_OPEN: Final = {"seed": "SEED", "output": "OUTPUT"}
+"""What stands for a command's own seed and folder."""
 
 _OF_LAUNCH: Final = (
     *("method", "rate", "rates", "consistency_weight", "consistency_every"),
@@ -53,16 +57,25 @@ def train_command(options: Mapping[str, Any]) -> str:
 
 
 def run_command(options: Mapping[str, Any]) -> str:
-    """Return 'hiddenkey run' with a run's method, before the command that it was of.
+    """Return the command that a run was of, after 'hiddenkey run' with the run's method.
+
+    A command that takes the method by itself is given it. Seed and output folder stay open.
 
     Args:
         options: of the run's record.
     """
     values = changed(options_from({n: options[n] for n in _OF_LAUNCH if n in options}))
     words = ["hiddenkey", "run", *_flags({"method": options["method"], **values})]
-    template = options[_COMMAND]
-    template = template if isinstance(template, str) else shlex.join(template)
-    return f"{shlex.join(words)} -- {template}"
+    template = str(options[_COMMAND])
+    names = placeholders(template)
+    values = {**options, "weight": options.get("consistency_weight"), **_OPEN}
+    filled = shlex.join(fill(word, _numbers(values)) for word in shlex.split(template))
+    return filled if "method" in names else f"{shlex.join(words)} -- {filled}"
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of placeholders; a rate or weight that is not set is 0, as it was in the run."""
+    return {name: 0.0 if value is None else value for name, value in values.items()}
 
 
 def script_lines(options: Mapping[str, Any]) -> str:

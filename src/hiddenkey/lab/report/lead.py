@@ -37,13 +37,14 @@ def lead(
     effect = f"{signed(found.difference)} {bounds}".strip()
     return (
         f"{task.label}: {cell.arm.label} − {baseline} = {effect} in {cell.measure.name},"
-        f" {_models(runs)}{_sizes(runs)}, {count(found.count, 'seed')}."
+        f" {_models(runs)}{_sizes(runs)}{count(found.count, 'seed')}."
     )
 
 
 def _models(runs: Sequence[ArmRun]) -> str:
-    names = dict.fromkeys(Path(run.arm.model).name or run.arm.model for run in runs)
-    return f"{'model' if len(names) == 1 else 'models'} {listing(list(names))}"
+    known = (run.arm.model or run.record.observed.get("model_name") for run in runs)
+    names = dict.fromkeys(Path(name).name or name for name in known if name)
+    return f"{'model' if len(names) == 1 else 'models'} {listing(list(names))}, " if names else ""
 
 
 def _sizes(runs: Sequence[ArmRun]) -> str:
@@ -56,7 +57,7 @@ def _sizes(runs: Sequence[ArmRun]) -> str:
         for sizes, name in ((train, "training"), (evaluation, "evaluation"))
         if sizes
     ]
-    return f", {' and '.join(parts)}" if parts else ""
+    return f"{' and '.join(parts)}, " if parts else ""
 
 
 def _range(sizes: set[int]) -> str:
