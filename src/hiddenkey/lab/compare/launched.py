@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.files import write_whole
+from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
+from hiddenkey.launch.stages import ATTACHED, FINISHED
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.plans.command import CommandRun, fill
 from hiddenkey.lab.results.command_result import metric_lines, result_of
@@ -142,8 +144,6 @@ def _variables(folder: Path, run: CommandRun) -> dict[str, str]:
     """The environment that attaches the method inside of the command."""
     if not run.options.attaches:
         return {}
-    from hiddenkey.launch import LaunchSettings, launch_environment
-
     options = run.options
     settings = LaunchSettings(
         options.method, rate=options.rate, consistency_weight=options.consistency_weight
@@ -187,18 +187,21 @@ def _observed(folder: Path, run: CommandRun) -> dict[str, Any]:
     """
     if not run.options.attaches:
         return {}
-    attached, finished = _read(folder / "attached.json"), _read(folder / "finished.json")
-    if not attached:
+    if reason := why_unattached(folder):
         raise CommandError(
-            "the method was not attached: the command trained without a Trainer of transformers or"
-            " Lightning, or in a Python of another environment; attach in the script, and use"
-            " {method} and {rate} in the command"
+            f"the method was not attached: {reason}; attach in the script, and use {{method}} and"
+            " {rate} in the command"
         )
+    attached, finished = _read(folder / ATTACHED), _read(folder / FINISHED)
     if not finished:
         raise CommandError("the training did not come to its end, though the command ended well")
-    silent = [name for name, rate in finished.get("dropped", {}).items() if rate is None]
+    reached = {key.partition("/")[0] for key, rate in finished["sites"].items() if rate is not None}
+    silent = {key.partition("/")[0] for key in finished["sites"]} - reached
     if silent:
-        raise CommandError(f"the method dropped nothing at {', '.join(silent)}: no pass came there")
+        raise CommandError(
+            f"the method dropped nothing at {', '.join(sorted(silent))}: no training pass came"
+            " there; see what 'hiddenkey run' says of the model"
+        )
     return {**attached, **finished}
 
 

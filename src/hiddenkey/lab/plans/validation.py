@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError, suggestion
+from hiddenkey.launch import LaunchSettings
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions
 from hiddenkey.lab.plans.plan import Plan
@@ -101,10 +102,10 @@ def _command_faults(plan: Plan) -> list[str]:
 
 
 def _attach_faults(options: CommandOptions) -> list[str]:
-    from hiddenkey.framework.catalogue import method
-
     try:
-        method(options.method, rate=options.rate)
+        LaunchSettings(
+            options.method, options.rate, consistency_weight=options.consistency_weight
+        ).config()
     except ConfigError as error:
         return list(error.faults)
     return []
