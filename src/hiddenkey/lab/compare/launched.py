@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.files import write_whole
-from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
-from hiddenkey.launch.stages import ATTACHED, FINISHED
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.plans.command import CommandRun, fill
 from hiddenkey.lab.results.command_result import metric_lines, result_of
 from hiddenkey.lab.results.trainer_output import find_metric
 from hiddenkey.lab.run.result import Result
+from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
+from hiddenkey.launch.stages import ATTACHED, FINISHED
 
 _DONE: Final = "command.json"
 _LAST_LINES: Final = 25

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError, suggestion
-from hiddenkey.launch import LaunchSettings
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, read_settings
 from hiddenkey.lab.run.limits import limit_faults
+from hiddenkey.launch import LaunchSettings
 
 
 def validate(plan: Plan) -> list[str]:
