@@ -24,6 +24,7 @@ class Command:
             reads the words itself.
         positional: the settings without a default are given without a flag.
         leading: the setting that words before the first flag are values of.
+        rewrite: ``module:function`` that turns the words into flags and their values.
     """
 
     summary: str
@@ -31,6 +32,7 @@ class Command:
     options: str | None = None
     positional: bool = False
     leading: str | None = None
+    rewrite: str | None = None
 
     def run(self, name: str, words: Sequence[str]) -> int:
         """Read the settings, run the command and return the exit status.
@@ -50,14 +52,20 @@ class Command:
         """Return the settings that the words give, an instance of the class ``options``."""
         from hiddenkey.cli.arguments import parse
 
-        module, _, kind = (self.options or "").partition(":")
-        options = getattr(import_module(module), kind)
-        return parse(options, name, self._with_flag(words), positional=self.positional)
+        options = _named(self.options or "")
+        given = _named(self.rewrite)(words) if self.rewrite else words
+        return parse(options, name, self._with_flag(given), positional=self.positional)
 
     def _with_flag(self, words: Sequence[str]) -> list[str]:
         first = list(takewhile(lambda word: not word.startswith("-"), words))
         flag = [f"--{self.leading}"] if self.leading and first else []
         return [*flag, *words]
+
+
+def _named(place: str) -> Any:
+    """Return what ``module:name`` names."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
 
 
 def listing(commands: Mapping[str, Command]) -> str:
@@ -79,6 +87,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "train": _command(
         "fine-tune a model with LoRA and a dropout method on a task",
         "train", "TrainOptions", of="hiddenkey.lab.run.options",
+        rewrite="hiddenkey.cli.resumption:with_settings",
     ),
     "run": Command(
         "start a training script of yours with a method attached to its model", "hiddenkey.cli.run"

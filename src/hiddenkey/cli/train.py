@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
+from hiddenkey.cli.resumption import command
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
+from hiddenkey.lab.run.folder import CONFIG
+from hiddenkey.lab.run.hub import refuse_upload, upload
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.processes import is_first
@@ -17,6 +22,7 @@ from hiddenkey.quiet import quiet
 def run(options: TrainOptions) -> int:
     """Train and return the exit status."""
     prepared = prepare(options)  # refuses before the seconds that importing transformers takes
+    refuse_upload(options)
     quiet()
     from hiddenkey.cli.progress import ShownProgress
     from hiddenkey.lab.run.training import train
@@ -27,10 +33,17 @@ def run(options: TrainOptions) -> int:
     shown = ShownProgress(console)
     try:
         result = train(options, prepared=prepared, observer=shown, callbacks=[shown])
+    except KeyboardInterrupt:
+        if is_first() and (options.folder / CONFIG).is_file():
+            print(f"go on with: {command(options)}", file=sys.stderr)
+        raise
     finally:
         shown.stop()
     console.print(_table(result))
     say(console, _footer(result, options))
+    if options.push_to_hub is not None and is_first():
+        address = upload(options.folder / "adapter", options.push_to_hub)
+        say(console, f"uploaded: {address}")
     return 0
 
 

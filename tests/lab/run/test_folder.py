@@ -41,13 +41,17 @@ def test_foreign_files_are_never_touched(tmp_path):
 
 
 def test_runs_are_refused_without_resume_or_overwrite(folder):
-    with pytest.raises(ConfigError, match="an interrupted one; go on with --resume, replace"):
+    way = f"go on with 'hiddenkey train --resume {folder.path}', replace"
+    with pytest.raises(ConfigError, match=f"an interrupted one with the same settings; {way}"):
         folder.plan(OPTIONS, DATA)
     folder.write_json("result.json", {})
     with pytest.raises(
-        ConfigError, match=r"a finished one; read its result\.json, replace it with"
+        ConfigError, match=r"a finished one with rank 8, not 4; read its result\.json, replace it"
     ):
-        folder.plan(OPTIONS, DATA)
+        folder.plan(replace(OPTIONS, rank=4), DATA)
+    many = replace(OPTIONS, rank=4, seed=9, epochs=1.0, task="x", batch_size=1, rate=0.3, rates={})
+    with pytest.raises(ConfigError, match=r"task '.*', not 'x', .*, 2 more; read"):
+        folder.plan(many, DATA)
 
 
 def test_resume_and_overwrite(folder):

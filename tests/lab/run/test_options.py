@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.options import UNRECORDED, TrainOptions
 from hiddenkey.lab.run.preparation import validate
 from hiddenkey.lab.tasks import Source
 
@@ -146,10 +146,41 @@ def test_model_folder_without_a_config_is_refused(tmp_path):
     ]
 
 
-def test_default_folder_tells_runs_apart():
-    names = {
-        str(TrainOptions(method=m, seed=s).folder) for m in ("lora", "dropkey") for s in (0, 1)
-    }
-    assert len(names) == 4
-    assert "runs/headlines-minilm-lora-seed0" in names
-    assert str(TrainOptions(adapter="dora").folder) == "runs/headlines-minilm-dora-hiddenkey-seed0"
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"method": "lora"}, "headlines-minilm-lora-seed0"),
+        ({"adapter": "dora"}, "headlines-minilm-dora-hiddenkey-seed0"),
+        ({"rate": 0.2, "learning_rate": 5e-4}, "headlines-minilm-hiddenkey-rate0.2-lr0.0005-seed0"),
+        ({"rates": {"hidden": 0.3}, "seed": 4}, "headlines-minilm-hiddenkey-hidden0.3-seed4"),
+        ({"model": "user/bert-mini"}, "headlines-user-bert-mini-hiddenkey-seed0"),
+        ({"model": "/data/my models/bert"}, "headlines-bert-hiddenkey-seed0"),
+        (
+            {"task": "file", "train_file": "my data/tweets.csv", "text_columns": ("text",)},
+            "tweets-minilm-hiddenkey-seed0",
+        ),
+        ({"task": "rte", "data": "glue", "also": ("cutoff",)}, "rte-minilm-hiddenkey+cutoff-seed0"),
+    ],
+)
+def test_the_default_folder_says_what_differs(changes, name):
+    assert TrainOptions(**changes).folder.as_posix() == f"runs/{name}"
+
+
+def test_no_two_settings_share_a_default_folder():
+    """Each setting that makes a run another one; where the data lies is no part of the name."""
+    other = {
+        "rates": {"hidden": 0.3}, "also": ("cutoff",), "layers": (1,), "target_modules": ("query",),
+        "label_names": ("a", "b"), "report_to": ("tensorboard",), "adapter": "ia3",
+        "scheduler": "cosine", "rate_decay": "linear", "rate_depth": "growing", "kernel": "fused",
+        "precision": "bfloat16", "consistency_backward": "both", "consistency_precision": "same",
+        "eval_split": "test", "keep": "best", "task": "articles", "model": "smollm2",
+        "method": "lora", "label_column": "y",
+    }  # fmt: skip
+    unnamed = {*UNRECORDED, "data", "train_file", "eval_file", "text_columns"}
+    names = [TrainOptions().folder.name]
+    for field in fields(TrainOptions):
+        if field.name not in unnamed:
+            is_number = isinstance(field.default, int | float) and field.default is not True
+            value = other.get(field.name, field.default + 1 if is_number else 0)
+            names.append(replace(TrainOptions(), **{field.name: value}).folder.name)
+    assert len(set(names)) == len(names) > 50

@@ -17,7 +17,11 @@ from hiddenkey.lab.tasks import TASKS
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
 
-TYPES: Final = {field.name: str(field.type) for field in dataclasses.fields(TrainOptions)}
+TYPES: Final = {
+    field.name: str(field.type)
+    for field in dataclasses.fields(TrainOptions)
+    if field.name != "push_to_hub"  # many runs would share the one name
+}
 """Type of each setting of a run, in words."""
 
 _MOST_VALUES: Final = 10_000

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shlex
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -47,6 +48,7 @@ RunState = Literal["new", "interrupted", "finished"]
 DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 """What reading a file raises that somebody or something has damaged."""
 
+_MOST_SHOWN: Final = 5
 _CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 
 
@@ -90,10 +92,11 @@ class RunFolder:
         finished = (self.path / RESULT).is_file()
         if not options.resume:
             state = "a finished" if finished else "an interrupted"
-            way = "read its result.json" if finished else "go on with --resume"
+            go_on = f"go on with 'hiddenkey train --resume {shlex.quote(shown)}'"
+            way = "read its result.json" if finished else go_on
             raise ConfigError(
-                f"output must not hold a run, {shown!r} holds {state} one; {way}, replace it with"
-                " --overwrite or name another folder"
+                f"output must not hold a run, {shown!r} holds {state} one{self._compared(options)};"
+                f" {way}, replace it with --overwrite or name another folder"
             )
         if faults := self._differences(options, data):
             raise ConfigError(faults)
@@ -289,6 +292,22 @@ class RunFolder:
             return dict(json.loads((self.path / DATA).read_bytes()))
         except (OSError, ValueError, TypeError, RecursionError):
             return {}
+
+    def _compared(self, options: TrainOptions) -> str:
+        """Say which settings the run that is here has not in common with these."""
+        import yaml
+
+        try:
+            old = dict(yaml.safe_load((self.path / CONFIG).read_text(encoding="utf-8")))
+        except (*DAMAGED, yaml.YAMLError):
+            return ""
+        new = options.recorded()
+        old = {**TrainOptions().recorded(), **old}
+        found = [f"{n} {old.get(n)!r}, not {new.get(n)!r}" for n in new if old.get(n) != new[n]]
+        more = len(found) - _MOST_SHOWN
+        rest = [f"{more} more"] * (more > 0)
+        said = ", ".join([*found[:_MOST_SHOWN], *rest])
+        return f" with {said}" if found else " with the same settings"
 
     def _differences(self, options: TrainOptions, data: Mapping[str, Any]) -> list[str]:
         import yaml

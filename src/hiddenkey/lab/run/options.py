@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from hiddenkey.lab.run.limits import ABOVE_ZERO, BELOW_ONE, ONE, ZERO, Limit
+from hiddenkey.lab.run.naming import run_name
 from hiddenkey.lab.tasks import Source
 
-UNRECORDED: Final = ("output", "resume", "overwrite", "trust_remote_code")
+UNRECORDED: Final = ("output", "resume", "overwrite", "trust_remote_code", "push_to_hub")
 """Settings that say what to do with the run folder or whom to trust, not what the run is."""
 
 _HELD_OUT: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual")
@@ -146,20 +147,23 @@ class TrainOptions(Source):
     """Evaluation whose weights become the run's adapter: the last, on which a report's verdict
     rests, or the best by the main metric (for generation, by the loss)."""
     output: str | None = None
-    """Run folder; none: runs/TASK-MODEL-METHOD-seedN, another adapter than LoRA before METHOD."""
+    """Run folder; none: runs/TASK-MODEL-METHOD-seedN with what differs from the defaults in its
+    name."""
     resume: bool = False
-    """Go on from the last checkpoint in the run folder."""
+    """Go on from the last checkpoint in the run folder. --resume FOLDER needs no other setting."""
     overwrite: bool = False
     """Replace an earlier run in the run folder."""
+    push_to_hub: str | None = None
+    """Name on the Hugging Face hub, USER/NAME, to upload the adapter to after the run; a new
+    repository is private."""
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         if self.output is not None:
             return Path(self.output)
-        model = Path(self.model).name
-        method = self.method if self.adapter == "lora" else f"{self.adapter}-{self.method}"
-        return Path("runs") / f"{self.task}-{model}-{method}-seed{self.seed}"
+        defaults = {each.name: each.default for each in dataclasses.fields(self)}
+        return Path("runs") / run_name(self.recorded(), {**defaults, "rates": {}})
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make the run what it is, as plain YAML types."""
