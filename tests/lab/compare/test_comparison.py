@@ -336,3 +336,43 @@ def test_tasks_that_generate_are_compared_too(plan, tiny_language_model, tmp_pat
     cost = workers.probe.measure(lora, data.prepare(lora))
     assert cost.text > 0
     assert cost.of(lora, 10, 1000) > 1000 * cost.text
+
+
+def test_trials_have_a_name_and_their_method_as_a_parameter(plan):
+    coordinator = run_here(plan, seeds=(3,), rates=(0.2,))
+    trials = coordinator.studies[plan.name].get_trials()
+    assert [trial.user_attrs["name"] for trial in trials] == [
+        "file, lora, seed 3",
+        "file, hiddenkey rate 0.2, seed 3",
+    ]
+    assert [trial.params["method"] for trial in trials] == ["lora", "hiddenkey"]
+    assert trials[1].params["rate"] == 0.2
+
+
+def test_a_study_of_a_version_with_other_methods_goes_on(plan, trained, monkeypatch):
+    monkeypatch.setattr(workers, "methods", lambda: {"lora": None, "other": None})
+    run_here(plan, seeds=(0,), methods=("lora",))
+    monkeypatch.undo()
+    coordinator = run_here(plan, seeds=(0,))
+    assert [record.status for record in coordinator.records()] == ["finished", "finished"]
+    trials = coordinator.studies[plan.name].get_trials()
+    assert [trial.params.get("method") for trial in trials] == ["lora", None]
+
+
+def test_a_study_from_before_names_goes_on(plan, trained, monkeypatch):
+    real = coordinators.jobs.enqueue
+    earlier = lambda study, job, before: real(  # noqa: E731
+        study,
+        replace(job, name="", params={n: v for n, v in job.params.items() if n != "method"}),
+        before,
+    )
+    monkeypatch.setattr(coordinators.jobs, "enqueue", earlier)
+    coordinator = begin(replace(plan, seeds=(0,)))
+    worker = worker_for(coordinator)
+    coordinator.advance()
+    worker.take_one()  # one is finished, the other one waits
+    monkeypatch.setattr(coordinators.jobs, "enqueue", real)
+    again = run_here(plan, seeds=(0, 1))
+    assert len(again.records()) == 4
+    found = [trial.params.get("method") for trial in again.studies[plan.name].get_trials()]
+    assert found == [None, None, "lora", "hiddenkey"]

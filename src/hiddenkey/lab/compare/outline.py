@@ -161,9 +161,9 @@ class Outline:
         what["options"] = _without(what["options"], PATHS)
         key = short_hash(what)
         name = f"{self._plan.name} search {options.task} {options.method} {key}"
+        trials = (dataclasses.replace(trial, index=index) for index in range(search.trials))
         return name, [
-            Job(f"{key}-{index}", "search", dataclasses.replace(trial, index=index).to_dict(), {})
-            for index in range(search.trials)
+            Job(f"{key}-{each.index}", "search", each.to_dict(), {}, each.name) for each in trials
         ]
 
     def _probe(self, index: int) -> Job | None:
@@ -193,7 +193,8 @@ def run_job(run: Run) -> Job:
     shown = {"seed": options.seed, "rank": options.rank, "learning_rate": options.learning_rate}
     optional = {"rate": options.rate, "consistency_weight": options.consistency_weight}
     given = {name: value for name, value in optional.items() if value is not None}
-    return Job(run.id, "run", run.to_dict(), {**shown, **given})
+    params: dict[str, float | str] = {"method": options.method, **shown, **given}
+    return Job(run.id, "run", run.to_dict(), params, run.name)
 
 
 def steps(options: TrainOptions, examples: int) -> int:

@@ -26,6 +26,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hiddenkey.errors import ConfigError, DivergedError
+from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.compare import probe
 from hiddenkey.lab.compare.archive import AnyRun, record_of, run_from, value_of
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch
@@ -235,7 +236,8 @@ class Worker:
                 f"the data of task {options.task!r} must be what it was when the run was planned,"
                 " got other examples; restore the files, or run the command again to plan anew"
             )
-        train(options, prepared=prepared, observer=LiveView(trial, prepared.task.metrics[0]))
+        view = LiveView(trial, prepared.task.metrics[0])
+        train(options, prepared=prepared, observer=view, name=run.name)
 
     def _here(self, options: TrainOptions) -> TrainOptions:
         return dataclasses.replace(options, **self._local.get(options.task, {}))
@@ -320,9 +322,14 @@ class LiveView(Observer):
                 self._trial.report(value, step)
 
 
-def show(trial: optuna.Trial, name: str, value: float) -> None:
-    """Make a queued number one of the trial's parameters, for Optuna's dashboard."""
-    if isinstance(value, int):
+def show(trial: optuna.Trial, name: str, value: float | str) -> None:
+    """Make a queued value one of the trial's parameters, for Optuna's dashboard."""
+    if isinstance(value, str):
+        # of one study all trials must have the same words to choose from, also those of another
+        # version of this package, whose words may be others: then the value is not shown
+        with suppress(ValueError):
+            trial.suggest_categorical(name, list(methods()))
+    elif isinstance(value, int):
         trial.suggest_int(name, 0, 2**32)
     else:
         trial.suggest_float(name, 0.0, sys.float_info.max)

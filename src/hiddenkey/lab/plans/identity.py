@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import hiddenkey
+from hiddenkey.lab.run.labels import label as label
 from hiddenkey.lab.run.options import TrainOptions
 
 PATHS: Final = ("data", "train_file", "eval_file")
@@ -45,6 +45,12 @@ class Run:
     fingerprint: str
     stage: Stage = "compare"
     budget: Budget = "steps"
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        more = {"compare": "", "search": ", search"}[self.stage]
+        return label(self.options) + more + (", time-matched" if self.budget == "time" else "")
 
     @cached_property
     def id(self) -> str:
@@ -107,27 +113,3 @@ def options_from(values: Mapping[str, Any]) -> TrainOptions:
         if name in names
     }
     return TrainOptions(**given)
-
-
-def label(options: TrainOptions, also: Collection[str] = (), *, seed: bool = True) -> str:
-    """Name a run in one line.
-
-    Args:
-        options: its settings.
-        also: names of further settings to show, ``rank`` or ``model``.
-        seed: whether to show the seed.
-    """
-    words = [" + ".join((options.method, *options.also))]
-    if options.rate is not None:
-        words.append(f"rate {options.rate:g}")
-    words += [f"{name} {rate:g}" for name, rate in options.rates.items()]
-    if options.consistency_weight is not None:
-        words.append(f"weight {options.consistency_weight:g}")
-    parts = [options.task, " ".join(words)]
-    if options.adapter != "lora":
-        parts.append(options.adapter)
-    if "rank" in also:
-        parts.append(f"rank {options.rank}")
-    if "model" in also:
-        parts.append(Path(options.model).name)
-    return ", ".join([*parts, f"seed {options.seed}"] if seed else parts)

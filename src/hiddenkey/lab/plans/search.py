@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.errors import suggestion
-from hiddenkey.lab.plans.identity import Run, changed, options_from
+from hiddenkey.lab.plans.identity import Run, changed, label, options_from
 from hiddenkey.lab.run.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class SearchTrial:
     trials: int
     seeds: tuple[int, ...]
     space: Mapping[str, Bounds]
+
+    @property
+    def name(self) -> str:
+        """What a person calls it."""
+        return f"{label(self.options, seed=False)}, search {self.index + 1} of {self.trials}"
 
     def run(self, chosen: Mapping[str, Any], seed: int) -> Run:
         """The run of one seed with the chosen settings."""

@@ -39,13 +39,15 @@ class Job:
         key: its identity in its study.
         kind: what it is.
         payload: what a worker needs to do it, plain JSON types.
-        params: numbers that are shown as the trial's parameters.
+        params: numbers and words that are shown as the trial's parameters.
+        name: what a person calls it; Optuna's dashboard shows it among the trial's attributes.
     """
 
     key: str
     kind: str
     payload: Mapping[str, Any]
-    params: Mapping[str, float]
+    params: Mapping[str, float | str]
+    name: str = ""
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Job | None:
@@ -53,11 +55,13 @@ class Job:
         attributes = trial.user_attrs
         if "job" not in attributes:
             return None
-        return cls(attributes["job"], attributes["kind"], attributes["payload"], _params(trial))
+        key, kind, payload = (attributes[part] for part in ("job", "kind", "payload"))
+        return cls(key, kind, payload, _params(trial), attributes.get("name", ""))
 
     def attributes(self) -> dict[str, Any]:
         """What a trial carries to name this job."""
-        return {"job": self.key, "kind": self.kind, "payload": dict(self.payload)}
+        named = {"name": self.name} if self.name else {}
+        return {"job": self.key, "kind": self.kind, "payload": dict(self.payload), **named}
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ def enqueue(study: optuna.Study, job: Job, before: FrozenTrial | None) -> None:
     study.enqueue_trial({**job.params, **drawn}, user_attrs=job.attributes())
 
 
-def _params(trial: FrozenTrial) -> dict[str, float]:
+def _params(trial: FrozenTrial) -> dict[str, float | str]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 

@@ -12,6 +12,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -29,7 +30,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.integrations import get_available_reporting_integrations
 
 import hiddenkey
 from hiddenkey.errors import DivergedError
@@ -41,12 +41,14 @@ from hiddenkey.lab.run.card import Story, card
 from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.labels import label
 from hiddenkey.lab.run.leaving import CARD, save
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, AlreadyTrainedError, Observer, Recorder
 from hiddenkey.lab.run.result import Result, sum_up
+from hiddenkey.lab.run.trackers import name_logs, own_run
 from hiddenkey.lab.scores.metrics import score
 from hiddenkey.lab.tasks import Task, find_task
 from hiddenkey.lab.tasks.sampling import draw
@@ -60,6 +62,7 @@ def train(
     prepared: Prepared | None = None,
     observer: Observer | None = None,
     callbacks: Sequence[TrainerCallback] = (),
+    name: str | None = None,
 ) -> Result:
     """Train, evaluate and store one run; return its result.
 
@@ -71,6 +74,7 @@ def train(
         prepared: what :func:`prepare` returned for these options; ``None`` calls it.
         observer: hears when the dropout is attached and after each evaluation.
         callbacks: further Trainer callbacks.
+        name: what trackers call the run; ``None`` for :func:`hiddenkey.lab.run.labels.label`.
 
     Raises:
         ConfigError: with every fault of settings, data and run folder, before a model is loaded.
@@ -84,7 +88,6 @@ def train(
     state = folder.plan(options, prepared.data_record())
     if state == "interrupted":
         processes.refuse_other_number(folder)
-    _refuse_missing_trackers(options.report_to)
     if state == "finished":
         return _sound(Result.load(folder.path))
     processes.wait()  # the first one writes from here on what the others have just read
@@ -103,13 +106,14 @@ def train(
         recorder = Recorder(folder, options.evaluations, options.log_every, observer, best_by)
         trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
         by_layer = options.rate_depth != "flat"  # else the layers' rates differ by chance alone
+        name_logs(trainer, name or label(options))
         watch(trainer, attachment, *rate_schedules(options), per_layer=by_layer)
         for callback in (recorder, *callbacks):
             trainer.add_callback(callback)
         observer.attached(attachment)
         if checkpoint is not None:
             recorder.go_on_from(checkpoint)
-        with suppress(AlreadyTrainedError), folder.refused_writes():
+        with suppress(AlreadyTrainedError), folder.refused_writes(), own_run(options.report_to):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         kept = _leave(
             folder, recorder, observer, partial(save, options, prepared, model, tokenizer)
@@ -193,7 +197,7 @@ def build_trainer(
     sample = draw(splits.train, len(splits.evaluation), options.data_seed, task.kind)
     trainer = Trainer(
         model=model,
-        args=_arguments(options, checkpoints),
+        args=_arguments(options, prepared.config, checkpoints),
         data_collator=collator(tokenizer, task.kind),
         train_dataset=encode(splits.train, tokenizer, options.max_length, task.kind),
         eval_dataset={
@@ -227,18 +231,24 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _refuse_missing_trackers(names: Sequence[str]) -> None:
-    installed = get_available_reporting_integrations()
-    missing = [name for name in names if name not in (*installed, "none")]
-    if missing:
-        raise hiddenkey.ConfigError(
-            f"report_to must name installed trackers, got {', '.join(missing)}; installed are"
-            f" {', '.join(installed) or 'none'}, install the tracker's package or leave it out"
-        )
+@dataclass
+class TrackedArguments(TrainingArguments):  # type: ignore[misc]
+    """Trainer's settings, and among them what trackers shall show of the task and the method."""
+
+    hiddenkey_task: str = ""
+    hiddenkey_method: str = ""
+    hiddenkey_rate: float | None = None
 
 
-def _arguments(options: TrainOptions, checkpoints: Path) -> TrainingArguments:
-    return TrainingArguments(
+def _arguments(
+    options: TrainOptions, config: hiddenkey.DropoutConfig, checkpoints: Path
+) -> TrainingArguments:
+    rates = {drop.rate for drop in config.drops}
+    return TrackedArguments(
+        hiddenkey_task=options.task,
+        hiddenkey_method=" + ".join((options.method, *options.also)),
+        hiddenkey_rate=rates.pop() if len(rates) == 1 else None,
+        project="hiddenkey",
         output_dir=str(checkpoints),
         seed=options.seed,
         data_seed=options.seed,
