@@ -19,6 +19,7 @@ from urllib.request import url2pathname
 _NAME: Final = "hiddenkey"
 _PACKAGE: Final = Path(__file__).parent
 _EXTRAS: Final = {
+    "bitsandbytes": "quantize",
     "datasets": "hub",
     "gguf": "gguf",
     "lightning": "lightning",

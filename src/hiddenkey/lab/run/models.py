@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 from hiddenkey.errors import ConfigError
 from hiddenkey.installation import install_command
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
+from hiddenkey.lab.run.quantised import (
+    Quantize,
+    loading_arguments,
+    prepare_quantised,
+    refuse_unserved_devices,
+)
 from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
@@ -85,6 +91,7 @@ def load_model(
     label_names: tuple[str, ...],
     precision: str,
     *,
+    quantize: Quantize = "none",
     trusted: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model with the head that a kind of task needs, and its tokenizer.
@@ -98,11 +105,13 @@ def load_model(
             classifier.
         label_names: names by class index; empty for regression and generation.
         precision: number format of the weights, ``float32`` or ``bfloat16``.
+        quantize: number format of the linear layers below the head, which are frozen then, in place
+            of ``precision``.
         trusted: whether to run code that the model brings along.
 
     Raises:
         ConfigError: if there is no such model, it has no tokenizer or no such head, or it cannot
-            generate text where it should.
+            generate text where it should; or if no device serves quantised weights.
     """
     import torch
     from transformers import (
@@ -115,7 +124,10 @@ def load_model(
     config = load_config(model, label_names, head=not generates, trusted=trusted)
     name, how = model_source(model)
     auto = AutoModelForCausalLM if generates else AutoModelForSequenceClassification
+    if quantize != "none":
+        refuse_unserved_devices(quantize)
     with loading(model):
+        bits = loading_arguments(auto, config, quantize, precision, trusted=trusted)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trusted, **how)
         loaded, found = auto.from_pretrained(
             name,
@@ -126,6 +138,7 @@ def load_model(
             ignore_mismatched_sizes=not generates,  # the head's classes were changed
             output_loading_info=True,
             **how,
+            **bits,
         )
         inside = f"{loaded.base_model_prefix}."
         wrong = [key for key, *_ in found["mismatched_keys"] if key.startswith(inside)]
@@ -135,6 +148,8 @@ def load_model(
         _refuse_what_cannot_generate(model, loaded, tokenizer)
     if how:
         _forget_quantisation(loaded)
+    if bits:
+        loaded = prepare_quantised(loaded)
     if tokenizer.pad_token is None:  # GPT-2, LLaMA: padding is masked, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"

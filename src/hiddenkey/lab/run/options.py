@@ -121,6 +121,9 @@ class TrainOptions(Source):
     """Recompute activations in the backward pass: less memory, more time."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: frozen weights and activations in bfloat16, trained weights in float32."""
+    quantize: Literal["none", "4bit", "8bit"] = "none"
+    """Frozen weights of the linear layers in 4 (as QLoRA) or 8 bits, by bitsandbytes; none: in
+    --precision."""
 
     evaluations: int = ONE.default(5)
     """Evaluations, spread evenly over the steps; the last is at the last step."""

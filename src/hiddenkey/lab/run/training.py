@@ -173,7 +173,12 @@ def build_model(
     set_seed(options.seed)
     kind, names = prepared.task.kind, prepared.splits.label_names
     loaded, tokenizer = load_model(
-        options.model, kind, names, load_precision(options), trusted=options.trust_remote_code
+        options.model,
+        kind,
+        names,
+        load_precision(options),
+        quantize=options.quantize,
+        trusted=options.trust_remote_code,
     )
     judged = prepared.splits.evaluation if kind == "generation" else ()
     prompts = [prompt_of(each, tokenizer) for each in judged]
