@@ -27,6 +27,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.command_outline import CommandOutline
 from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.first_plan import next_command, write_first_plan
 from hiddenkey.lab.compare.outline import Outline, States
 from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import Prospect, prospects
@@ -47,6 +48,8 @@ _FAILED = 1
 
 def run(plan: Plan) -> int:
     """Run what is missing of a plan and return the exit status: 1 if a run failed."""
+    if plan.init is not None:
+        return _write_first_plan(plan)
     if plan.command is not None:
         return _run_command(plan)
     local, several = plan.local_settings(), plan.several
@@ -68,12 +71,24 @@ def run(plan: Plan) -> int:
         known = coordinator.records()
         if len(known) < outline.total:
             say(console, "\n".join(data.described()))
-            _show_prospects(console, prospects(plan, known), plan.workers)
+            _show_prospects(console, prospects(plan, known, examples=data.judged), plan.workers)
         work_off(console, coordinator, local, several, plan.workers)
         time_missing_steps(plan, data, partial(say, console))
         failed = _conclude(console, coordinator, several)
         _report(console, plan, coordinator)
         return _FAILED if failed else 0
+
+
+def _write_first_plan(plan: Plan) -> int:
+    path, described = write_first_plan(plan)
+    command = next_command(path)
+    lines = [
+        f"wrote {path}; look at its comments, then run",
+        f"  {command} --dry-run",
+        f"  {command}",
+    ]
+    say(standard_console(), "\n".join([*described, *lines]))
+    return 0
 
 
 def _run_command(plan: Plan) -> int:

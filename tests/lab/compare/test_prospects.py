@@ -26,6 +26,14 @@ def test_the_default_plan_can_reach_a_verdict():
     assert 0 < found.detectable < 0.03
 
 
+def test_few_evaluation_examples_are_assumed_to_scatter_more():
+    (few,) = prospects(PLAN, [], examples=lambda options: 125)
+    (many,) = prospects(PLAN, [], examples=lambda options: 5000)
+    assert (few.scatter.deviation, many.scatter.deviation) == (2 * ASSUMED, ASSUMED)
+    assert few.scatter.source.endswith("for 125 evaluation examples in place of 500")
+    assert few.detectable > 1.9 * many.detectable
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_reach_no_verdict(seeds):
     (found,) = prospects(replace(PLAN, seeds=tuple(range(seeds))), [])

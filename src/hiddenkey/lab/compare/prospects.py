@@ -48,9 +48,23 @@ ASSUMED: Final = 0.013
 _SHARES: Final = ("accuracy", "acc", "f1", "precision", "recall")
 """Last words of metrics from 0 to 1, whose differences scatter as accuracies do."""
 
-_ASSUMED: Final = Scatter(
-    ASSUMED, MARGIN, "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
-)
+ASSUMED_ON: Final = 500
+"""Evaluation examples that it was measured on."""
+
+_SOURCE: Final = "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
+
+
+def assumed(examples: int | None = None) -> Scatter:
+    """Return the scatter where nothing is measured.
+
+    Fewer evaluation examples than those of the measurement scatter more, as a share does: by the
+    square root of their number. More are not taken to scatter less, since seeds do all the same.
+    """
+    if examples is None or examples >= ASSUMED_ON:
+        return Scatter(ASSUMED, MARGIN, _SOURCE)
+    deviation = ASSUMED * math.sqrt(ASSUMED_ON / max(1, examples))
+    source = f"{_SOURCE}, for {examples:,} evaluation examples in place of {ASSUMED_ON}"
+    return Scatter(deviation, MARGIN, source)
 
 
 @dataclass(frozen=True)
@@ -108,6 +122,7 @@ def prospects(
     plan: Plan,
     records: Iterable[Record],
     seconds: Callable[[TrainOptions], float] | None = None,
+    examples: Callable[[TrainOptions], int] | None = None,
 ) -> list[Prospect]:
     """Say for each task of a plan what its seeds can show.
 
@@ -115,6 +130,7 @@ def prospects(
         plan: the plan.
         records: of its runs that ended.
         seconds: of the runs of one configuration with one seed, where that was measured.
+        examples: that a configuration is evaluated on, where that is known.
     """
     finished = [r for r in records if r.result is not None and r.budget == "steps"]
     known = _measured(finished, plan.baseline)
@@ -125,7 +141,8 @@ def prospects(
     for task in plan.tasks:
         options = [each for each in settings if each.task == task]
         resolved = find_task(task, options[0])
-        usual = None if resolved.kind == "generation" else _ASSUMED
+        judged = None if examples is None else min(map(examples, options))
+        usual = None if resolved.kind == "generation" else assumed(judged)
         comparisons = sum(each.method != plan.baseline for each in options)
         found.append(
             Prospect(
@@ -146,7 +163,7 @@ def _of_command(
 ) -> list[Prospect]:
     """Say it for a command, whose time is known from its finished runs alone."""
     metric = measure_of(plan.metric or "")
-    usual = _ASSUMED if metric.rpartition("_")[2] in _SHARES else None
+    usual = assumed() if metric.rpartition("_")[2] in _SHARES else None
     seconds = [record.result.seconds for record in finished if record.result is not None]
     by_task = Counter(options.task for options in plan.command_settings())
     compared = Counter(

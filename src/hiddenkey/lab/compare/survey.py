@@ -68,7 +68,7 @@ def look_ahead(plan: Plan, outline: Jobs, data: Data) -> Survey:
     rows = survey(outline, states, costs)
     known = records_of(outline.jobs(states)[plan.name], states.get(plan.name, {}))
     total = max(outline.total, len(rows))
-    return Survey(rows, total, prospects(plan, known, costs.of_seed))
+    return Survey(rows, total, prospects(plan, known, costs.of_seed, data.judged))
 
 
 def look(plan: Plan, outline: Jobs) -> States:

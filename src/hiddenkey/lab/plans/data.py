@@ -39,6 +39,10 @@ class Data:
         """The examples of a run."""
         return self.prepare(options).splits
 
+    def judged(self, options: TrainOptions) -> int:
+        """How many examples a run is evaluated on."""
+        return len(self.splits(options).evaluation)
+
     def fingerprint(self, options: TrainOptions) -> str:
         """Hash of a run's examples."""
         choice = _choice(options)

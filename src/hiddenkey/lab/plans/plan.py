@@ -101,6 +101,10 @@ class Plan:
     """Run again what failed before."""
     accept_changes: bool = False
     """Go on although settings, baseline, search or versions differ from those in the folder."""
+    init: str | None = None
+    """Write a first plan for a file of your own (.csv, .tsv, .jsonl, .parquet) as
+    NAME.compare.yaml, with a reason for each setting, and stop; settings given beside it are kept.
+    """
     dry_run: bool = False
     """List the runs, estimate the time from a few timed steps and say what the seeds can show;
     nothing is written."""

@@ -1,0 +1,89 @@
+"""Which columns of a file are taken for the text and the label."""
+
+import json
+
+import pytest
+
+from hiddenkey import ConfigError
+from hiddenkey.lab.plans.guess import guess
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def rows(count, **columns):
+    return [{name: make(index) for name, make in columns.items()} for index in range(count)]
+
+
+def long(index):
+    return f"some words and the number {index}"
+
+
+@pytest.mark.parametrize(
+    ("columns", "texts", "label"),
+    [
+        ({"text": long, "label": lambda i: "ab"[i % 2]}, ["text"], "label"),
+        ({"id": str, "Topic": lambda i: "abc"[i % 3], "body": long}, ["body"], "Topic"),
+        ({"text": lambda i: f"w {i}", "notes": long, "y": lambda i: i % 2}, ["text"], "y"),
+        ({"id": int, "what": lambda i: "ab"[i % 2], "said": long}, ["said"], "what"),
+        (
+            {"sentence1": long, "sentence2": lambda i: f"w {i}", "gold": lambda i: i % 2},
+            ["sentence1", "sentence2"],
+            "gold",
+        ),
+    ],
+)
+def test_columns_are_known_by_name_or_by_what_they_hold(tmp_path, columns, texts, label):
+    found = guess(write(tmp_path / "a.jsonl", rows(24, **columns)), {})
+    assert found.task == "file"
+    assert found.settings == {"text_columns": texts, "label_column": label}
+    assert found.reasons["label_column"].endswith(("12, b 12", "8, b 8, c 8", "0 12, 1 12"))
+
+
+def test_numbers_with_decimals_are_scores(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows(40, text=long, score=lambda i: i / 8))
+    found = guess(path, {})
+    assert found.settings["regression"] is True
+    assert "numbers from 0 to 4.875" in found.reasons["label_column"]
+    stars = write(tmp_path / "b.jsonl", rows(40, text=long, score=lambda i: i % 5))
+    assert "regression" not in guess(stars, {}).settings
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "a", "completion": "b"}, "columns 'prompt' and 'completion'"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "read as chat messages"),
+        ({"instruction": "a", "input": "", "output": "b"}, "read as Alpaca instructions"),
+    ],
+)
+def test_conversations_are_completions(tmp_path, row, reason):
+    found = guess(write(tmp_path / "a.jsonl", [row]), {})
+    assert found.task == "completion"
+    assert found.reasons["train_file"].startswith(reason)
+
+
+def test_what_the_user_says_is_taken(tmp_path):
+    columns = {"text": long, "other": long, "label": lambda i: i % 2, "mine": lambda i: i % 4}
+    path = write(tmp_path / "a.jsonl", rows(24, **columns))
+    found = guess(path, {"text_columns": ["other"], "label_column": "mine"})
+    assert found.settings == {"text_columns": ["other"], "label_column": "mine"}
+
+
+@pytest.mark.parametrize(
+    "columns", [{"text": long}, {"label": lambda i: i % 2}, {"a": int, "b": lambda i: i % 2}]
+)
+def test_a_file_without_text_or_label_is_refused_with_its_columns(tmp_path, columns):
+    path = write(tmp_path / "a.jsonl", rows(12, **columns))
+    names = ", ".join(columns)
+    with pytest.raises(ConfigError, match=f"column of texts and one of labels, got {names}; name"):
+        guess(path, {})
+
+
+def test_a_broken_file_is_told_by_line(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\na,b\nc\n")
+    with pytest.raises(ConfigError, match="line 3: must have 2 fields, got 1"):
+        guess(path, {})
