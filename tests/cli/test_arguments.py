@@ -1,10 +1,14 @@
 import contextlib
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.foreign_names import _BY_NAME, _OURS, _REASONS
+from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import validate
 from hiddenkey.lab.tasks import TASKS
@@ -150,6 +154,73 @@ def test_help_shows_flags_types_and_units(capsys):
         "--seed SEED Seed of new weights, data order and dropout. (type: int, default: 0)" in shown
     )
     assert "--learning_rate" not in shown
+
+
+@pytest.mark.parametrize(
+    ("foreign", "ours"),
+    [
+        ("--lr 1e-4", "here it is --learning-rate"),
+        ("--per-device-train-batch-size 8", "here it is --batch-size"),
+        ("--num_train_epochs 3", "here it is --epochs"),
+        ("--gradient-accumulation-steps 2", "here it is --gradient-accumulation"),
+        ("--lora-r 8", "here it is --rank"),
+        ("--model-name-or-path bert", "here it is --model"),
+        ("--output-dir out", "here it is --output"),
+        ("--bf16", "here it is --precision bfloat16"),
+        ("--load-best-model-at-end", "here it is --keep best"),
+        ("--resume-from-checkpoint x", "here it is --resume FOLDER"),
+        ("--dataset-name sst2", "a task's data are read by --task and --data, your own files by"),
+        ("--fp16", "float16 is not trained in; take --precision bfloat16"),
+    ],
+)
+def test_names_of_other_trainers_are_understood(foreign, ours):
+    (fault,) = faults(*foreign.split())
+    assert fault.startswith(f"{foreign.split()[0].replace('_', '-')} is not a setting; {ours}")
+
+
+def test_the_same_in_files_and_where_the_setting_belongs_elsewhere(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("lora_r: 8\n")
+    assert faults("--config", str(path)) == (
+        f"{path}: 'lora_r' is not a setting; here it is --rank",
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(Plan, "compare", ["--lr", "1e-4", "--lora-r", "8", "--optim", "sgd"])
+    assert caught.value.faults == (
+        "--lr is not a setting; here it is learning_rate, which is a setting of the runs; write it"
+        " under common: or give --common.learning_rate",
+        "--lora-r is not a setting; here it is --ranks",
+        "--optim is not a setting; the optimiser is AdamW",
+    )
+
+
+def test_every_foreign_name_leads_to_a_setting():
+    known = {field.name for field in fields(TrainOptions)}
+    assert {ours.partition(" ")[0] for ours in _OURS} <= known
+    assert not known & (_BY_NAME.keys() | _REASONS.keys())
+    assert not _BY_NAME.keys() & _REASONS.keys()
+
+
+TITLES = {
+    TrainOptions: "data, model and adapter, method, training, evaluation and generation, run folder",
+    Plan: "what is compared, data, a training command of your own, settings of the runs, folder and"
+    " workers, what is done",
+}
+
+
+@pytest.mark.parametrize("kind", TITLES)
+def test_help_is_grouped_and_shows_each_setting_once(kind, capsys):
+    with pytest.raises(SystemExit):
+        parse(kind, "x", ["--help"])
+    shown = capsys.readouterr().out.partition("\n\n")[2]
+    assert re.findall(r"^(\S.*):$", shown, re.MULTILINE) == ["options", *TITLES[kind].split(", ")]
+    flags = re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)
+    names = [field.name.replace("_", "-") for field in fields(kind)]
+    assert sorted(flags) == sorted([*names, "config", "print-config"])
+    parts = re.split(r"^\S.*:$", shown, flags=re.MULTILINE)
+    if kind is TrainOptions:
+        assert "--learning-rate" in parts[5]
+        assert "--beams" in parts[6]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ import json
 import re
 import typing
 from argparse import HelpFormatter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
+from hiddenkey.cli.foreign_names import known_elsewhere
+from hiddenkey.cli.sections import group
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
 from hiddenkey.lab.plans.settings import read_yaml
@@ -74,6 +76,7 @@ def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentPa
         help="YAML file of these settings, or a recipe; flags after it win.",
     )
     parser.add_class_arguments(kind, as_positional=positional)
+    group(parser, kind)
     return parser
 
 
@@ -157,13 +160,22 @@ def _diagnose(
         elif place := _misplaced(kind, flag, value):
             faults.append(f"{_shown(flag)} {place}")
         elif name not in names:
-            hint = suggestion(_shown(flag), map(_shown, [*names, _CONFIG])) or "; see --help"
-            faults.append(f"{_shown(flag)} is not a setting{hint}")
+            faults.append(f"{_shown(flag)} is not a setting{_hint(kind, flag, _shown)}")
         elif not equals:
             faults.append(f"{_shown(flag)} needs a value, got none; give one")
         else:
             faults += _type_fault(parser, kind, flag, value, _shown(flag))
     return faults or [re.sub(r"\s+", " ", message)]
+
+
+def _hint(kind: type[Any], wrong: str, shown: Callable[[str], str]) -> str:
+    """Say what was meant by a name that is no setting."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    written = known_elsewhere(
+        wrong.partition(".")[0], names, lambda key: _misplaced(kind, key, None)
+    )
+    near = suggestion(shown(wrong), map(shown, [*names, _CONFIG]))
+    return written or near or "; see --help"
 
 
 def _misplaced(kind: type[Any], flag: str, value: Any) -> str:
@@ -185,8 +197,7 @@ def _file_faults(parser: ArgumentParser, kind: type[Any], path: str) -> list[str
         if place := _misplaced(kind, str(name), value):
             faults.append(f"{path}: {name!r} {place}")
         elif name not in names:
-            hint = suggestion(str(name), names) or "; see --help"
-            faults.append(f"{path}: {name!r} is not a setting{hint}")
+            faults.append(f"{path}: {name!r} is not a setting{_hint(kind, str(name), str)}")
         else:
             faults += _type_fault(parser, kind, str(name), value, f"{path}: {name}")
     return faults

@@ -29,6 +29,16 @@ _MODELS: Final = ("minilm",)
 class Plan:
     """A comparison: every combination is one run."""
 
+    sections = (
+        ("tasks", "what is compared"),
+        ("data", "data"),
+        ("command", "a training command of your own"),
+        ("common", "settings of the runs"),
+        ("output", "folder and workers"),
+        ("timed_steps", "what is done"),
+    )
+    """The first setting of each group of the help, and the group's title."""
+
     tasks: tuple[str, ...] = _TASKS
     """Names of tasks; 'hiddenkey train --help' lists them."""
     models: tuple[str, ...] = _MODELS

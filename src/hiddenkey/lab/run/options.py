@@ -28,6 +28,19 @@ _FINITE: Final = Limit("a finite number", math.isfinite, "0.9 is usual")
 class TrainOptions(Source):
     """One training run."""
 
+    sections = (
+        ("data", "data"),
+        ("model", "model and adapter"),
+        ("task", "data"),
+        ("method", "method"),
+        ("adapter", "model and adapter"),
+        ("learning_rate", "training"),
+        ("evaluations", "evaluation and generation"),
+        ("seed", "training"),
+        ("keep", "run folder"),
+    )
+    """The first setting of each group of the help, and the group's title."""
+
     model: str = "minilm"
     """Local folder, .gguf file, name on the Hugging Face hub, or bundled: 'minilm', 'smollm2'."""
     trust_remote_code: bool = False
