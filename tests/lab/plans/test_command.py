@@ -111,3 +111,14 @@ def test_the_files_that_a_command_names_are_part_of_its_identity(tmp_path):
     assert commands.fingerprint(command) != before
     settings.write_text("a")
     assert commands.fingerprint(command) == before
+
+
+def test_as_is_keeps_the_models_own_dropout_and_drops_nothing():
+    own = plan(methods=("as-is", "dropkey"), baseline="as-is", rates=(0.1,))
+    assert validate(own) == []
+    unchanged, dropkey = own.command_settings()
+    assert unchanged.rate is None
+    settings = unchanged.launch_settings()
+    assert settings.keep_model_dropout
+    assert settings.config().drops == ()
+    assert not dropkey.launch_settings().keep_model_dropout

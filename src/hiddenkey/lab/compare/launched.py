@@ -25,7 +25,7 @@ from hiddenkey.lab.plans.command import CommandRun, fill
 from hiddenkey.lab.results.command_result import metric_lines, result_of
 from hiddenkey.lab.results.trainer_output import find_metric
 from hiddenkey.lab.run.result import Result
-from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
+from hiddenkey.launch import launch_environment, why_unattached
 from hiddenkey.launch.stages import ATTACHED, FINISHED
 
 _DONE: Final = "command.json"
@@ -144,11 +144,7 @@ def _variables(folder: Path, run: CommandRun) -> dict[str, str]:
     """The environment that attaches the method inside of the command."""
     if not run.options.attaches:
         return {}
-    options = run.options
-    settings = LaunchSettings(
-        options.method, rate=options.rate, consistency_weight=options.consistency_weight
-    )
-    return launch_environment(settings, folder / "observed")
+    return launch_environment(run.options.launch_settings(), folder / "observed")
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: int | None) -> int:

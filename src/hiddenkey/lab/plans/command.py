@@ -7,8 +7,8 @@ A plan with ``command`` starts it once for each combination, with its placeholde
 ``{seed}`` and ``{output}`` (a folder of the run's own) are needed. ``{method}``, ``{rate}``,
 ``{weight}``, ``{rank}``, ``{model}`` and ``{task}`` stand for what the plan varies, and any other
 name for a value from the plan's ``arguments``. A command without ``{method}`` is started as
-``hiddenkey run`` starts it, so that the method acts on the model that its Trainer trains. Doubled
-braces, ``{{name}}``, stand for themselves.
+``hiddenkey run`` starts it, so that the method acts on the model that its Trainer trains; the
+method ``as-is`` is the command unchanged. Doubled braces, ``{{name}}``, stand for themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ from typing import Any, Final
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.identity import Budget, Stage, short_hash, versions
+from hiddenkey.launch import LaunchSettings
+
+AS_IS: Final = "as-is"
+"""Method of the unchanged command: nothing is dropped, and the model keeps its own dropout."""
 
 NEEDED: Final = ("seed", "output")
 """Placeholders without which runs would be alike, or write over each other."""
@@ -81,6 +85,14 @@ class CommandOptions:
     def attaches(self) -> bool:
         """Whether the method is attached from outside; else the command has ``{method}``."""
         return "method" not in placeholders(self.command)
+
+    def launch_settings(self) -> LaunchSettings:
+        """What is attached from outside."""
+        if self.method == AS_IS:
+            return LaunchSettings("lora", keep_model_dropout=True)
+        return LaunchSettings(
+            self.method, rate=self.rate, consistency_weight=self.consistency_weight
+        )
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make the run what it is, as plain JSON types."""

@@ -44,7 +44,8 @@ class Plan:
     models: tuple[str, ...] = _MODELS
     """Local folders, names on the Hugging Face hub, or the bundled 'minilm'."""
     methods: tuple[str, ...] = ("lora", "hiddenkey")
-    """Dropout methods; 'hiddenkey methods' lists them."""
+    """Dropout methods; 'hiddenkey methods' lists them. With --command, as-is is the command
+    unchanged, which keeps the model's own dropout."""
     rates: tuple[float, ...] = ()
     """Dropout rates, in [0, 1), for the methods that drop; none: each method's own."""
     ranks: tuple[int, ...] = (8,)

@@ -13,7 +13,6 @@ from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, read_settings
 from hiddenkey.lab.run.limits import limit_faults
-from hiddenkey.launch import LaunchSettings
 
 
 def validate(plan: Plan) -> list[str]:
@@ -103,9 +102,7 @@ def _command_faults(plan: Plan) -> list[str]:
 
 def _attach_faults(options: CommandOptions) -> list[str]:
     try:
-        LaunchSettings(
-            options.method, options.rate, consistency_weight=options.consistency_weight
-        ).config()
+        options.launch_settings().config()
     except ConfigError as error:
         return list(error.faults)
     return []

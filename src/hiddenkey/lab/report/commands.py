@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.framework.catalogue import method, methods
-from hiddenkey.lab.plans.command import fill, placeholders
+from hiddenkey.lab.plans.command import AS_IS, fill, placeholders
 from hiddenkey.lab.plans.identity import changed, options_from
 from hiddenkey.lab.run.dropout import dropout_config, rate_schedules
 from hiddenkey.lab.run.options import TrainOptions
@@ -70,7 +70,8 @@ def run_command(options: Mapping[str, Any]) -> str:
     names = placeholders(template)
     values = {**options, "weight": options.get("consistency_weight"), **_OPEN}
     filled = shlex.join(fill(word, _numbers(values)) for word in shlex.split(template))
-    return filled if "method" in names else f"{shlex.join(words)} -- {filled}"
+    as_is = "method" in names or options["method"] == AS_IS
+    return filled if as_is else f"{shlex.join(words)} -- {filled}"
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
