@@ -230,3 +230,50 @@ def test_equal_seeds_that_did_not_start_alike_are_told(plan):
     told = [note for note in table.notes if "same" in note]
     assert len(told) == 1
     assert told[0].startswith("better did not start from the same weights as lora at seed 1:")
+
+
+TRAINER = """
+import csv, sys
+from transformers import (
+    AutoModelForSequenceClassification, AutoTokenizer, Trainer, TrainingArguments, set_seed
+)
+model, data, seed, output = sys.argv[1:]
+set_seed(int(seed))
+tokenizer = AutoTokenizer.from_pretrained(model)
+rows = [
+    {**tokenizer(row["text"]), "labels": int(row["label"] == "good")}
+    for row in csv.DictReader(open(data))
+]
+arguments = TrainingArguments(
+    output, max_steps=3, per_device_train_batch_size=8, eval_strategy="steps", eval_steps=3,
+    seed=int(seed), report_to="none", use_cpu=True, save_strategy="no",
+)
+trainer = Trainer(
+    AutoModelForSequenceClassification.from_pretrained(model), arguments,
+    train_dataset=rows, eval_dataset=rows[:8], processing_class=tokenizer,
+)
+trainer.train()
+"""
+
+
+def test_a_trainers_script_gets_the_method_and_starts_alike(plan, tiny_options):
+    """The script knows nothing of any method, and saves no metric by itself."""
+    script = Path(plan.output).with_name("train.py")
+    script.write_text(TRAINER)
+    words = f"{script} {tiny_options.model} {tiny_options.train_file} {{seed}} {{output}}"
+    changed = {"methods": ("as-is", "hiddenkey"), "baseline": "as-is", "seeds": (0,)}
+    plain, hiddenkey = run(
+        plan, command=f"{sys.executable} {words}", metric="eval_loss", **changed
+    ).records()
+    assert plain.result, plain.error
+    assert hiddenkey.result, hiddenkey.error
+    for name in ("weights", "batches", "model"):
+        assert plain.observed[name] == hiddenkey.observed[name]
+    assert plain.observed["consistency_loss"] is None
+    assert hiddenkey.observed["consistency_loss"] > 0
+    assert all(0 < rate < 0.4 for rate in hiddenkey.observed["sites"].values())
+    assert plain.observed["sites"] == {}
+    assert plain.result.main_metric == "loss"
+    assert plain.result.eval_loss.last == plain.result.metrics["loss"].last
+    assert plain.result.steps == 3
+    assert plain.result.eval_examples == 8
