@@ -8,6 +8,8 @@ from transformers import Trainer, TrainingArguments
 
 from models import batch
 
+_OF_THE_TRAINER = ("compute_loss_func", "data_collator", "train_dataset", "callbacks", "model_init")
+
 
 def examples(task: str, count: int, tokens: int = 9) -> list[dict]:
     inputs = batch(task, "right", size=count, tokens=tokens)
@@ -43,11 +45,7 @@ def tiny_trainer(
     model: Any, folder: Path, task: str = "classification", *, kind: Any = Trainer, **settings: Any
 ) -> Any:
     """Build a Trainer; settings that TrainingArguments does not know are the Trainer's own."""
-    own = {
-        name: settings.pop(name)
-        for name in ("compute_loss_func", "data_collator", "train_dataset", "callbacks")
-        if name in settings
-    }
+    own = {name: settings.pop(name) for name in _OF_THE_TRAINER if name in settings}
     return kind(
         model=model,
         args=TrainingArguments(**arguments(folder, **settings)),

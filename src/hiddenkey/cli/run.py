@@ -18,6 +18,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
 from hiddenkey.launch.stages import THREE_LINES, clear
 
+_EXAMPLE: Final = "hiddenkey run --method hiddenkey-minus --rate 0.1 -- python train.py --lr 2e-4"
 _UNATTACHED: Final = 1
 _NOT_FOUND: Final = 127
 _KILLED: Final = 128  # and the signal's number, as shells say
@@ -25,10 +26,7 @@ _KILLED: Final = 128  # and the signal's number, as shells say
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to attach; the command follows after --.
-
-    For example: hiddenkey run --method hiddenkey-minus --rate 0.1 -- python train.py --lr 2e-4
-    """
+    """What to attach; the command follows after --."""
 
     method: str = "hiddenkey"
     """Name of a method, see 'hiddenkey methods'."""
@@ -67,12 +65,13 @@ def run(words: Sequence[str]) -> int:
     from hiddenkey.cli.arguments import parse
 
     flags, command = _split(words)
-    options = parse(RunOptions, "run", flags)
+    try:
+        options = parse(RunOptions, "run", flags)
+    except SystemExit:  # after --help
+        print(f"\nThe command follows after --, for example:\n  {_EXAMPLE}")
+        raise
     if not command:
-        raise ConfigError(
-            "the command must follow after --, got none; for example: hiddenkey run --method"
-            " hiddenkey-minus --rate 0.1 -- python train.py"
-        )
+        raise ConfigError(f"the command must follow after --, got none; for example: {_EXAMPLE}")
     with _record(options.record) as record:
         status = start(command, launch_environment(options.settings(), record))
         return status or _look(record, options.method)

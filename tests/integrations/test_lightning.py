@@ -1,0 +1,122 @@
+"""``HiddenKeyCallback`` in Lightning: training mode, logs, ends, and models that are not found."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+import hiddenkey
+from hiddenkey import AttachError, Consistency, DropoutConfig
+from hiddenkey.attachment.attachment import attachment_of
+from integrations.trainers import collate, examples
+from models import lora_model, plain_model
+
+pytest.importorskip("lightning", reason="Lightning is not installed")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import lightning
+
+    from hiddenkey.integrations.lightning import HiddenKeyCallback, find_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Module(lightning.LightningModule):
+    """Trains a model that ``from_pretrained`` left in evaluation mode."""
+
+    def __init__(self, fails_at: int = -1) -> None:
+        super().__init__()
+        self.model = lora_model("bert").eval()
+        self._fails_at = fails_at
+
+    def training_step(self, batch, index):
+        if self.global_step == self._fails_at:
+            raise KeyError("a fault of the script's")
+        loss = self.model(**batch).loss
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, index):
+        assert not self.model.training
+        self.log("eval_loss", self.model(**batch).loss)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=1e-2)
+
+
+def fit(module, folder, callback, **settings):
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=folder, logger=False, log_every_n_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
+        **{"max_steps": 3, **settings},
+    )  # fmt: skip
+    rows = examples("classification", 16)
+    train = DataLoader(rows, batch_size=4, collate_fn=collate)
+    checkpoint = settings.get("ckpt")
+    trainer.fit(module, train, DataLoader(rows, batch_size=8, collate_fn=collate), checkpoint)
+    return trainer
+
+
+def test_a_fit_is_logged_and_the_model_given_back(tmp_path):
+    module, callback = Module(), HiddenKeyCallback("hiddenkey", rate=0.2)
+    trainer = fit(module, tmp_path, callback)
+    found = trainer.callback_metrics
+    total = found["task_loss"] + found["consistency_loss"]
+    assert total.item() == pytest.approx(found["loss"].item(), rel=1e-4)
+    assert 0.1 < found["dropped/hidden"] < 0.3
+    assert callback.attachment is attachment_of(module.model) is None
+    assert DropoutConfig.from_pretrained(tmp_path) == hiddenkey.method("hiddenkey", rate=0.2)
+
+
+def test_a_fit_that_fails_gives_the_model_back(tmp_path):
+    module, callback = Module(fails_at=1), HiddenKeyCallback("hiddenkey")
+    with pytest.raises(KeyError, match="a fault"):
+        fit(module, tmp_path, callback)
+    assert callback.attachment is attachment_of(module.model) is None
+
+
+def test_a_resumed_fit_goes_on_counting_passes(tmp_path):
+    config = DropoutConfig(hiddenkey.method("hiddenkey").drops, Consistency(every=2))
+    callback = HiddenKeyCallback(config)
+    trainer = fit(Module(), tmp_path, callback)
+    trainer.save_checkpoint(tmp_path / "stored.ckpt")
+    again = HiddenKeyCallback(config)
+    again.load_state_dict(
+        torch.load(tmp_path / "stored.ckpt", weights_only=False)["callbacks"][callback.state_key]
+    )
+    assert again.state_dict() == callback.state_dict() == {"passes": 3}
+
+
+def test_a_schedule_and_single_layers(tmp_path):
+    schedule = hiddenkey.RateSchedule(warmup=3)
+    callback = HiddenKeyCallback("dropkey", rate=0.3, schedules=[schedule], per_layer=True)
+    found = fit(Module(), tmp_path, callback).callback_metrics
+    assert found["rate/attention_logits"].item() == pytest.approx(0.2)
+    assert "dropped/attention_logits/1" in found
+
+
+def test_an_attached_model_is_refused(tmp_path):
+    module = Module()
+    hiddenkey.attach(module.model, "dropkey")
+    with pytest.raises(AttachError, match="has an attachment already"):
+        fit(module, tmp_path, HiddenKeyCallback("hiddenkey"))
+
+
+class TwoModels(lightning.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"student": lora_model("bert"), "teacher": plain_model("bert")})
+        self.head = nn.Linear(2, 2)
+
+
+def test_the_model_that_is_trained_is_found():
+    module = TwoModels()
+    with pytest.raises(AttachError, match=r"got parts\.student, parts\.teacher; say which"):
+        find_model(module)
+    assert find_model(module, "parts.teacher") is module.parts["teacher"]
+    module.parts["teacher"].requires_grad_(False)
+    assert find_model(module) is module.parts["student"]
+    with pytest.raises(AttachError, match="got 'nothing'; it has parts, head"):
+        find_model(module, "nothing")

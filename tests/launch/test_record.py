@@ -1,0 +1,121 @@
+"""What one process records: equal beginnings for all methods, in each kind of trainer."""
+
+import json
+import warnings
+
+import pytest
+import torch
+
+from hiddenkey.launch import LaunchSettings, launch_environment, process
+from hiddenkey.launch.record import fingerprint
+from integrations.trainers import tiny_trainer
+from models import lora_model
+
+METHODS = ("lora", "hiddenkey-minus", "hiddenkey")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def transformers_trainer(folder):
+    model = lora_model("bert", lora_dropout=0.1)
+    trainer = tiny_trainer(model, folder, max_steps=13)  # 12 batches are an epoch
+    process.trainer_was_built(trainer)
+    return trainer.train
+
+
+def smoothing_trainer(folder):
+    trainer = tiny_trainer(lora_model("bert"), folder, label_smoothing_factor=0.1)
+    process.trainer_was_built(trainer)
+    return trainer.train
+
+
+def trl_trainer(folder):
+    pytest.importorskip("trl", reason="TRL is not installed")
+    from integrations.test_trl import SFTTrainer, make_trainer
+
+    model = lora_model("llama", "causal", lora_dropout=0.1)
+    trainer = make_trainer(SFTTrainer, model, folder, gradient_accumulation_steps=2)
+    process.trainer_was_built(trainer)
+    return trainer.train
+
+
+def lightning_trainer(folder):
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    import lightning
+    from torch.utils.data import DataLoader
+
+    from integrations.test_lightning import Module
+    from integrations.trainers import collate, examples
+
+    rows = DataLoader(examples("classification", 16), 4, shuffle=True, collate_fn=collate)
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=folder, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, max_epochs=2, enable_checkpointing=False, log_every_n_steps=1,
+    )  # fmt: skip
+    process.lightning_was_built(trainer)
+    return lambda: trainer.fit(Module(), rows, DataLoader(rows.dataset, 8, collate_fn=collate))
+
+
+def record(build, method, folder, monkeypatch):
+    monkeypatch.setattr(process, "_first", None)
+    added = launch_environment(LaunchSettings(method, rate=0.2), folder)
+    for name, value in added.items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        build(folder / "out")()
+    names = ("attached.json", "finished.json")
+    return [json.loads((folder / name).read_text()) for name in names]
+
+
+@pytest.mark.parametrize(
+    "build", [transformers_trainer, smoothing_trainer, trl_trainer, lightning_trainer]
+)
+def test_all_methods_begin_alike_and_see_the_same_batches(build, tmp_path, monkeypatch):
+    found = {name: record(build, name, tmp_path / name, monkeypatch) for name in METHODS}
+    assert len({attached["weights"] for attached, _ in found.values()}) == 1
+    assert len({finished["batches"] for _, finished in found.values()}) == 1
+    for name, (attached, finished) in found.items():
+        assert attached["method"] == name
+        assert (finished["consistency_loss"] is None) is (name != "hiddenkey")
+        assert finished["task_loss"] > 0
+        positions = set() if name == "lora" else {"attention_logits", "hidden"}
+        assert set(finished["dropped"]) == positions
+        assert all(0 < rate < 0.4 for rate in finished["sites"].values())
+
+
+def test_another_seed_sees_other_batches_and_another_model_begins_otherwise(tmp_path, monkeypatch):
+    def other(folder):
+        trainer = tiny_trainer(lora_model("bert", seed=1), folder, seed=6)
+        process.trainer_was_built(trainer)
+        return trainer.train
+
+    one = record(smoothing_trainer, "lora", tmp_path / "one", monkeypatch)
+    two = record(other, "lora", tmp_path / "two", monkeypatch)
+    assert one[0]["weights"] != two[0]["weights"]
+    assert one[1]["batches"] != two[1]["batches"]
+
+
+def test_what_trains_without_logging_is_recorded_too(tmp_path, monkeypatch):
+    def silent(folder):
+        trainer = tiny_trainer(lora_model("bert"), folder, logging_strategy="no")
+        process.trainer_was_built(trainer)
+        return trainer.train
+
+    _, finished = record(silent, "hiddenkey", tmp_path, monkeypatch)
+    assert finished["consistency_loss"] > 0
+    assert 0.1 < finished["dropped"]["hidden"] < 0.3
+
+
+def test_a_fingerprint_tells_names_shapes_and_values_apart():
+    ones = torch.ones(2, 3)
+    found = [
+        fingerprint({"a": ones}),
+        fingerprint({"b": ones}),
+        fingerprint({"a": ones.T}),
+        fingerprint({"a": ones.bfloat16()}),
+        fingerprint({"a": torch.ones(2, 3).index_fill(0, torch.tensor([1]), 2.0)}),
+    ]
+    assert len(set(found)) == len(found)
+    assert fingerprint({"a": ones, "b": ones}) == fingerprint({"b": ones, "a": ones.clone()})
