@@ -32,6 +32,19 @@ def test_failures_are_said(tmp_path, capsys):
     assert "1 of 2 runs failed" in capsys.readouterr().out
 
 
+def test_equal_errors_are_told_once(tmp_path, capsys):
+    runs = [record(seed=s, method="hiddenkey", error="long\nValueError: same") for s in range(3)]
+    runs += [record(seed=s, method="dropkey", error="ValueError: same") for s in (0, 4)]
+    report([str(store(tmp_path, [record(), record(seed=1, error="other"), *runs]))])
+    shown = capsys.readouterr().out.splitlines()
+    at = shown.index("6 of 7 runs failed")
+    assert sorted(shown[at + 1 : at + 3]) == [
+        "5 runs failed alike: ValueError: same (headlines, dropkey, seeds 0 4; headlines,"
+        " hiddenkey, seeds 0 1 2)",
+        "failed: headlines, lora, seed 1: other",
+    ]
+
+
 def test_output_and_baseline(tmp_path, capsys):
     folder = store(tmp_path / "compare", study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
     words = [str(folder), "--baseline", "hiddenkey", "--output", str(tmp_path / "other")]

@@ -16,7 +16,6 @@ from hiddenkey.cli import report
 from hiddenkey.cli.running import (
     duration,
     interrupted_by_sigterm,
-    line,
     name_of,
     show_jobs,
     use_threads_of_one,
@@ -41,6 +40,7 @@ from hiddenkey.lab.plans.identity import label
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.stored import store_plan
 from hiddenkey.lab.plans.validation import validate
+from hiddenkey.lab.present.words import failed_alike
 from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1
@@ -157,10 +157,9 @@ def _conclude(console: Console, coordinator: Coordinator, several: Sequence[str]
     if other := coordinator.other_runs():
         say(console, f"{other} more finished runs of earlier plans are in the folder")
     problems = coordinator.problems()
-    for record in failed:
-        say(console, line(record, several))
-    for problem in problems:
-        say(console, problem)
+    told = ((r.reason, name_of(r, several, seed=False), int(r.options["seed"])) for r in failed)
+    for words in (*failed_alike(told), *problems):
+        say(console, words)
     if failed or problems:
         say(console, "run what failed again with the same command and --retry-failed")
     return bool(failed or problems)

@@ -71,6 +71,7 @@ def _write_table(console: Console, path: Path, options: ReportOptions, output: P
 
 
 def _write(console: Console, tables: Tables, output: Path, title: str) -> None:
+    from hiddenkey.lab.present.words import failed_alike
     from hiddenkey.lab.report import write_report
 
     written = write_report(tables, output, title=title)
@@ -84,6 +85,10 @@ def _write(console: Console, tables: Tables, output: Path, title: str) -> None:
                 say(console, f"in {code.place}:\n{indent(code.text, '    ')}")
     if tables.failures:
         say(console, f"{len(tables.failures)} of {len(tables.runs)} runs failed")
+        rows = [(row.record.reason, row.values) for row in tables.failures]
+        told = ((why, f"{v['task']}, {v['configuration']}", v["seed"]) for why, v in rows)
+        for words in failed_alike(told):
+            say(console, words)
     say(
         console,
         f"page: {written.page}   {written.figures} figures and {written.tables} tables beside it",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import TimeElapsedColumn
 
-from hiddenkey.cli.terminal import number, plain_table, progress_bar, say
+from hiddenkey.cli.live import Board
+from hiddenkey.cli.terminal import number, plain_table, say
 from hiddenkey.lab.compare.assignment import Assignment, work_on
-from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.coordinator import Coordinator, Progress
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import command_label
 from hiddenkey.lab.plans.identity import label, options_from
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 _POLL_SHARE = 0.1
 _LONGEST_PAUSE = 15.0
+_FRAME_SECONDS = 0.25
 
 
 def work_off(
@@ -56,19 +59,37 @@ def work_off(
     if progress.finished:
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
-    assignment = Assignment(coordinator.store, tuple(coordinator.studies), local, threads)
-    bar = progress_bar(console, TimeElapsedColumn())
-    with bar, Pool(work_on, assignment, workers) as pool:
-        task = bar.add_task("jobs", total=progress.total, completed=progress.done)
-        while not progress.finished:
-            pool.check()
-            started = time.perf_counter()
-            progress = outlast_outages(coordinator.store, coordinator.advance)
-            for record in progress.new:
-                say(bar.console, line(record, shown))
-            bar.update(task, total=progress.total, completed=progress.done)
-            if not progress.finished:
-                time.sleep(pause_after(time.perf_counter() - started))
+    studies = tuple(coordinator.studies)
+    with _live(console) as live, Board(console, live, workers) as board:
+        assignment = Assignment(coordinator.store, studies, local, threads, live)
+        board.time.learn(coordinator.records())
+        with Pool(work_on, assignment, workers) as pool:
+            while not progress.finished:
+                pool.check()
+                started = time.perf_counter()
+                progress = outlast_outages(coordinator.store, coordinator.advance)
+                board.ended(progress, [line(record, shown) for record in progress.new])
+                board.draw(progress, pool.processes)
+                if not progress.finished:
+                    _pause(pause_after(time.perf_counter() - started), board, progress, pool)
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[Path | None]:
+    """A passing folder in which workers tell what they do, where somebody sees it."""
+    if not console.is_terminal:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="hiddenkey-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _pause(seconds: float, board: Board, progress: Progress, pool: Pool) -> None:
+    """Leave the database to the workers, and let the board move meanwhile."""
+    until = time.perf_counter() + seconds
+    while (left := until - time.perf_counter()) > 0:
+        board.draw(progress, pool.processes)
+        time.sleep(min(left, _FRAME_SECONDS))
 
 
 def pause_after(seconds: float) -> float:

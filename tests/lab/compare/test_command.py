@@ -1,11 +1,14 @@
 """The command itself: its processes and what it shows."""
 
+import codecs
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import yaml
 
 from hiddenkey.cli.main import main
 from lab.compare.driver import run_here
+from screen import Screen, open_terminal, read_all
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -157,3 +161,39 @@ def test_it_ends_with_the_report(plan, plan_file, capsys):
     page = Path(plan.output) / "report" / "report.html"
     assert f"page: {page}" in shown
     assert page.is_file()
+
+
+def test_a_terminal_shows_what_each_worker_does(plan, plan_file):
+    """In a real terminal of 80 columns: lines move within a run, and say how long it takes."""
+    common = {**plan.common, "max_steps": 120, "evaluations": 6}
+    file = plan_file(common=common, seeds=[0, 1], timed_steps=0)
+    ours, theirs = open_terminal(columns=80)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "hiddenkey.cli.main", "compare", file],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"},
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    screen, frames = Screen(), []
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for piece in read_all(ours):
+            screen.feed(decoder.decode(piece))
+            frames.append([line.rstrip() for line in screen.lines[-4:]])
+        assert command.wait(30) == 0
+    finally:
+        end_all(command)
+        os.close(ours)
+    steps = defaultdict(set)
+    for line in (line for frame in frames for line in frame):
+        assert len(line) <= 80 or not line.startswith(("jobs", "file, "))
+        if found := re.match(r"(file, \w+, seed \d).* (\d+)/120(.*)", line):
+            steps[found[1]].add(int(found[2]))
+    # on a busy machine a look may miss a run, but not all of them
+    assert any(len(seen) > 2 for seen in steps.values()), steps
+    bars = [line for frame in frames for line in frame if line.startswith("jobs")]
+    assert all(" left" not in line for line in bars if " 0/4" in line)
+    assert any(re.search(r"[123]/4 +about \d+ s left", line) for line in bars)
+    text = "\n".join(screen.lines)
+    assert text.count("accuracy best") == 4
+    assert "waits for a job" not in text

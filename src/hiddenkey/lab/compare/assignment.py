@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.lab.queue.store import JobStore
@@ -21,12 +22,14 @@ class Assignment:
         studies: names of the studies to work on, the first one first.
         local: settings that differ between machines, by task.
         threads: threads of PyTorch.
+        live: folder in which each worker tells what it does; ``None``: nobody looks.
     """
 
     store: JobStore
     studies: tuple[str, ...]
     local: Mapping[str, Mapping[str, Any]]
     threads: int
+    live: Path | None = None
 
 
 def work_on(assignment: Assignment) -> None:
@@ -48,7 +51,8 @@ def work_on(assignment: Assignment) -> None:
     storage = open_storage(assignment.store)
     with storage_errors(assignment.store):
         studies = [open_study(storage, name)[0] for name in assignment.studies]
-        worker = Worker(studies, WorkFolder(assignment.store.folder), assignment.local)
+        folder = WorkFolder(assignment.store.folder)
+        worker = Worker(studies, folder, assignment.local, assignment.live)
         while True:
             if not outlast_outages(assignment.store, worker.take_one):
                 time.sleep(_POLL_SECONDS)

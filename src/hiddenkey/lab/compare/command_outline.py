@@ -55,7 +55,9 @@ class CommandOutline:
 
 
 def _job(run: CommandRun) -> Job:
-    return Job(run.id, "run", run.to_dict(), _params(run.options))
+    name = commands.command_label(run.options.recorded())
+    params: dict[str, float | str] = {"method": run.options.method, **_params(run.options)}
+    return Job(run.id, "run", run.to_dict(), params, name)
 
 
 def _params(options: CommandOptions) -> Mapping[str, float]:

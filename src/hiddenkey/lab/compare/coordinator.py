@@ -67,6 +67,7 @@ class Progress:
         running: jobs that some worker has.
         new: records that came since the last look.
         finished: nothing is left to do.
+        left: the jobs that are not done, as far as they can be named.
     """
 
     done: int
@@ -74,6 +75,7 @@ class Progress:
     running: int
     new: tuple[Record, ...]
     finished: bool
+    left: tuple[Job, ...] = ()
 
 
 class Coordinator:
@@ -123,14 +125,17 @@ class Coordinator:
         new = self._collect()
         for name, listed in wanted.items():
             self._queue(self.studies[name], listed, self._look[name])
-        states = [self._look[name].get(job.key) for name in wanted for job in wanted[name]]
-        done = sum(state is not None and state.done for state in states)
+        every = [(job, self._look[name].get(job.key)) for name in wanted for job in wanted[name]]
+        states = [state for _, state in every]
+        left = tuple(job for job, state in every if state is None or not state.done)
+        done = len(every) - len(left)
         return Progress(
             done=done,
             total=max(self._outline.total, len(states)),
             running=sum(state is not None and state.status == "running" for state in states),
             new=tuple(new),
-            finished=done == len(states),
+            finished=not left,
+            left=left,
         )
 
     def records(self) -> list[Record]:

@@ -11,7 +11,6 @@ import gc
 import json
 import os
 import shutil
-import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -23,13 +22,13 @@ import optuna
 import torch
 import yaml
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError, DivergedError
-from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.compare import probe
 from hiddenkey.lab.compare.archive import AnyRun, record_of, run_from, value_of
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch
+from hiddenkey.lab.compare.view import LiveView, frozen, show
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans import search
 from hiddenkey.lab.plans.command import CommandRun
@@ -39,9 +38,9 @@ from hiddenkey.lab.plans.search import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.queue.live import Doing, Live
 from hiddenkey.lab.run.folder import CONFIG, DAMAGED, DATA, RunFolder
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.recorder import Observer
 from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.run.training import environment, train
 
@@ -57,6 +56,7 @@ class Worker:
         studies: where to look for jobs, the first one first.
         folder: where to keep runs and records.
         local: this machine's values of the settings that may differ between machines, by task.
+        live: folder in which to tell what this process does; ``None`` tells nobody.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Worker:
         studies: Sequence[optuna.Study],
         folder: WorkFolder,
         local: Mapping[str, Mapping[str, Any]],
+        live: Path | None = None,
     ) -> None:
+        self._live = Live(live)
         self._studies = studies
         self._folder = folder
         self._local = local
@@ -117,6 +119,7 @@ class Worker:
             jobs.sign(trial, self._folder.identity, os.getpid())
             if jobs.ERROR in taken.user_attrs:  # its worker died between this and the end
                 raise RunError(taken.user_attrs[jobs.ERROR])
+            self._live.tell(Doing(job.name or job.kind), now=True)
             return self._work[job.kind](trial, job)
         except OSError as error:
             self._stop(trial, "the folder cannot be written")
@@ -124,6 +127,8 @@ class Worker:
         except (KeyboardInterrupt, ConfigError):
             self._stop(trial, "stopped on request")
             raise
+        finally:
+            self._live.clear()
 
     @staticmethod
     def _stop(trial: optuna.Trial, reason: str) -> None:
@@ -236,8 +241,8 @@ class Worker:
                 f"the data of task {options.task!r} must be what it was when the run was planned,"
                 " got other examples; restore the files, or run the command again to plan anew"
             )
-        view = LiveView(trial, prepared.task.metrics[0])
-        train(options, prepared=prepared, observer=view, name=run.name)
+        view = LiveView(trial, prepared.task.metrics[0], self._live, run.name)
+        train(options, prepared=prepared, observer=view, callbacks=[view], name=run.name)
 
     def _here(self, options: TrainOptions) -> TrainOptions:
         return dataclasses.replace(options, **self._local.get(options.task, {}))
@@ -304,38 +309,3 @@ class Attempt:
     def was_ended(self) -> bool:
         """Whether the trial was ended by another worker, which took this one for dead."""
         return self._trial is not None and frozen(self._trial).state.is_finished()
-
-
-class LiveView(Observer):
-    """Shows the main metric in Optuna's dashboard while the run goes on."""
-
-    def __init__(self, trial: optuna.Trial, metric: str) -> None:
-        self._trial = trial
-        self._metric = metric
-
-    def evaluated(self, line: Mapping[str, Any]) -> None:
-        """Report one evaluation; a moment without the database only leaves out a point."""
-        value, step = line.get(f"eval_{self._metric}"), line["step"]
-        with suppress(StorageInternalError, UpdateFinishedTrialError):
-            # a search trains several seeds in a trial, of which the first one is shown
-            if value is not None and step not in frozen(self._trial).intermediate_values:
-                self._trial.report(value, step)
-
-
-def show(trial: optuna.Trial, name: str, value: float | str) -> None:
-    """Make a queued value one of the trial's parameters, for Optuna's dashboard."""
-    if isinstance(value, str):
-        # of one study all trials must have the same words to choose from, also those of another
-        # version of this package, whose words may be others: then the value is not shown
-        with suppress(ValueError):
-            trial.suggest_categorical(name, list(methods()))
-    elif isinstance(value, int):
-        trial.suggest_int(name, 0, 2**32)
-    else:
-        trial.suggest_float(name, 0.0, sys.float_info.max)
-
-
-def frozen(trial: optuna.Trial) -> FrozenTrial:
-    """What the study holds of a trial by now."""
-    trials = trial.study.get_trials(deepcopy=False)
-    return next(other for other in trials if other.number == trial.number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 MISSING: Final = "–"  # noqa: RUF001 - an en dash stands for "no value"
@@ -39,6 +39,29 @@ def probability(value: float | None) -> str:
 def count(amount: int, one: str, many: str | None = None) -> str:
     """Return an amount with its noun."""
     return f"{amount} {one if amount == 1 else many or one + 's'}"
+
+
+def failed_alike(failures: Iterable[tuple[str, str, int]]) -> list[str]:
+    """Say which runs failed, those with the same error together.
+
+    Args:
+        failures: of each run its error in one line, what it was, and its seed.
+    """
+    groups: dict[str, dict[str, list[str]]] = {}
+    for reason, what, seed in failures:
+        groups.setdefault(reason, {}).setdefault(what, []).append(str(seed))
+    lines = []
+    for reason, runs in groups.items():
+        amount = sum(map(len, runs.values()))
+        named = [
+            f"{what}, seed{'s' if len(seeds) > 1 else ''} {' '.join(seeds)}"
+            for what, seeds in runs.items()
+        ]
+        if amount == 1:
+            lines.append(f"failed: {named[0]}: {reason}")
+        else:
+            lines.append(f"{amount} runs failed alike: {reason} ({'; '.join(named)})")
+    return lines
 
 
 def listing(items: Sequence[str], limit: int = 4) -> str:
