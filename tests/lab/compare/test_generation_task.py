@@ -7,6 +7,7 @@ import pytest
 
 from hiddenkey.lab import scores
 from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.scores.java import MissingToolError
 from lab.compare.driver import run_here
@@ -31,6 +32,8 @@ def test_texts_are_compared_by_every_metric(plan, tiny_language_model, tmp_path,
         models=(str(tiny_language_model),),
         common={**plan.common, **files, **settings},
     )
+    said = "completion: METEOR, ROUGE_L, CIDEr: skipped, no Java here"
+    assert said in check(changed).described(), "before the first run"
     run_here(changed)
     records = read_records(tmp_path / "compare")
     assert [record.status for record in records] == ["finished"] * 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hiddenkey.errors import ConfigError
@@ -14,7 +14,8 @@ from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out, searched_op
 from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
-from hiddenkey.lab.tasks import Splits
+from hiddenkey.lab.scores import skipped_without_java
+from hiddenkey.lab.tasks import TASKS, Splits, Task
 from hiddenkey.lab.tasks.classes import described
 
 _NO_CHOICE: Final = frozenset({*VARIED, "also", "adapter", *SEARCHABLE})
@@ -52,11 +53,9 @@ class Data:
 
     def described(self) -> list[str]:
         """What each choice of data holds."""
-        lines = [
-            f"{json.loads(choice)['task']}: {line}"
-            for choice, splits in self._splits.items()
-            for line in described(splits)
-        ]
+        found = [(json.loads(choice)["task"], splits) for choice, splits in self._splits.items()]
+        lines = [f"{task}: {line}" for task, splits in found for line in described(splits)]
+        lines += [f"{task}: {line}" for task, _ in found for line in _skipped(TASKS[task])]
         return list(dict.fromkeys(lines))
 
     def faults(self, runs: Iterable[TrainOptions]) -> list[str]:
@@ -76,6 +75,11 @@ class Data:
             fault if len(places) == len(distinct) else f"{places[0]}: {fault}"
             for fault, places in found.items()
         ]
+
+
+def _skipped(task: Task) -> Iterator[str]:
+    if task.kind == "generation" and (said := skipped_without_java(task.family)):
+        yield said
 
 
 def _choice(options: TrainOptions) -> str:

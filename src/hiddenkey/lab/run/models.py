@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hiddenkey.errors import ConfigError
 from hiddenkey.installation import install_command
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
+from hiddenkey.lab.run.positions import too_long
 from hiddenkey.lab.run.quantised import (
     Quantize,
     loading_arguments,
@@ -176,19 +177,9 @@ def refuse_long_texts(
     for name, module in model.named_modules():
         if "position" in name and getattr(module, "padding_idx", None) is not None:
             places -= module.padding_idx + 1  # RoBERTa counts from behind the padding's number
-    prefix = {"prefix_tokens": options.prefix_tokens} if options.adapter == "prefix" else {}
-    needs = [{**prefix, "max_length": options.max_length}]
-    if prompts:
-        longest = max(map(len, tokenizer(list(prompts))["input_ids"]))
-        needs += [
-            {**prefix, "the longest prompt": longest, "max_new_tokens": options.max_new_tokens}
-        ]
-    for need in needs:
-        if sum(need.values()) > places:
-            raise ConfigError(
-                f"{' and '.join(need)} must be at most the model's {places} positions together, got"
-                f" {' and '.join(map(str, need.values()))}; make one of them smaller"
-            )
+    longest = max(map(len, tokenizer(list(prompts))["input_ids"])) if prompts else None
+    if faults := too_long(options, places, longest):
+        raise ConfigError(faults)
 
 
 def _refuse_what_cannot_generate(

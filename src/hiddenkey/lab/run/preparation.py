@@ -12,6 +12,7 @@ from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.positions import position_faults
 from hiddenkey.lab.run.quantised import quantisation_faults
 from hiddenkey.lab.run.trackers import tracker_faults
 from hiddenkey.lab.tasks import TASKS, Splits, Task, find_task
@@ -104,6 +105,7 @@ def validate(options: TrainOptions) -> list[str]:
         *_adapter_faults(options),
         *quantisation_faults(options),
         *model_faults(options.model),
+        *position_faults(options),
         *_name_faults(options),
         *tracker_faults(options.report_to),
     ]

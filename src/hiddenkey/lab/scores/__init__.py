@@ -49,6 +49,20 @@ _SCORERS: Final[Mapping[Family, _Scorer]] = {
 }
 
 
+_WITH_JAVA: Final = ("METEOR", "ROUGE_L", "CIDEr")
+"""Metrics that need METEOR's program or the Penn Treebank tokenizer."""
+
+
+def skipped_without_java(family: Family) -> str | None:
+    """Say before anything is scored which metrics will be skipped, and why; ``None``: none will."""
+    try:
+        find_tools()
+    except MissingToolError as missing:
+        names = [name for name in METRICS[family] if name in _WITH_JAVA]
+        return f"{', '.join(names)}: skipped, {missing}"
+    return None
+
+
 @dataclass(frozen=True)
 class Scores:
     """The metrics of one set of outputs.
