@@ -172,10 +172,11 @@ def test_models_without_a_consistency_loss():
     with pytest.raises(
         ConfigError,
         match=exactly(
-            "the consistency loss needs a model with a head, whose predictions it compares, got"
-            " BertModel, which has none; set consistency=None, as hiddenkey-minus does. For"
-            " sentence embeddings pair each text with itself in the data: a contrastive loss then"
-            " compares two passes with noise"
+            "the consistency loss works on ForSequenceClassification, ForImageClassification,"
+            " ForCausalLM, ForMaskedLM, ForConditionalGeneration, ForTokenClassification,"
+            " ForQuestionAnswering, ForMultipleChoice, got BertModel, whose task is not known;"
+            " set consistency=None, as hiddenkey-minus does. For sentence embeddings pair each text"
+            " with itself in the data: a contrastive loss then compares two passes with noise"
         ),
     ):
         hiddenkey.attach(model, "hiddenkey")

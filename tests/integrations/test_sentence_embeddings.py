@@ -145,7 +145,7 @@ def test_the_trainer_logs_what_was_dropped_in_both_columns(tmp_path):
 
 def test_a_consistency_loss_is_refused_with_what_compares_two_passes_instead():
     model = pipeline()
-    with pytest.raises(hiddenkey.ConfigError, match="got Sequential, which has none; set consist"):
+    with pytest.raises(hiddenkey.ConfigError, match="got Sequential, whose task is not known; set"):
         hiddenkey.attach(model, "hiddenkey")
     hiddenkey.attach(model, NOISE)
     loss = RankingLoss(model)

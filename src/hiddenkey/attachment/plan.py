@@ -130,10 +130,10 @@ def _task_faults(consistency: Consistency, transformer: Any) -> list[str]:
     task, name = anatomy.task_of(transformer), type(transformer).__name__
     if task is None:
         return [
-            "the consistency loss needs a model with a head, whose predictions it compares, got"
-            f" {name}, which has none; set consistency=None, as hiddenkey-minus does. For sentence"
-            " embeddings pair each text with itself in the data: a contrastive loss then compares"
-            " two passes with noise"
+            f"the consistency loss works on {', '.join(TASKS)}, got {name}, whose task is not"
+            " known; set consistency=None, as hiddenkey-minus does. For sentence embeddings pair"
+            " each text with itself in the data: a contrastive loss then compares two passes with"
+            " noise"
         ]
     if task not in TASKS:
         return [

@@ -88,6 +88,7 @@ def load_trained(
         origin.kind,
         origin.label_names,
         precision,
+        quantize=options.quantize,
         trusted=trusted,
     )
     if not is_full:
@@ -97,8 +98,9 @@ def load_trained(
             if differing := weights.keys() ^ get_peft_model_state_dict(model).keys():
                 raise ValueError(f"{sorted(differing)[0]} is missing on one side")
             set_peft_model_state_dict(model, weights)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device).eval(), tokenizer
+    if options.quantize == "none":  # else it is there already, and is not to be moved
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval(), tokenizer
 
 
 def classify(

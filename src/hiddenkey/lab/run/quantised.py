@@ -51,12 +51,24 @@ def quantisation_faults(options: TrainOptions) -> list[str]:
             f"quantize must be 'none' with model {options.model!r}, whose file is quantised (GGUF)"
             f" and read at full precision, got {options.quantize!r}; name a folder of safetensors"
         )
-    if find_spec("bitsandbytes") is None:
-        faults.append(
-            f"quantize={options.quantize!r} needs package 'bitsandbytes', which is missing; run:"
-            f" {install_command('quantize')}"
+    return faults + _missing(options.quantize)
+
+
+def refuse_unserved_devices(quantize: Quantize) -> None:
+    """Refuse to go on where bitsandbytes is missing or serves no device of this machine.
+
+    Raises:
+        ConfigError: if so.
+    """
+    if missing := _missing(quantize):
+        raise ConfigError(missing)
+    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
+
+    if not validate_bnb_backend_availability(raise_exception=False):
+        raise ConfigError(
+            f"quantize={quantize!r} needs a device that the installed bitsandbytes serves, this"
+            " machine has none; install a newer one, or leave it out"
         )
-    return faults
 
 
 def loading_arguments(
@@ -105,16 +117,10 @@ def prepare_quantised(model: PreTrainedModel) -> PreTrainedModel:
     return prepared
 
 
-def refuse_unserved_devices(quantize: Quantize) -> None:
-    """Refuse to go on where bitsandbytes serves no device of this machine.
-
-    Raises:
-        ConfigError: if so.
-    """
-    from transformers.integrations.bitsandbytes import validate_bnb_backend_availability
-
-    if not validate_bnb_backend_availability(raise_exception=False):
-        raise ConfigError(
-            f"quantize={quantize!r} needs a device that the installed bitsandbytes serves, this"
-            " machine has none; install a newer one, or leave it out"
-        )
+def _missing(quantize: str) -> list[str]:
+    if find_spec("bitsandbytes") is not None:
+        return []
+    return [
+        f"quantize={quantize!r} needs package 'bitsandbytes', which is missing; run:"
+        f" {install_command('quantize')}"
+    ]
