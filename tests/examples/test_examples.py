@@ -12,24 +12,26 @@ import torch
 
 FOLDER = Path(__file__).parents[2] / "examples"
 SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "tiny")
-NEEDS = {"lightning_module": "lightning", "trl_sft": "trl"}
+NEEDS = {"lightning_callback": "lightning", "lightning_module": "lightning", "trl_sft": "trl"}
 WITHOUT_LOSS = ["own_module"]
 
 
 def test_there_is_one_for_each_trainer():
     assert SCRIPTS == [
-        "accelerate_loop", "lightning_module", "own_module", "plain_loop", "seq2seq_trainer",
-        "trainer", "trl_sft",
+        "accelerate_loop", "lightning_callback", "lightning_module", "own_module", "plain_loop",
+        "seq2seq_trainer", "trainer", "trainer_callback", "trl_sft",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_an_example_trains_with_noise(name, tmp_path, monkeypatch, capsys):
+def test_an_example_trains_with_noise(name, tmp_path, monkeypatch, capsys, caplog):
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         pytest.skip(f"{NEEDS[name]} is not installed")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr("sys.argv", [name])
+    monkeypatch.setattr("hiddenkey.log._said", set())
+    caplog.set_level("INFO", logger="hiddenkey")  # the callbacks say there what was attached
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the trainers, about their own dependencies
@@ -40,7 +42,7 @@ def test_an_example_trains_with_noise(name, tmp_path, monkeypatch, capsys):
     dropped = [share for key, share in last.items() if key.startswith("dropped/")]
     assert len(dropped) >= 2
     assert all(0 < share < 0.3 for share in dropped)
-    assert "hidden: element, rate 0.1" in capsys.readouterr().out
+    assert "hidden: element, rate 0.1" in capsys.readouterr().out + caplog.text
     if name in WITHOUT_LOSS:
         return
     assert last["consistency_loss"] > 0

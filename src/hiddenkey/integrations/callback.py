@@ -8,12 +8,12 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hiddenkey.attachment.attachment import Attachment, attach, attachment_of
+from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.attachment.plan import Kernel
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.schedule import RateSchedule
-from hiddenkey.integrations.configured import configured, own_rank
+from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.trainer import AttachmentCallback, watching
 from hiddenkey.integrations.trainer_loss import release_own_loss
 from hiddenkey.step.consistency import LanguageModelLoss
@@ -81,18 +81,7 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         """Attach to the model that is trained now."""
         self.detach()  # what a training that an exception ended left
         self._trainer = trainer = trainer_that_calls(self)
-        if attachment_of(trainer.model) is not None:
-            raise AttachError(
-                "the model that Trainer trains has an attachment already; leave out either attach"
-                " and watch, or HiddenKeyCallback"
-            )
-        self.attachment = attach(
-            trainer.model,
-            self.config,
-            kernel=self._kernel,
-            lm_loss=self._lm_loss,
-            data_parallel_rank=own_rank(),
-        )
+        self.attachment = attach_and_say(trainer.model, self.config, self._kernel, self._lm_loss)
         try:
             self._watching = watching(
                 trainer, self.attachment, self._schedules, per_layer=self._per_layer

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from hiddenkey.attachment.attachment import Attachment, attach, attachment_of
+from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.attachment.plan import Kernel
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.schedule import RateSchedule, by_position
-from hiddenkey.integrations.configured import configured, own_rank
+from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.reached import ReachedSites
 from hiddenkey.step.consistency import LanguageModelLoss
 from hiddenkey.step.parallel import means_over_processes
@@ -98,18 +98,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         """Attach to the module's model, and put it into training mode."""
         self.detach()
         model = find_model(pl_module, self._name)
-        if attachment_of(model) is not None:
-            raise AttachError(
-                "the model that Lightning trains has an attachment already; leave out either"
-                " attach, or HiddenKeyCallback"
-            )
-        self.attachment = attach(
-            model,
-            self.config,
-            kernel=self._kernel,
-            lm_loss=self._lm_loss,
-            data_parallel_rank=own_rank(),
-        )
+        self.attachment = attach_and_say(model, self.config, self._kernel, self._lm_loss)
         model.train()
         self.attachment.consistency_passes = self._passes
         self.reached = ReachedSites(self.attachment)

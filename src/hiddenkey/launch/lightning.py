@@ -28,10 +28,8 @@ class LaunchedCallback(HiddenKeyCallback):
         """Attach where this trainer is the first one."""
         if not process.is_first(trainer):
             return
-        process.know_own_dropout()
         super().on_fit_start(trainer, pl_module)
         assert self.attachment is not None
-        process.say(self.attachment.summary())
         self._record = process.record_of(self._folder, self._method)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

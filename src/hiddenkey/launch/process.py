@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hiddenkey import log
-from hiddenkey.attachment.model_dropout import OWN_DROPOUT
 from hiddenkey.launch.record import Record
 from hiddenkey.launch.settings import read_environment
 from hiddenkey.launch.stages import BUILT
@@ -59,18 +58,6 @@ def is_first(trainer: Any) -> bool:
 def record_of(folder: Path, method: str) -> Record:
     """Return the record of a training; it is written by the first process alone."""
     return Record(folder if log.is_first_process() else None, method)
-
-
-def say(summary: list[str]) -> None:
-    """Log what was attached."""
-    if log.is_first_process():
-        for line in summary:
-            log.logger.info(line)
-
-
-def know_own_dropout() -> None:
-    """Keep ``attach`` from saying what the summary says too."""
-    log.known(OWN_DROPOUT)
 
 
 def size_of(data: Any) -> int | None:

@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.errors import ConfigError, is_one_of, not_one_of
-
 if TYPE_CHECKING:
     from hiddenkey.framework.config import DropoutConfig
 
 VARIABLE: Final = "HIDDENKEY_LAUNCH"
 """The environment variable with the settings; the hook reads it too."""
 
-KERNELS: Final = ("auto", "reference", "fused")
 _HOOK: Final = Path(__file__).parent / "hook"
 
 
@@ -52,38 +49,10 @@ class LaunchSettings:
         Raises:
             ConfigError: with every fault.
         """
-        from hiddenkey.framework.catalogue import method
+        from hiddenkey.integrations.configured import named_config
 
-        faults: list[str] = []
-        if not is_one_of(self.kernel, KERNELS):
-            faults.append(not_one_of("kernel", self.kernel, KERNELS))
-        try:
-            found = method(self.method, self.rate, rates=self.rates)
-        except ConfigError as error:
-            raise ConfigError([*error.faults, *faults]) from None
-        given: dict[str, Any] = {"weight": self.consistency_weight, "every": self.consistency_every}
-        changes = {name: value for name, value in given.items() if value is not None}
-        loss = found.consistency
-        if changes and loss is None:
-            faults += [
-                f"method {self.method!r} has no consistency loss, got consistency_{name}={value!r};"
-                " leave it out, or choose a method such as 'hiddenkey'"
-                for name, value in changes.items()
-            ]
-        elif loss is not None:
-            loss = dataclasses.replace(loss, **changes)
-        try:
-            config = dataclasses.replace(
-                found,
-                consistency=loss,
-                layers=None if self.layers is None else tuple(self.layers),
-                keep_model_dropout=self.keep_model_dropout,
-            )
-        except ConfigError as error:
-            faults += error.faults
-        if faults:
-            raise ConfigError(faults)
-        return config
+        own = {name: value for name, value in vars(self).items() if name != "method"}
+        return named_config(self.method, **own)
 
 
 def launch_environment(settings: LaunchSettings, record: Path) -> dict[str, str]:

@@ -33,10 +33,8 @@ class LaunchedCallback(HiddenKeyCallback):
         trainer = trainer_that_calls(self)
         if not process.is_first(trainer):
             return
-        process.know_own_dropout()
         super().on_train_begin(args, state, control, **kwargs)
         assert self.attachment is not None
-        process.say(self.attachment.summary())
         self._record = process.record_of(self._folder, self._method)
         about = {
             "trainer": type(trainer).__name__,
