@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.values import TEXTS, damaged, fuzzed, plain_values, refusal
+from hiddenkey.lab.plans.guess import guess
 from hiddenkey.lab.tasks import Source, find_task
 from hiddenkey.lab.tasks.classes import described
 from hiddenkey.lab.tasks.webnlg import read_entries
@@ -71,6 +72,39 @@ def test_a_damaged_table(folder, data, suffix):
     path = folder / f"damaged{suffix}"
     path.write_bytes(data.draw(damaged(TABLES[suffix])))
     read_everywhere(path)
+
+
+TURNS = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(
+            ("role", "from"), st.sampled_from(["user", "human", "gpt", "assistant", 1])
+        ),
+        **dict.fromkeys(("content", "value"), st.one_of(TEXTS, plain_values())),
+    },
+)
+ROWS = st.dictionaries(
+    st.sampled_from(
+        ["messages", "conversations", "instruction", "output", "input", "text", "label", "score"]
+    ),
+    st.one_of(st.lists(TURNS, max_size=4), TEXTS, plain_values()),
+)
+
+
+@fuzzed(100)
+@given(st.lists(ROWS, min_size=1, max_size=4))
+def test_conversations_of_anything(folder, rows):
+    path = folder / "turns.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    source = Source(train_file=str(path))
+    load = find_task("completion", source).load
+    if refusal(load, source) is None:
+        for example in load(source).train:
+            "".join((*example.texts, example.label)).encode()
+            assert not example.turns or example.texts[0].endswith("\nAssistant:")
+    if refusal(guess, path, {}) is None:
+        found = guess(path, {})
+        assert found.task == "completion" or found.settings["text_columns"]
 
 
 @fuzzed(300)

@@ -58,7 +58,7 @@ class _Column:
     @property
     def numbers(self) -> list[float]:
         """The values as numbers; none if one of them is no number."""
-        with suppress(TypeError, ValueError):
+        with suppress(TypeError, ValueError, OverflowError):
             return [float(value) for value in self.values]
         return []
 
