@@ -24,7 +24,7 @@ def test_the_snippets_run(tmp_path):
         "attachment": hiddenkey.attach(model, "hiddenkey"), "step": 2, "steps": 10,
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         exec(snippet, names)
     attachment = names["attachment"]
