@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 
 from hiddenkey.cli.main import main
@@ -133,3 +134,37 @@ def test_an_adapter_that_does_not_fit_is_refused(run, tmp_path, capsys):
     (folder / "hiddenkey_run.json").write_text(json.dumps(known))
     assert main(["predict", str(folder), str(run.parent / "dev.csv")]) == 2
     assert "could not be loaded" in capsys.readouterr().err
+
+
+def test_an_adapter_of_the_hub_is_fetched_by_its_name(run, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def fetch(name):
+        asked.append(name)
+        return str(run / "adapter")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    file = write(tmp_path / "texts.csv", [["a good film 3"]], ["text"])
+    assert main(["predict", "me/mine", str(file)]) == 0
+    assert asked == ["me/mine"]
+    assert len(read(tmp_path / "texts.csv.predictions.csv")) == 1
+
+
+def test_conversations_are_read_as_in_training(tiny_language_model, tmp_path, capsys):  # noqa: F811
+    lines = [
+        {"messages": [{"role": "user", "content": f"w{n}"}, {"role": "assistant", "content": "w9"}]}
+        for n in range(6)
+    ]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ["--model", str(tiny_language_model), "--task", "completion", "--max-steps", "1"]
+    words += ["--train-file", str(file), "--eval-file", str(file), "--evaluations", "1"]
+    words += ["--max-length", "24", "--max-new-tokens", "5", "--beams", "1"]
+    assert main(["train", *words, "--output", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(file)]) == 0
+    stored = json.loads((tmp_path / "run/scores.json").read_text())["all"]
+    assert values(capsys.readouterr().out) == {name: f"{x:.4f}" for name, x in stored.items()}
+    generated = (tmp_path / "run/generations.jsonl").read_text().splitlines()
+    rows = read(tmp_path / "chats.jsonl.predictions.csv")
+    assert [row["generated_text"] for row in rows] == [json.loads(g)["output"] for g in generated]

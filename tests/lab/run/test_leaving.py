@@ -218,11 +218,12 @@ def test_a_lost_best_checkpoint_is_said(tiny_options, best_in_the_middle):
     assert "| metric | last step |" in (options.folder / "adapter/README.md").read_text()
 
 
-def test_the_best_step_is_by_the_metric_or_else_by_the_loss():
+def test_the_best_step_is_by_the_metric_and_then_by_the_loss():
     lines = [{"step": 1, "eval_loss": 0.5, "eval_f1": 0.3, "eval_TER": 0.3}]
     lines.append({"step": 2, "eval_loss": 0.4, "eval_f1": 0.3, "eval_TER": 0.2})
     lines.append({"step": 3, "eval_loss": 0.6, "eval_f1": 0.2, "eval_TER": 0.4})
-    assert [best_step(lines, name) for name in ("f1", "TER", "BLEU")] == [1, 2, 2]
+    assert [best_step(lines, name) for name in ("f1", "TER", "BLEU")] == [2, 2, 2]
+    assert best_step(lines[::2], "f1") == 1
 
 
 @pytest.mark.parametrize(

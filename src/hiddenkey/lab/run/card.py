@@ -12,6 +12,7 @@ from typing import Any, Final
 import yaml
 
 from hiddenkey.lab.run.leaving import Origin, is_local, public_name
+from hiddenkey.lab.run.models import model_source
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
 from hiddenkey.lab.run.result import Result
@@ -55,6 +56,12 @@ class Story:
     environment: Mapping[str, Any]
 
     @property
+    def subject(self) -> str:
+        """The task's name; of a user's own files, whose name may be private, the kind of task."""
+        task = self.prepared.task
+        return task.kind if task.needs == "files" else task.name
+
+    @property
     def when(self) -> str:
         """Which evaluation's weights these are."""
         step, steps = self.line["step"], self.result.steps
@@ -70,120 +77,75 @@ class Story:
 
 def card(story: Story) -> str:
     """Return the model card as Markdown with its front matter."""
-    parts = (_front, _summary, _loading, _data, _results, _method, _settings, _versions)
-    return "\n\n".join(part(story) for part in parts) + "\n"
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    templates = Environment(
+        loader=PackageLoader("hiddenkey.lab.run"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    options = story.options
+    return templates.get_template("card.md").render(
+        story=story,
+        options=options,
+        task=story.prepared.task,
+        front=_front(story),
+        what=_NAMES[options.adapter],
+        base=public_name(options.model),
+        is_local=is_local(options.model),
+        is_gguf=bool(model_source(options.model)[1]),
+        data=described(story.prepared.splits),
+        settings=_settings(story),
+        versions=[f"{n} {v}" for n, v in story.environment.items() if n in _SHOWN_VERSIONS],
+        **_loading(story),
+    )
 
 
 def _front(story: Story) -> str:
+    """The metadata that the hub reads, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    options, task = story.options, story.prepared.task
-    base = None if is_local(options.model) else public_name(options.model)
-    pipeline = _PIPELINES.get(task.kind, "text-classification")
+    options, about = story.options, story.subject
+    pipeline = _PIPELINES.get(story.prepared.task.kind, "text-classification")
     results = [
-        EvalResult(pipeline, task.name, task.name, name, value, metric_name=f"{name}, {story.when}")
+        EvalResult(pipeline, about, about, name, value, metric_name=f"{name}, {story.when}")
         for name, value in story.measured.items()
     ]
     content = ModelCardData(
-        base_model=base,
+        base_model=None if is_local(options.model) else public_name(options.model),
         library_name="transformers" if options.adapter == "full" else "peft",
         pipeline_tag=pipeline,
         tags=["hiddenkey", options.adapter, options.method],
-        model_name=f"{task.name}-{public_name(options.model).rpartition('/')[2]}-{options.method}",
+        model_name=f"{about}-{public_name(options.model).rpartition('/')[2]}-{options.method}",
         eval_results=results,
     )
-    return f"---\n{content.to_yaml()}\n---"
+    return str(content.to_yaml())
 
 
-def _summary(story: Story) -> str:
-    options = story.options
-    base = public_name(options.model)
-    where = ", a local folder's model" if is_local(options.model) else ""
-    return (
-        f"# {_NAMES[options.adapter]} of {base} for {story.prepared.task.name}\n\n"
-        f"Trained with the structured dropout `{options.method}` (arXiv 2403.00812) by hiddenkey."
-        f" The base model is `{base}`{where}."
-    )
-
-
-def _loading(story: Story) -> str:
-    is_full = story.options.adapter == "full"
+def _loading(story: Story) -> dict[str, Any]:
+    """What the code that loads the model is made of."""
+    options, names = story.options, story.prepared.splits.label_names
+    is_full = options.adapter == "full"
     auto = _AUTO.get(story.prepared.task.kind, "SequenceClassification")
-    loader = f"AutoModelFor{auto}" if is_full else f"AutoPeftModelFor{auto}"
-    trust = ["trust_remote_code=True"] if story.options.trust_remote_code else []
-    labels, arguments = _head(story) if auto not in _AUTO.values() and not is_full else ([], [])
-    dtype = "float32" if is_full else story.options.precision
-    given = ["folder", *arguments, f"dtype={dtype!r}", *trust]
-    lines = [
-        f"from {'transformers' if is_full else 'peft'} import {loader}",
-        "from transformers import AutoTokenizer\n",
-        'folder = "."  # this folder, or its name on the hub',
-        *labels,
-        f"model = {loader}.from_pretrained(",
-        *(f"    {each}," for each in given),
-        ")",
-        f"tokenizer = AutoTokenizer.from_pretrained({', '.join(['folder', *trust])})",
-    ]
-    code = "\n".join(lines)
-    return (
-        f"## Loading\n\n```python\n{code}\n```\n\n"
-        f"{_hints(story, named=bool(labels))}"
-        "`hiddenkey predict FOLDER texts.csv` does this and encodes texts as in training."
-    )
-
-
-def _head(story: Story) -> tuple[list[str], list[str]]:
-    """The lines and arguments that tell PEFT of the classes."""
-    names = story.prepared.splits.label_names
-    replaced = "ignore_mismatched_sizes=True"  # where the base model has a head of its own
-    if not 0 < len(names) <= _MOST_NAMED:
-        return [], [f"num_labels={max(1, len(names))}", replaced]
-    both = ["id2label=labels", "label2id={name: index for index, name in labels.items()}"]
-    return [f"labels = {dict(enumerate(names))}"], [*both, replaced]
-
-
-def _hints(story: Story, *, named: bool) -> str:
-    said = []
-    if named:
-        said.append("PEFT knows no classes, so the loading code names them. ")
-    if _is_gguf(story.options.model):
-        said.append(
-            "The base model's weights were read from a quantised GGUF file. Other weights of the"
-            " same model change the outputs slightly. "
-        )
-    return "".join(said)
-
-
-def _is_gguf(model: str) -> bool:
-    from hiddenkey.lab.assets import BUNDLED_MODELS
-
-    bundled = BUNDLED_MODELS.get(model)
-    return bundled.gguf is not None if bundled else model.lower().endswith(".gguf")
-
-
-def _data(story: Story) -> str:
-    source, splits = story.options, story.prepared.splits
-    columns = ", ".join(f"`{name}`" for name in source.text_columns)
-    lines = [f"Task `{story.prepared.task.name}`: {story.prepared.task.summary}."]
-    lines += [f"{line[:1].upper()}{line[1:]}." for line in described(splits)]
-    if columns:
-        lines.append(f"Text columns: {columns}; label column: `{source.label_column}`.")
-    return "## Data\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _results(story: Story) -> str:
-    rows = [f"| {name} | {value:.4f} |" for name, value in story.measured.items()]
-    head = f"| metric | {story.when} |\n|---|---|\n"
-    said = (
-        "\n\nMeasured on the evaluation examples. This is one run with one seed;"
-        " methods can only be compared over several."
-    )
-    return "## Evaluation\n\n" + head + "\n".join(rows) + said
-
-
-def _method(story: Story) -> str:
-    lines = story.sites or ("nothing is dropped",)
-    return "## Dropout in training\n\n" + "\n".join(f"- {line}" for line in lines)
+    labels, head = "", []
+    if auto == "SequenceClassification" and not is_full:
+        head = ["ignore_mismatched_sizes=True"]  # where the base model has a head of its own
+        if 0 < len(names) <= _MOST_NAMED:
+            labels = str(dict(enumerate(names)))
+            head += ["id2label=labels", "label2id={name: i for i, name in labels.items()}"]
+        else:
+            head.append(f"num_labels={max(1, len(names))}")
+    trust = ["trust_remote_code=True"] if options.trust_remote_code else []
+    dtype = "float32" if is_full else options.precision
+    return {
+        "library": "transformers" if is_full else "peft",
+        "loader": f"{'AutoModel' if is_full else 'AutoPeftModel'}For{auto}",
+        "labels": labels,
+        "arguments": ["folder", *head, f"dtype={dtype!r}", *trust],
+        "trust": trust,
+    }
 
 
 def _settings(story: Story) -> str:
@@ -192,10 +154,4 @@ def _settings(story: Story) -> str:
     settings |= Origin.of(story.options, story.prepared).settings
     plain = TrainOptions().recorded()
     used = {n: value for n, value in settings.items() if n in _ALWAYS or value != plain[n]}
-    text = yaml.safe_dump(used, sort_keys=False, allow_unicode=True)
-    return f"## Settings\n\n```yaml\n{text}```"
-
-
-def _versions(story: Story) -> str:
-    shown = [f"{name} {story.environment[name]}" for name in _SHOWN_VERSIONS]
-    return "## Versions\n\n" + ", ".join(shown)
+    return str(yaml.safe_dump(used, sort_keys=False, allow_unicode=True))

@@ -3,7 +3,8 @@
 ``config.yaml`` (all settings), ``data.json`` (fingerprint of the examples), ``environment.json``
 (versions), ``sites.json`` (where units are dropped), ``metrics.jsonl`` (a line per evaluation), for
 generation ``generations.jsonl`` and ``scores.json`` (texts and their scores), ``adapter/`` (PEFT's
-files, or the whole model where all of it was trained, the tokenizer and ``hiddenkey_config.json``),
+files, or the whole model where all of it was trained, the tokenizer, ``hiddenkey_config.json``,
+``hiddenkey_run.json`` with the settings that whoever loads it needs, and the model card),
 ``checkpoints/`` and, last of all, ``result.json``. Each file is written under another name and
 renamed when it is whole. ``checksums.json`` tells damage in a checkpoint, and in what a run found.
 A checkpoint holds the evaluations up to it; a resumed run goes on from the newest whole one.

@@ -161,7 +161,7 @@ class TrainOptions(Source):
     """Seed of new weights, data order and dropout."""
     keep: Literal["last", "best"] = "last"
     """Evaluation whose weights become the run's adapter: the last, on which a report's verdict
-    rests, or the best by the main metric (for generation, by the loss)."""
+    rests, or the best by the main metric (for generation, and of equal ones, by the loss)."""
     output: str | None = None
     """Run folder; none: runs/TASK-MODEL-METHOD-seedN with what differs from the defaults in its
     name."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
-from hiddenkey.lab.run.encoding import collator, encode
+from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.generation import generate
 from hiddenkey.lab.run.leaving import Origin
 from hiddenkey.lab.run.models import load_model, loading
@@ -66,7 +66,7 @@ def predict(folder: Path, origin: Origin, options: TrainOptions, texts: Texts) -
         )
     best = logits.softmax(-1).max(-1)
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    rows = tuple((origin.label_names[index], value) for index, value in found)
+    rows = tuple((origin.label_names[index], round(value, 6)) for index, value in found)
     metrics = _metrics(options, texts, best.indices.tolist())
     return Predictions(("predicted_label", "probability"), rows, metrics)
 
@@ -148,7 +148,8 @@ def _generated(
 ) -> Predictions:
     """Generate one text for each different prompt."""
     prompts = merge_references(texts.examples)
-    outputs = generate(model, tokenizer, [each.texts[0] for each in prompts], options)
+    asked = [prompt_of(each, tokenizer) for each in prompts]
+    outputs = generate(model, tokenizer, asked, options)
     metrics: dict[str, float] = {}
     if texts.labelled:
         family = find_task(options.task, options).family

@@ -144,10 +144,14 @@ def summarise(lines: Sequence[Mapping[str, Any]], name: str, *, smaller: bool = 
 
 
 def best_step(lines: Sequence[Mapping[str, Any]], metric: str) -> int:
-    """Return the step of the best evaluation by a metric, or by the loss where none has it."""
-    by_loss = all(line.get(f"eval_{metric}") is None for line in lines)
-    name = "loss" if by_loss else metric
-    return summarise(lines, f"eval_{name}", smaller=by_loss or name in LOWER_IS_BETTER).best_step
+    """Return the step of the best evaluation by a metric; the loss decides between equal ones.
+
+    Where no evaluation has the metric, the loss decides alone.
+    """
+    name, sign = f"eval_{metric}", 1 if metric in LOWER_IS_BETTER else -1
+    measured = [line for line in lines if line.get(name) is not None] or lines
+    best = min(measured, key=lambda line: (sign * (line.get(name) or 0.0), line["eval_loss"]))
+    return int(best["step"])
 
 
 def sum_up(

@@ -11,9 +11,10 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run.leaving import Origin
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import Example
+from hiddenkey.lab.tasks.chats import Form, find_form, read_conversations
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.glue import LAYOUTS
-from hiddenkey.lab.tasks.tables import Columns, Row, read_rows, to_examples
+from hiddenkey.lab.tasks.tables import Columns, Row, column_names, read_rows, to_examples
 
 _KINDS: Final = ("classification", "regression", "generation")
 _UNKNOWN: Final = "unknown"
@@ -64,7 +65,10 @@ def read_texts(
             f"text_columns must name as many columns as the model was trained on, {origin.texts},"
             f" got {', '.join(columns.texts)}; name them with --text-columns"
         )
-    present = next((row.values for row in read_rows(path, (), FileFaults(path))), {})
+    present = column_names(path)
+    form = find_form(present) if origin.kind == "generation" and not label_column else None
+    if form is not None and not {*columns.texts} <= {*present}:
+        return _conversations(path, form)
     if label_column is not None and label_column not in present:
         raise ConfigError(
             f"label_column must be a column of {path}, got {label_column!r}; leave it out where the"
@@ -80,6 +84,14 @@ def read_texts(
     examples = to_examples(rows, columns, faults)
     refuse(faults)
     return Texts(columns.texts, examples, labelled)
+
+
+def _conversations(path: Path, form: Form) -> Texts:
+    """Read conversations, whose last answers are the texts that are right."""
+    faults = FileFaults(path)
+    examples, _ = read_conversations(path, form, faults)
+    refuse(faults)
+    return Texts(("prompt",), tuple(examples), labelled=True)
 
 
 def _columns(
