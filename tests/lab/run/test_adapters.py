@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -314,3 +315,12 @@ def test_a_run_from_before_there_were_adapters_is_gone_on_with(tiny_options):
     assert folder.plan(options, record) == "interrupted"
     with pytest.raises(ConfigError, match="adapter was 'lora', got 'dora'"):
         folder.plan(replace(options, adapter="dora"), record)
+
+
+def test_the_names_in_a_saved_adapter_are_in_order(tmp_path):
+    """PEFT keeps them in a set: each process would write another order."""
+    model = AutoModelForSequenceClassification.from_config(SMALL["bert"])
+    names = ("value", "key", "query", "dense")
+    add_adapter(model, TrainOptions(target_modules=names)).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["target_modules"] == ["dense", "key", "query", "value"]

@@ -12,7 +12,7 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import Kind
 
 if TYPE_CHECKING:
-    from peft import IA3Config, LoraConfig, PeftModel
+    from peft import IA3Config, LoraConfig, PeftConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -50,10 +50,18 @@ def add_adapter(
 
         build = ia3_config if options.adapter == "ia3" else lora_config
         adapted = get_peft_model(model, build(model, options, kind))
+        _put_in_order(adapted.peft_config["default"])
     for parameter in adapted.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
     return adapted
+
+
+def _put_in_order(config: PeftConfig) -> None:
+    """Sort the names that PEFT holds in sets, whose order in files differs between processes."""
+    for name, value in vars(config).items():
+        if isinstance(value, set):
+            setattr(config, name, sorted(value))
 
 
 def load_precision(options: TrainOptions) -> str:
