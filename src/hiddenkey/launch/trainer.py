@@ -39,6 +39,7 @@ class LaunchedCallback(HiddenKeyCallback):
         about = {
             "trainer": type(trainer).__name__,
             "processes": args.world_size,
+            "steps": state.max_steps,
             "examples": process.size_of(trainer.train_dataset),
             "eval_examples": process.size_of(trainer.eval_dataset),
         }

@@ -16,8 +16,11 @@ from hiddenkey.cli.main import main
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.compare.command_outline import CommandOutline
 from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.launched import progress
 from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.queue.live import Doing
 from hiddenkey.lab.report import tabulate
 from lab.compare.driver import OPEN, finish, worker_for
 
@@ -230,6 +233,20 @@ def test_equal_seeds_that_did_not_start_alike_are_told(plan):
     told = [note for note in table.notes if "same" in note]
     assert len(told) == 1
     assert told[0].startswith("better did not start from the same weights as lora at seed 1:")
+
+
+def test_a_running_command_says_how_far_it_is(plan, tmp_path):
+    run = CommandRun(dataclasses.replace(plan.command_settings()[0], seed=1), "")
+    folder = tmp_path / "observed"
+    assert progress(tmp_path, run, "x") == Doing("x")
+    folder.mkdir()
+    (folder / "attached.json").write_text('{"steps": 40}')
+    assert progress(tmp_path, run, "x") == Doing("x", 0, 40)
+    lines = ['{"step": 10, "eval_accuracy": 0.5}', '{"step": 20, "loss": 1.0}']
+    (folder / "log.jsonl").write_text("\n".join(lines))
+    assert progress(tmp_path, run, "x") == Doing("x", 20, 40, "eval_accuracy 0.5000")
+    (folder / "log.jsonl").write_text(lines[0] + '\n{"step": 2')
+    assert progress(tmp_path, run, "x") == Doing("x", 0, 40)
 
 
 TRAINER = """

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,12 @@ from typing import Any, Final
 from hiddenkey.files import write_whole
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.plans.command import CommandRun, fill
+from hiddenkey.lab.queue.live import Doing
 from hiddenkey.lab.results.command_result import metric_lines, result_of
 from hiddenkey.lab.results.trainer_output import find_metric
 from hiddenkey.lab.run.result import Result
 from hiddenkey.launch import launch_environment, why_unattached
-from hiddenkey.launch.stages import ATTACHED, FINISHED
+from hiddenkey.launch.stages import ATTACHED, FINISHED, LOG
 
 _DONE: Final = "command.json"
 _LAST_LINES: Final = 25
@@ -69,13 +70,16 @@ class Launched:
     observed: Mapping[str, Any]
 
 
-def launch(folder: Path, run: CommandRun, limits: Limits) -> Launched:
+def launch(
+    folder: Path, run: CommandRun, limits: Limits, look: Callable[[], None] = lambda: None
+) -> Launched:
     """Run a command unless that was done before, and read its result.
 
     Args:
         folder: the run's folder.
         run: what to run.
         limits: how.
+        look: is called again and again while it runs.
 
     Raises:
         CommandError: if it ends with another status than 0, with the end of what it printed, if it
@@ -87,7 +91,7 @@ def launch(folder: Path, run: CommandRun, limits: Limits) -> Launched:
     if not (folder / _DONE).is_file():
         _prepare(folder, resumes=limits.resumes)
         started = time.perf_counter()
-        _start(folder, run, limits)
+        _start(folder, run, limits, look)
         done = {"command": run.options.words(str(output)), "seconds": time.perf_counter() - started}
         write_whole(folder / _DONE, json.dumps(done, indent=1) + "\n")
     seen = _observed(observed, run)
@@ -105,6 +109,25 @@ def launch(folder: Path, run: CommandRun, limits: Limits) -> Launched:
     return Launched(result, tuple(lines), seen)
 
 
+def progress(folder: Path, run: CommandRun, name: str) -> Doing:
+    """What a command that runs now has done, as far as it was attached from outside.
+
+    Args:
+        folder: the run's folder.
+        run: what runs.
+        name: what a person calls it.
+    """
+    steps = int(_read(folder / "observed" / ATTACHED).get("steps") or 0)
+    lines: list[Mapping[str, Any]] = []
+    with suppress(OSError, ValueError):
+        text = (folder / "observed" / LOG).read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+    metric = run.options.metric
+    values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
+    note = f"{metric} {values[-1]:.4f}" if values else ""
+    return Doing(name, int(lines[-1]["step"]) if lines else 0, steps, note)
+
+
 def _prepare(folder: Path, *, resumes: bool) -> None:
     """Make the run's folders; what an interrupted command left would be mistaken for results."""
     if not resumes:
@@ -114,7 +137,7 @@ def _prepare(folder: Path, *, resumes: bool) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def _start(folder: Path, run: CommandRun, limits: Limits) -> None:
+def _start(folder: Path, run: CommandRun, limits: Limits, look: Callable[[], None]) -> None:
     environment = {**os.environ, **_variables(folder, run)}
     environment.setdefault("OMP_NUM_THREADS", str(limits.threads))
     words = run.options.words(str(folder / "output"))
@@ -131,7 +154,7 @@ def _start(folder: Path, run: CommandRun, limits: Limits) -> None:
             start_new_session=True,  # Ctrl-C reaches the comparison alone, which decides
         )
         try:
-            status = _wait(process, limits.seconds)
+            status = _wait(process, limits.seconds, look)
         finally:
             os.close(writing)
             os.close(reading)
@@ -147,7 +170,7 @@ def _variables(folder: Path, run: CommandRun) -> dict[str, str]:
     return launch_environment(run.options.launch_settings(), folder / "observed")
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: int | None) -> int:
+def _wait(process: subprocess.Popen[bytes], seconds: int | None, look: Callable[[], None]) -> int:
     until = None if seconds is None else time.monotonic() + seconds
     while (status := process.poll()) is None:
         if until is not None and time.monotonic() > until:
@@ -155,6 +178,7 @@ def _wait(process: subprocess.Popen[bytes], seconds: int | None) -> int:
                 f"the command took longer than {seconds} seconds and was stopped; give a larger"
                 " --time-limit, or leave it out"
             )
+        look()
         time.sleep(_POLL_SECONDS)
     return status
 

@@ -27,11 +27,11 @@ from optuna.trial import TrialState
 from hiddenkey.errors import ConfigError, DivergedError
 from hiddenkey.lab.compare import probe
 from hiddenkey.lab.compare.archive import AnyRun, record_of, run_from, value_of
-from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch
+from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch, progress
 from hiddenkey.lab.compare.view import LiveView, frozen, show
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans import search
-from hiddenkey.lab.plans.command import CommandRun
+from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, options_from
 from hiddenkey.lab.plans.search import SearchTrial
@@ -206,10 +206,15 @@ class Worker:
 
     def _command_record(self, trial: optuna.Trial, run: CommandRun) -> Record:
         limits = Limits(torch.get_num_threads(), **self._local.get(run.options.task, {}))
+        folder, name = self._folder.run(run.training), command_label(run.options.recorded())
+
+        def look() -> None:
+            self._live.tell(lambda: progress(folder, run, name))
+
         done: Launched | None = None
         error: str | None = None
         try:
-            done = launch(self._folder.run(run.training), run, limits)
+            done = launch(folder, run, limits, look)
         except Exception as failure:
             self._refuse_broken_folder()
             known = isinstance(failure, CommandError | ConfigError | DivergedError)

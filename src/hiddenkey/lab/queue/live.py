@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,19 +49,20 @@ class Live:
         self._path = None if folder is None else _path(folder, os.getpid())
         self._due = 0.0
 
-    def tell(self, doing: Doing, *, now: bool = False) -> None:
+    def tell(self, doing: Doing | Callable[[], Doing], *, now: bool = False) -> None:
         """Write what is done, unless that was written a moment ago; a failure costs a look only.
 
         Args:
-            doing: what.
+            doing: what, or what finds it out.
             now: write it in any case.
         """
         if self._path is None or (time.monotonic() < self._due and not now):
             return
         self._due = time.monotonic() + _SECONDS
+        found = doing() if callable(doing) else doing
         half = self._path.with_suffix(".half")
         with suppress(OSError):
-            half.write_text(json.dumps(dataclasses.asdict(doing)), encoding="utf-8")
+            half.write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
             half.replace(self._path)
 
     def clear(self) -> None:
