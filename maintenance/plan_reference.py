@@ -28,26 +28,6 @@ NOT_IN_FILES = ("init",)
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
 
-PLAN_GROUPS = {
-    "tasks": "What is compared",
-    "search": "Search and data",
-    "command": "A training command of your own",
-    "common": "Settings of the runs",
-    "output": "Where it lies and who works on it",
-    "report": "What the command does",
-}
-"""Headings, by the first key under each."""
-
-RUN_GROUPS = {
-    "data": "Your data",
-    "model": "Model and task",
-    "train_size": "Examples",
-    "also": "Dropout and consistency loss",
-    "adapter": "Adapter",
-    "learning_rate": "Training",
-    "evaluations": "Evaluation, generation and logs",
-}
-
 EXAMPLE = """\
 tasks: [file]
 models: [minilm]
@@ -132,7 +112,7 @@ def schema() -> dict[str, Any]:
 def page() -> str:
     """The page of all keys."""
     parts = [INTRODUCTION]
-    parts += _tables(Plan, PLAN_GROUPS, without=NOT_IN_FILES)
+    parts += _tables(Plan, without=NOT_IN_FILES)
     parts += [
         "## Keys under search\n",
         _table(Search, [f.name for f in dataclasses.fields(Search)]),
@@ -142,7 +122,7 @@ def page() -> str:
     own = {name: key for name, key in RESERVED.items() if key != "output"}
     said = ", ".join(f"`{name}` by `{key}`" for name, key in own.items())
     parts.append(f"They are the flags of `hiddenkey train`. The plan itself gives {said}.\n")
-    parts += _tables(TrainOptions, RUN_GROUPS, without=RESERVED, level="###")
+    parts += _tables(TrainOptions, without=RESERVED, level="###")
     return "\n".join(parts)
 
 
@@ -195,17 +175,19 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return json.loads(json.dumps(value))
 
 
-def _tables(
-    kind: type, groups: dict[str, str], without: typing.Collection[str], level: str = "##"
-) -> list[str]:
-    names = [field.name for field in dataclasses.fields(kind)]
-    starts = sorted((names.index(first), heading) for first, heading in groups.items())
-    ends = [start for start, _ in starts[1:]]
-    parts = []
-    for (start, heading), end in zip(starts, [*ends, None], strict=True):
-        inside = [name for name in names[start:end] if name not in without]
-        parts += [f"{level} {heading}\n", _table(kind, inside)]
-    return parts
+def _tables(kind: Any, without: typing.Collection[str], level: str = "##") -> list[str]:
+    """A table for each group of the command's help."""
+    starts, title = dict(kind.sections), ""
+    groups: dict[str, list[str]] = {}
+    for field in dataclasses.fields(kind):
+        title = starts.get(field.name, title)
+        groups.setdefault(title, []).extend([field.name] if field.name not in without else [])
+    return [
+        part
+        for heading, names in groups.items()
+        for part in (f"{level} {heading[:1].upper()}{heading[1:]}\n", _table(kind, names))
+        if names
+    ]
 
 
 def _table(kind: type, names: list[str]) -> str:

@@ -103,6 +103,30 @@ def test_texts_are_generated_once_for_each_prompt(
     assert values(capsys.readouterr().out) == {name: f"{x:.4f}" for name, x in stored.items()}
 
 
+def test_conversations_are_gone_on_with(
+    tiny_language_model,  # noqa: F811
+    tmp_path,
+):
+    turns = [[{"role": "user", "content": f"w{i}"}] for i in range(8)]
+    rows = [{"messages": [*t, {"role": "assistant", "content": "w1 cat"}]} for t in turns]
+    train, file = tmp_path / "train.jsonl", tmp_path / "open.jsonl"
+    train.write_text("\n".join(map(json.dumps, rows)))
+    file.write_text("\n".join(json.dumps({"messages": t}) for t in turns))
+    words = ["--model", str(tiny_language_model), "--task", "completion", "--max-steps", "2"]
+    words += ["--train-file", str(train), "--holdout", "0.25", "--evaluations", "1"]
+    words += ["--max-length", "24", "--max-new-tokens", "5", "--beams", "1"]
+    assert main(["train", *words, "--output", str(tmp_path / "run")]) == 0
+    assert main(["predict", str(tmp_path / "run"), str(file)]) == 0
+    lines = (tmp_path / "run/generations.jsonl").read_text().splitlines()
+    generated = {line["prompt"]: line["output"] for line in map(json.loads, lines)}
+    found = {
+        row["prompt"]: row["generated_text"]
+        for row in read(tmp_path / "open.jsonl.predictions.csv")
+    }
+    assert len(found) == 8
+    assert generated.items() <= found.items()
+
+
 @pytest.mark.parametrize(
     ("content", "words", "message"),
     [

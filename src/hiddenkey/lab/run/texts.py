@@ -87,11 +87,12 @@ def read_texts(
 
 
 def _conversations(path: Path, form: Form) -> Texts:
-    """Read conversations, whose last answers are the texts that are right."""
+    """Read conversations; where all end with an answer, these are the texts that are right."""
     faults = FileFaults(path)
-    examples, _ = read_conversations(path, form, faults)
+    examples, _ = read_conversations(path, form, faults, is_open=True)
     refuse(faults)
-    return Texts(("prompt",), tuple(examples), labelled=True)
+    labelled = all(example.label for example in examples)
+    return Texts(("prompt",), tuple(examples), labelled)
 
 
 def _columns(

@@ -53,8 +53,16 @@ def find_form(columns: Sequence[str]) -> Form | None:
     return next((form for form in FORMS if {*form.columns} <= {*columns}), None)
 
 
-def read_conversations(path: Path, form: Form, faults: FileFaults) -> tuple[list[Example], str]:
+def read_conversations(
+    path: Path, form: Form, faults: FileFaults, *, is_open: bool = False
+) -> tuple[list[Example], str]:
     """Read a file; broken rows are left out and recorded in ``faults``.
+
+    Args:
+        path: the file.
+        form: of its conversations.
+        faults: of the file.
+        is_open: a conversation that does not end with an answer is a prompt without a label.
 
     Returns:
         The examples, and a sentence on how they were read.
@@ -63,6 +71,9 @@ def read_conversations(path: Path, form: Form, faults: FileFaults) -> tuple[list
     for row in read_rows(path, (), faults):
         try:
             turns = form.turns(row.values)
+            if is_open and turns and turns[-1][0] != _ANSWERS:
+                examples.append(conversation(turns, ""))
+                continue
             last = _last_answer(turns)
         except ConfigError as error:
             faults.add(str(error), row.line)
