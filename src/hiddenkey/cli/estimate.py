@@ -24,9 +24,10 @@ def run(options: EstimateOptions) -> int:
 
 
 def _memory(rows: list[MemoryEstimate], options: EstimateOptions) -> Table:
+    bits = "" if options.quantize == "none" else f" with weights in {options.quantize}"
     recomputed = ", activations recomputed" if options.checkpointing else ""
     table = plain_table(
-        f"GB on each device (estimate): {options.model}, {options.precision}, sharding"
+        f"GB on each device (estimate): {options.model}, {options.precision}{bits}, sharding"
         f" {options.sharding}, batch size {options.batch_size} per device{recomputed}",
         right=[*_PLACE, "weights", "LoRA, Adam", "activations", "own loss", "compared", "in all"],
     )

@@ -53,6 +53,7 @@ class Setting:
     sharding: Sharding  # how the frozen weights are spread over them
     checkpointing: bool  # recompute each layer in the backward pass
     width: int  # bytes of a frozen weight and of an activation
+    quantised: float | None = None  # bytes of a quantised weight; None: those have the width too
 
     @property
     def batch_tokens(self) -> int:
@@ -168,6 +169,9 @@ def gathered_bytes(sizes: Sizes, setting: Setting, method: Method) -> float:
 
 def _weight_bytes(sizes: Sizes, setting: Setting) -> float:
     own = sizes.parameters / setting.shards
+    if setting.quantised is not None:  # the others are then in float32
+        linear = sizes.multiplied - sizes.head_parameters
+        return linear * setting.quantised + (sizes.parameters - linear) * _FLOAT32
     if setting.shards == 1:
         return own * setting.width
     if setting.sharding == "zero3":

@@ -11,6 +11,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run import cost_model
 from hiddenkey.lab.run.cost_model import Memory, Method, Setting, Sizes
 from hiddenkey.lab.run.limits import ABOVE_ZERO, ONE, Limit, limit_faults
+from hiddenkey.lab.run.quantised import BYTES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -55,6 +56,9 @@ class EstimateOptions:
     """Recompute activations in the backward pass."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """Number format of frozen weights and activations; LoRA is trained in float32."""
+    quantize: Literal["none", "4bit", "8bit"] = "none"
+    """Frozen weights of the linear layers in 4 or 8 bits, the others in float32; the time of
+    unpacking them is not estimated."""
     fraction: float = _SHARE.default(0.25)
     """Share of a batch in the consistency loss, for its column."""
     every: int = ONE.default(4)
@@ -106,6 +110,7 @@ def estimates(options: EstimateOptions) -> Iterator[MemoryEstimate]:
             sharding=options.sharding,
             checkpointing=options.checkpointing,
             width=_WIDTHS[options.precision],
+            quantised=BYTES.get(options.quantize),
         )
         yield _estimate(sizes[rank], setting, options)
 
@@ -217,5 +222,10 @@ def _faults(options: EstimateOptions) -> list[str]:
         faults.append(
             f"reserve must be at least 0 and below device_memory, got {options.reserve!r} of"
             f" {options.device_memory!r}; give a smaller number"
+        )
+    if options.quantize != "none" and options.sharding != "none":
+        faults.append(
+            f"sharding must be 'none' with quantize={options.quantize!r}, whose weights each device"
+            f" holds, got {options.sharding!r}; leave one of them out"
         )
     return faults
