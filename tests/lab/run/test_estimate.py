@@ -16,6 +16,7 @@ from hiddenkey import ConfigError
 from hiddenkey.lab.run import cost_model
 from hiddenkey.lab.run.cost_model import Method, Setting
 from hiddenkey.lab.run.estimate import EstimateOptions, config_of, count, estimates
+from hiddenkey.lab.run.quantised import BYTES
 
 KINDS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
 TARGETS = ("k_proj", "v_proj")
@@ -70,6 +71,18 @@ def saved_bytes(config, method: str, dtype, **more) -> int:
         loss = model(**inputs(config.vocab_size)).loss
     assert loss.requires_grad
     return sum(t.untyped_storage().nbytes() for key, t in kept.items() if key not in owned)
+
+
+@pytest.mark.parametrize(("bits", "width"), [("4bit", 0.516), ("8bit", 1.0)])
+def test_quantised_are_the_linear_layers_below_the_head_and_the_rest_is_in_float32(bits, width):
+    sizes = count(tiny(), RANK, TARGETS)
+    # two layers of query and output, key and value, three of the feed-forward block
+    linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160)
+    others = 2 * 300 * 64 + (2 * 2 + 1) * 64  # embeddings and head, norms
+    found = cost_model.memory(sizes, setting(quantised=BYTES[bits]), Method()).weights
+    assert found == pytest.approx(linear * width + 4 * others)
+    with pytest.raises(ConfigError, match=f"sharding must be 'none' with quantize='{bits}'"):
+        list(estimates(EstimateOptions(quantize=bits, sharding="fsdp2")))
 
 
 @pytest.mark.parametrize("method", NOISES)
