@@ -29,6 +29,7 @@ _MODELS: Final = ("minilm",)
 class Plan:
     """A comparison: every combination is one run."""
 
+    # the first setting of each group of the help, and the group's title
     sections = (
         ("tasks", "what is compared"),
         ("data", "data"),
@@ -37,7 +38,6 @@ class Plan:
         ("output", "folder and workers"),
         ("timed_steps", "what is done"),
     )
-    """The first setting of each group of the help, and the group's title."""
 
     tasks: tuple[str, ...] = _TASKS
     """Names of tasks; 'hiddenkey train --help' lists them."""

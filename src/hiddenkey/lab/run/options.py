@@ -28,6 +28,7 @@ _FINITE: Final = Limit("a finite number", math.isfinite, "0.9 is usual")
 class TrainOptions(Source):
     """One training run."""
 
+    # the first setting of each group of the help, and the group's title
     sections = (
         ("data", "data"),
         ("model", "model and adapter"),
@@ -39,7 +40,6 @@ class TrainOptions(Source):
         ("seed", "training"),
         ("keep", "run folder"),
     )
-    """The first setting of each group of the help, and the group's title."""
 
     model: str = "minilm"
     """Local folder, .gguf file, name on the Hugging Face hub, or bundled: 'minilm', 'smollm2'."""
