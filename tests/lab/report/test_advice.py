@@ -136,6 +136,14 @@ def test_of_several_inconclusive_ones_the_verdicts_own_is_decided_on():
     assert table.advice.code[0].text.endswith(f" {wanted - 1}")
 
 
+def test_what_is_decided_already_is_not_what_seeds_are_for():
+    table = table_of(arm(NOTHING, method="dropkey"), arm(OPEN, method="hiddenkey"), plan=PLAN)
+    found = {cell.arm.method: cell.comparison for cell in table.cells if cell.is_main("last")}
+    assert found["dropkey"].verdict == "no clear difference"
+    wanted = found["hiddenkey"].pairs_to_decide
+    assert table.advice.words.startswith(f"Add {wanted - 8} seeds: about {wanted} in all would")
+
+
 def test_lower_is_better_turns_the_order_round():
     """The most favourable difference of an error rate is the most negative one."""
     runs = [*arm((0.0,)), *arm(UP, method="dropkey"), *arm(DOWN, method="hiddenkey")]
@@ -290,6 +298,11 @@ def test_a_table_of_results_gets_words_without_a_command():
     (table,) = tabulate(runs).scopes[0].tasks
     assert table.advice.words.startswith("Train with mine.")
     assert table.advice.code == ()
+    # of two whose time nobody knows, the one with the largest mean
+    alike = (0.051, 0.038, 0.05, 0.04)
+    untimed = slower([*runs, *plain(arm(alike, method="hiddencut"), "another")], 0)
+    (table,) = tabulate(untimed).scopes[0].tasks
+    assert table.advice.words.startswith("Train with mine. Of 2 better configurations it has")
 
 
 def sized(runs):

@@ -128,7 +128,8 @@ def _decide(
     runs: Sequence[ArmRun],
 ) -> Advice:
     """Say how many seeds would decide, or that none that anybody runs would."""
-    cell = max(compared, key=gain_of)
+    still_open = [c for c in compared if comparison_of(c).verdict == "inconclusive"]
+    cell = max(still_open, key=gain_of)
     found = comparison_of(cell)
     if found.count < FEWEST:
         return _add_seeds(_USUAL - found.count, _TOO_FEW, background, runs)
@@ -139,7 +140,7 @@ def _decide(
             f" {found.margin:.3g}, if there is one, is smaller than is worth that.",
             use,
         )
-    on = f" on {cell.arm.label}, the most favourable one" if len(compared) > 1 else ""
+    on = f" on {cell.arm.label}, the most favourable one" if len(still_open) > 1 else ""
     why = f"about {found.pairs_to_decide} in all would decide{on}."
     return _add_seeds(found.pairs_to_decide - found.count, why, background, runs)
 

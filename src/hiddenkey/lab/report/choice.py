@@ -41,13 +41,19 @@ def recommended(compared: Sequence[Cell], costs: Sequence[Cost]) -> tuple[Cell, 
     better = [cell for cell in compared if comparison_of(cell).verdict == "better"]
     best = max(better, key=gain_of)
     alike = [best, *_not_distinguished(best, [cell for cell in better if cell is not best])]
-    seconds = _cost_by_family(costs)
-    found = min(alike, key=lambda cell: (seconds.get(cell.arm.family, 0.0), *_departure(cell.arm)))
+    known = _cost_by_family(costs)
+    seconds = {cell.arm: known.get(cell.arm.family, 0.0) for cell in alike}
+    found = min(
+        alike, key=lambda cell: (seconds[cell.arm], *_departure(cell.arm), cell is not best)
+    )
+    cheaper = seconds[found.arm] < seconds[best.arm]
     note = comparison_of(found).note
-    return found, " ".join(filter(None, (_reason(better, alike, best, found), note)))
+    return found, " ".join(filter(None, (_reason(better, alike, best, found, cheaper), note)))
 
 
-def _reason(better: Sequence[Cell], alike: Sequence[Cell], best: Cell, found: Cell) -> str:
+def _reason(
+    better: Sequence[Cell], alike: Sequence[Cell], best: Cell, found: Cell, cheaper: bool
+) -> str:
     if len(better) == 1:
         return "It is the only configuration that is shown to be better."
     if len(alike) == 1:
@@ -57,9 +63,7 @@ def _reason(better: Sequence[Cell], alike: Sequence[Cell], best: Cell, found: Ce
             f"Of {len(better)} better configurations it has the largest mean, and none that is not"
             " distinguished from it takes less time."
         )
-    what = "takes less time"
-    if found.arm.family == best.arm.family:
-        what = "is nearer to the method's own settings"
+    what = "takes less time" if cheaper else "is nearer to the method's own settings"
     several = f"The {len(better)} better configurations are not distinguished from each other"
     if len(alike) < len(better):
         several = f"{len(alike)} of {len(better)} better configurations are not distinguished"
@@ -111,4 +115,4 @@ def _departure(arm: Arm) -> tuple[Any, ...]:
     consistency = entry.config.consistency if entry else None
     own_weight = consistency.weight if consistency else None
     changed = (arm.rate not in rates) + (arm.weight != own_weight) + len(arm.others)
-    return changed, arm.rate or 0.0, arm.weight or 0.0, arm.label
+    return changed, arm.rate or 0.0, arm.weight or 0.0
