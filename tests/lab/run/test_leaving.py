@@ -15,8 +15,9 @@ import hiddenkey
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab import scores
 from hiddenkey.lab.run import training
-from hiddenkey.lab.run.leaving import Origin, base_of, find_adapter
+from hiddenkey.lab.run.leaving import Origin, base_of, find_adapter, save
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.recorder import Observer
 from hiddenkey.lab.run.result import best_step
 from hiddenkey.lab.run.training import train
@@ -139,6 +140,15 @@ def test_a_bundled_model_is_named_as_on_the_hub(tmp_path):
     assert base_of(folder, Origin.load(folder)) == "minilm"
     for path in folder.glob("*.[jm][sd]*"):
         assert "site-packages" not in path.read_text(), path.name
+
+
+def test_a_file_in_the_format_gguf_is_named_itself(tiny_options, tmp_path):
+    prepared = prepare(tiny_options)
+    file = tmp_path / "model.gguf"
+    file.touch()
+    parts = training.build_model(tiny_options, prepared)
+    save(replace(tiny_options, model=str(file)), prepared, *parts, tmp_path / "adapter")
+    assert base_of(tmp_path / "adapter", Origin.load(tmp_path / "adapter")) == str(file)
 
 
 def weights_of(folder):

@@ -180,10 +180,12 @@ def save(
             path.unlink()
         for path in weights.glob("*.safetensors*"):
             shutil.copy2(path, folder)
-    if options.model in BUNDLED_MODELS and (folder / _PEFT).is_file():
-        # before saving, PEFT would look on the hub for what it is loaded from here
+    if (folder / _PEFT).is_file():
+        # PEFT names the folder that was read: a package's for bundled models, a file's for GGUF
         config = json.loads((folder / _PEFT).read_bytes())
-        config["base_model_name_or_path"] = public_name(options.model)
+        is_bundled = options.model in BUNDLED_MODELS
+        base = public_name(options.model) if is_bundled else options.model
+        config["base_model_name_or_path"] = base
         (folder / _PEFT).write_text(json.dumps(config, indent=2), encoding="utf-8")
     origin = vars(Origin.of(options, prepared))
     (folder / RUN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
