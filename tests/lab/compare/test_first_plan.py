@@ -98,6 +98,28 @@ def test_seeds_follow_from_the_evaluation_examples(here, tiny_model, rows, seeds
     assert (len(splits.train), len(splits.evaluation)) == (min(2000, rows * 4 // 5), rows // 5)
 
 
+def test_what_is_given_beside_it_is_kept(here, tiny_model):
+    write_csv(here / "my.csv", 60, 1)
+    write_csv(here / "dev.csv", 21, 2)
+    search = {"trials": 2, "space": {"rate": [0.0, 0.2]}}
+    given = Plan(
+        init="my.csv",
+        models=(str(tiny_model),),
+        methods=("lora", "dropkey"),
+        common={"eval_file": "dev.csv"},
+        search=search,
+        workers=1,
+    )
+    path, said = write_first_plan(given)
+    assert said[1] == "file: evaluation examples: 21 (ant: 7, bee: 7, cat: 7)"
+    plan = read(path)
+    assert (plan["methods"], plan["search"]) == (["lora", "dropkey"], search)
+    assert plan["common"]["eval_file"] == "dev.csv"
+    assert "holdout" not in plan["common"]
+    assert "rates" not in plan
+    check(parse(Plan, "compare", ["--config", str(path)]))
+
+
 def test_a_plan_for_conversations_fits_their_lengths(here, tiny_language_model):
     rows = [
         {"conversations": [{"from": "human", "value": "w1 " * n}, {"from": "gpt", "value": "w2"}]}

@@ -37,6 +37,9 @@ _BATCH: Final = {"file": 32, "completion": 8}
 _SPECIAL: Final = 1.4
 """Tokens of a word, where there is no tokenizer to ask."""
 
+_SHORTEST: Final = 16
+"""Tokens that any model has room for, until the lengths of the texts are known."""
+
 _WIDTH: Final = 98
 _FIRST: Final = ("tasks", "models", "methods", "rates", "seeds")
 
@@ -70,8 +73,10 @@ def write_first_plan(given: Plan) -> tuple[Path, list[str]]:
         raise ConfigError(f"init must not overwrite a plan, got {str(path)!r}; rename or delete it")
     found = guess(source, given.common)
     plan, common = _outline(given, source, found)
-    data = check(_plan(plan, common))
-    splits = data.splits(_plan(plan, common).settings()[0])
+    lengths = ("max_length", "max_new_tokens") if found.task == "completion" else ("max_length",)
+    short = _Settings({**dict.fromkeys(lengths, _SHORTEST), **common.values}, {})
+    data = check(_plan(plan, short))
+    splits = data.splits(_plan(plan, short).settings()[0])
     _fit_sizes(common, splits, found.task)
     _fit_lengths(common, splits, found.task, plan.values["models"][0])
     _fit_seeds(plan, splits, found, len(_plan(plan, common).settings()) - 1)
@@ -112,7 +117,8 @@ def _outline(given: Plan, source: Path, found: Guess) -> tuple[_Settings, _Setti
              " name on the Hugging Face hub does as well.")  # fmt: skip
     plan.add("methods", [*_METHODS], "Plain LoRA, and HiddenKey without and with its consistency"
              " loss; 'hiddenkey methods' lists all.")  # fmt: skip
-    plan.add("rates", [0.1])
+    if not given.search:  # which chooses them
+        plan.add("rates", [0.1])
     plan.add("workers", min(2, os.cpu_count() or 1), "Runs at the same time.")
     plan.add("output", f"runs/{source.stem}")
     common = _Settings(dict(given.common), {})
@@ -208,7 +214,7 @@ def _prompt_lengths(
 
 def _round_up(tokens: int) -> int:
     """The next multiple of 8, at least 16."""
-    return max(16, 8 * math.ceil(tokens / 8))
+    return max(_SHORTEST, 8 * math.ceil(tokens / 8))
 
 
 def _fit_seeds(plan: _Settings, splits: Splits, found: Guess, comparisons: int) -> None:
@@ -241,7 +247,7 @@ def _text(source: Path, path: Path, plan: _Settings, common: _Settings) -> str:
         + next_command(path)
         + " --dry-run    # what the seeds can show, and the time it takes",
         "#   " + next_command(path),
-        *_lines(plan, _FIRST),
+        *_lines(plan, [name for name in _FIRST if name in plan.values]),
         "common:",
         *(f"  {line}" for line in _lines(common, common.values)),
         *_lines(plan, [name for name in plan.values if name not in _FIRST]),
