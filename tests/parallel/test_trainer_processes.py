@@ -13,6 +13,7 @@ from transformers import Trainer, TrainingArguments
 import hiddenkey
 from hiddenkey import DropoutConfig
 from hiddenkey.anatomy.sharding import is_sharded
+from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.integrations.trainer import watch
 from models import batch, lora_model
 from parallel.launch import on_processes
@@ -55,7 +56,8 @@ def let_accelerate_shard() -> None:
 def run(folder: Path, task: str, config: DropoutConfig, settings: dict[str, Any]) -> dict[str, Any]:
     """Train for four steps of eight examples in all, with a checkpoint after two."""
     model = lora_model(MODELS[task], task, feed_forward=True)
-    attachment = hiddenkey.attach(model, config)
+    callback = HiddenKeyCallback(config) if settings.pop("by_callback", False) else None
+    attachment = hiddenkey.attach(model, config) if callback is None else None
     resume = settings.pop("resume", None)
     defaults = {
         "output_dir": str(folder),
@@ -79,16 +81,18 @@ def run(folder: Path, task: str, config: DropoutConfig, settings: dict[str, Any]
         args=arguments,
         train_dataset=examples(task),
         data_collator=collate,
+        callbacks=[callback] if callback else None,
     )
     if task == "classification":  # its loss is a mean; see docs/DECISIONS.md
         trainer.model_accepts_loss_kwargs = False
-    watch(trainer, attachment)
+    if attachment is not None:
+        watch(trainer, attachment)
     trainer.train(resume_from_checkpoint=resume)
     trained = trainer.accelerator.unwrap_model(trainer.model_wrapped)
     return {
         "weights": whole({n: p for n, p in trained.named_parameters() if p.requires_grad}),
         "logs": [line for line in trainer.state.log_history if "loss" in line],
-        "passes": attachment.consistency_passes,
+        "passes": attachment.consistency_passes if attachment else None,
         "sharded": any(is_sharded(module) for module in trained.modules()),
     }
 
@@ -166,6 +170,18 @@ def test_a_sharded_run_of_two_processes_resumes_sharded_on_one(tmp_path):
     resumed = {**fsdp2(task), **ALONE, "resume": str(tmp_path / "checkpoint-2")}
     (found,) = on_processes(run, tmp_path / "again", task, config, resumed, count=1)
     torch.testing.assert_close(found["weights"], expected["weights"])
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp2"])
+def test_a_callback_attaches_to_a_model_that_is_wrapped_already(wrapper, tmp_path):
+    task, config = "causal", configured(0.3)
+    settings = {} if wrapper == "ddp" else fsdp2(task)
+    expected, _ = on_processes(run, tmp_path / "watched", task, config, dict(settings))
+    given = {**settings, "by_callback": True}
+    for found in on_processes(run, tmp_path / "called", task, config, given):
+        assert found["sharded"] == (wrapper == "fsdp2")
+        torch.testing.assert_close(found["weights"], expected["weights"], rtol=0, atol=0)
+        assert found["logs"] == expected["logs"]
 
 
 def writers(folder: Path) -> int:
