@@ -49,7 +49,9 @@ def import_all(package, folder):
 
 def test_no_module_needs_a_unix_system_to_be_imported():
     names, failed = import_all("hiddenkey", SRC)
-    files = (path.relative_to(SRC).with_suffix("") for path in SRC.rglob("*.py"))
+    hook = SRC / "hiddenkey" / "launch" / "hook"  # no package: Python finds its file by the path
+    modules = (path for path in SRC.rglob("*.py") if path.parent != hook)
+    files = (path.relative_to(SRC).with_suffix("") for path in modules)
     assert set(names) == {".".join(path.parts).removesuffix(".__init__") for path in files}
     assert failed == {}
 

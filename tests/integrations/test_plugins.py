@@ -1,17 +1,15 @@
-"""Plugins of trainers that are not installed here, on stand-ins with their interfaces.
+"""Plugins of trainers that are not installed here, called as these call them.
 
 Axolotl's own base class is taken where it can be imported.
 """
 
 import importlib
-import sys
-from importlib.util import find_spec
-from types import ModuleType
 
 import pytest
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
 from hiddenkey import ConfigError
+from hiddenkey.integrations.axolotl import HiddenKeyPlugin
 from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.launch import LaunchSettings, launch_environment, process
 from integrations.trainers import arguments, collate, examples, logs, tiny_trainer
@@ -20,30 +18,8 @@ from models import lora_model
 YAML = {"base_model": "x", "hiddenkey_method": "hiddenkey", "hiddenkey_rate": 0.2}
 
 
-class StandInPlugin:
-    """What axolotl calls of a plugin here, as its ``integrations/base.py`` has it."""
-
-    def register(self, cfg): ...
-
-    def get_input_args(self): ...
-
-    def add_callbacks_post_trainer(self, cfg, trainer):
-        return []
-
-
-@pytest.fixture
-def plugin(monkeypatch):
-    """Return the plugin, over axolotl's own base class if there is one."""
-    if find_spec("axolotl") is None:
-        for name in ("axolotl", "axolotl.integrations", "axolotl.integrations.base"):
-            monkeypatch.setitem(sys.modules, name, ModuleType(name))
-        sys.modules["axolotl.integrations.base"].BasePlugin = StandInPlugin
-    monkeypatch.delitem(sys.modules, "hiddenkey.integrations.axolotl", raising=False)
-    return importlib.import_module("hiddenkey.integrations.axolotl")
-
-
-def test_axolotls_trainer_gets_the_callback(plugin, tmp_path):
-    own = plugin.HiddenKeyPlugin()
+def test_axolotls_trainer_gets_the_callback(tmp_path):
+    own = HiddenKeyPlugin()
     own.register(YAML)
     trainer = tiny_trainer(lora_model("llama", "causal"), tmp_path, "causal")
     for callback in own.add_callbacks_post_trainer(YAML, trainer):
@@ -53,19 +29,19 @@ def test_axolotls_trainer_gets_the_callback(plugin, tmp_path):
         assert log["task_loss"] + log["consistency_loss"] == pytest.approx(log["loss"], rel=1e-3)
 
 
-def test_axolotl_finds_the_model_of_the_keys(plugin):
-    module, _, name = plugin.HiddenKeyPlugin().get_input_args().rpartition(".")
+def test_axolotl_finds_the_model_of_the_keys():
+    module, _, name = HiddenKeyPlugin().get_input_args().rpartition(".")
     keys = getattr(importlib.import_module(module), name)
     given = keys.model_validate({"hiddenkey_rates": {"hidden": 0.2}, "hiddenkey_layers": [0, 1]})
-    (callback,) = plugin.HiddenKeyPlugin().add_callbacks_post_trainer(given.model_dump(), None)
+    (callback,) = HiddenKeyPlugin().add_callbacks_post_trainer(given.model_dump(), None)
     assert callback.config.layers == (0, 1)
     assert [drop.rate for drop in callback.config.drops] == [0.1, 0.2]
 
 
-def test_wrong_keys_are_told_before_anything_is_loaded(plugin):
+def test_wrong_keys_are_told_before_anything_is_loaded():
     keys = {"hiddenkey_method": "dropkey", "hiddenkey_rat": 0.1, "hiddenkey_consistency_every": 2}
     with pytest.raises(ConfigError) as refusal:
-        plugin.HiddenKeyPlugin().register(keys)
+        HiddenKeyPlugin().register(keys)
     assert len(refusal.value.faults) == 2
     assert "hiddenkey_rat is not a key" in str(refusal.value)
     assert "no consistency loss, got consistency_every=2" in str(refusal.value)

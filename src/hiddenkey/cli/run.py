@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
@@ -91,11 +91,11 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
         The exit status; 128 and the signal's number if a signal ended it; 127 if there is no such
         command.
     """
-    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+    # Windows has no groups of processes, and its consoles give Ctrl-C to all that they started
+    together = os.name != "posix" or (sys.stdin is not None and sys.stdin.isatty())
+    group: dict[str, Any] = {} if together else {"process_group": 0}
     try:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, process_group=None if on_terminal else 0
-        )
+        process = subprocess.Popen(command, env={**os.environ, **environment}, **group)
     except OSError as error:
         why = error.strerror or type(error).__name__
         print(f"hiddenkey run: error: {shlex.join(command)}: {why}", file=sys.stderr)
@@ -104,7 +104,7 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
     def hand_on(number: int, _: object) -> None:
         if process.poll() is not None:
             return
-        if not on_terminal:
+        if not together:
             os.killpg(process.pid, number)
         elif number != signal.SIGINT:  # which the terminal gave to both
             process.send_signal(number)

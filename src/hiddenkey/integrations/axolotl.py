@@ -6,9 +6,10 @@ The key ``plugins`` lists ``hiddenkey.integrations.axolotl.HiddenKeyPlugin``; th
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-from axolotl.integrations.base import BasePlugin
 from pydantic import BaseModel
 from transformers import TrainerCallback
 
@@ -33,7 +34,12 @@ class HiddenKeyArgs(BaseModel):
     hiddenkey_kernel: str = "auto"
 
 
-class HiddenKeyPlugin(BasePlugin):  # type: ignore[misc]
+def _base() -> Any:
+    """Return axolotl's class of plugins; without axolotl, nobody asks for more than is here."""
+    return import_module("axolotl.integrations.base").BasePlugin if find_spec("axolotl") else object
+
+
+class HiddenKeyPlugin(_base()):  # type: ignore[misc]
     """Gives axolotl's trainer a :class:`~hiddenkey.integrations.callback.HiddenKeyCallback`."""
 
     def get_input_args(self) -> str:
