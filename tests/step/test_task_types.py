@@ -23,6 +23,8 @@ from transformers import (
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
+from hiddenkey.integrations.trainer import watch
+from integrations.trainers import tiny_trainer
 from models import PAD, VOCABULARY, assert_same_gradients, configuration, gradients, seeded
 
 NOISE = hiddenkey.method("hiddenkey-minus", rate=0.4)
@@ -406,6 +408,24 @@ def test_a_loss_computed_from_the_start_beside_the_models_is_refused():
     model(**inputs).start_logits.square().mean().backward()
     with pytest.raises(ConsistencyError, match="was not trained on; hold each pass by"):
         model(**inputs)
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_trainer_logs_the_parts_of_the_loss_also_when_it_accumulates(task, tmp_path):
+    inputs = batch_for(task, 24)
+    if task == "answers":
+        inputs |= dict.fromkeys(("start_positions", "end_positions"), torch.arange(24) % 4)
+    rows = [{name: value[row] for name, value in inputs.items()} for row in range(24)]
+    model = model_for("bert", task)
+    attachment = hiddenkey.attach(model, config())
+    more = {"gradient_accumulation_steps": 2}
+    trainer = tiny_trainer(model, tmp_path, train_dataset=rows, **more)
+    watch(trainer, attachment)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 3
+    for log in logs:
+        assert log["loss"] == pytest.approx(log["task_loss"] + log["consistency_loss"], rel=1e-5)
 
 
 # ---------------------------------------------------------------- refusals

@@ -233,7 +233,7 @@ def _added_up_processes(trainer: Trainer) -> int:
     Where it takes the loss for divided by the items of all processes, it multiplies it by these.
     """
     divided = trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None
-    if not (divided and trainer.args.average_tokens_across_devices):
+    if not (divided and _counts_items(trainer) and trainer.args.average_tokens_across_devices):
         return 1
     return int(trainer.accelerator.num_processes // trainer.get_tp_size())
 
@@ -246,4 +246,10 @@ def _sums_over_passes(trainer: Trainer) -> bool:
     # an attribute of later versions of transformers than the oldest
     if (set_by_user := getattr(trainer, "loss_is_scaled_for_ga", None)) is not None:
         return bool(set_by_user)
-    return bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None)
+    divided = trainer.model_accepts_loss_kwargs and _counts_items(trainer)
+    return bool(divided or trainer.compute_loss_func is not None)
+
+
+def _counts_items(trainer: Trainer) -> bool:
+    """Whether Trainer finds labels to count in a step's batches; answers have positions instead."""
+    return "start_positions" not in (trainer.label_names or ())
