@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer, which computes its loss outside of the model: take the subclass."""
+"""TRL's SFTTrainer, whose own loss ``watch`` replaces by the model's."""
 
 from typing import Any
 
@@ -6,11 +6,10 @@ from datasets import Dataset
 from peft import LoraConfig
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
-from trl import SFTConfig
+from trl import SFTConfig, SFTTrainer
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
-from hiddenkey.integrations.trl import ConsistencySFTTrainer
 from tiny import language_model, sequence_rows
 
 
@@ -30,7 +29,7 @@ def main() -> list[dict[str, Any]]:
         save_strategy="no",
         report_to="none",
     )
-    trainer = ConsistencySFTTrainer(
+    trainer = SFTTrainer(
         language_model(),
         args=arguments,
         train_dataset=Dataset.from_list(

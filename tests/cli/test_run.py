@@ -37,6 +37,13 @@ def test_streams_and_status_are_the_commands(status, capfd):
     assert ("nothing was attached" in shown.err) is (status == 0)
 
 
+def test_the_commands_own_progress_bars_stay(monkeypatch, capfd):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    code = "import os; print(os.environ.get('TQDM_DISABLE'), os.environ['HIDDENKEY_LAUNCH'])"
+    main(["run", "--method", "lora", "--rate", "0.2", "--", PYTHON, "-c", code])
+    assert capfd.readouterr().out.startswith('None {"settings": {"method": "lora", "rate": 0.2')
+
+
 def test_without_a_trainer_three_lines_and_the_reason_are_shown(capfd):
     assert main(["run", "--method", "dropkey", "--", PYTHON, "-c", "import hiddenkey"]) == 1
     shown = capfd.readouterr().err

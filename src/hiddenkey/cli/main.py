@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(not_one_of("command", given[0], COMMANDS, "; see hiddenkey --help"))
     command: str = parser.parse_args(given[:1]).command
     # transformers' bars for reading files; torch imports tqdm, which looks at this only then
-    os.environ.setdefault("TQDM_DISABLE", "1")
+    if command != "run":  # whose command has bars of its own
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         return _run(command, given[1:])
     except KeyboardInterrupt:

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from hiddenkey import anatomy
 from hiddenkey.attachment.attachment import Attachment
@@ -132,7 +133,7 @@ class Record:
         """
         if self._folder is None:
             return
-        self._handle.remove()
+        self.close()
         self._write_log()
         later = self._steps[1:] or self._steps  # the first step looks at the model once
         losses = {
@@ -154,6 +155,13 @@ class Record:
             },
         )
 
+    def close(self) -> None:
+        """Look at no more batches. Does nothing twice."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @_disable_dynamo  # a compiled graph has no place for bytes
     def _see_batch(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not (module.training and torch.is_grad_enabled()):
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -68,7 +67,7 @@ def launch_environment(settings: LaunchSettings, record: Path) -> dict[str, str]
     settings.config()
     record = Path(record).resolve()
     record.mkdir(parents=True, exist_ok=True)
-    given = {**dataclasses.asdict(settings), "rates": dict(settings.rates)}
+    given = {**vars(settings), "rates": dict(settings.rates)}
     text = json.dumps({"settings": given, "record": str(record)})
     before = os.environ.get("PYTHONPATH", "")
     path = os.pathsep.join([str(_HOOK), *([before] if before else [])])

@@ -33,6 +33,8 @@ class LaunchedCallback(HiddenKeyCallback):
         trainer = trainer_that_calls(self)
         if not process.is_first(trainer):
             return
+        if self._record is not None:  # of a training that an exception ended
+            self._record.close()
         super().on_train_begin(args, state, control, **kwargs)
         assert self.attachment is not None
         self._record = process.record_of(self._folder, self._method)

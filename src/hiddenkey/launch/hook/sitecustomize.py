@@ -26,8 +26,9 @@ class _Finder:
         if name not in _TRAINERS:
             return None
         for finder in sys.meta_path:
-            spec = None if finder is self else finder.find_spec(name, path, target)
-            if spec is not None and spec.loader is not None:
+            find = None if finder is self else getattr(finder, "find_spec", None)
+            spec = find and find(name, path, target)
+            if spec and spec.loader:
                 _act_after(spec.loader, _TRAINERS[name])
                 return spec
         return None
