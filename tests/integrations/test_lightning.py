@@ -1,6 +1,7 @@
 """``HiddenKeyCallback`` in Lightning: training mode, logs, ends, and models that are not found."""
 
 import warnings
+from datetime import timedelta
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ pytest.importorskip("lightning", reason="Lightning is not installed")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import lightning
+    from lightning.pytorch.strategies import DDPStrategy
 
     from hiddenkey.integrations.lightning import HiddenKeyCallback, find_model
 
@@ -68,6 +70,14 @@ def test_a_fit_is_logged_and_the_model_given_back(tmp_path):
     assert 0.1 < found["dropped/hidden"] < 0.3
     assert callback.attachment is attachment_of(module.model) is None
     assert DropoutConfig.from_pretrained(tmp_path) == hiddenkey.method("hiddenkey", rate=0.2)
+
+
+def test_two_processes_end_together(tmp_path):
+    strategy = DDPStrategy(start_method="fork", timeout=timedelta(seconds=60))
+    callback = HiddenKeyCallback("hiddenkey", rate=0.2)
+    trainer = fit(Module(), tmp_path, callback, devices=2, strategy=strategy, max_steps=2)
+    assert trainer.callback_metrics["consistency_loss"] > 0
+    assert (tmp_path / "hiddenkey_config.json").exists()
 
 
 def test_a_fit_that_fails_gives_the_model_back(tmp_path):

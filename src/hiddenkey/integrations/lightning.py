@@ -135,8 +135,11 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             parts |= {f"rate/{position}": rate for position, rate in rates.items()}
         return parts
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Detach, and write the configuration into the trainer's folder."""
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Detach, and write the configuration into the trainer's folder.
+
+        When ``fit`` ends, Lightning has taken the model off its device already.
+        """
         if self.attachment is None or self.reached is None:
             return
         self.reached.read(pl_module.device)
@@ -144,8 +147,13 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             self.reached.report()
         self._passes = self.attachment.consistency_passes
         self.detach()
+        folder = trainer.log_dir or trainer.default_root_dir  # all processes must ask for it
         if trainer.is_global_zero:
-            self.config.save_pretrained(Path(trainer.log_dir or trainer.default_root_dir))
+            self.config.save_pretrained(Path(folder))
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Detach, where nothing was trained."""
+        self.detach()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Detach."""

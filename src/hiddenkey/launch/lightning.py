@@ -72,14 +72,14 @@ class LaunchedCallback(HiddenKeyCallback):
         """Add a line to the record."""
         self._log(trainer)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Write the end of the record, and detach."""
         if self._record is not None and self.attachment is not None and self.reached is not None:
             self.read(pl_module)
             if not self._record.has_line_of(trainer.global_step):
                 self._log(trainer)
             self._record.finish(trainer.global_step, self.attachment, self.reached.means())
-        super().on_fit_end(trainer, pl_module)
+        super().on_train_end(trainer, pl_module)
 
     def _log(self, trainer: Any) -> None:
         if self._record is not None:
