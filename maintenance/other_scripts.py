@@ -7,9 +7,10 @@ rbedyakin/Extractive-QA, a Lightning project. TRL's script is the installed one.
 changed: local models and data are given by the scripts' own flags. The package evaluate, which one
 of them imports, is installed into runs/other_scripts/packages.
 
-The scripts that accelerate can launch run in one process and in two. Prints a table, and writes it
-with the records into runs/other_scripts. The exit status is 1 if a site's observed drop rate is not
-near the configured one, if the consistency loss is 0, or if a script fails.
+Each script runs in one process and in two, which accelerate launches, or Lightning itself. Prints a
+table, and writes it with the records into runs/other_scripts. The exit status is 1 if a site's
+observed drop rate is not near the configured one, if the consistency loss is 0, or if a script
+fails.
 """
 
 from __future__ import annotations
@@ -118,6 +119,8 @@ def cases(checkout: Path, work: Path) -> Iterator[Case]:
     project = checkout / "Extractive-QA"
     answer = [*python, "main.py", "--config", "config/t5.yaml", *answering(work)]
     yield Case("Lightning Extractive-QA", answer, 1, project)
+    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    yield Case("Lightning Extractive-QA", [*answer, *two], 2, project)
 
 
 def classification(work: Path) -> list[str]:
