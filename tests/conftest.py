@@ -1,6 +1,7 @@
 """Settings shared by all tests."""
 
 import inspect
+import signal
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +40,11 @@ settings.load_profile("hiddenkey")
 
 # tiny tensors: two threads wait for each other longer than they work
 torch.set_num_threads(1)
+
+
+# A shell's background job ignores Ctrl-C, and hands that on to the commands that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

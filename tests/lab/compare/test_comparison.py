@@ -10,6 +10,7 @@ import pytest
 from hiddenkey import ConfigError
 from hiddenkey.lab import scores
 from hiddenkey.lab.compare import coordinator as coordinators
+from hiddenkey.lab.compare import view
 from hiddenkey.lab.compare import worker as workers
 from hiddenkey.lab.evidence.record import read_records
 from hiddenkey.lab.report import tabulate
@@ -350,7 +351,7 @@ def test_trials_have_a_name_and_their_method_as_a_parameter(plan):
 
 
 def test_a_study_of_a_version_with_other_methods_goes_on(plan, trained, monkeypatch):
-    monkeypatch.setattr(workers, "methods", lambda: {"lora": None, "other": None})
+    monkeypatch.setattr(view, "methods", lambda: {"lora": None, "other": None})
     run_here(plan, seeds=(0,), methods=("lora",))
     monkeypatch.undo()
     coordinator = run_here(plan, seeds=(0,))
