@@ -6,7 +6,7 @@ import pytest
 from hiddenkey import ConfigError
 from hiddenkey.lab.run.dropout import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.preparation import load_splits, prepare
+from hiddenkey.lab.run.preparation import load_splits, prepare, validate
 from hiddenkey.lab.tasks.classes import described
 
 
@@ -216,3 +216,11 @@ def test_without_examples_to_evaluate_on_both_ways_are_told(tmp_path, task):
         f"task {task!r} needs examples to evaluate on, got none; give --eval-file FILE, or"
         " --holdout 0.2 to hold out a fifth of the training file",
     )
+
+
+@pytest.mark.parametrize("name", ["9" * 3000, "a/" + "9" * 3000, "9" * 3000 + ".gguf"])
+def test_a_model_name_that_no_file_system_takes_is_no_crash(name):
+    options = TrainOptions(model=name)
+    assert [fault for fault in validate(options) if "model file" in fault] == [
+        f"model file {name!r} does not exist; check the path"
+    ] * name.endswith(".gguf")

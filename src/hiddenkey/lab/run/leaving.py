@@ -8,6 +8,7 @@ Nothing but the name of a base model in a local folder says anything of this mac
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def base_of(folder: Path, origin: Origin) -> str:
 
 def is_local(model: str) -> bool:
     """Whether a model is a folder or a file of this machine."""
-    return model not in BUNDLED_MODELS and Path(model).exists()
+    return model not in BUNDLED_MODELS and os.path.exists(model)
 
 
 def public_name(model: str) -> str:

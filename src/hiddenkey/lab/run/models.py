@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -225,7 +226,7 @@ def _could_not_load(model: str, error: Exception) -> str:
             " --trust-remote-code; read it first, since it can do whatever you can"
         )
     reason: Any = str(error).strip().splitlines() or [type(error).__name__]
-    where = "its files" if Path(model).exists() else "the name and the network"
+    where = "its files" if os.path.exists(model) else "the name and the network"
     return (
         f"model must be a model's folder or its name on the hub, {model!r} could not be loaded"
         f" ({reason[0]}); check {where}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,9 +118,13 @@ def model_faults(model: str) -> list[str]:
         return []
     folder = Path(model)
     if folder.suffix.lower() == ".gguf":
-        return [] if folder.is_file() else [f"model file {model!r} does not exist; check the path"]
-    if folder.is_dir():
-        if (folder / "config.json").is_file():
+        return (
+            []
+            if os.path.isfile(model)
+            else [f"model file {model!r} does not exist; check the path"]
+        )
+    if os.path.isdir(model):  # unlike Path's, quiet about names that are too long
+        if os.path.isfile(folder / "config.json"):
             return []
         return [f"model must be a folder with a config.json, got {model!r}; check the path"]
     if _HUB_NAME.fullmatch(model) and not model.startswith("."):
@@ -308,6 +313,6 @@ def _name_faults(options: TrainOptions) -> list[str]:
         faults.append(
             "target_modules must name a linear layer, got none; leave it out for key and value"
         )
-    if options.folder.exists() and not options.folder.is_dir():
+    if os.path.exists(options.folder) and not os.path.isdir(options.folder):
         faults.append(f"output must be a folder, got file {str(options.folder)!r}; name another")
     return faults
