@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,7 +25,7 @@ from hiddenkey.cli.terminal import number, plain_table, say, standard_console
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.archive import records_of
 from hiddenkey.lab.compare.command_outline import CommandOutline
-from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.coordinator import Coordinator, Jobs
 from hiddenkey.lab.compare.first_plan import next_command, write_first_plan
 from hiddenkey.lab.compare.outline import Outline, States
 from hiddenkey.lab.compare.probe import time_missing_steps
@@ -52,7 +52,6 @@ def run(plan: Plan) -> int:
         return _write_first_plan(plan)
     if plan.command is not None:
         return _run_command(plan)
-    local, several = plan.local_settings(), plan.several
     data = check(plan)
     outline = Outline(plan, data)
     console = standard_console()
@@ -60,8 +59,35 @@ def run(plan: Plan) -> int:
         say(console, "\n".join(data.described()))
         use_threads_of_one(plan.workers)
         found = look_ahead(plan, outline, data)
-        _show_survey(console, found, several, plan.output, plan.workers)
+        _show_survey(console, found, plan.several, plan.output, plan.workers)
         return 0
+
+    def describe(known: Sequence[Record]) -> None:
+        say(console, "\n".join(data.described()))
+        _show_prospects(console, prospects(plan, known, examples=data.judged), plan.workers)
+
+    def finish() -> None:
+        time_missing_steps(plan, data, partial(say, console))
+
+    return _work(console, plan, outline, describe, finish)
+
+
+def _work(
+    console: Console,
+    plan: Plan,
+    outline: Jobs,
+    describe: Callable[[Sequence[Record]], None],
+    finish: Callable[[], None] = lambda: None,
+) -> int:
+    """Run what is missing and report; return the exit status.
+
+    Args:
+        console: where to say it.
+        plan: the plan.
+        outline: its jobs.
+        describe: says before the first run what is known of them, from the records so far.
+        finish: what to do when all runs are done, before the report.
+    """
     with (
         storage_errors(plan.job_store),
         interrupted_by_sigterm(),
@@ -70,11 +96,10 @@ def run(plan: Plan) -> int:
         store_plan(plan)
         known = coordinator.records()
         if len(known) < outline.total:
-            say(console, "\n".join(data.described()))
-            _show_prospects(console, prospects(plan, known, examples=data.judged), plan.workers)
-        work_off(console, coordinator, local, several, plan.workers)
-        time_missing_steps(plan, data, partial(say, console))
-        failed = _conclude(console, coordinator, several)
+            describe(known)
+        work_off(console, coordinator, plan.local_settings(), plan.several, plan.workers)
+        finish()
+        failed = _conclude(console, coordinator, plan.several)
         _report(console, plan, coordinator)
         return _FAILED if failed else 0
 
@@ -100,19 +125,11 @@ def _run_command(plan: Plan) -> int:
         states = look(plan, outline)
         _show_command_runs(console, plan, outline, states)
         return 0
-    with (
-        storage_errors(plan.job_store),
-        interrupted_by_sigterm(),
-        Coordinator(plan, outline) as coordinator,
-    ):
-        store_plan(plan)
-        known = coordinator.records()
-        if len(known) < outline.total:
-            _show_prospects(console, prospects(plan, known), plan.workers)
-        work_off(console, coordinator, plan.local_settings(), (), plan.workers)
-        failed = _conclude(console, coordinator, ())
-        _report(console, plan, coordinator)
-        return _FAILED if failed else 0
+
+    def describe(known: Sequence[Record]) -> None:
+        _show_prospects(console, prospects(plan, known), plan.workers)
+
+    return _work(console, plan, outline, describe)
 
 
 def _report(console: Console, plan: Plan, coordinator: Coordinator) -> None:
