@@ -6,6 +6,9 @@ from collections.abc import Iterable, Sequence
 _LONGEST = 1200
 """Characters of one fault."""
 
+DIVERGED = "the training diverged"
+"""What the message of every :class:`DivergedError` says, and a record keeps."""
+
 
 class ConfigError(ValueError):
     """A setting breaks a rule. All faults of one configuration are reported together.

@@ -177,7 +177,7 @@ def _conclude(console: Console, coordinator: Coordinator, several: Sequence[str]
     told = ((r.reason, name_of(r, several, seed=False), int(r.options["seed"])) for r in failed)
     for words in (*failed_alike(told), *problems):
         say(console, words)
-    if failed or problems:
+    if coordinator.may_retry():
         say(console, "run what failed again with the same command and --retry-failed")
     return bool(failed or problems)
 

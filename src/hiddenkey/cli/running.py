@@ -110,7 +110,8 @@ def line(record: Record, also: Sequence[str]) -> str:
     if record.stage == "search":
         what += f", search at learning rate {record.options['learning_rate']:.2g}"
     if record.result is None:
-        return f"failed: {what}: {record.reason}"
+        how = "diverged, counts as worst" if record.counts_as_worst else "failed"
+        return f"{how}: {what}: {record.reason}"
     summary = record.result.metrics[record.result.main_metric]
     seconds = record.result.seconds_per_step
     return (

@@ -67,10 +67,14 @@ def test_of_equal_means_the_smaller_value_is_chosen():
 
 def test_a_run_that_diverged_counts_against_its_setting():
     outcomes = [(0.001, 0.2), (0.001, 0.2), (0.002, 0.9), (0.002, None)]
-    found = choose(SETUP, LORA, [((lr, None), result(value)) for lr, value in outcomes])
-    assert (found.learning_rate, found.rate) == (0.001, None)
-    assert math.isclose(found.scores[0.002, None], -0.05)
+    for lost in (result(None), None):
+        results = [lost if value is None else result(value) for _, value in outcomes]
+        pairs = zip([(rate, None) for rate, _ in outcomes], results, strict=True)
+        found = choose(SETUP, LORA, pairs)
+        assert (found.learning_rate, found.rate) == (0.001, None)
+        assert math.isclose(found.scores[0.002, None], -0.05)
 
 
 def test_without_a_result_nothing_is_chosen():
     assert choose(SETUP, LORA, []) is None
+    assert choose(SETUP, LORA, [((0.001, None), None), ((0.002, None), result(None))]) is None

@@ -112,6 +112,15 @@ def test_a_choice_is_open_again_when_one_of_its_runs_is_asked_for_again(plans):
     assert study.outline.chosen(again)[task_and_choice].runs == 1
     assert study.outline.chosen(states)[task_and_choice].learning_rate == 0.01
 
+    again[better.key] = ended(better, error="DivergedError: the training diverged: train_loss")
+    found = study.outline.chosen(again)[task_and_choice]
+    assert (found.learning_rate, found.runs, found.scores[0.02, None]) == (0.01, 2, -1.0)
+    lost = {job.key: ended(job, error="the training diverged") for job in listed}
+    assert study.outline.chosen(lost) == {}
+    assert "lora on words: no run of its choice succeeded" in study.outline.blocked(
+        {"claims out": lost}
+    )
+
 
 def options_of(job):
     return job.payload["options"]

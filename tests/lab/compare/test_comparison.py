@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from hiddenkey import ConfigError
+from hiddenkey.cli import compare
+from hiddenkey.cli.running import line
+from hiddenkey.errors import DivergedError
 from hiddenkey.lab import scores
 from hiddenkey.lab.compare import coordinator as coordinators
 from hiddenkey.lab.compare import view
@@ -284,6 +287,49 @@ def test_a_method_whose_search_fails_is_told_and_stops_no_other(plan):
     problems = coordinator.problems()
     assert "hiddenkey on file: no trial of its search succeeded" in problems
     assert any("2 of 2 jobs" in problem and "layers must be" in problem for problem in problems)
+
+
+def test_a_trial_that_diverges_is_never_chosen_and_fails_nothing(plan, monkeypatch, capsys):
+    real = workers.train
+
+    def train(options, **arguments):
+        if options.learning_rate > 2e-2:
+            raise DivergedError(
+                "the training diverged: train_loss is nan at step 2; take a smaller"
+            )
+        return real(options, **arguments)
+
+    monkeypatch.setattr(workers, "train", train)
+    space = {"learning_rate": [1e-3, 1e-1]}
+    search = {"trials": 4, "seeds": [100, 101], "space": space}
+    plan = replace(plan, search=search, methods=("lora",), seeds=(0,))
+    run_here(plan)
+    records = read_records(folder(plan))
+    tried = {r.options["learning_rate"] for r in records if r.stage == "search"}
+    lost = [record for record in records if record.counts_as_worst]
+    assert {record.options["learning_rate"] for record in lost} == {r for r in tried if r > 2e-2}
+    assert 1 <= len(lost) <= 3, "one seed of a trial that diverged is enough"
+    (compared,) = (record for record in records if record.stage == "compare")
+    assert compared.options["learning_rate"] < 2e-2
+    assert line(lost[0], ()).startswith("diverged, counts as worst: file, lora, seed 100, search")
+    found = tabulate(records)
+    assert found.failures == ()
+    assert sum(row.best is None for row in found.search) == len(lost)
+    assert any(f"of a search diverged: lora on file ({len(lost)})" in n for n in found.notes)
+    monkeypatch.setattr(workers, "train", None)
+    assert compare.run(replace(plan, retry_failed=True, timed_steps=0)) == 0
+    assert "failed" not in capsys.readouterr().out
+
+
+def test_a_search_of_which_all_diverged_is_one_error(plan, capsys):
+    search = {"trials": 2, "space": {"learning_rate": [2e9, 4e9]}}
+    plan = replace(plan, search=search, methods=("lora",), seeds=(0,))
+    run_here(plan)
+    assert compare.run(plan) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lora on file: no trial of its search succeeded, 2 of 2 diverged or have no" in said
+    assert "lower search.space.learning_rate, and name another output or give --accept" in said
+    assert "--retry-failed" not in said
 
 
 def test_a_full_folder_stops_the_command_and_fails_no_run(plan, monkeypatch):

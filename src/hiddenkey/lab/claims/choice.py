@@ -65,13 +65,25 @@ def held_out(options: TrainOptions, setup: TaskSetup) -> TrainOptions:
 
 
 def choose(
-    setup: TaskSetup, choice: Choice, results: Iterable[tuple[Setting, Result]]
+    setup: TaskSetup, choice: Choice, results: Iterable[tuple[Setting, Result | None]]
 ) -> Chosen | None:
-    """Choose by marginal means; of equal ones the smaller value. ``None`` without a result."""
-    lasts = [(setting, result.metrics[result.main_metric].last) for setting, result in results]
-    worth = [(setting, _DIVERGED if last is None else last) for setting, last in lasts]
-    if not worth:
+    """Choose by marginal means; of equal ones the smaller value.
+
+    Args:
+        setup: the task.
+        choice: what is chosen between.
+        results: outcome of each run; ``None`` if it diverged.
+
+    Returns:
+        The choice; ``None`` if no run has a metric.
+    """
+    lasts = [
+        (setting, None if result is None else result.metrics[result.main_metric].last)
+        for setting, result in results
+    ]
+    if all(last is None for _, last in lasts):
         return None
+    worth = [(setting, _DIVERGED if last is None else last) for setting, last in lasts]
     rates = _marginal(worth, lambda setting: setting[1])
     return Chosen(
         task=setup.name,

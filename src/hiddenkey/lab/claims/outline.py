@@ -105,7 +105,8 @@ class EvidenceOutline:
         return [
             f"{choice} on {task}: no run of its choice succeeded"
             for (task, choice), listed in self._choices.items()
-            if all(job.key in states and states[job.key].status == "failed" for job in listed)
+            if all(job.key in states and states[job.key].done for job in listed)
+            and self._answer((task, choice), states) is None
         ]
 
     def chosen(self, states: Mapping[str, State]) -> dict[Key, Chosen]:
@@ -152,7 +153,7 @@ class EvidenceOutline:
             results = [
                 ((record.options["learning_rate"], record.options["rate"]), record.result)
                 for record in records_of(listed, states)
-                if record.result is not None
+                if record.result is not None or record.counts_as_worst
             ]
             task, name = key
             answer = choose(self._scale.tasks[task], self._scale.choices[name], results)

@@ -18,7 +18,7 @@ from hiddenkey.lab.queue.storage import MOST_DEATHS
 from hiddenkey.lab.run.result import Result
 
 WORST: Final = float("-inf")
-"""Value of a run whose metric could not be computed."""
+"""Value of a run whose metric could not be computed, or of a search's run that diverged."""
 
 
 class Archive:

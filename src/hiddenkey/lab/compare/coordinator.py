@@ -155,6 +155,14 @@ class Coordinator:
                 said.append(f"{len(failed)} of {len(listed)} jobs of {name!r} failed ({last})")
         return said
 
+    def may_retry(self) -> bool:
+        """Whether a job failed that might succeed when it is done again."""
+        return any(
+            (state := self._look[name].get(job.key)) is not None and state.status == "failed"
+            for name, listed in self._wanted.items()
+            for job in listed
+        )
+
     def other_runs(self) -> int:
         """How many finished runs of the folder are not in this plan."""
         name = self._main.study_name

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from optuna.trial import FrozenTrial
+
+from hiddenkey.lab.compare.archive import WORST
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash, versions
 from hiddenkey.lab.plans.plan import Plan
@@ -110,8 +113,9 @@ class Outline:
         for options, (name, jobs), probe in zip(
             self._settings, self._searches, self._probes, strict=True
         ):
-            if name and _all_done(jobs, look.get(name, {})) and not _best(look.get(name, {})):
-                said.append(f"{options.method} on {options.task}: no trial of its search succeeded")
+            found = look.get(name, {})
+            if name and _all_done(jobs, found) and _best(found) is None:
+                said.append(f"{options.method} on {options.task}: {_why_nothing(found)}")
             state = look.get(self._plan.name, {}).get(probe.key) if probe else None
             if state is not None and state.status == "failed":
                 said.append(f"{options.method} on {options.task}: its cost could not be measured")
@@ -216,10 +220,23 @@ def _all_done(jobs: list[Job], states: Mapping[str, State]) -> bool:
 
 def _best(states: Mapping[str, State]) -> dict[str, Any] | None:
     """Settings of the best trial of a search; of equal ones the first."""
-    trials = [
-        state.trial for state in states.values() if state.status == "finished" and state.trial
-    ]
+    trials = [trial for trial in _ended(states) if trial.value != WORST]
     if not trials:
         return None
     best = max(trials, key=lambda trial: (trial.value, -trial.number))
     return dict(best.params)
+
+
+def _ended(states: Mapping[str, State]) -> list[FrozenTrial]:
+    """The trials of a search that have a value."""
+    return [s.trial for s in states.values() if s.status == "finished" and s.trial]
+
+
+def _why_nothing(states: Mapping[str, State]) -> str:
+    """Say why a search chose nothing."""
+    if not (worst := len(_ended(states))):
+        return "no trial of its search succeeded"
+    return (
+        f"no trial of its search succeeded, {worst} of {len(states)} diverged or have no metric;"
+        " lower search.space.learning_rate, and name another output or give --accept-changes"
+    )

@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError, DivergedError
 from hiddenkey.lab.compare import probe
-from hiddenkey.lab.compare.archive import AnyRun, record_of, run_from, value_of
+from hiddenkey.lab.compare.archive import WORST, AnyRun, record_of, run_from, value_of
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch, progress
 from hiddenkey.lab.compare.view import LiveView, frozen, show
 from hiddenkey.lab.evidence.record import Record
@@ -144,7 +144,12 @@ class Worker:
         wanted = SearchTrial.from_dict(job.payload)
         trial.study.sampler = search.sampler(wanted.index, wanted.trials)
         chosen = search.suggest(trial, wanted.space)
-        return mean(self._train(trial, wanted.run(chosen, seed)) for seed in wanted.seeds)
+        values = []
+        for seed in wanted.seeds:
+            values.append(self._train(trial, wanted.run(chosen, seed)))
+            if values[-1] == WORST:  # no other seed changes the mean
+                break
+        return mean(values)
 
     def _probe(self, trial: optuna.Trial, job: Job) -> float:
         ours, baseline = (
@@ -169,16 +174,19 @@ class Worker:
             record.save(self._folder.path)
             for name, value in jobs.record_attribute(record.to_dict()).items():
                 trial.set_user_attr(name, value)
+        if record.counts_as_worst:
+            return WORST
         if record.result is None:
             trial.set_user_attr(jobs.ERROR, record.reason)
             raise RunError(record.reason)
         return value_of(record.result)
 
     def _known(self, trial: optuna.Trial, run: AnyRun) -> Record | None:
-        """The record of a finished run, if a worker died just after storing it."""
+        """The record of a run that has a value, if a worker died just after storing it."""
         found = jobs.records(frozen(trial)).get(run.id)
         record = None if found is None else Record.from_dict(found)
-        return record if record is not None and record.result is not None else None
+        has_value = record is not None and (record.result is not None or record.counts_as_worst)
+        return record if has_value else None
 
     def _record(self, trial: optuna.Trial, run: AnyRun) -> Record:
         if isinstance(run, CommandRun):

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hiddenkey.errors import ConfigError
+from hiddenkey.errors import DIVERGED, ConfigError
 from hiddenkey.files import write_whole
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
@@ -80,6 +80,16 @@ class Record:
     def reason(self) -> str:
         """The last line of the error; empty without one."""
         return (self.error or "").strip().rpartition("\n")[2].strip()
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it failed because its loss was no finite number any more."""
+        return DIVERGED in self.reason
+
+    @property
+    def counts_as_worst(self) -> bool:
+        """Whether it diverged where settings are chosen: a bad setting found, and no failure."""
+        return self.stage == "search" and self.diverged
 
     @property
     def wall_seconds(self) -> float | None:

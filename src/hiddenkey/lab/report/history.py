@@ -69,11 +69,12 @@ def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:
     place = {"task": task.label, "method": arm.method, "model": arm.model, "rank": str(arm.rank)}
     results = [run.record.result for run in runs if run.record.result is not None]
     metrics = [result.metrics[result.main_metric] for result in results]
+    lost = any(run.record.counts_as_worst for run in runs)
     return SearchRow(
         settings={**place, **settings},
         metric=task.metric,
         last=_mean([finite(metric.last) for metric in metrics]),
-        best=_mean([finite(metric.best) for metric in metrics]),
+        best=None if lost else _mean([finite(metric.best) for metric in metrics]),
         seeds=len(results),
         failed=len(runs) - len(results),
     )

@@ -43,6 +43,8 @@ def _summary(tables: Tables) -> str:
     parts = [f"{count(len(tables.runs), 'stored run')}: {finished} finished"]
     if tables.failures:
         parts.append(f"{len(tables.failures)} failed")
+    if diverged := sum(row.record.counts_as_worst for row in tables.runs):
+        parts.append(f"{diverged} diverged in a search")
     searched = sum(row.record.stage == "search" for row in tables.runs)
     if searched:
         parts.append(f"{searched} of them only to choose options")

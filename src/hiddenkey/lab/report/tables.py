@@ -73,9 +73,9 @@ class SearchRow:
         settings: task, method, model and rank, and what was varied, by name.
         metric: name of the main metric.
         last: its mean over the seeds after the last step.
-        best: its mean over the seeds at the best evaluation.
+        best: its mean over the seeds at the best evaluation; ``None`` if a run diverged.
         seeds: finished runs.
-        failed: runs that did not finish.
+        failed: runs that did not finish, because they diverged or otherwise.
         leading: it has the largest ``best`` of its method, model, rank and task, which is what
             the search goes by.
     """
@@ -130,6 +130,10 @@ class Tables:
 
     @property
     def failures(self) -> tuple[RunRow, ...]:
-        """Every failed run that no later one of the same configuration and seed replaces."""
+        """Every failed run that no later one of the same configuration and seed replaces.
+
+        That a run of a search diverged is what the search found, and no failure.
+        """
         failed = (row for row in self.runs if row.record.status == "failed")
+        failed = (row for row in failed if not row.record.counts_as_worst)
         return tuple(row for row in failed if not row.values["superseded"])

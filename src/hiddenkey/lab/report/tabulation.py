@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -175,6 +175,12 @@ def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tupl
             "These runs were not watched: that runs of one seed started from the same weights and"
             " saw the same batches is taken on trust."
         )
+    if lost := Counter(_search_of(run) for run in records if run.counts_as_worst):
+        named = listing([f"{what} ({amount})" for what, amount in lost.items()], limit=8)
+        notes.append(
+            f"{count(lost.total(), 'run')} of a search diverged: {named}. They count as the worst"
+            " of their search, so their settings were not chosen."
+        )
     if replaced:
         notes.append(
             f"{count(len(replaced), 'run')} of the same configuration, task and seed as a newer one"
@@ -182,6 +188,10 @@ def _notes(records: Sequence[Record], replaced: set[str], baseline: str) -> tupl
             f" {'it' if len(replaced) == 1 else 'them'}."
         )
     return tuple(notes)
+
+
+def _search_of(record: Record) -> str:
+    return f"{record.options['method']} on {record.options['task']}"
 
 
 def _from_elsewhere(record: Record) -> bool:

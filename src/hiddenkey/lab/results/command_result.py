@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.errors import DivergedError
+from hiddenkey.errors import DIVERGED, DivergedError
 from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.results.trainer_output import Line, Source, last_step
 from hiddenkey.lab.run.result import Result, Summary, summarise
@@ -110,7 +110,7 @@ def refuse_diverged(line: Mapping[str, Any], main: str) -> None:
     for name in (f"{_EVALUATION}{main}", "eval_loss"):
         if name in line and not math.isfinite(line[name]):
             raise DivergedError(
-                f"the training diverged: {name.removeprefix(_EVALUATION)} is {line[name]} at step"
+                f"{DIVERGED}: {name.removeprefix(_EVALUATION)} is {line[name]} at step"
                 f" {line['step']}"
             )
 

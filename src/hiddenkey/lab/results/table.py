@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from hiddenkey.errors import ConfigError, suggestion
+from hiddenkey.errors import DIVERGED, ConfigError, suggestion
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import short_hash
 from hiddenkey.lab.results.command_result import measure_of
@@ -181,7 +181,7 @@ def _record(
     ordered = [lines[step] for step in sorted(lines)]
     last = next(line for line in reversed(ordered) if f"eval_{main}" in line)
     diverged = not math.isfinite(last[f"eval_{main}"])
-    error = f"the training diverged: {main} is {last[f'eval_{main}']}" if diverged else None
+    error = f"{DIVERGED}: {main} is {last[f'eval_{main}']}" if diverged else None
     options = {
         "task": task, "model": "", "method": configuration, "rank": 0, "seed": seed,
         "source": path.name, "lower_is_better": lower,

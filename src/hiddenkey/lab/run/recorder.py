@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from hiddenkey.errors import DivergedError
+from hiddenkey.errors import DIVERGED, DivergedError
 from hiddenkey.lab.run.folder import METRICS, RunFolder
 from hiddenkey.lab.run.result import best_step, evaluation_steps
 
@@ -199,7 +199,7 @@ def _refuse_diverged(line: Values) -> None:
     for name in _LOSSES:
         if not math.isfinite(line.get(name, 0.0)):
             raise DivergedError(
-                f"the training diverged: {name} is {line[name]} at step {line['step']}; take a"
+                f"{DIVERGED}: {name} is {line[name]} at step {line['step']}; take a"
                 " smaller learning_rate, or a longer warmup_ratio"
             )
 

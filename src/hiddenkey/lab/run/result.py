@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import psutil
 
+from hiddenkey.errors import DIVERGED
 from hiddenkey.lab.run.stored import build
 from hiddenkey.lab.scores import LOWER_IS_BETTER
 
@@ -116,9 +117,7 @@ class Result:
         """Say that the loss was no finite number at the end; ``None`` if it was one."""
         if self.eval_loss.last is not None and math.isfinite(self.eval_loss.last):
             return None
-        return (
-            f"the training diverged: the evaluation loss at step {self.steps} is no finite number"
-        )
+        return f"{DIVERGED}: the evaluation loss at step {self.steps} is no finite number"
 
     @classmethod
     def load(cls, folder: Path) -> Result:
