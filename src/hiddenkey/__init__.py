@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
     from hiddenkey.framework.catalogue import Method, method, methods
     from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
+    from hiddenkey.framework.inference import Inference, fit_temperature
     from hiddenkey.framework.schedule import RateSchedule
     from hiddenkey.framework.site import Site
+    from hiddenkey.step.averaging import WeightAverage
+    from hiddenkey.step.scaling import scale_update
 
 __version__ = "0.1.0"
 
@@ -30,13 +33,17 @@ __all__ = [
     "ConsistencyError",
     "Drop",
     "DropoutConfig",
+    "Inference",
     "Method",
     "RateSchedule",
     "Site",
     "VersionWarning",
+    "WeightAverage",
     "attach",
+    "fit_temperature",
     "method",
     "methods",
+    "scale_update",
 ]
 
 _MODULES = {
@@ -44,8 +51,11 @@ _MODULES = {
     "framework.catalogue": ("Method", "method", "methods"),
     "framework.config": ("Consistency", "Drop", "DropoutConfig"),
     "errors": ("AttachError", "ConfigError", "ConsistencyError", "VersionWarning"),
+    "framework.inference": ("Inference", "fit_temperature"),
     "framework.site": ("Site",),
     "framework.schedule": ("RateSchedule",),
+    "step.averaging": ("WeightAverage",),
+    "step.scaling": ("scale_update",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -2,6 +2,7 @@ import json
 
 import hiddenkey
 from hiddenkey.cli.main import main
+from hiddenkey.framework.inference import RULES
 
 
 def test_json_holds_every_method_and_its_configuration(capsys):
@@ -22,3 +23,5 @@ def test_table_shows_axes_and_papers(capsys, monkeypatch):
         assert name in shown
     for word in ("attention_logits", "column", "normalised", "kl loss", "arXiv 2403.00812"):
         assert word in " ".join(shown.split())
+    for name, rule in RULES.items():
+        assert f"{name} {rule.summary} {rule.paper}".rstrip() in " ".join(shown.split())

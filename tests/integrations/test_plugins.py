@@ -8,7 +8,7 @@ import importlib
 import pytest
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
-from hiddenkey import ConfigError
+from hiddenkey import ConfigError, Inference
 from hiddenkey.integrations.axolotl import HiddenKeyPlugin
 from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.launch import LaunchSettings, launch_environment, process
@@ -38,11 +38,23 @@ def test_axolotl_finds_the_model_of_the_keys():
     assert [drop.rate for drop in callback.config.drops] == [0.1, 0.2]
 
 
+def test_axolotls_keys_say_which_weights_are_used(tmp_path):
+    keys = {"hiddenkey_method": "lora", "hiddenkey_inference": "ema", "hiddenkey_ema_decay": 0.5}
+    trainer = tiny_trainer(lora_model("bert"), tmp_path)
+    (callback,) = HiddenKeyPlugin().add_callbacks_post_trainer(keys, trainer)
+    trainer.add_callback(callback)
+    trainer.train()
+    average = callback.averaging.average
+    assert (average.count, average.inference) == (3, Inference("ema", decay=0.5))
+
+
 def test_wrong_keys_are_told_before_anything_is_loaded():
     keys = {"hiddenkey_method": "dropkey", "hiddenkey_rat": 0.1, "hiddenkey_consistency_every": 2}
+    keys["hiddenkey_average_part"] = 0.0
     with pytest.raises(ConfigError) as refusal:
         HiddenKeyPlugin().register(keys)
-    assert len(refusal.value.faults) == 2
+    assert len(refusal.value.faults) == 3
+    assert "part of an average must be in (0, 1], got 0.0" in str(refusal.value)
     assert "hiddenkey_rat is not a key" in str(refusal.value)
     assert "no consistency loss, got consistency_every=2" in str(refusal.value)
 

@@ -14,7 +14,7 @@ from hiddenkey.launch.settings import VARIABLE, read_environment
 
 ALL = LaunchSettings(
     "hiddenkey", 0.2, {"hidden": 0.3}, consistency_weight=0.5, consistency_every=2, layers=(0, 2),
-    keep_model_dropout=True, kernel="reference",
+    keep_model_dropout=True, kernel="reference", inference="average", average_part=0.25,
 )  # fmt: skip
 
 
@@ -54,8 +54,12 @@ def test_the_environment_carries_them(tmp_path, monkeypatch):
             ],
         ),
         (LaunchSettings("hiddenkey", consistency_every=0), ["consistency.every must be"]),
+        (
+            LaunchSettings("lora", rate=2, inference="mean", average_part=0, ema_decay=1.0),
+            ["rate must be", "inference must be one of", "part of an average", "decay of an ema"],
+        ),
     ],
-    ids=["name", "rate", "position", "several", "every"],
+    ids=["name", "rate", "position", "several", "every", "inference"],
 )
 def test_all_faults_are_told_before_anything_starts(settings, messages, tmp_path):
     with pytest.raises(ConfigError) as refusal:

@@ -10,6 +10,7 @@ from rich.table import Table
 import hiddenkey
 from hiddenkey.cli.options import MethodsOptions
 from hiddenkey.cli.terminal import plain_table, print_json, standard_console
+from hiddenkey.framework.inference import RULES
 
 _ARXIV: Final = re.compile(r"arXiv [\d.]+")
 _WIDE: Final = 110
@@ -22,6 +23,7 @@ def run(options: MethodsOptions) -> int:
     else:
         console = standard_console()
         console.print(_table(wide=console.width >= _WIDE))
+        console.print(_used())
     return 0
 
 
@@ -47,6 +49,16 @@ def _table(*, wide: bool) -> Table:
     table.add_column("paper")
     for record in records():
         table.add_row(*(record[name] for name in columns), _short(record["paper"]))
+    return table
+
+
+def _used() -> Table:
+    """The fourth axis, which goes with each method."""
+    table = plain_table("what is used at inference")
+    for title in ("inference", "what", "paper"):
+        table.add_column(title)
+    for name, rule in RULES.items():
+        table.add_row(name, rule.summary, _short(rule.paper))
     return table
 
 

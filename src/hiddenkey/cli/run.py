@@ -44,6 +44,12 @@ class RunOptions:
     """Leave the model's own dropout on, which is switched off otherwise."""
     kernel: Literal["auto", "reference", "fused"] = "auto"
     """Attention path: auto takes the fused one where it is possible."""
+    inference: Literal["last", "average", "ema"] = "last"
+    """Weights that are evaluated, and left in the model at the end: of the last step, or a mean."""
+    average_part: float = 0.5
+    """Last part of the training that 'average' takes, in (0, 1]."""
+    ema_decay: float = 0.99
+    """Decay a step of 'ema', in (0, 1)."""
     record: str | None = None
     """Folder for what came of it: the model, the losses, the observed drop rates."""
 

@@ -15,10 +15,12 @@ from transformers import TrainerCallback
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.inference import Inference
 from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.integrations.configured import named_config
 
 _PREFIX = "hiddenkey_"
+_USED = {"inference": "weights", "average_part": "part", "ema_decay": "decay"}
 
 
 class HiddenKeyArgs(BaseModel):
@@ -32,6 +34,9 @@ class HiddenKeyArgs(BaseModel):
     hiddenkey_layers: list[int] | None = None
     hiddenkey_keep_model_dropout: bool = False
     hiddenkey_kernel: str = "auto"
+    hiddenkey_inference: str = "last"
+    hiddenkey_average_part: float = 0.5
+    hiddenkey_ema_decay: float = 0.99
 
 
 def _base() -> Any:
@@ -52,15 +57,16 @@ class HiddenKeyPlugin(_base()):  # type: ignore[misc]
         Raises:
             ConfigError: with every fault.
         """
-        _config(cfg)
+        _configs(cfg)
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[TrainerCallback]:
         """Return the callback, which attaches when training begins."""
         kernel: Any = cfg.get(f"{_PREFIX}kernel") or "auto"
-        return [HiddenKeyCallback(_config(cfg), kernel=kernel)]
+        config, inference = _configs(cfg)
+        return [HiddenKeyCallback(config, kernel=kernel, inference=inference)]
 
 
-def _config(cfg: Any) -> DropoutConfig:
+def _configs(cfg: Any) -> tuple[DropoutConfig, Inference]:
     known = {name.removeprefix(_PREFIX) for name in HiddenKeyArgs.model_fields}
     given = {name.removeprefix(_PREFIX): cfg[name] for name in cfg if name.startswith(_PREFIX)}
     faults = [
@@ -68,12 +74,16 @@ def _config(cfg: Any) -> DropoutConfig:
         for name in sorted(given.keys() - known)
     ]
     set_keys = {name: value for name, value in given.items() if name in known and value is not None}
+    used = {own: set_keys.pop(name) for name, own in _USED.items() if name in set_keys}
+    inference, config = Inference(), None
+    try:
+        inference = Inference(**used)
+    except ConfigError as error:
+        faults += [f"{_PREFIX}* keys: {each}" for each in error.faults]
     try:
         config = named_config(set_keys.pop("method", "hiddenkey"), **set_keys)
     except ConfigError as error:
-        raise ConfigError(
-            [*faults, *(f"{_PREFIX}* keys: {each}" for each in error.faults)]
-        ) from None
-    if faults:
+        faults += [f"{_PREFIX}* keys: {each}" for each in error.faults]
+    if faults or config is None:
         raise ConfigError(faults)
-    return config
+    return config, inference

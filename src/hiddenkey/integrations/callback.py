@@ -12,7 +12,9 @@ from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.attachment.plan import Kernel
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.inference import Inference
 from hiddenkey.framework.schedule import RateSchedule
+from hiddenkey.integrations.averaging import AveragingCallback
 from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.trainer import AttachmentCallback, watching
 from hiddenkey.integrations.trainer_loss import release_own_loss
@@ -44,6 +46,9 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         keep_model_dropout: leave the model's own dropout on; ``None`` does what ``config`` says.
         kernel: see :func:`hiddenkey.attach`.
         lm_loss: see :func:`hiddenkey.attach`.
+        inference: which weights are evaluated, and left in the model at the end: ``last``,
+            ``average``, ``ema`` or an :class:`~hiddenkey.Inference`; see
+            :class:`~hiddenkey.integrations.averaging.AveragingCallback`.
 
     Raises:
         ConfigError: if the method, a rate or the configuration is wrong. When training begins, if
@@ -53,6 +58,7 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
     Attributes:
         config: the configuration.
         attachment: what is at work; ``None`` outside of training.
+        averaging: keeps the mean of the weights; ``None`` before training, and without a mean.
     """
 
     def __init__(
@@ -66,8 +72,11 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         keep_model_dropout: bool | None = None,
         kernel: Kernel = "auto",
         lm_loss: LanguageModelLoss = "auto",
+        inference: str | Inference = "last",
     ) -> None:
         self.config = configured(config, rate, rates, keep_model_dropout)
+        self.averaging: AveragingCallback | None = None
+        self._inference = inference if isinstance(inference, Inference) else Inference(inference)
         self.attachment: Attachment | None = None
         self._schedules = tuple(schedules)
         self._per_layer = per_layer
@@ -87,6 +96,9 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
                 trainer, self.attachment, self._schedules, per_layer=self._per_layer
             )
             self._watching.on_train_begin(args, state, control)
+            if self._inference.weights != "last":
+                self.averaging = AveragingCallback(trainer, self._inference)
+                self.averaging.on_train_begin(args, state, control)
         except BaseException:
             self.detach()
             raise
@@ -109,6 +121,8 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         """Close the step's losses."""
         if self._watching is not None:
             self._watching.on_step_end(args, state, control)
+            if self.averaging is not None:
+                self.averaging.on_step_end(args, state, control)
 
     def on_log(
         self,
@@ -125,9 +139,11 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the configuration beside the checkpoint's adapter."""
+        """Write the configuration, and the mean of the weights, beside the checkpoint's adapter."""
         if self._watching is not None:
             self._watching.on_save(args, state, control)
+            if self.averaging is not None:
+                self.averaging.on_save(args, state, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -136,6 +152,8 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         if self._watching is None:
             return
         self._watching.on_train_end(args, state, control)
+        if self.averaging is not None:
+            self.averaging.on_train_end(args, state, control)
         self.detach()
         if state.is_world_process_zero and args.output_dir is not None:
             self.config.save_pretrained(args.output_dir)
@@ -146,6 +164,8 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
             self.attachment.detach()
         if self._trainer is not None:
             release_own_loss(self._trainer)
+        if self.averaging is not None:
+            self.averaging.release()
         self.attachment = self._watching = self._trainer = None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hiddenkey.errors import AttachError
 from hiddenkey.integrations.lightning import HiddenKeyCallback, find_model
 from hiddenkey.launch import process
 from hiddenkey.launch.record import Record
@@ -22,12 +23,18 @@ class LaunchedCallback(HiddenKeyCallback):
     def __init__(self, settings: LaunchSettings, folder: Path) -> None:
         super().__init__(settings.config(), kernel=settings.kernel)  # type: ignore[arg-type]
         self._method, self._folder = settings.method, folder
+        self._inference = settings.inference
         self._record: Record | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach where this trainer is the first one."""
         if not process.is_first(trainer):
             return
+        if self._inference != "last":
+            raise AttachError(
+                f"inference {self._inference!r} is for Trainer of transformers, got Lightning's;"
+                " leave it out, and give Lightning its own callback WeightAveraging"
+            )
         super().on_fit_start(trainer, pl_module)
         assert self.attachment is not None
         self._record = process.record_of(self._folder, self._method)

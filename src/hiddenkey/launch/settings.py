@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from hiddenkey.errors import ConfigError
+
 if TYPE_CHECKING:
     from hiddenkey.framework.config import DropoutConfig
+    from hiddenkey.framework.inference import Inference
 
 VARIABLE: Final = "HIDDENKEY_LAUNCH"
 """The environment variable with the settings; the hook reads it too."""
@@ -31,6 +34,9 @@ class LaunchSettings:
         layers: indices of the layers that drop; ``None`` for all.
         keep_model_dropout: leave the model's own dropout on.
         kernel: see :func:`hiddenkey.attach`.
+        inference: which weights are evaluated, and left in the model at the end.
+        average_part: of the training, for ``average``.
+        ema_decay: of a step, for ``ema``.
     """
 
     method: str
@@ -41,6 +47,19 @@ class LaunchSettings:
     layers: tuple[int, ...] | None = None
     keep_model_dropout: bool = False
     kernel: str = "auto"
+    inference: str = "last"
+    average_part: float = 0.5
+    ema_decay: float = 0.99
+
+    def used(self) -> Inference:
+        """Return which weights are used.
+
+        Raises:
+            ConfigError: with every fault.
+        """
+        from hiddenkey.framework.inference import Inference
+
+        return Inference(self.inference, self.average_part, self.ema_decay)
 
     def config(self) -> DropoutConfig:
         """Return the configuration that the settings mean.
@@ -50,7 +69,8 @@ class LaunchSettings:
         """
         from hiddenkey.integrations.configured import named_config
 
-        own = {name: value for name, value in vars(self).items() if name != "method"}
+        left_out = ("method", "inference", "average_part", "ema_decay")
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
         return named_config(self.method, **own)
 
 
@@ -64,7 +84,14 @@ def launch_environment(settings: LaunchSettings, record: Path) -> dict[str, str]
     Raises:
         ConfigError: with every fault of the settings.
     """
-    settings.config()
+    faults: list[str] = []
+    for check in (settings.config, settings.used):
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
     record = Path(record).resolve()
     record.mkdir(parents=True, exist_ok=True)
     given = {**vars(settings), "rates": dict(settings.rates)}

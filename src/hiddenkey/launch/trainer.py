@@ -22,7 +22,8 @@ class LaunchedCallback(HiddenKeyCallback):
     """
 
     def __init__(self, settings: LaunchSettings, folder: Path) -> None:
-        super().__init__(settings.config(), kernel=settings.kernel)  # type: ignore[arg-type]
+        kernel: Any = settings.kernel
+        super().__init__(settings.config(), kernel=kernel, inference=settings.used())
         self._method, self._folder = settings.method, folder
         self._record: Record | None = None
 
