@@ -51,14 +51,15 @@ def kill_itself():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(arguments, log, *, events=None, largest=None):
-    """Start the command in a process; return its number."""
+def start(arguments, log, *, events=None, largest=None, prepare=None):
+    """Start the command in a process, which ``prepare`` may change first; return its number."""
     number = os.fork()
     if number:
         return number
     code = 99
     try:
         os.setsid()
+        os.environ |= {"PATH": "", "JAVA_HOME": ""}  # METEOR takes a minute to start
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
         os.dup2(file, 2)
@@ -68,6 +69,8 @@ def start(arguments, log, *, events=None, largest=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         if events is not None:
             sys.addaudithook(events)
+        if prepare is not None:
+            prepare()
         code = main([str(word) for word in arguments])
         if events is not None:
             print(f"events {events.count}")

@@ -19,15 +19,20 @@ from crash.children import (
     said,
     start,
 )
+from hiddenkey.lab.run import generation
 from lab.conftest import write_csv
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-@pytest.fixture(scope="module", params=["classes"])
+@pytest.fixture(scope="module", params=["classes", "texts"] if MOMENTS else ["classes"])
 def command(request, tiny_model, tiny_language_model, tmp_path_factory):
-    """Arguments without the folder: six steps, three evaluations, a constant learning rate."""
     folder = tmp_path_factory.mktemp("data")
+    return words(request.param, tiny_model, tiny_language_model, folder)
+
+
+def words(kind, model, language_model, folder):
+    """Arguments without the folder: six steps, three evaluations, a constant learning rate."""
     settings = {
         "max_steps": 6,
         "evaluations": 3,
@@ -40,15 +45,16 @@ def command(request, tiny_model, tiny_language_model, tmp_path_factory):
         "learning_rate": 1e-2,
         **{f"{name}_file": str(folder / f"{name}.csv") for name in ("train", "eval")},
     }
-    if request.param == "texts":
+    if kind == "texts":
         rows = [f"w{n} w{n + 1},w{n + 2} w{n + 3}" for n in range(24)]
         for name in ("train", "eval"):
             (folder / f"{name}.csv").write_text("\n".join(["prompt,completion", *rows]))
-        settings |= {"model": str(tiny_language_model), "task": "completion", "max_new_tokens": 4}
+        settings |= {"model": str(language_model), "task": "completion", "max_new_tokens": 4}
+        settings |= {"generation_batch_size": 4, "beams": 2}
     else:
         for name in ("train", "eval"):
             write_csv(folder / f"{name}.csv", 32, len(name))
-        settings |= {"model": str(tiny_model), "task": "file", "text_columns": ["text"]}
+        settings |= {"model": str(model), "task": "file", "text_columns": ["text"]}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(settings))
     return ["train", "--config", path, "--output"]
@@ -56,8 +62,11 @@ def command(request, tiny_model, tiny_language_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(command, tmp_path_factory):
+    return undisturbed(command, tmp_path_factory.mktemp("whole") / "run")
+
+
+def undisturbed(command, folder):
     """The undisturbed run's result, how many events it has and how long it takes."""
-    folder = tmp_path_factory.mktemp("whole") / "run"
     log = folder.with_suffix(".log")
     started = time.monotonic()
     assert end(start([*command, folder], log, events=Events(folder))) == 0, log.read_text()
@@ -121,3 +130,29 @@ def test_a_full_disk_is_one_line_and_loses_nothing(command, whole, tmp_path, lar
     assert code != 0
     assert "hiddenkey train: error: " in said(log).splitlines()[-1]
     assert finish(command, folder, tmp_path / "again.log") == whole[0]
+
+
+def test_killed_while_it_generates_it_is_not_trained_further(
+    tiny_model, tiny_language_model, tmp_path
+):
+    """All of a generation lies between the last checkpoint and the result."""
+    command = words("texts", tiny_model, tiny_language_model, tmp_path)
+    expected, _, _ = undisturbed(command, tmp_path / "whole")
+    batches = 24 // 4
+    for number in {1 + int(moment * batches) for moment in moments(1)}:
+        folder, log = tmp_path / f"run-{number}", tmp_path / f"run-{number}.log"
+        process = start([*command, folder], log, prepare=lambda: die_in_batch(number))  # noqa: B023
+        assert end(process) == -signal.SIGKILL
+        assert (folder / "checkpoints" / "checkpoint-6").is_dir()
+        assert finish(command, folder, log) == expected, f"batch {number} of {batches}"
+
+
+def die_in_batch(number):
+    """Let this process die when it is about to complete a batch of prompts."""
+    real, left = generation._complete, [number]
+
+    def complete(*given):
+        left[0] -= 1
+        return real(*given) if left[0] else kill_itself()
+
+    generation._complete = complete
