@@ -15,7 +15,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey import AttachError, ConfigError, Consistency, Drop, DropoutConfig
 from hiddenkey.attention import dispatch
-from hiddenkey.step.consistency import ConsistencyLoss
+from hiddenkey.step.consistency import TwoPassLoss
 from models import (
     FAMILIES,
     assert_same_gradients,
@@ -292,7 +292,7 @@ def test_a_module_replaced_after_attach():
     [
         (dispatch, "register"),
         (hiddenkey.attach.__globals__["model_dropout"], "switch_off"),
-        (ConsistencyLoss, "__init__"),
+        (TwoPassLoss, "__init__"),
     ],
     ids=["attention", "dropout", "consistency"],
 )

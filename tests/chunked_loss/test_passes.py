@@ -252,7 +252,7 @@ def test_a_model_that_needs_its_logits_keeps_them_and_its_random_numbers(
     kind, settings, monkeypatch
 ):
     """``auto`` finds out in the first pass, and goes the other way as if nothing had been."""
-    monkeypatch.setattr("hiddenkey.step.consistency.LARGE_VOCABULARY", VOCABULARY)
+    monkeypatch.setattr("hiddenkey.step.added_loss.LARGE_VOCABULARY", VOCABULARY)
     build, found = strange(kind), []
     for lm_loss in ("auto", "full"):
         model = build()

@@ -247,13 +247,11 @@ def test_the_other_pass_saves_nothing_for_backward_and_its_rows_are_constants(fa
 
 
 def test_the_rows_kept_of_the_other_pass_require_no_gradient(monkeypatch):
-    from hiddenkey.step.consistency import ConsistencyLoss
+    from hiddenkey.step.consistency import TwoPassLoss
 
     kept = []
-    before = ConsistencyLoss.before
-    monkeypatch.setattr(
-        ConsistencyLoss, "before", lambda *args: kept.append(before(*args)) or kept[-1]
-    )
+    before = TwoPassLoss.before
+    monkeypatch.setattr(TwoPassLoss, "before", lambda *args: kept.append(before(*args)) or kept[-1])
     for task in ("classification", "regression"):
         model = lora_model("bert", task)
         hiddenkey.attach(model, config())

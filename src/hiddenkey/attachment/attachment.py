@@ -25,7 +25,7 @@ from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import SequenceSite
-from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
 from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.own_loss import OwnLoss

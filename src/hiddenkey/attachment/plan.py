@@ -17,8 +17,8 @@ from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
+from hiddenkey.step.added_loss import chunked_refusal
 from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
-from hiddenkey.step.consistency import chunked_refusal
 from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]

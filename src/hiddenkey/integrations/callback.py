@@ -18,7 +18,7 @@ from hiddenkey.integrations.averaging import AveragingCallback
 from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.trainer import AttachmentCallback, watching
 from hiddenkey.integrations.trainer_loss import release_own_loss
-from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.added_loss import LanguageModelLoss
 
 
 class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from hiddenkey.attachment.plan import Kernel
 from hiddenkey.errors import AttachError, ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
-from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.parallel import has_several_processes
 
 KERNELS: Final = ("auto", "reference", "fused")

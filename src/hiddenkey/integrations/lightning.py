@@ -18,7 +18,7 @@ from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.reached import ReachedSites
-from hiddenkey.step.consistency import LanguageModelLoss
+from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.parallel import means_over_processes
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")

@@ -8,30 +8,21 @@ model's rows are hidden states, and its loss is computed without its logits in f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hiddenkey import anatomy
-from hiddenkey.chunked_loss import capture
-from hiddenkey.chunked_loss.passes import ChunkedPasses, SecondStates
-from hiddenkey.chunked_loss.sums import KINDS, Sums
+from hiddenkey.chunked_loss.passes import SecondStates
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation import AGAINST_INFERENCE, CONSISTENCIES
 from hiddenkey.framework.config import Consistency
 from hiddenkey.step import caches
+from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run, inference_mode
 from hiddenkey.step.arguments import lead, select
-from hiddenkey.step.compared import ComparedRows
-
-LanguageModelLoss = Literal["auto", "chunked", "full"]
-# Below this many classes logits are no larger than the hidden states of a few layers.
-LARGE_VOCABULARY = 8192
-
-Run = Callable[[Mapping[str, Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -49,8 +40,8 @@ class SecondPass:
     chosen: Tensor | None
 
 
-class ConsistencyLoss:
-    """The consistency loss of one model.
+class TwoPassLoss(AddedLoss):
+    """The consistency loss between two passes of one model.
 
     Args:
         consistency: the configured loss.
@@ -58,10 +49,6 @@ class ConsistencyLoss:
         last_layer: its last layer, where the loss may work on the representation.
         lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
         entry: the module whose call is one pass; ``None``: the transformer.
-
-    Attributes:
-        consistency: the configured loss.
-        compared: what it compares of each pass.
     """
 
     def __init__(
@@ -72,17 +59,8 @@ class ConsistencyLoss:
         lm_loss: LanguageModelLoss = "auto",
         entry: nn.Module | None = None,
     ) -> None:
-        self.consistency = consistency
-        # a tensor: a number that changes would make torch.compile compile each step anew
-        self._passes = torch.tensor(0, device="cpu")
+        super().__init__(consistency, transformer, lm_loss, entry)
         self._loss = CONSISTENCIES[consistency.kind]
-        self._transformer = transformer
-        self._entry = transformer if entry is None else entry
-        self.compared = ComparedRows(consistency, transformer)
-        self._must_chunk = lm_loss == "chunked"
-        self._chunked: ChunkedPasses | None = None
-        if self._must_chunk or (lm_loss == "auto" and should_chunk(consistency, transformer)):
-            self._chunked = ChunkedPasses(transformer, consistency)
         self._between_passes = False
         self._representation: Tensor | None = None
         self._handle = (
@@ -93,20 +71,9 @@ class ConsistencyLoss:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
+        super().remove()
         if self._handle is not None:
             self._handle.remove()
-        if self._chunked is not None:
-            self._chunked.remove()
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether a language model's loss is computed without its logits in full."""
-        return self._chunked is not None and self._chunked.refusal is None
-
-    @property
-    def lm_sums(self) -> Sums | None:
-        """Sums over the labelled tokens of the last pass, if its loss was computed so."""
-        return None if self._chunked is None else self._chunked.sums
 
     def check_own_loss(self, labels: Tensor | None) -> None:
         """Refuse a task loss from outside that the consistency loss cannot be added to.
@@ -123,46 +90,7 @@ class ConsistencyLoss:
                 "consistency.backward='both' averages the task loss over both passes, but own_loss"
                 " (label smoothing, compute_loss_func) computes it of one; use backward='one'"
             )
-        self.compared.check_own_labels(labels)
-
-    def check_call(self, arguments: Mapping[str, Any]) -> None:
-        """Refuse a call whose caller does not train on the model's own loss.
-
-        Args:
-            arguments: of the call, by name.
-
-        Raises:
-            ConsistencyError: if the call is one of TRL's trainers, which read hidden states.
-        """
-        if arguments.get("fused_lm_head"):
-            raise ConsistencyError(
-                "a consistency loss is configured, but TRL's trainers do not train on the"
-                " model's own loss, where it is added; with SFTTrainer call"
-                " hiddenkey.integrations.trainer.watch(trainer, attachment); DPO, KTO, GRPO and"
-                " RLOO need deterministic log-probabilities: set consistency=None"
-            )
-
-    def due(self) -> bool:
-        """Count one training pass, and say whether it carries the loss."""
-        self._passes = self._passes + 1
-        return self.consistency.every == 1 or (self.passes - 1) % self.consistency.every == 0
-
-    @property
-    def passes(self) -> int:
-        """Training passes so far; ``every`` picks by it which of them carry the loss."""
-        return int(self._passes)
-
-    @passes.setter
-    def passes(self, passes: int) -> None:
-        self._passes = torch.tensor(passes, device="cpu")
-
-    def choose(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        """Draw the sequences that take part: round(fraction · batch) of them, at least one."""
-        if self.consistency.fraction == 1:
-            return None
-        first = lead(arguments)
-        count = max(1, round(self.consistency.fraction * first.shape[0]))
-        return torch.randperm(first.shape[0], device=first.device)[:count]
+        super().check_own_loss(labels)
 
     def before(
         self, run: Run, arguments: Mapping[str, Any], chosen: Tensor | None
@@ -177,15 +105,7 @@ class ConsistencyLoss:
         Raises:
             ConsistencyError: if the batch has no labels, so that there is no task loss to add to.
         """
-        if not self.compared.has_labels(arguments) and not self.compared.is_own_loss:
-            wanted = " and ".join(self.compared.label_names)
-            raise ConsistencyError(
-                "the consistency loss is added to the model's own loss, but this training pass got"
-                f" no {wanted}; pass {wanted} to the model or, for a loss of your own, hold the"
-                " pass by attachment.own_loss (hiddenkey.integrations.trainer.watch does so for"
-                " label smoothing and compute_loss_func), or set consistency=None, as with trainers"
-                " that need deterministic log-probabilities (DPO, KTO, GRPO)"
-            )
+        self.check_labels(arguments)
         batch = select(arguments, chosen)
         if self._chunked is not None and self._may_chunk(arguments):
             device = lead(arguments).device
@@ -194,11 +114,7 @@ class ConsistencyLoss:
             )
             if second is not None:
                 return second
-            if self._must_chunk:
-                raise ConsistencyError(
-                    "lm_loss='chunked' computes the loss from what reaches the model's head, but of"
-                    f" {type(self._transformer).__name__} {self._chunked.refusal}; use 'auto'"
-                )
+            self._refuse_full()
         self._between_passes = True
         needs_loss = self.consistency.backward == "both"
         given = batch if needs_loss else self.compared.without_labels(batch)
@@ -213,7 +129,7 @@ class ConsistencyLoss:
         gradient = nullcontext() if self.consistency.backward == "both" else torch.no_grad()
         with gradient, self._second_precision(batch):
             if self.consistency.kind in AGAINST_INFERENCE:
-                with _inference_mode(self._entry):
+                with inference_mode(self._entry):
                     output = run(batch)
             else:
                 output = run(batch)
@@ -233,58 +149,46 @@ class ConsistencyLoss:
             return loss
         return loss * (lead(arguments).shape[0] / chosen.shape[0])
 
-    def begin(self, arguments: Mapping[str, Any], second: SecondPass | SecondStates | None) -> None:
+    def begin(self, arguments: Mapping[str, Any], target: SecondPass | SecondStates | None) -> None:
         """Prepare the trained pass, which comes next.
 
         Args:
             arguments: its own, by name.
-            second: from :meth:`before`; ``None`` in a pass that is not :meth:`due`.
+            target: from :meth:`before`; ``None`` in a pass that is not :meth:`due`.
         """
         if self._chunked is None:
             return
         self._chunked.sums = None
-        if not isinstance(second, SecondPass) and self._may_chunk(arguments):
-            self._chunked.begin(second)
-
-    def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
-        """Whether a pass can go without logits; a loss of the script's own needs them."""
-        chunked = None if self.compared.is_own_loss else self._chunked
-        return chunked is not None and chunked.serves(arguments)
+        if not isinstance(target, SecondPass) and self._may_chunk(arguments):
+            self._chunked.begin(target)
 
     def end(self) -> None:
         """Clear up after the trained pass, however it ended."""
         self._between_passes = False
-        if self._chunked is not None:
-            self._chunked.end()
+        super().end()
 
     def after(
         self,
         output: Any,
         arguments: Mapping[str, Any],
-        second: SecondPass | SecondStates | None,
+        target: SecondPass | SecondStates | None,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the trained pass's loss, and the consistency loss in it.
-
-        The consistency loss is the mean over sequences, or over labelled tokens for token-wise
-        tasks; divided by ``num_items_in_batch`` where the model's own loss is. It is scaled by
-        ``weight`` and ``every``, and ``None`` in a pass that is not :meth:`due`. Where the loss was
-        computed without logits, ``output.logits`` becomes ``None``.
-        """
-        if self._chunked is not None and not isinstance(second, SecondPass):
-            parts = self._chunked.finish(output, second)
+        """Return the trained pass's loss, and the consistency loss in it."""
+        if self._chunked is not None and not isinstance(target, SecondPass):
+            parts = self._chunked.finish(output, target)
             if parts is not None:
                 output["logits"] = None
                 return parts
         task: Tensor | None = getattr(output, "loss", None)
-        if not isinstance(second, SecondPass):
+        if not isinstance(target, SecondPass):
             return task, None
         if self.compared.is_own_loss:
-            return None, self._divergence(output, arguments, second)
+            return None, self._divergence(output, arguments, target)
         assert task is not None  # labels were given, and the second pass returned one
-        extra = self._divergence(output, arguments, second)
-        if second.task_loss is not None:
+        extra = self._divergence(output, arguments, target)
+        if target.task_loss is not None:
             plain = self.consistency.kind == "mixture"  # the second pass was without noise
-            task = second.task_loss if plain else (task + second.task_loss) / 2
+            task = target.task_loss if plain else (task + target.task_loss) / 2
         return task + extra, extra
 
     def _divergence(self, output: Any, arguments: Mapping[str, Any], second: SecondPass) -> Tensor:
@@ -293,9 +197,7 @@ class ConsistencyLoss:
         compared.check(output)
         rows, shares = compared.rows(output, self._take_states(), arguments, second.chosen)
         divergence = (self._loss(rows, second.rows) * shares).sum() / compared.units(arguments)
-        if second.chosen is not None:  # the chosen sequences stand for the whole batch
-            divergence = divergence * (lead(arguments).shape[0] / second.chosen.shape[0])
-        return self.consistency.weight * self.consistency.every * divergence
+        return self._scale(arguments, second.chosen) * divergence
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         if self._between_passes:  # otherwise nobody would take it, and its graph would stay
@@ -306,31 +208,3 @@ class ConsistencyLoss:
         states, self._representation = self._representation, None
         assert (states is not None) is self.compared.on_representation
         return states
-
-
-def should_chunk(consistency: Consistency, transformer: nn.Module) -> bool:
-    """Whether a language model's loss pays, and works, without its logits in full."""
-    if chunked_refusal(consistency, transformer) is not None:
-        return False
-    return int(getattr(anatomy.text_config(transformer), "vocab_size", 0)) >= LARGE_VOCABULARY
-
-
-def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | None:
-    """Say why a loss cannot be computed without a model's logits in full; ``None`` if it may."""
-    if consistency.on == "representation":
-        return "consistency.on='representation' compares no logits"
-    if consistency.kind not in KINDS:
-        return f"consistency.kind={consistency.kind!r} is computed from logits in full"
-    return capture.refusal(transformer)
-
-
-@contextmanager
-def _inference_mode(entry: nn.Module) -> Iterator[None]:
-    training = [module for module in entry.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

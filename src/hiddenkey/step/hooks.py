@@ -16,7 +16,8 @@ from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
-from hiddenkey.step.consistency import ConsistencyLoss, LanguageModelLoss
+from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss
+from hiddenkey.step.consistency import TwoPassLoss
 from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved, refuse_unpreserved_rng
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
@@ -76,7 +77,7 @@ class StepHooks:
         self.rates, self.random_numbers, self.meter = rates, random_numbers, meter
         self.visible = VisibleTokens()
         self.own: OwnLoss | None = None
-        self.consistency: ConsistencyLoss | None = None
+        self.consistency: AddedLoss | None = None
         self.shared: SharedLayers | None = None
         self.before_pass: list[Callable[[Mapping[str, Any]], None]] = []
         self.first_pass: FirstPass | None = None
@@ -97,7 +98,7 @@ class StepHooks:
         """
         self.first_pass = FirstPass(self._plan.places, self._layers, counters)
         if self._config.consistency is not None:
-            self.consistency = ConsistencyLoss(
+            self.consistency = TwoPassLoss(
                 self._config.consistency,
                 self._transformer,
                 self._layers[-1].module,

@@ -11,7 +11,7 @@ from torch import Tensor
 from hiddenkey.chunked_loss.passes import SecondStates
 from hiddenkey.step import caches
 from hiddenkey.step.arguments import select
-from hiddenkey.step.consistency import ConsistencyLoss, SecondPass
+from hiddenkey.step.consistency import SecondPass, TwoPassLoss
 from hiddenkey.step.guards import TrainedLoss
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.shared_layers import SharedLayers
@@ -84,7 +84,7 @@ class TrainingPass:
         predictions = getattr(output, "logits", getattr(output, "start_logits", None))
         self.step.trained = _trained(extra, predictions)
 
-    def _run_second(self, loss: ConsistencyLoss) -> SecondPass | SecondStates:
+    def _run_second(self, loss: TwoPassLoss) -> SecondPass | SecondStates:
         """Run the second forward pass; the layers below the first noisy one run once for both."""
         chosen = loss.choose(self.arguments)
         shared = self.step.shared
@@ -106,12 +106,12 @@ class TrainingPass:
         return second
 
     def _run_upper(
-        self, loss: ConsistencyLoss, chosen: Tensor | None, shared: SharedLayers
+        self, loss: TwoPassLoss, chosen: Tensor | None, shared: SharedLayers
     ) -> SecondPass | SecondStates:
         shared.give(chosen, once_more=True)
         return self._run_whole(loss, chosen)
 
-    def _run_whole(self, loss: ConsistencyLoss, chosen: Tensor | None) -> SecondPass | SecondStates:
+    def _run_whole(self, loss: TwoPassLoss, chosen: Tensor | None) -> SecondPass | SecondStates:
         self.step.visible.see(select(self.arguments, chosen))
         return loss.before(self._run, self.arguments, chosen)
 
