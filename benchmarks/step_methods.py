@@ -116,6 +116,11 @@ def variants(own_dropout: str) -> dict[str, Variant]:
             "HiddenKey, top half of the layers", _attach_top_half, share=0.5, **exact
         ),
         "hiddenkey-js": Variant("HiddenKey with JS", _attach("hiddenkey-js"), **exact),
+        "temporal": Variant("temporal consistency, no noise", _attach("temporal")),
+        "hiddenkey-temporal": Variant(
+            "HiddenKey's noise, temporal consistency", _attach("hiddenkey-temporal")
+        ),
+        "label-smoothing": Variant("label smoothing", _attach("label-smoothing")),
         "r-drop": Variant(
             f"R-Drop by doubling, the model's own dropout ({own_dropout})",
             _leave,

@@ -64,7 +64,11 @@ def test_every_method_attaches_and_trains_with_its_noise_alone(family, name):
     assert any("lora_A" in n for n in changed)
     assert any("lora_B" in n for n in changed)
     assert all(torch.equal(p, frozen[n]) for n, p in base.named_parameters())
-    assert (noise_of(training, inputs) == 0) == (name in ("lora", "lora-no-hooks"))
+    noise = noise_of(training, inputs)
+    if name == "temporal":  # no noise, but the first of two passes is the second one's target
+        assert noise < 1e-4
+    else:
+        assert (noise == 0) == (name in ("lora", "lora-no-hooks", "label-smoothing"))
     unattached = ("lora-no-hooks", "own-dropout", "r-drop")
     assert (attachment_of(training.model) is None) == (name in unattached)
 
@@ -79,6 +83,8 @@ def test_variants_are_configured_as_their_names_say():
     assert [loss[f"hiddenkey-every-{k}"].every for k in (2, 4)] == [2, 4]
     assert [loss[f"hiddenkey-fraction-{f}"].fraction for f in (0.5, 0.25)] == [0.5, 0.25]
     assert loss["hiddenkey-js"].kind == "js"
+    assert loss["temporal"].target == loss["hiddenkey-temporal"].target == "history"
+    assert loss["label-smoothing"].kind == "label-smoothing"
     assert [n for n, variant in VARIANTS.items() if variant.second and not loss[n]] == ["r-drop"]
     top = attachment_of(prepare("bert", "hiddenkey-top-half")[1].model)
     assert top.config.layers == (1,)

@@ -152,8 +152,8 @@ def test_a_position_is_given_once():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("kind", "kkl", "must be one of kl, js, mixture, got 'kkl'; did you mean 'kl'?"),
-        ("kind", ["kl"], "must be one of kl, js, mixture, got ['kl']"),
+        ("kind", "kkl", "must be one of kl, js, mixture, label-smoothing, got 'kkl'; did you mean"),
+        ("kind", ["kl"], "must be one of kl, js, mixture, label-smoothing, got ['kl']"),
         ("backward", "bth", "must be one of one, both, got 'bth'; did you mean 'both'?"),
         ("on", "logit", "must be one of auto, logits, representation, got 'logit'; did you mean"),
         ("weight", -0.1, "must be a finite number of at least 0, got -0.1"),

@@ -23,6 +23,9 @@ NAMES = [
     "hiddenkey",
     "hiddenkey-js",
     "hiddencut-mixture",
+    "temporal",
+    "hiddenkey-temporal",
+    "label-smoothing",
 ]
 
 

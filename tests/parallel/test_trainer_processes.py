@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from transformers import Trainer, TrainingArguments
 
 import hiddenkey
-from hiddenkey import DropoutConfig
+from hiddenkey import Consistency, DropoutConfig
 from hiddenkey.anatomy.sharding import is_sharded
 from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.integrations.trainer import watch
@@ -116,6 +116,36 @@ def test_without_noise_trainer_trains_as_one_process(task, wrapper, accumulation
         for line, other in zip(found["logs"], expected["logs"], strict=True):
             for name in ("loss", "task_loss", "consistency_loss"):
                 assert line[name] == pytest.approx(other[name], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("task", "wrapper"), [("classification", "ddp"), ("causal", "ddp"), ("causal", "fsdp2")]
+)
+def test_predictions_of_an_epoch_reach_the_process_that_needs_them(task, wrapper, tmp_path):
+    """In each epoch the sampler deals 32 examples anew, 16 to each of two processes."""
+    config = DropoutConfig(consistency=Consistency(target="history", weight=2.0))
+    steps = {"max_steps": 10, "save_strategy": "no"}
+    expected = run(tmp_path / "alone", task, config, {**ALONE, **steps})
+    assert min(line["consistency_loss"] for line in expected["logs"][4:]) > 1e-4
+    settings = steps if wrapper == "ddp" else {**steps, **fsdp2(task)}
+    for found in on_processes(run, tmp_path / "both", task, config, dict(settings)):
+        torch.testing.assert_close(found["weights"], expected["weights"], rtol=1e-4, atol=1e-5)
+        for line, other in zip(found["logs"], expected["logs"], strict=True):
+            assert line["consistency_loss"] == pytest.approx(other["consistency_loss"], abs=1e-4)
+
+
+def test_kept_predictions_of_two_processes_are_resumed_from(tmp_path):
+    task = "causal"
+    config = DropoutConfig(consistency=Consistency(target="history"))
+    steps = {"max_steps": 10, "save_steps": 6}
+    expected, _ = on_processes(run, tmp_path, task, config, dict(steps))
+    kept = tmp_path / "checkpoint-6"
+    assert len(list(kept.glob("hiddenkey_history_*.safetensors"))) == 2
+    resumed = {**steps, "resume": str(kept)}
+    for found in on_processes(run, tmp_path / "again", task, config, dict(resumed)):
+        torch.testing.assert_close(found["weights"], expected["weights"], rtol=0, atol=0)
+    alone = run(tmp_path / "alone", task, config, {**resumed, **ALONE})
+    torch.testing.assert_close(alone["weights"], expected["weights"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", MODELS)

@@ -21,17 +21,20 @@ from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
 from hiddenkey.errors import ConfigError, ConsistencyError
 from hiddenkey.framework.catalogue import method
-from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.compensation import SMOOTHING
+from hiddenkey.framework.config import Consistency, DropoutConfig
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
+from hiddenkey.step.history import History
 from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, rank_faults
 from hiddenkey.step.places import SitePlan
 from hiddenkey.step.rates import Rates
+from hiddenkey.step.temporal import TemporalLoss
 
 _ATTACHMENT = "_hiddenkey_attachment"
 
@@ -245,6 +248,16 @@ class Attachment:
             self._step.consistency.passes = passes
 
     @property
+    def history(self) -> History | None:
+        """Predictions of the examples, with ``Consistency(target="history")``; else ``None``.
+
+        Save its ``state_dict()`` in a checkpoint; on several processes call its ``exchange()``
+        after each epoch. Trainer and Lightning do so by their callbacks.
+        """
+        loss = self._step.consistency
+        return loss.history if isinstance(loss, TemporalLoss) else None
+
+    @property
     def lm_sums(self) -> Sums | None:
         """Sums over the labelled tokens of the last training pass, on their device.
 
@@ -280,26 +293,28 @@ class Attachment:
                 f"{drop.position}: {drop.pattern}, rate {drop.rate:g}, rescale {drop.rescaling},"
                 f" {reach}{self._without(drop.position)}, {kernels}"
             )
-        if loss := self.config.consistency:
-            lines.append(
-                f"consistency: {loss.kind}, weight {loss.weight:g}, backward {loss.backward},"
-                f" fraction {loss.fraction:g}, every {loss.every}"
-                + (f", second pass {loss.precision}" if loss.precision != "same" else "")
-                + (
-                    ", chunked"
-                    if self._step.consistency and self._step.consistency.is_chunked
-                    else ""
-                )
-                + (
-                    f", lower {len(self._step.shared.layers)} layers shared"
-                    if self._step.shared
-                    else ""
-                )
-            )
+        if self.config.consistency is not None:
+            lines.append(self._loss_in_words(self.config.consistency))
         if self._own_dropout:
             return [*(lines or ["no noise"]), self._own_dropout]
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
+
+    def _loss_in_words(self, loss: Consistency) -> str:
+        step = self._step.consistency
+        words = [f"consistency: {loss.kind}", f"weight {loss.weight:g}"]
+        if loss.runs_twice:
+            words.append(f"backward {loss.backward}")
+        if isinstance(step, TemporalLoss):
+            words.append(f"to each example's last prediction ({step.memory})")
+        if loss.kind != SMOOTHING:
+            words += [f"fraction {loss.fraction:g}", f"every {loss.every}"]
+        words += [f"momentum {loss.momentum:g}"] if loss.momentum else []
+        words += [f"second pass {loss.precision}"] if loss.precision != "same" else []
+        words += ["chunked"] if step and step.is_chunked else []
+        if shared := self._step.shared:
+            words.append(f"lower {len(shared.layers)} layers shared")
+        return ", ".join(words)
 
     def _without(self, position: str) -> str:
         gaps = [gap.layer for gap in self.gaps if gap.position == position]

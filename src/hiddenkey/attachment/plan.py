@@ -14,11 +14,12 @@ from hiddenkey.attachment.finders import find_parts
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.added_loss import chunked_refusal
-from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
+from hiddenkey.step.compared import ANSWERS, CHOICES, LANGUAGE, TASKS
 from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]
@@ -151,6 +152,18 @@ def _task_faults(consistency: Consistency, transformer: Any) -> list[str]:
             "consistency.on='representation' compares the tokens of one text, got a model for"
             f" {task}, whose sequences have several; use 'logits' or 'auto'"
         ]
+    if consistency.momentum and task in LANGUAGE:
+        return [
+            "consistency.momentum is for models of few classes, got a language model, of whose"
+            " predictions only the most likely tokens are kept; use momentum=0"
+        ]
+    if anatomy.is_regression(transformer) and consistency.kind == SMOOTHING:
+        return [
+            "consistency.kind='label-smoothing' spreads a label over all classes, got a model for"
+            " regression, which has none; use target='history'"
+        ]
+    if not consistency.runs_twice:
+        return []
     if anatomy.is_regression(transformer) and consistency.on == "logits":
         return [
             "consistency.on='logits' means nothing for regression, whose single logit has a"

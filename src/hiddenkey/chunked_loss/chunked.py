@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from hiddenkey.chunked_loss.head import Head, Projection, Use
-from hiddenkey.chunked_loss.rows import gradient_factor, pair_rows, task_rows
+from hiddenkey.chunked_loss.past import Past
+from hiddenkey.chunked_loss.rows import gradient_factor, pair_rows, remembered_rows, task_rows
 from hiddenkey.chunked_loss.sums import EVEN, IGNORED_LABEL, Factors, Sums
 
 # A chunk is what one matrix product serves. More rows make it faster, up to about 128 on a CPU; the
@@ -78,14 +79,20 @@ def labelled_loss(
     other: Tensor | None = None,
     factors: Factors = EVEN,
     *,
+    past: Past | None = None,
     entropy: bool = False,
     chunk_rows: int | None = None,
 ) -> Sums:
-    """Return :func:`chunked_loss` for rows that all have a label."""
+    """Return :func:`chunked_loss` for rows that all have a label.
+
+    With ``past`` the divergence is that from earlier predictions of the same rows, which the
+    present ones replace there.
+    """
     if other is not None and factors.divergence == 0:
         return _two_cross_entropies(states, labels, head, other, factors, entropy, chunk_rows)
     settings = _Settings(
         factors=factors,
+        past=past,
         entropy=entropy,
         rows=chunk_rows or rows_of_a_chunk(head.size, states.device.type),
         is_differentiable=torch.is_grad_enabled(),
@@ -146,6 +153,7 @@ def _check(states: Tensor, labels: Tensor, other: Tensor | None, factors: Factor
 @dataclass(frozen=True)
 class _Settings:
     factors: Factors
+    past: Past | None
     entropy: bool
     rows: int
     is_differentiable: bool
@@ -176,7 +184,10 @@ class _ChunkedLoss(torch.autograd.Function):
             for chunk in _slices(0, compared, rows):
                 work.pair(chunk)
             for chunk in _slices(compared, len(states), rows):
-                work.single(chunk)
+                if settings.past is None:
+                    work.single(chunk)
+                else:
+                    work.remembered(chunk, settings.past)
 
         ctx.parameter_types = [parameter.dtype for parameter in parameters]
         ctx.save_for_backward(
@@ -226,6 +237,9 @@ class _Work:
     ) -> None:
         self._projection, self._settings, self._branches = projection, settings, branches
         self._labels, self._states, self._other = labels, states, other
+        factors = settings.factors
+        is_smooth = factors.kind == "label-smoothing"
+        self._smoothing = factors.divergence / factors.task if is_smooth else 0.0
         wide = torch.promote_types(states.dtype, torch.float32)
         self.sums = states.new_zeros(5, dtype=wide)
         self.gradients = [
@@ -263,9 +277,28 @@ class _Work:
                     labels[tile],
                     entropy=self._settings.entropy,
                     gradient=is_pulled,
+                    smoothing=self._smoothing,
                 )
             )
         self._pull([logits][: self._branches], self._settings.factors.task, chunk)
+
+    def remembered(self, chunk: slice, past: Past) -> None:
+        """Rows that are compared with earlier predictions of them."""
+        logits = self._projection.single(self._states[chunk])
+        labels = self._labels[chunk]
+        for tile in _tiles(logits):
+            self.sums += torch.stack(
+                remembered_rows(
+                    logits[tile],
+                    labels[tile],
+                    past,
+                    slice(chunk.start + tile.start, chunk.start + tile.stop),
+                    self._settings.factors,
+                    entropy=self._settings.entropy,
+                    gradient=self._branches > 0,
+                )
+            )
+        self._pull([logits][: self._branches], 1.0, chunk)
 
     def _pull(self, found: list[Tensor], factor: float, chunk: slice) -> None:
         """Write what a chunk's ∂loss/∂z mean for the hidden states."""

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from hiddenkey.chunked_loss.capture import Captured, HeadCapture
 from hiddenkey.chunked_loss.chunked import labelled_loss
+from hiddenkey.chunked_loss.past import Past, Remember
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Factors, Sums
 from hiddenkey.errors import ConsistencyError
+from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import Consistency
 
 
@@ -54,6 +56,11 @@ class ChunkedPasses:
     def remove(self) -> None:
         """Take the hooks off the model."""
         self._capture.remove()
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of classes; known once a pass has shown it."""
+        return self._capture.head().size
 
     def serves(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a model call can go without logits."""
@@ -97,11 +104,31 @@ class ChunkedPasses:
         _restore_random_state(device, state)
         return None
 
-    def begin(self, second: SecondStates | None) -> None:
+    def verify(self, run: Callable[[], Any]) -> None:
+        """Find out, where no second forward pass has, whether the model can go without logits.
+
+        Args:
+            run: calls the model with labels, past its own hooks and without noise.
+
+        If not, :attr:`refusal` says why.
+        """
+        if self._capture.is_verified or self.refusal is not None:
+            return
+        self._capture.begin()
+        try:
+            captured = self._capture.take(run())
+        finally:
+            self._capture.end()
+        if isinstance(captured, str):
+            self.refusal = captured
+            self._capture.remove()
+
+    def begin(self, second: SecondStates | Remember | None) -> None:
         """Let the trained pass, which comes next, run without logits.
 
         Args:
-            second: what is kept of the second forward pass; ``None`` in a pass without the loss.
+            second: what is kept of the second forward pass, or what finds earlier predictions;
+                ``None`` in a pass without either.
         """
         if second is None and not self._capture.is_verified:
             return  # a resumed run may begin with such a pass; it takes the model's own way
@@ -115,7 +142,7 @@ class ChunkedPasses:
         self._is_running = False
 
     def finish(
-        self, output: Any, second: SecondStates | None
+        self, output: Any, second: SecondStates | Remember | None
     ) -> tuple[Tensor, Tensor | None] | None:
         """Return the trained pass's loss and the consistency loss in it.
 
@@ -130,23 +157,27 @@ class ChunkedPasses:
         if isinstance(captured, str) or self._parts is None:
             raise _surprise(str(captured))
         (loss, extra), own = self._parts, output.loss
-        if second is not None and self._consistency.backward == "both":
+        if isinstance(second, SecondStates) and self._consistency.backward == "both":
             own = (own + second.own_loss) / 2
         self.end()
-        return loss + own, extra if second is not None else None
+        adds = second is not None or self._consistency.kind == SMOOTHING
+        return loss + own, extra if adds else None
 
-    def _compute(self, captured: Captured, second: SecondStates | None) -> None:
+    def _compute(self, captured: Captured, target: SecondStates | Remember | None) -> None:
         labels, states = captured.labels, captured.states.flatten(0, 1)
+        second = target if isinstance(target, SecondStates) else None
+        past = target(labels) if callable(target) else None
         order = None if second is None else second.chosen
         kept = _labelled_rows(labels, order)
         compared = 0 if second is None else len(second.rows)
-        factors = self._factors(captured, second, len(kept))
+        factors = self._factors(captured, second, past, len(kept))
         sums = labelled_loss(
             states.index_select(0, kept),
             labels.flatten().index_select(0, kept),
             self._capture.head(),
             second.rows.to(states.dtype) if second is not None and compared else None,
             factors,
+            past=past,
             entropy=True,
         )
         units: Any = captured.items
@@ -157,10 +188,13 @@ class ChunkedPasses:
         self.sums = sums
         self._parts = (sums.loss / units, factors.divergence * sums.divergence / units)
 
-    def _factors(self, captured: Captured, second: SecondStates | None, rows: int) -> Factors:
-        if second is None:
-            return Factors(divergence=0.0)
+    def _factors(
+        self, captured: Captured, second: SecondStates | None, past: Past | None, rows: int
+    ) -> Factors:
         settings, scale = self._consistency, 1.0
+        if second is None:
+            alone = settings.weight if settings.kind == SMOOTHING else 0.0
+            return Factors(alone if past is None else past.factor, kind=settings.kind)
         if second.chosen is not None:  # the chosen sequences stand for the whole batch
             scale = captured.labels.shape[0] / len(second.chosen)
         divergence = settings.weight * settings.every * scale

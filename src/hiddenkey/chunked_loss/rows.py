@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hiddenkey.chunked_loss.past import Past, compare_with_past
 from hiddenkey.chunked_loss.sums import Factors
 
 
@@ -34,12 +35,15 @@ class RowSums(NamedTuple):
     entropy: Tensor
 
 
-def task_rows(logits: Tensor, labels: Tensor, *, entropy: bool, gradient: bool) -> RowSums:
-    """Cross-entropy of rows that have no partner.
+def task_rows(
+    logits: Tensor, labels: Tensor, *, entropy: bool, gradient: bool, smoothing: float = 0.0
+) -> RowSums:
+    """Cross-entropy of rows that have no partner, and ε (CE(u, P) − CE(y, P)).
 
     Args:
-        logits: ``[rows, vocabulary]``; becomes ∂CE/∂z where ``gradient`` is set.
+        logits: ``[rows, vocabulary]``; becomes ∂loss/∂z where ``gradient`` is set.
         labels: ``[rows]``.
+        smoothing: ε; 0 without label smoothing.
         entropy: add up the entropy too.
         gradient: leave the gradient in ``logits``.
     """
@@ -51,12 +55,58 @@ def task_rows(logits: Tensor, labels: Tensor, *, entropy: bool, gradient: bool) 
     sums = RowSums(
         (normaliser - at_label).sum(),
         zero,
-        zero,
+        (at_label - logits.mean(-1, keepdim=True)).sum() if smoothing else zero,
         (at_label == top).sum(dtype=top.dtype),
         _entropy(p, logits, normaliser) if entropy else zero,
     )
     if gradient:
-        logits.copy_(p).scatter_add_(-1, labels[:, None], -torch.ones_like(at_label))
+        logits.copy_(p).scatter_add_(-1, labels[:, None], torch.full_like(at_label, smoothing - 1))
+        if smoothing:
+            logits -= smoothing / logits.shape[1]
+    return sums
+
+
+def remembered_rows(
+    logits: Tensor,
+    labels: Tensor,
+    past: Past,
+    chunk: slice,
+    factors: Factors,
+    *,
+    entropy: bool,
+    gradient: bool,
+) -> RowSums:
+    """Cross-entropy of rows, and their divergence from earlier predictions of the same tokens.
+
+    Args:
+        logits: ``[rows, vocabulary]``; becomes ∂loss/∂z where ``gradient`` is set.
+        labels: ``[rows]``.
+        past: of all rows of the pass; that of these becomes their present prediction.
+        chunk: which of them these are.
+        factors: of the parts.
+        entropy: add up the entropy too.
+        gradient: leave the gradient in ``logits``.
+    """
+    top = logits.amax(-1, keepdim=True)
+    at_label = logits.gather(-1, labels[:, None])
+    p = torch.softmax(logits, -1)
+    normaliser = _normaliser(top, p)
+    zero = top.new_zeros(())
+    entropies = _entropy(p, logits, normaliser) if entropy else zero
+    classes = past.classes[chunk].clone()
+    divergence, for_all, for_kept = compare_with_past(logits, p, normaliser, past, chunk)
+    sums = RowSums(
+        (normaliser - at_label).sum(),
+        zero,
+        divergence,
+        (at_label == top).sum(dtype=top.dtype),
+        entropies,
+    )
+    if gradient:
+        kept = factors.divergence * p.gather(-1, classes) * for_kept
+        torch.mul(p, factors.task + factors.divergence * for_all, out=logits)
+        logits.scatter_add_(-1, classes, kept)
+        logits.scatter_add_(-1, labels[:, None], torch.full_like(at_label, -factors.task))
     return sums
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORED_LABEL = -100
-KINDS = ("kl", "js")
-"""Divergences that need no logits in full."""
+KINDS = ("kl", "js", "label-smoothing")
+"""Losses that need no logits in full."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Factors:
         divergence: of the divergence between the two passes, summed over the rows compared.
         task: of the cross-entropy of the trained pass, summed over its rows.
         other_task: of the second forward pass's cross-entropy, where gradient flows through both.
-        kind: the divergence, ``kl`` (½ (D_KL(P₁‖P₂) + D_KL(P₂‖P₁))) or ``js`` (D_KL(P₁‖P₂)).
+        kind: the divergence, ``kl`` (½ (D_KL(P₁‖P₂) + D_KL(P₂‖P₁))) or ``js`` (D_KL(P₁‖P₂)); or
+            ``label-smoothing``, CE(u, P) − CE(y, P) of each row by itself.
     """
 
     divergence: float = 1.0

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from hiddenkey.errors import ConfigError, is_one_of, not_one_of
+from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, rate_faults
 
 DEFAULT_RATE = 0.1
@@ -41,10 +42,10 @@ class Method:
 
     @property
     def compensation(self) -> str:
-        """Third axis: rescaling of what stays, and the loss between two passes."""
+        """Third axis: rescaling of what stays, and the loss that is added."""
         rules = [drop.rescaling for drop in self.config.drops if drop.rescaling != "none"]
         if self.config.consistency is not None:
-            rules.append(f"{self.config.consistency.kind} loss")
+            rules.append(self.config.consistency.name)
         return " + ".join(rules) or "none"
 
 
@@ -53,6 +54,8 @@ _DROPKEY = "DropKey, arXiv 2208.02646"
 _DROPATTENTION = "DropAttention, arXiv 1907.11065"
 _HIDDENCUT = "HiddenCut, arXiv 2106.00149"
 _CUTOFF = "Cutoff, arXiv 2009.13818"
+
+_TEMPORAL = "Temporal Ensembling, arXiv 1610.02242"
 
 _KEY_COLUMN = Drop("attention_logits", "column", DEFAULT_RATE)
 _HIDDEN_ELEMENT = Drop("hidden", "element", DEFAULT_RATE)
@@ -100,6 +103,26 @@ def _table() -> Mapping[str, Method]:
             _HIDDENCUT,
             Drop("hidden", "span", DEFAULT_RATE),
             consistency=Consistency("mixture", backward="both"),
+        ),
+        _entry(
+            "temporal",
+            "KL to the example's own prediction of its last pass; no noise, no second pass",
+            _TEMPORAL,
+            consistency=Consistency("kl", target="history"),
+        ),
+        _entry(
+            "hiddenkey-temporal",
+            "HiddenKey's noise with that loss in place of a second pass",
+            f"{_FRAMEWORK}; {_TEMPORAL}",
+            _KEY_COLUMN,
+            _HIDDEN_ELEMENT,
+            consistency=Consistency("kl", target="history"),
+        ),
+        _entry(
+            "label-smoothing",
+            "a tenth of each label spread over all classes; no noise",
+            "Rethinking the Inception Architecture, arXiv 1512.00567",
+            consistency=Consistency(SMOOTHING, weight=0.1),
         ),
     ]
     return MappingProxyType({entry.name: entry for entry in table})

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.files import write_whole
-from hiddenkey.framework.compensation import CONSISTENCIES, RESCALES
+from hiddenkey.framework.compensation import KINDS, RESCALES, SMOOTHING, TARGETS
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import ATTENTION_KINDS, POSITIONS
 
@@ -51,12 +51,14 @@ class Drop:
 
 @dataclass(frozen=True)
 class Consistency:
-    """A loss between two passes over the same batch.
+    """A loss that is added to the task loss, most often between two passes over the same batch.
 
     Attributes:
         kind: ``kl``, bidirectional between two training passes; ``js``, from the training pass to
-            an inference pass; ``mixture``, of both of these from their mean.
-        weight: factor of the loss, relative to the task loss; at least 0.
+            an inference pass; ``mixture``, of both of these from their mean; ``label-smoothing``,
+            which needs one pass: with weight ε the sum is (1 − ε) CE + ε CE(uniform).
+        weight: factor of the loss, relative to the task loss; at least 0, and below 1 for label
+            smoothing.
         backward: ``one`` back-propagates through one of the two passes, as the paper does; ``both``
             through both, and then the task loss is the mean over both passes, or with ``mixture``
             that of the pass without noise, as in HiddenCut's code.
@@ -77,6 +79,21 @@ class Consistency:
     every: int = 1
     on: str = "auto"
     precision: str = "same"
+    target: str = "pass"
+    momentum: float = 0.0
+    top: int = 16
+
+    @property
+    def name(self) -> str:
+        """The loss in words."""
+        if self.kind == SMOOTHING:
+            return SMOOTHING
+        return f"{self.kind} loss" if self.target == "pass" else f"temporal {self.kind} loss"
+
+    @property
+    def runs_twice(self) -> bool:
+        """Whether a training step has a second forward pass."""
+        return self.kind != SMOOTHING and self.target == "pass"
 
 
 @dataclass(frozen=True)
@@ -255,10 +272,11 @@ def _consistency_faults(consistency: object) -> list[str]:
         return [f"consistency must be a Consistency or None, got {consistency!r}"]
     faults = []
     for name, allowed in (
-        ("kind", tuple(CONSISTENCIES)),
+        ("kind", KINDS),
         ("backward", ("one", "both")),
         ("on", ("auto", "logits", "representation")),
         ("precision", ("same", "bfloat16")),
+        ("target", TARGETS),
     ):
         if not is_one_of(getattr(consistency, name), allowed):
             faults.append(not_one_of(f"consistency.{name}", getattr(consistency, name), allowed))
@@ -270,6 +288,15 @@ def _consistency_faults(consistency: object) -> list[str]:
         faults.append(f"consistency.fraction must be in (0, 1], got {consistency.fraction!r}")
     if not _is_count(consistency.every) or consistency.every < 1:
         faults.append(f"consistency.every must be a whole number ≥ 1, got {consistency.every!r}")
+    if not _is_number(consistency.momentum) or not 0 <= consistency.momentum < 1:
+        faults.append(
+            f"consistency.momentum must be in [0, 1), got {consistency.momentum!r}; 0 compares with"
+            " the last prediction alone"
+        )
+    if not _is_count(consistency.top) or consistency.top < 1:
+        faults.append(
+            f"consistency.top must be a whole number ≥ 1, got {consistency.top!r}; 16 is usual"
+        )
     return faults or _contradictions(consistency)
 
 
@@ -292,6 +319,36 @@ def _contradictions(consistency: Consistency) -> list[str]:
             "consistency.fraction below 1 would train the task on those sequences alone with"
             " kind='mixture' and backward='both', whose task loss is that of the second pass; use"
             " fraction=1"
+        )
+    if not consistency.runs_twice:
+        return faults + _one_pass_faults(consistency)
+    return faults + [
+        f"consistency.{name} is for target='history', got {name}={getattr(consistency, name)!r}"
+        " with a second pass; leave it out or set target='history'"
+        for name in ("momentum", "top")
+        if getattr(consistency, name) != getattr(Consistency, name)
+    ]
+
+
+def _one_pass_faults(consistency: Consistency) -> list[str]:
+    """What means nothing without a second forward pass, or with a target of another kind."""
+    smooths = consistency.kind == SMOOTHING
+    own = f"kind={SMOOTHING!r}" if smooths else "target='history'"
+    fixed: dict[str, object] = {"backward": "one", "precision": "same"}
+    fixed |= {"fraction": 1, "every": 1} if smooths else {"kind": "kl"}
+    fixed |= {"target": "pass", "momentum": 0, "top": Consistency.top} if smooths else {}
+    faults = [
+        f"consistency.{name}={getattr(consistency, name)!r} means nothing with {own}, which has no"
+        f" second pass; use {name}={value!r}"
+        for name, value in fixed.items()
+        if getattr(consistency, name) != value
+    ]
+    if consistency.on == "representation":
+        faults.append(f"consistency.on='representation' means nothing with {own}; use 'logits'")
+    if smooths and consistency.weight >= 1:
+        faults.append(
+            f"consistency.weight must be in [0, 1) with {own}, where it is the share of the uniform"
+            f" distribution in the labels, got {consistency.weight!r}; 0.1 is usual"
         )
     return faults
 

@@ -108,6 +108,13 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         callbacks.remove(self)
         callbacks.insert(0, self)
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Let processes exchange the predictions that a temporal loss compares with."""
+        if self._watching is not None:
+            self._watching.on_epoch_end(args, state, control)
+
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

@@ -92,6 +92,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._per_layer = per_layer
         self._kernel, self._lm_loss = kernel, lm_loss
         self._passes = 0
+        self._predictions: dict[str, Any] = {}
         self.reached: ReachedSites | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -101,6 +102,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.attachment = attach_and_say(model, self.config, self._kernel, self._lm_loss)
         model.train()
         self.attachment.consistency_passes = self._passes
+        if self.attachment.history is not None:
+            self.attachment.history.load_state_dict(self._predictions)
         self.reached = ReachedSites(self.attachment)
         for schedule in self._schedules:
             schedule.rates(self.attachment.sites, 0, 1)
@@ -113,6 +116,11 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             steps = int(trainer.estimated_stepping_batches)
             rates |= schedule.rates(self.attachment.sites, trainer.global_step, steps)
         self.attachment.set_rates(rates)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Let processes exchange the predictions that a temporal loss compares with."""
+        if self.attachment is not None and self.attachment.history is not None:
+            self.attachment.history.exchange()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Log where a step's metrics are due."""
@@ -146,6 +154,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         if trainer.global_step:
             self.reached.report()
         self._passes = self.attachment.consistency_passes
+        if self.attachment.history is not None:
+            self._predictions = self.attachment.history.state_dict()
         self.detach()
         folder = trainer.log_dir or trainer.default_root_dir  # all processes must ask for it
         if trainer.is_global_zero:
@@ -160,13 +170,19 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.detach()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of passes, for a checkpoint."""
+        """Return the number of passes and the kept predictions, for a checkpoint.
+
+        Lightning writes those of the first process; each has all after an epoch.
+        """
         passes = self.attachment.consistency_passes if self.attachment else self._passes
-        return {"passes": passes}
+        history = self.attachment.history if self.attachment else None
+        kept = self._predictions if history is None else history.state_dict()
+        return {"passes": passes, "predictions": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting passes where a resumed run stood."""
+        """Go on where a resumed run stood."""
         self._passes = state_dict["passes"]
+        self._predictions = state_dict.get("predictions", {})
 
     def detach(self) -> None:
         """Give the model back as it was. Does nothing twice."""

@@ -12,6 +12,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hiddenkey.attachment.attachment import Attachment, attachment_of
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.schedule import RateSchedule, by_position
+from hiddenkey.integrations.kept_predictions import KeptPredictions, resumed_from
 from hiddenkey.integrations.reached import ReachedSites
 from hiddenkey.integrations.trainer_loss import hold_own_loss
 from hiddenkey.step.parallel import means_over_processes
@@ -88,6 +89,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         self._passes_at_step_begin = 0
         self._steps = 0
         self.reached = ReachedSites(attachment)
+        self._kept = KeptPredictions(attachment)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -110,6 +112,13 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         stored = state.stateful_callbacks.get(_STATE)
         passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0
         self._attachment.consistency_passes = passes
+        self._kept.begin(resumed_from(), state.epoch or 0)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Let processes exchange the predictions that a temporal loss compares with."""
+        self._kept.end_epoch()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -161,19 +170,21 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Write the configuration beside the checkpoint's adapter."""
+        """Write the configuration and the kept predictions beside the checkpoint's adapter."""
         assert args.output_dir is not None
         folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             self._attachment.config.save_pretrained(folder)
+        self._kept.save(folder, args.process_index)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Log an error where no step of the training reached a site."""
+        """Log an error where no step of the training reached a site, or compared anything."""
         self.reached.read(args.device)
         if self._steps:
             self.reached.report()
+            self._kept.report()
 
     def read(self, args: TrainingArguments) -> dict[str, float]:
         """Return the loss parts and observed drop rates since the last reading, by logs' names.

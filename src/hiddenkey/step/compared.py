@@ -34,9 +34,9 @@ from hiddenkey.framework.config import Consistency
 from hiddenkey.step.arguments import lead, select, visible_tokens
 
 _SHIFTED = ("ForCausalLM",)
-_LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
+LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
 _MADE_OF_LABELS = ("ForConditionalGeneration",)
-_BY_TOKEN = (*_LANGUAGE, "ForTokenClassification")
+_BY_TOKEN = (*LANGUAGE, "ForTokenClassification")
 _CLASSIFIES = ("ForSequenceClassification", "ForImageClassification")
 CHOICES = "ForMultipleChoice"
 ANSWERS = "ForQuestionAnswering"
@@ -55,15 +55,20 @@ class ComparedRows:
         task: see :func:`hiddenkey.anatomy.task_of`.
         label_names: the arguments of the model's call that hold its labels.
         on_representation: whether rows are hidden states of the last layer, and no predictions.
+        is_regression: whether the model predicts numbers.
+        is_language: whether its classes are the tokens of a language.
+        is_token_wise: whether it predicts one class for each token.
         is_own_loss: whether the task loss of the pass at work is computed outside of the model.
     """
 
     def __init__(self, consistency: Consistency, transformer: nn.Module) -> None:
         self.task = anatomy.task_of(transformer)
         self.label_names = _POSITIONS if self.task == ANSWERS else ("labels",)
-        self._is_regression = anatomy.is_regression(transformer)
-        self.on_representation = consistency.on == "representation" or (
-            consistency.on == "auto" and self._is_regression
+        self.is_regression = anatomy.is_regression(transformer)
+        self.is_language = self.task in LANGUAGE
+        self.is_token_wise = self.task in _BY_TOKEN
+        self.on_representation = consistency.runs_twice and (
+            consistency.on == "representation" or (consistency.on == "auto" and self.is_regression)
         )
         self.is_own_loss = self._is_multi_label = False
         self._transformer = transformer
@@ -175,6 +180,47 @@ class ComparedRows:
             return pairs.flatten(0, 1), share
         return predictions, 1.0
 
+    def counts(self, output: Any, arguments: Mapping[str, Any]) -> list[int]:
+        """Return how many rows each sequence has, of :meth:`rows` for all sequences.
+
+        Args:
+            output: of the pass.
+            arguments: of the pass, by name.
+        """
+        if self.task == ANSWERS:
+            return [2] * len(output.start_logits)
+        predictions = output.logits
+        if self.task in _BY_TOKEN:
+            labelled = self._labelled(arguments, predictions.shape[1])
+            counts: list[int] = labelled.sum(1).tolist()
+            return counts
+        return [predictions.shape[1] if self._is_multi_label else 1] * len(predictions)
+
+    def at_labels(self, rows: Tensor, output: Any, arguments: Mapping[str, Any]) -> Tensor:
+        """Return what each row predicts for its label, ``[rows]``; for soft labels, their mean.
+
+        Args:
+            rows: from :meth:`rows`, for all sequences.
+            output: of the pass.
+            arguments: of the pass, by name, with labels.
+        """
+        if self.task == ANSWERS:
+            own = arguments.get("labels")
+            given = [arguments[name] for name in _POSITIONS] if own is None else own.unbind(1)
+            labels: Tensor = torch.cat([each.flatten() for each in given])
+            labels = labels.clamp(0, rows.shape[1] - 1)  # those outside have no share
+        elif self.task in _BY_TOKEN:
+            labels = self._labels(arguments, output.logits.shape[1])
+            labels = labels[labels != IGNORED_LABEL]
+        elif self._is_multi_label:
+            is_so: Tensor = arguments["labels"].flatten()
+            return rows[:, 0] * is_so.to(rows)
+        else:
+            labels = arguments["labels"]
+            if labels.shape == rows.shape and rows.shape[1] > 1:
+                return (rows * labels.to(rows)).sum(-1)
+        return rows.gather(-1, labels.to(rows.device).view(-1, 1)).squeeze(-1)
+
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """Return what the sum over rows is divided by."""
         if self.is_sum(arguments):
@@ -192,7 +238,7 @@ class ComparedRows:
             return False
         if self.is_own_loss or self.task not in _CLASSIFIES:
             return self.is_own_loss or self._divides_by_items
-        return self._divides_by_items and not (self._is_regression or self._is_multi_label)
+        return self._divides_by_items and not (self.is_regression or self._is_multi_label)
 
     def _asks_for_several(self, labels: Tensor | None) -> bool:
         return self.task in _CLASSIFIES and anatomy.is_multi_label(self._transformer, labels)
@@ -242,16 +288,19 @@ class ComparedRows:
 
     def _labelled(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
         """Mark the positions whose prediction has a label, boolean ``[batch, tokens]``."""
-        labels = arguments["labels"]
+        return self._labels(arguments, tokens) != IGNORED_LABEL
+
+    def _labels(self, arguments: Mapping[str, Any], tokens: int) -> Tensor:
+        """Return what each position is to predict, ``[batch, tokens]``; −100 where nothing."""
+        labels: Tensor = arguments["labels"]
         if self.task in _SHIFTED:
             given = arguments.get("shift_labels")
             ends = torch.full_like(labels[:, :1], IGNORED_LABEL)
             labels = torch.cat([labels[:, 1:], ends], 1) if given is None else given
         # a prefix of virtual or image tokens has either labels but no logits, or no labels
-        labels = F.pad(
+        return F.pad(
             labels[:, -tokens:], (max(0, tokens - labels.shape[1]), 0), value=IGNORED_LABEL
         )
-        return labels != IGNORED_LABEL
 
 
 def divides_by_items(transformer: nn.Module) -> bool:
@@ -261,7 +310,7 @@ def divides_by_items(transformer: nn.Module) -> bool:
     a classifier it is then so for one class of each sequence alone.
     """
     task = anatomy.task_of(transformer)
-    if task in _LANGUAGE:
+    if task in LANGUAGE:
         code = getattr(inspect.unwrap(type(transformer).forward), "__code__", None)
         return code is not None and "loss_function" in code.co_names
     return hands_keywords_on(transformer, "loss_function")

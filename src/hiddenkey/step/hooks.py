@@ -13,17 +13,21 @@ from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import Part
 from hiddenkey.errors import AttachError, ConsistencyError
-from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.compensation import SMOOTHING
+from hiddenkey.framework.config import Consistency, DropoutConfig
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss
 from hiddenkey.step.consistency import TwoPassLoss
 from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved, refuse_unpreserved_rng
+from hiddenkey.step.identity import INDEX
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
 from hiddenkey.step.places import SitePlan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.shared_layers import SharedLayers
+from hiddenkey.step.smoothing import SmoothingLoss
+from hiddenkey.step.temporal import TemporalLoss
 from hiddenkey.step.training_pass import TrainingPass
 from hiddenkey.step.visibility import VisibleTokens, models_inside
 
@@ -98,13 +102,7 @@ class StepHooks:
         """
         self.first_pass = FirstPass(self._plan.places, self._layers, counters)
         if self._config.consistency is not None:
-            self.consistency = TwoPassLoss(
-                self._config.consistency,
-                self._transformer,
-                self._layers[-1].module,
-                lm_loss,
-                self.entry,
-            )
+            self.consistency = self._added_loss(self._config.consistency, lm_loss)
             self.shared = self._find_shared()
         self._handles += [
             self.entry.register_forward_pre_hook(self._enter, with_kwargs=True),
@@ -132,8 +130,18 @@ class StepHooks:
             self.consistency = None
         self.shared = None
 
+    def _added_loss(self, settings: Consistency, lm_loss: LanguageModelLoss) -> AddedLoss:
+        if settings.kind == SMOOTHING:
+            return SmoothingLoss(settings, self._transformer, lm_loss, self.entry)
+        if settings.target == "history":
+            return TemporalLoss(settings, self._transformer, lm_loss, self.entry)
+        last = self._layers[-1].module
+        return TwoPassLoss(settings, self._transformer, last, lm_loss, self.entry)
+
     def _find_shared(self) -> SharedLayers | None:
         """Return the layers in which both passes are equal, if there are any."""
+        if not isinstance(self.consistency, TwoPassLoss):
+            return None
         if self._config.keep_model_dropout or any(s.position == "input" for s in self._sites):
             return None
         if self.entry is not self._transformer:  # it may run the layers more than once
@@ -143,18 +151,30 @@ class StepHooks:
             return None
         return SharedLayers(self._transformer, self._layers[:first], self._layers[first:])
 
-    def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._end()  # what an interrupted pass left: KeyboardInterrupt runs no hooks
         self._is_called = True
-        if not module.training:
-            return
+        index = kwargs.get(INDEX)
+        changed = None
+        if index is not None:
+            kwargs = {name: value for name, value in kwargs.items() if name != INDEX}
+            changed = args, kwargs
+        if module.training:
+            self._begin(module, args, kwargs, index)
+        return changed
+
+    def _begin(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], index: Any
+    ) -> None:
         refuse_replica(module)
         refuse_unpreserved_rng(self._transformer, self._layers)
         refuse_moved(self._transformer, self._plan.places)
         arguments = {**dict(zip(self.parameters, args, strict=False)), **kwargs}
         for call in self.before_pass:
             call(arguments)
-        self.current = TrainingPass(self, arguments, self.own)
+        self.current = TrainingPass(self, arguments, self.own, index)
         self.current.begin()
 
     def _see(

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from hiddenkey.chunked_loss.passes import SecondStates
 from hiddenkey.step import caches
+from hiddenkey.step.added_loss import AddedLoss
 from hiddenkey.step.arguments import select
 from hiddenkey.step.consistency import SecondPass, TwoPassLoss
 from hiddenkey.step.guards import TrainedLoss
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.shared_layers import SharedLayers
+from hiddenkey.step.smoothing import SmoothingLoss
+from hiddenkey.step.temporal import TemporalLoss, Visit
 
 if TYPE_CHECKING:
     from hiddenkey.step.hooks import StepHooks
@@ -26,7 +29,8 @@ class TrainingPass:
     A training step is :meth:`begin`, the model's own call, :meth:`finish`:
 
     1. draw: the masks come from this process's own random numbers, at the rates in force;
-    2. second forward pass: other masks, without gradient by default (``begin``);
+    2. second forward pass: other masks, without gradient by default (``begin``); or, with a loss
+       that needs one pass, the examples' earlier predictions are found;
     3. first forward pass: the model's own call, with gradient;
     4. compare: the divergence between the two predictions (``finish``);
     5. add: the divergence, weighted, to the task loss;
@@ -36,14 +40,22 @@ class TrainingPass:
         step: the hooks, which hold what survives between passes.
         arguments: of the model's call, by name.
         own: the task loss that the script computes of this pass; ``None`` if the model does.
+        index: the script's own numbers of the batch's examples, if it gives them.
     """
 
-    def __init__(self, step: StepHooks, arguments: Mapping[str, Any], own: OwnLoss | None) -> None:
+    def __init__(
+        self,
+        step: StepHooks,
+        arguments: Mapping[str, Any],
+        own: OwnLoss | None,
+        index: Tensor | None = None,
+    ) -> None:
         self.step = step
         self.own = own
+        self._index = index
         self._given = arguments
         self.arguments = dict(arguments) if own is None else own.complete(arguments)
-        self.second: SecondPass | SecondStates | None = None
+        self.target: SecondPass | SecondStates | Visit | bool | None = None
 
     def begin(self) -> None:
         """Draw, and run the second forward pass."""
@@ -55,9 +67,8 @@ class TrainingPass:
                 step.trained.check()
             loss.check_call(self.arguments)
             loss.compared.begin(self._given, own=self.own is not None)
-            if loss.due():
-                self.second = self._run_second(loss)
-            loss.begin(self.arguments, self.second)
+            self.target = self._find_target(loss)
+            loss.begin(self.arguments, self.target)
         step.visible.see(self.arguments)  # what the first forward pass sees
 
     def finish(self, output: Any) -> None:
@@ -73,7 +84,7 @@ class TrainingPass:
             else:
                 meter.add(getattr(output, "loss", None), None)
             return
-        total, extra = loss.after(output, self.arguments, self.second)
+        total, extra = loss.after(output, self.arguments, self.target)
         if self.own is not None:  # its `total` adds and counts
             self.own.receive(extra)
             return
@@ -83,6 +94,15 @@ class TrainingPass:
         meter.add(task, extra)
         predictions = getattr(output, "logits", getattr(output, "start_logits", None))
         self.step.trained = _trained(extra, predictions)
+
+    def _find_target(self, loss: AddedLoss) -> SecondPass | SecondStates | Visit | bool | None:
+        """Return what the first forward pass is compared with; ``None`` in a pass without."""
+        if isinstance(loss, TemporalLoss):
+            return loss.visit(self._run, self.arguments, self._index)
+        if isinstance(loss, SmoothingLoss):
+            return loss.prepare(self._run, self.arguments)
+        assert isinstance(loss, TwoPassLoss)
+        return self._run_second(loss) if loss.due() else None
 
     def _run_second(self, loss: TwoPassLoss) -> SecondPass | SecondStates:
         """Run the second forward pass; the layers below the first noisy one run once for both."""

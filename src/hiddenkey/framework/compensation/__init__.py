@@ -1,7 +1,8 @@
 """How the gap between training and inference is closed: the third axis of arXiv 2403.00812.
 
 :mod:`rescale` acts inside the forward pass; :mod:`kl`, :mod:`js` and :mod:`mixture` are losses
-between two passes.
+between two passes. With a target from the past (:mod:`temporal`) or the uniform distribution
+(:mod:`smoothing`) a loss needs one pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,3 +24,11 @@ CONSISTENCIES: Mapping[str, ConsistencyLoss] = {
 
 AGAINST_INFERENCE = ("js", "mixture")
 """Losses whose second forward pass is without noise."""
+
+TARGETS = ("pass", "history")
+"""What a divergence compares with: a second forward pass, or the example's earlier prediction."""
+
+SMOOTHING = "label-smoothing"
+
+KINDS = (*CONSISTENCIES, SMOOTHING)
+"""All losses that may be added to the task loss."""

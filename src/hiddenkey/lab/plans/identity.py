@@ -21,7 +21,13 @@ PATHS: Final = ("data", "train_file", "eval_file")
 VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight", "seed")
 """What a plan varies from run to run of a task."""
 
-LATER: Final = ("validation", "keep", "quantize")
+LATER: Final = (
+    "validation",
+    "keep",
+    "quantize",
+    "consistency_momentum",
+    "consistency_top",
+)
 """Settings that runs of version 0.1.0 did not have; at their defaults they change no identity."""
 
 _PACKAGES: Final = ("torch", "transformers", "peft")

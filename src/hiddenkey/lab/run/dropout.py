@@ -81,7 +81,7 @@ def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
 def _consistency(options: TrainOptions, base: DropoutConfig) -> hiddenkey.Consistency | None:
     given = {
         name: getattr(options, f"consistency_{name}")
-        for name in ("weight", "every", "fraction", "backward", "precision")
+        for name in ("weight", "every", "fraction", "backward", "precision", "momentum", "top")
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if base.consistency is None and changes:

@@ -88,6 +88,12 @@ class TrainOptions(Source):
     consistency_precision: Literal["same", "bfloat16"] | None = None
     """Number format of the loss's pass without gradient: bfloat16 takes a third of the time on
     processors that have it; none: the model's."""
+    consistency_momentum: float | None = None
+    """Share of the earlier predictions in the running mean that the temporal loss compares with, in
+    [0, 1); none: the method's own, most often 0, the last prediction alone."""
+    consistency_top: int | None = None
+    """Most likely tokens that the temporal loss keeps of each prediction of a language model; none:
+    16."""
     layers: tuple[int, ...] | None = None
     """Indices of the layers that drop, from 0; none: all."""
     share_heads: bool = False

@@ -1,0 +1,61 @@
+"""Consistency with an example's own earlier prediction (temporal ensembling, arXiv 1610.02242).
+
+The prediction q of the example's last training pass is a constant, so that the loss needs no second
+pass: ½ (D_KL(Q‖P) + D_KL(P‖Q)), as :func:`kl.bidirectional_kl` has it. PS-KD (arXiv 2006.12000)
+takes such predictions as soft labels.
+"""
+
+import torch
+from torch import Tensor
+
+# A mass of e^-50 is none. Both ways of computing a rest end here.
+LEAST_LOG_MASS = -50.0
+
+
+def squared_difference(values: Tensor, earlier: Tensor) -> Tensor:
+    """Return the mean of (v − v')² for every row: the bidirectional KL of regression.
+
+    The mean squared error is, up to a constant, the negative log-likelihood of a Gaussian of
+    variance ½; the KL between two such Gaussians is the square of the difference of their means, in
+    both directions.
+
+    Args:
+        values: ``[rows, outputs]``.
+        earlier: ``[rows, outputs]``.
+
+    Returns:
+        ``[rows]``, float32 or wider.
+    """
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return (values.to(wide) - earlier.to(wide)).square().mean(-1)
+
+
+def shortened(log_p: Tensor, classes: Tensor) -> Tensor:
+    """Return the log-probabilities of some classes, and of all others together.
+
+    The KL between two shortened distributions is at most that between the whole ones (data
+    processing inequality).
+
+    Args:
+        log_p: ``[rows, vocabulary]``.
+        classes: ``[rows, k]``, different ones in each row.
+
+    Returns:
+        ``[rows, k + 1]``; the last is the others', at least :data:`LEAST_LOG_MASS`.
+    """
+    others = log_p.scatter(-1, classes, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([log_p.gather(-1, classes), others.clamp_min(LEAST_LOG_MASS)], -1)
+
+
+def running_mean(log_mean: Tensor, log_p: Tensor, momentum: float) -> Tensor:
+    """Return log(m · mean + (1 − m) · p), for every entry.
+
+    Args:
+        log_mean: of the predictions so far.
+        log_p: of the last one, same shape.
+        momentum: m in [0, 1); 0 keeps the last prediction alone.
+    """
+    if momentum == 0:
+        return log_p
+    weights = torch.tensor([momentum, 1 - momentum], dtype=torch.float64).log().tolist()
+    return torch.logaddexp(log_mean + weights[0], log_p + weights[1])

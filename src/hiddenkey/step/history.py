@@ -1,0 +1,252 @@
+"""What a model predicted for each example in the example's last training pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, distributed
+
+from hiddenkey.errors import ConsistencyError
+from hiddenkey.step.identity import INDEX, Identities
+
+_FIRST_CAPACITY = 256
+LARGEST_GIB = 4.0
+"""Where the store ends, in GiB; examples that never come back would fill any memory."""
+
+
+class History:
+    """Predictions by example: a row of numbers for each unit (sequence, label or token) of it.
+
+    A row that was never written, or with a number that is not finite, is unseen.
+
+    Attributes:
+        passes: training passes so far, the age of what is kept.
+        recognised: examples that were seen in an earlier pass, counted over all passes.
+    """
+
+    def __init__(self) -> None:
+        self.passes = self.recognised = 0
+        self._blocks: dict[int, tuple[int, int]] = {}  # example → its first row, number of rows
+        self._contents: dict[int, int] = {}
+        self._ages: dict[int, int] = {}
+        self._size = 0
+        self._values: Tensor | None = None
+        self._classes: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the rows in use."""
+        tensors = [each for each in (self._values, self._classes) if each is not None]
+        return sum(self._size * each[0].numel() * each.element_size() for each in tensors)
+
+    def rows_of(self, who: Identities, counts: Sequence[int]) -> list[int]:
+        """Return the first row of each example of a batch; new ones get theirs.
+
+        Args:
+            who: the examples are.
+            counts: rows of each.
+
+        Raises:
+            ConsistencyError: if a number stands for two examples, or one whose rows have changed.
+        """
+        self.passes += 1
+        starts = []
+        for key, content, count in zip(who.keys, who.contents, counts, strict=True):
+            if key not in self._blocks:
+                self._blocks[key] = (self._size, count)
+                self._contents[key] = content
+                self._size += count
+            start, known = self._blocks[key]
+            if self._contents[key] != content or known != count:
+                raise ConsistencyError(_changed(key, who.are_numbered, known, count))
+            self.recognised += self._ages.get(key, self.passes) < self.passes
+            self._ages[key] = self.passes
+            starts.append(start)
+        return starts
+
+    def read(self, rows: Tensor, like: Tensor, classes: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Return what is kept in some rows; NaN where nothing is.
+
+        Args:
+            rows: ``[units]`` indices.
+            like: ``[units, width]``, for width, type and device.
+            classes: how many class numbers belong to a row.
+
+        Returns:
+            ``[units, width]``; and ``[units, classes]``, or ``None`` if that is 0.
+
+        Raises:
+            ConsistencyError: if the store has outgrown its limit.
+        """
+        width = like.shape[1]
+        kind = torch.promote_types(like.dtype, torch.float32)
+        self._values = _grown(self._values, self._size, width, kind, torch.nan, like.device)
+        if classes:
+            self._classes = _grown(self._classes, self._size, classes, torch.int32, 0, like.device)
+        if self.bytes > LARGEST_GIB * 2**30:
+            raise ConsistencyError(_too_large(self))
+        found = self._values[rows, :width]
+        return found, None if not classes else self._classes_at(rows)
+
+    def write(self, rows: Tensor, values: Tensor, classes: Tensor | None = None) -> None:
+        """Keep the predictions of a pass.
+
+        Args:
+            rows: ``[units]`` indices, after :meth:`read` of the same ones.
+            values: ``[units, width]``, without gradient.
+            classes: ``[units, classes]``.
+        """
+        assert self._values is not None
+        self._values[rows, : values.shape[1]] = values.to(self._values.dtype)
+        if classes is not None and self._classes is not None:
+            self._classes[rows] = classes.to(torch.int32)
+
+    def _classes_at(self, rows: Tensor) -> Tensor:
+        assert self._classes is not None
+        return self._classes[rows].long()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that is kept, as tensors on the CPU; empty before the first pass."""
+        if self._values is None:
+            return {}
+        keys = list(self._blocks)
+        starts, counts = zip(*self._blocks.values(), strict=True)
+        numbers = {
+            "keys": keys,
+            "contents": [self._contents[key] for key in keys],
+            "ages": [self._ages[key] for key in keys],
+            "counts": list(counts),
+            "passes": [self.passes],
+        }
+        state = {name: torch.tensor(each, dtype=torch.int64) for name, each in numbers.items()}
+        order = rows_by_example(list(starts), list(counts), self._values.device)
+        state["values"] = self._values[order].cpu()
+        if self._classes is not None:
+            state["classes"] = self._classes[order].cpu()
+        return state
+
+    def load_state_dict(self, *states: Mapping[str, Tensor]) -> None:
+        """Replace all that is kept by what :meth:`state_dict` gave, of one or several processes.
+
+        Of an example that several have seen, the latest prediction counts.
+
+        Args:
+            states: of all processes; empty ones hold nothing.
+
+        Raises:
+            ConsistencyError: if they are no such states, or of models with different predictions.
+        """
+        device = None if self._values is None else self._values.device
+        self.__init__()  # type: ignore[misc]
+        for state in states:
+            if state:
+                self._merge(state, device)
+
+    def _merge(self, state: Mapping[str, Tensor], device: torch.device | None) -> None:
+        if faults := _state_faults(state):
+            raise ConsistencyError(f"these are no stored predictions: {faults}")
+        values, classes = state["values"].to(device), state.get("classes")
+        keys, contents = state["keys"].tolist(), state["contents"].tolist()
+        ages, counts = state["ages"].tolist(), state["counts"].tolist()
+        taken: list[int] = []
+        self.passes = max(self.passes, int(state["passes"].item()))
+        for each, key in enumerate(keys):
+            if key in self._blocks and self._ages[key] >= ages[each]:
+                continue
+            if key not in self._blocks:
+                self._blocks[key] = (self._size, counts[each])
+                self._size += counts[each]
+            elif self._contents[key] != contents[each] or self._blocks[key][1] != counts[each]:
+                raise ConsistencyError(_changed(key, True, self._blocks[key][1], counts[each]))
+            self._contents[key], self._ages[key] = contents[each], ages[each]
+            taken.append(each)
+        if not taken:
+            return
+        ends = state["counts"].cumsum(0).tolist()
+        taken_counts = [counts[each] for each in taken]
+        first = [ends[each] - counts[each] for each in taken]
+        source = rows_by_example(first, taken_counts, values.device)
+        own = [self._blocks[keys[each]][0] for each in taken]
+        rows = rows_by_example(own, taken_counts, values.device)
+        self.read(rows, values[:1], 0 if classes is None else classes.shape[1])
+        self.write(rows, values[source], None if classes is None else classes.to(device)[source])
+
+    def exchange(self) -> None:
+        """Give every process what each has seen. All of them must call this; alone it is nothing.
+
+        Call it after each epoch where a sampler hands examples to other processes, as
+        PyTorch's and accelerate's do.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return
+        states: list[dict[str, Tensor]] = [{} for _ in range(distributed.get_world_size())]
+        distributed.all_gather_object(states, self.state_dict())
+        recognised = self.recognised
+        self.load_state_dict(*states)
+        self.recognised = recognised
+
+
+def rows_by_example(starts: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:
+    """Return the rows of a batch's examples, one example after the other, ``[units]``."""
+    lengths = torch.tensor(counts, dtype=torch.int64)
+    firsts = torch.tensor(starts, dtype=torch.int64).repeat_interleave(lengths)
+    within = torch.arange(len(firsts)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+    return (firsts + within).to(device)
+
+
+def _grown(
+    tensor: Tensor | None,
+    rows: int,
+    width: int,
+    kind: torch.dtype,
+    fill: float,
+    device: torch.device,
+) -> Tensor:
+    """Return a tensor of at least so many rows and columns that begins with the given one."""
+    if tensor is not None and len(tensor) >= rows and tensor.shape[1] >= width:
+        return tensor
+    old = (0, 0) if tensor is None else (len(tensor), tensor.shape[1])
+    capacity = old[0] if rows <= old[0] else max(_FIRST_CAPACITY, 2 * old[0], rows)
+    grown = torch.full((capacity, max(width, old[1])), fill, dtype=kind, device=device)
+    if tensor is not None:
+        grown[: old[0], : old[1]] = tensor
+    return grown
+
+
+def _changed(key: int, is_numbered: bool, known: int, count: int) -> str:
+    if is_numbered:
+        return (
+            f"{INDEX} {key} stands for two different examples: it repeats, or the data set changed"
+            " between epochs; number each example of the training data once, or leave it out to"
+            " recognise examples by what they hold"
+        )
+    return (
+        f"an example has {count} labelled tokens and had {known} in an earlier pass: its labels"
+        " change between epochs, so that its earlier prediction is of another task; use"
+        " target='pass'"
+    )
+
+
+def _too_large(history: History) -> str:
+    return (
+        f"predictions of {len(history):,} examples take {history.bytes / 2**30:.1f} GiB, more than"
+        f" {LARGEST_GIB:g}; a streamed data set without end never repeats its examples. Lower"
+        " consistency.top, or use target='pass'"
+    )
+
+
+def _state_faults(state: Mapping[str, Tensor]) -> str:
+    wanted = ("keys", "contents", "ages", "counts", "passes", "values")
+    if missing := [name for name in wanted if name not in state]:
+        return f"{', '.join(missing)} missing"
+    examples = len(state["keys"])
+    if any(len(state[name]) != examples for name in ("contents", "ages", "counts")):
+        return "their numbers of examples differ"
+    rows = int(state["counts"].sum())
+    if any(len(state[name]) != rows for name in ("values", "classes") if name in state):
+        return "their numbers of rows differ"
+    return ""

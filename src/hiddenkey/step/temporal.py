@@ -1,0 +1,241 @@
+"""Compares a pass with what the model predicted for the same examples in their last pass.
+
+The prediction of an example's last training pass is a constant, so that a step costs one pass. Of a
+language model the most likely classes of each labelled token are kept, and the mass of all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hiddenkey import anatomy, log
+from hiddenkey.chunked_loss.past import Past
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL
+from hiddenkey.framework.compensation.kl import bidirectional_kl
+from hiddenkey.framework.compensation.temporal import (
+    running_mean,
+    shortened,
+    squared_difference,
+)
+from hiddenkey.framework.config import Consistency
+from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run, inference_mode
+from hiddenkey.step.compared import ANSWERS
+from hiddenkey.step.history import History, rows_by_example
+from hiddenkey.step.identity import Identities, identities
+
+_FIRST_VISIT = (
+    "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
+    " the next one"
+)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """The examples of one training pass.
+
+    Attributes:
+        who: they are.
+        chosen: ``[sequences]``, indices of those that are compared; ``None``: all.
+        is_due: whether the pass carries the loss.
+    """
+
+    who: Identities
+    chosen: Tensor | None
+    is_due: bool
+
+
+class TemporalLoss(AddedLoss):
+    """The consistency loss with the history of one model's predictions.
+
+    Args:
+        consistency: the configured loss.
+        transformer: the Hugging Face model.
+        lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
+        entry: the module whose call is one pass; ``None``: the transformer.
+
+    Attributes:
+        history: the predictions.
+    """
+
+    def __init__(
+        self,
+        consistency: Consistency,
+        transformer: nn.Module,
+        lm_loss: LanguageModelLoss = "auto",
+        entry: nn.Module | None = None,
+    ) -> None:
+        super().__init__(consistency, transformer, lm_loss, entry)
+        self.history = History()
+        self._padding = getattr(anatomy.text_config(transformer), "pad_token_id", None)
+        self._visit: Visit | None = None
+        self._past: tuple[Tensor, Past] | None = None
+
+    @property
+    def memory(self) -> str:
+        """What one example takes in the store."""
+        if self.compared.is_language:
+            return f"{8 * self.consistency.top + 4} bytes per labelled token"
+        if self.compared.task == ANSWERS:
+            return "8 bytes per token"
+        classes = int(getattr(self._transformer.config, "num_labels", 1))
+        unit = "labelled token" if self.compared.is_token_wise else "example"
+        return f"{4 * classes} bytes per {unit}"
+
+    def visit(self, run: Run, arguments: Mapping[str, Any], index: Tensor | None) -> Visit:
+        """Recognise the examples of a pass, and count it.
+
+        Args:
+            run: calls the model without its hooks.
+            arguments: of the trained pass, by name.
+            index: the script's own numbers of the examples; ``None``: they are recognised by what
+                they hold.
+
+        Raises:
+            ConsistencyError: if the batch has no labels, or if the numbers do not fit it.
+        """
+        self.check_labels(arguments)
+        log.once("temporal", _FIRST_VISIT)
+        if self._chunked is not None and self._may_chunk(arguments):
+            with torch.no_grad(), inference_mode(self._entry):
+                self._chunked.verify(lambda: run(arguments))
+            self._refuse_full()
+        who = identities(arguments, index, self._padding)
+        return Visit(who, self.choose(arguments), self.due())
+
+    def begin(self, arguments: Mapping[str, Any], target: Visit | None) -> None:
+        """Prepare the trained pass, which comes next.
+
+        Args:
+            arguments: its own, by name.
+            target: from :meth:`visit`.
+        """
+        self._visit = target
+        if self._chunked is not None:
+            self._chunked.sums = None
+            if target is not None and self._may_chunk(arguments):
+                self._chunked.begin(self._remember)
+
+    def end(self) -> None:
+        """Clear up after the trained pass, however it ended."""
+        super().end()
+        self._visit = self._past = None
+
+    def after(
+        self, output: Any, arguments: Mapping[str, Any], target: Visit | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the trained pass's loss, and the consistency loss in it."""
+        task: Tensor | None = getattr(output, "loss", None)
+        if target is None:
+            return task, None
+        if self._chunked is not None:
+            parts = self._chunked.finish(output, self._remember)
+            if parts is not None:
+                assert self._past is not None
+                rows, past = self._past
+                self.history.write(rows, past.log_q, past.classes)
+                output["logits"] = None
+                return parts[0], parts[1] if target.is_due else None
+        extra = self._divergence(output, arguments, target)
+        if not target.is_due:
+            return task, None
+        return (None if self.compared.is_own_loss else task + extra), extra  # type: ignore[operator]
+
+    def _divergence(self, output: Any, arguments: Mapping[str, Any], visit: Visit) -> Tensor:
+        """Compare the trained pass with the earlier ones, and keep its predictions."""
+        compared = self.compared
+        compared.check(output)
+        rows, shares = compared.rows(output, None, arguments)
+        counts = compared.counts(output, arguments)
+        kept = self._rows(visit, counts, rows.device)
+        values = self._distance(rows, kept)
+        is_compared = _repeated(visit, counts, rows.device)
+        if compared.task == ANSWERS:  # first the start of each answer, then all ends
+            is_compared = is_compared.view(-1, 2).t().flatten()
+        total = torch.where(is_compared, values * shares, 0).sum() / compared.units(arguments)
+        return self._scale(arguments, visit.chosen) * total
+
+    def _rows(self, visit: Visit, counts: list[int], device: torch.device) -> Tensor:
+        starts = self.history.rows_of(visit.who, counts)
+        kept = rows_by_example(starts, counts, device)
+        return kept.view(-1, 2).t().flatten() if self.compared.task == ANSWERS else kept
+
+    def _distance(self, rows: Tensor, kept: Tensor) -> Tensor:
+        """Return the divergence of each row, 0 where nothing was kept, and keep the rows."""
+        if self.compared.is_regression:
+            earlier, _ = self.history.read(kept, rows)
+            is_seen = torch.isfinite(earlier).all(-1, keepdim=True)
+            distance = squared_difference(rows, torch.where(is_seen, earlier, rows.detach()))
+            self.history.write(kept, self._mean(earlier, rows.detach(), is_seen, linear=True))
+            return torch.where(is_seen.squeeze(-1), distance, 0)
+        log_p = torch.log_softmax(rows, -1, dtype=torch.promote_types(rows.dtype, torch.float32))
+        if self._shortens(rows.shape[1]):
+            return self._distance_of_the_top(log_p, kept)
+        earlier, _ = self.history.read(kept, log_p)
+        is_seen = torch.isfinite(earlier).any(-1, keepdim=True)
+        # a batch that is padded further has tokens that the earlier one did not know
+        earlier = torch.where(torch.isnan(earlier), torch.finfo(log_p.dtype).min, earlier)
+        distance = bidirectional_kl(rows, torch.where(is_seen, earlier, log_p.detach()))
+        self.history.write(kept, self._mean(earlier, log_p.detach(), is_seen))
+        return torch.where(is_seen.squeeze(-1), distance, 0)
+
+    def _distance_of_the_top(self, log_p: Tensor, kept: Tensor) -> Tensor:
+        classes = log_p.detach().topk(self.consistency.top, -1).indices
+        now = shortened(log_p.detach(), classes)
+        earlier, known = self.history.read(kept, now, classes.shape[1])
+        assert known is not None
+        is_seen = torch.isfinite(earlier).all(-1, keepdim=True)
+        present = shortened(log_p, torch.where(is_seen, known, classes))
+        self.history.write(kept, now, classes)
+        distance = bidirectional_kl(present, torch.where(is_seen, earlier, present.detach()))
+        return torch.where(is_seen.squeeze(-1), distance, 0)
+
+    def _shortens(self, classes: int) -> bool:
+        return self.compared.is_language and classes > self.consistency.top + 1
+
+    def _mean(
+        self, earlier: Tensor, now: Tensor, is_seen: Tensor, *, linear: bool = False
+    ) -> Tensor:
+        """Return the running mean, which begins with the first prediction."""
+        momentum = self.consistency.momentum
+        mean = (
+            momentum * earlier + (1 - momentum) * now
+            if linear
+            else running_mean(earlier, now, momentum)
+        )
+        return torch.where(is_seen, mean, now)
+
+    def _remember(self, labels: Tensor) -> Past:
+        """Find what is kept of the labelled tokens of the pass at work."""
+        visit = self._visit
+        assert visit is not None
+        assert self._chunked is not None
+        counts: list[int] = (labels != IGNORED_LABEL).sum(1).tolist()
+        rows = self._rows(visit, counts, labels.device)
+        top = min(self.consistency.top, self._chunked.vocabulary - 1)
+        like = torch.empty(len(rows), top + 1, device=labels.device)
+        log_q, classes = self.history.read(rows, like, top)
+        assert classes is not None
+        factor = self.consistency.weight * self.consistency.every
+        if visit.chosen is not None:  # the chosen sequences stand for the whole batch
+            factor *= len(labels) / len(visit.chosen)
+        is_compared = _repeated(visit, counts, labels.device)[:, None]
+        past = Past(
+            torch.where(is_compared, log_q, torch.nan),
+            classes,
+            factor if visit.is_due else 0.0,
+        )
+        self._past = rows, past
+        return past
+
+
+def _repeated(visit: Visit, counts: list[int], device: torch.device) -> Tensor:
+    """Mark the units of the sequences that are compared, ``[units]``."""
+    taken = torch.full((len(counts),), visit.chosen is None, device=device)
+    if visit.chosen is not None:
+        taken[visit.chosen.to(device)] = True
+    return taken.repeat_interleave(torch.tensor(counts, device=device))

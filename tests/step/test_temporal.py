@@ -1,0 +1,483 @@
+"""The loss against earlier predictions, by hand in float64 from passes with known weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import hiddenkey
+from hiddenkey import ConfigError, Consistency, ConsistencyError, Drop, DropoutConfig
+from hiddenkey.step.history import History
+from hiddenkey.step.identity import Identities
+from models import (
+    DECODERS,
+    FAMILY_TASKS,
+    assert_same_gradients,
+    batch,
+    gradients,
+    kl_by_hand,
+    lora_model,
+    seeded,
+    step,
+)
+from task_models import batch_for, model_for
+
+NOISE = hiddenkey.method("hiddenkey-minus", rate=0.4)
+TOP = 5
+
+
+def config(noise: DropoutConfig = NOISE, **settings: Any) -> DropoutConfig:
+    return dataclasses.replace(noise, consistency=Consistency(target="history", **settings))
+
+
+def change(model: Any, by: float = 0.03) -> None:
+    """Move the trained weights, each by the same amount, as a step would."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += by
+
+
+def shortened_by_hand(logits: Tensor, classes: Tensor) -> Tensor:
+    p = logits.double().softmax(-1)
+    kept = p.gather(-1, classes)
+    return torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1).log()
+
+
+def divergence_by_hand(task: str, now: Tensor, earlier: Tensor, inputs: dict) -> Tensor:
+    if task == "classification":
+        return kl_by_hand(now, earlier).mean()
+    if task == "regression":
+        return (now.double() - earlier.double()).square().mean()
+    labelled = inputs["labels"][:, 1:] != -100
+    now, earlier = now[:, :-1][labelled], earlier[:, :-1][labelled]
+    classes = earlier.topk(TOP).indices
+    return kl_by_hand(shortened_by_hand(now, classes), shortened_by_hand(earlier, classes)).mean()
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "lm_loss"),
+    [
+        *((*case, "full") for case in FAMILY_TASKS),
+        *((family, "causal", "chunked") for family in DECODERS),
+    ],
+)
+def test_the_loss_is_the_task_loss_plus_the_divergence_from_the_earlier_pass(family, task, lm_loss):
+    inputs = batch(task, "right")
+    by_hand = lora_model(family, task)
+    hiddenkey.attach(by_hand, NOISE)
+    with seeded(1), torch.no_grad():
+        earlier = by_hand(**inputs).logits
+    change(by_hand)
+    with seeded(2):
+        output = by_hand(**inputs)
+    divergence = divergence_by_hand(task, output.logits, earlier, inputs)
+    expected = output.loss + 2.5 * divergence
+    expected.backward()
+
+    model = lora_model(family, task)
+    attachment = hiddenkey.attach(model, config(weight=2.5, top=TOP), lm_loss=lm_loss)
+    step(model, inputs, seed=1)
+    assert attachment.losses["consistency"] == 0
+    change(model)
+    loss, found = step(model, inputs, seed=2)
+    assert divergence > 1e-4
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert attachment.losses["consistency"] == pytest.approx(2.5 * divergence.item(), rel=1e-4)
+    assert sum(attachment.losses.values()) == pytest.approx(loss, rel=1e-6)
+    assert_same_gradients(found, gradients(by_hand), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["labels", "answers", "choices", "tokens"])
+def test_each_task_type_is_compared_as_its_task_loss_is(task):
+    inputs = batch_for(task)
+    by_hand = model_for("bert", task)
+    hiddenkey.attach(by_hand, NOISE)
+    with seeded(1), torch.no_grad():
+        earlier = by_hand(**inputs)
+    change(by_hand)
+    with seeded(2):
+        output = by_hand(**inputs)
+    if task == "answers":
+        hidden = torch.where(inputs["attention_mask"].bool(), 0.0, -300.0)
+        tokens = inputs["input_ids"].shape[1]
+        expected = 0
+        for name in ("start", "end"):
+            rows = kl_by_hand(output[f"{name}_logits"] + hidden, earlier[f"{name}_logits"] + hidden)
+            expected = expected + 0.5 * rows[inputs[f"{name}_positions"] < tokens].mean()
+    elif task == "labels":
+        pairs = [torch.stack([each.logits, 0 * each.logits], -1) for each in (output, earlier)]
+        expected = kl_by_hand(*pairs).mean()
+    else:
+        rows = kl_by_hand(output.logits, earlier.logits)
+        expected = (rows if task == "choices" else rows[inputs["labels"] != -100]).mean()
+    (output.loss + expected).backward()
+
+    model = model_for("bert", task)
+    attachment = hiddenkey.attach(model, config())
+    step(model, inputs, seed=1)
+    change(model)
+    _, found = step(model, inputs, seed=2)
+    assert expected > 1e-4
+    assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-4)
+    assert_same_gradients(found, gradients(by_hand), rtol=1e-3, atol=1e-5)
+
+
+def without_noise(task: str = "classification", family: str = "bert", **settings: Any):
+    model = lora_model(family, task)
+    lm_loss = settings.pop("lm_loss", "auto")
+    quiet = config(DropoutConfig(), **settings)
+    return model, hiddenkey.attach(model, quiet, lm_loss=lm_loss)
+
+
+@pytest.mark.parametrize("task", ["classification", "causal"])
+def test_examples_are_recognised_in_another_order_and_with_other_padding(task):
+    family = "llama" if task == "causal" else "bert"
+    inputs = batch(task, "right", tokens=9)
+    order = torch.tensor([2, 0, 3, 1])
+    wider = {
+        name: torch.cat([value, torch.full((4, 2), -100 if name == "labels" else 0)], 1)
+        if value.dim() == 2
+        else value
+        for name, value in inputs.items()
+    }
+    model, attachment = without_noise(task, family)
+    step(model, inputs)
+    change(model)
+    step(model, inputs)
+    expected = attachment.losses["consistency"]
+    again, other = without_noise(task, family)
+    step(again, inputs)
+    change(again)
+    step(again, {name: value[order] for name, value in wider.items()})
+    assert expected > 1e-4
+    assert other.losses["consistency"] == pytest.approx(expected, rel=1e-4)
+    assert len(other.history) == 4
+    assert other.history.recognised == 4
+
+
+def test_only_examples_that_were_seen_are_compared():
+    """The mean is over the whole batch, in which new examples count 0."""
+    inputs = batch("classification", "right", size=8)
+    first, all_of_them = {n: v[:4] for n, v in inputs.items()}, inputs
+    model, attachment = without_noise()
+    step(model, first)
+    change(model)
+    step(model, first)
+    expected = attachment.losses["consistency"]
+    model, attachment = without_noise()
+    step(model, first)
+    change(model)
+    step(model, all_of_them)
+    assert attachment.losses["consistency"] == pytest.approx(expected / 2, rel=1e-4)
+    assert len(attachment.history) == 8
+
+
+def test_a_running_mean_begins_with_the_first_prediction():
+    inputs = batch("classification", "right")
+    model, attachment = without_noise(momentum=0.75)
+    seen = []
+    for _ in range(4):
+        with torch.no_grad():
+            seen.append(model.eval()(**inputs).logits.double().softmax(-1))
+        step(model.train(), inputs)
+        change(model)
+    mean = seen[0]
+    for p in seen[1:3]:
+        mean = 0.75 * mean + 0.25 * p
+    expected = kl_by_hand(seen[3].log(), mean.log()).mean()
+    assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_every_keeps_all_predictions_and_compares_some(lm_loss):
+    """With ``every=2`` the third pass is compared with the second, twice as heavy."""
+    inputs = batch("causal", "right")
+    model, attachment = without_noise("causal", "llama", every=2, lm_loss=lm_loss)
+    plain, other = without_noise("causal", "llama", lm_loss=lm_loss)
+    shown = []
+    for _ in range(3):
+        step(model, inputs)
+        step(plain, inputs)
+        shown.append((attachment.losses.get("consistency"), other.losses["consistency"]))
+        change(model)
+        change(plain)
+    assert [ours for ours, _ in shown] == [0, None, pytest.approx(2 * shown[2][1], rel=1e-5)]
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_a_fraction_of_one_half_compares_two_of_four_twice_as_heavily(lm_loss):
+    inputs = batch("causal", "right")
+    single = []
+    for index in range(4):
+        others = inputs["labels"].clone()
+        model, attachment = without_noise("causal", "llama", lm_loss="full")
+        step(model, inputs)
+        change(model)
+        step(model, inputs)
+        whole = attachment.losses["consistency"]
+        # the mean over all labelled tokens, of which the other sequences' count 0
+        model, attachment = without_noise("causal", "llama", lm_loss="full")
+        step(model, {name: value[index : index + 1] for name, value in inputs.items()})
+        change(model)
+        step(model, inputs)
+        single.append(attachment.losses["consistency"])
+        assert torch.equal(others, inputs["labels"])
+    assert sum(single) == pytest.approx(whole, rel=1e-4)
+    model, attachment = without_noise("causal", "llama", fraction=0.5, lm_loss=lm_loss)
+    step(model, inputs, seed=0)
+    change(model)
+    step(model, inputs, seed=3)
+    with seeded(3):
+        chosen = torch.randperm(4)[:2]
+    expected = 2 * sum(single[index] for index in chosen.tolist())
+    assert attachment.losses["consistency"] == pytest.approx(expected, rel=1e-4)
+    assert len(attachment.history) == 4
+
+
+def test_a_step_has_one_forward_pass():
+    model, _ = without_noise()
+    calls = []
+    model.get_base_model().bert.register_forward_hook(lambda *_: calls.append(1))
+    for _ in range(3):
+        step(model, batch("classification"))
+    assert len(calls) == 3
+
+
+def test_a_prediction_that_was_no_number_is_not_compared():
+    inputs = batch("classification", "right")
+    model, attachment = without_noise()
+    step(model, inputs)
+    history = attachment.history
+    history._values[0] = torch.nan
+    change(model)
+    step(model, inputs)
+    lost = attachment.losses["consistency"]
+    step(model, inputs)
+    assert 0 < lost < 1
+    assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)
+
+
+def test_evaluation_and_passes_without_gradient_keep_nothing():
+    inputs = batch("classification", "right")
+    model, attachment = without_noise()
+    model.eval()(**inputs)
+    with torch.no_grad():
+        model.train()(**inputs)
+    assert len(attachment.history) == 0
+
+
+def test_a_loss_of_ones_own_is_added_to():
+    inputs = batch("classification", "right")
+    labels = inputs.pop("labels")
+    model, attachment = without_noise(weight=3.0)
+
+    def own_step() -> float:
+        with attachment.own_loss(labels) as own:
+            loss = own.total(torch.nn.functional.cross_entropy(model(**inputs).logits, labels))
+        loss.backward()
+        return loss.item()
+
+    own_step()
+    change(model)
+    loss = own_step()
+    expected, other = without_noise(weight=3.0)
+    step(expected, {**inputs, "labels": labels})
+    change(expected)
+    assert loss == pytest.approx(step(expected, {**inputs, "labels": labels})[0], rel=1e-5)
+    assert attachment.losses == pytest.approx(other.losses, rel=1e-5)
+
+
+# ---------------------------------------------------------------- whose predictions they are
+
+
+def test_numbers_of_the_script_reach_the_loss_and_not_the_model():
+    inputs = batch("classification", "right")
+    model, attachment = without_noise()
+    numbers = torch.tensor([10, 11, 12, 13])
+    step(model, {**inputs, "example_index": numbers})
+    change(model)
+    step(model, {**inputs, "example_index": numbers})
+    assert attachment.losses["consistency"] > 1e-4
+    assert attachment.history.state_dict()["keys"].tolist() == [10, 11, 12, 13]
+    model.eval()(**inputs, example_index=numbers)
+
+
+def test_a_number_that_repeats_is_refused():
+    inputs = batch("classification", "right")
+    model, _ = without_noise()
+    with pytest.raises(ConsistencyError, match="example_index 7 stands for two different examples"):
+        step(model, {**inputs, "example_index": torch.tensor([7, 8, 7, 9])})
+
+
+def test_a_data_set_that_changes_under_its_numbers_is_refused():
+    model, _ = without_noise()
+    numbers = torch.arange(4)
+    step(model, {**batch("classification", seed=0), "example_index": numbers})
+    with pytest.raises(ConsistencyError, match="or the data set changed between epochs"):
+        step(model, {**batch("classification", seed=1), "example_index": numbers})
+
+
+@pytest.mark.parametrize("numbers", [torch.arange(3), torch.rand(4), torch.zeros(4, 1).long()])
+def test_one_whole_number_for_each_example_is_needed(numbers):
+    model, _ = without_noise()
+    with pytest.raises(ConsistencyError, match="one whole number for each of the 4 examples"):
+        step(model, {**batch("classification"), "example_index": numbers})
+
+
+def test_labels_that_change_between_epochs_are_refused():
+    inputs = batch("causal", "right")
+    model, _ = without_noise("causal", "llama", lm_loss="full")
+    step(model, inputs)
+    fewer = {**inputs, "labels": inputs["labels"].clone()}
+    fewer["labels"][0, :4] = -100
+    with pytest.raises(ConsistencyError, match="labels change between epochs"):
+        step(model, fewer)
+
+
+def test_labels_are_needed():
+    inputs = batch("classification")
+    del inputs["labels"]
+    model, _ = without_noise()
+    with pytest.raises(ConsistencyError, match="got no labels"):
+        model(**inputs)
+
+
+def test_an_endless_stream_is_refused_when_the_store_is_full(monkeypatch):
+    monkeypatch.setattr("hiddenkey.step.history.LARGEST_GIB", 30 * 12 / 2**30)
+    model, _ = without_noise()
+    step(model, batch("classification", seed=0))
+    # 256 rows are made room for at once; 30 may be in use
+    for seed in range(1, 7):
+        step(model, batch("classification", seed=seed))
+    with pytest.raises(ConsistencyError, match="a streamed data set without end never repeats"):
+        step(model, batch("classification", seed=7))
+
+
+def test_the_hash_depends_on_order_and_content_alone():
+    model, attachment = without_noise()
+    inputs = {
+        "input_ids": torch.tensor([[5, 6, 7, 0], [7, 6, 5, 0], [0, 5, 6, 7], [5, 6, 8, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0], [1, 1, 1, 0], [0, 1, 1, 1], [1, 1, 1, 0]]),
+        "labels": torch.zeros(4, dtype=torch.long),
+    }
+    step(model, inputs)
+    keys = attachment.history.state_dict()["keys"].tolist()
+    assert len(keys) == 3
+    del inputs["attention_mask"]  # then the padding token tells
+    step(model, inputs)
+    assert attachment.history.state_dict()["keys"].tolist() == keys
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "classification"), ("llama", "causal")])
+def test_a_stored_history_goes_on_bit_equal(family, task):
+    inputs = batch(task, "right")
+    model, attachment = without_noise(task, family)
+    step(model, inputs)
+    state = attachment.history.state_dict()
+    change(model)
+    expected, _ = step(model, inputs)
+    again, other = without_noise(task, family)
+    other.history.load_state_dict(state)
+    change(again)
+    assert step(again, inputs)[0] == expected
+    assert other.history.bytes == attachment.history.bytes > 0
+
+
+def kept(values: dict[int, float]) -> History:
+    """Return a history with one number for each example, seen in the order given."""
+    history = History()
+    for key, value in values.items():
+        who = Identities([key], [key], are_numbered=True)
+        rows = torch.tensor(history.rows_of(who, [1]))
+        history.read(rows, torch.zeros(1, 1))
+        history.write(rows, torch.tensor([[value]]))
+    return history
+
+
+def test_of_several_processes_the_latest_prediction_counts():
+    early, late = kept({1: 0.1, 2: 0.2}), kept({3: 0.3, 1: 0.4, 2: 0.5, 4: 0.6})
+    merged = History()
+    merged.load_state_dict(early.state_dict(), {}, late.state_dict())
+    state = merged.state_dict()
+    found = dict(zip(state["keys"].tolist(), state["values"].flatten().tolist(), strict=True))
+    assert found == pytest.approx({1: 0.4, 2: 0.5, 3: 0.3, 4: 0.6})
+    assert merged.passes == 4
+
+
+@pytest.mark.parametrize(
+    ("change_state", "fault"),
+    [
+        (lambda state: state.pop("ages"), "ages missing"),
+        (lambda state: state.update(counts=state["counts"][:1]), "numbers of examples differ"),
+        (lambda state: state.update(values=state["values"][:1]), "numbers of rows differ"),
+    ],
+)
+def test_a_damaged_state_is_refused(change_state, fault):
+    state = kept({1: 0.1, 2: 0.2}).state_dict()
+    change_state(state)
+    with pytest.raises(ConsistencyError, match=fault):
+        History().load_state_dict(state)
+
+
+# ---------------------------------------------------------------- what means nothing
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"kind": "js"}, "kind='js' means nothing with target='history'"),
+        ({"backward": "both"}, "backward='both' means nothing"),
+        ({"precision": "bfloat16"}, "precision='bfloat16' means nothing"),
+        ({"on": "representation"}, "on='representation' means nothing"),
+        ({"momentum": 1.0}, "momentum must be in"),
+        ({"top": 0}, "top must be a whole number"),
+    ],
+)
+def test_settings_that_contradict_the_history_are_refused(settings, fault):
+    with pytest.raises(ConfigError, match=fault):
+        DropoutConfig(consistency=Consistency(**{"target": "history", **settings}))
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.9}, {"top": 4}])
+def test_a_second_pass_has_no_history(settings):
+    with pytest.raises(ConfigError, match="is for target='history'"):
+        DropoutConfig(consistency=Consistency(**settings))
+
+
+@pytest.mark.parametrize("family", DECODERS)
+def test_a_running_mean_of_the_most_likely_tokens_is_refused(family):
+    model = lora_model(family, "causal")
+    with pytest.raises(ConfigError, match="momentum is for models of few classes"):
+        hiddenkey.attach(model, config(momentum=0.9))
+
+
+@pytest.mark.parametrize(
+    ("family", "task"), [("bert", "classification"), ("bert", "regression"), ("llama", "causal")]
+)
+def test_the_summary_says_what_the_store_takes(family, task):
+    model = lora_model(family, task)
+    attachment = hiddenkey.attach(model, config())
+    inputs = batch(task, "right")
+    step(model, inputs)
+    units = (inputs["labels"][:, 1:] != -100).sum().item() if task == "causal" else 4
+    unit = "labelled token" if task == "causal" else "example"
+    each = attachment.history.bytes // units
+    assert f"to each example's last prediction ({each} bytes per {unit})" in str(attachment)
+
+
+def test_the_table_says_what_is_compared():
+    assert hiddenkey.methods()["temporal"].compensation == "temporal kl loss"
+    assert hiddenkey.methods()["temporal"].config.drops == ()
+    noise = hiddenkey.methods()["hiddenkey-temporal"].config.drops
+    assert noise == (
+        Drop("attention_logits", "column", 0.1),
+        Drop("hidden", "element", 0.1),
+    )
