@@ -243,3 +243,20 @@ def test_both_minilm_recipes_differ_in_the_method_alone():
     )
     differing = {name for name in {*lora, *hiddenkey} if lora.get(name) != hiddenkey.get(name)}
     assert differing <= {"method", "rate", "rates"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--rates.hidden", "1" * 400), ("--rates", f'{{"hidden": {"1" * 400}}}'),
+        ("--learning-rate", "1" * 400), ("--layers", "1" * 400), ("--max-steps", "-" + "1" * 400),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_numbers_of_hundreds_of_digits_are_refused(words, tmp_path):
+    (fault,) = faults(*words)
+    assert re.match(rf"{words[0]} must be .*, got .*; give a smaller number", fault)
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{words[0][2:].replace('.', ': {')}: {words[1]}{'}' * ('.' in words[0])}")
+    (fault,) = faults("--config", str(path))
+    assert fault == f"{path}: must hold numbers of at most 300 digits; give a smaller one"

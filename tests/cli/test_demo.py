@@ -37,6 +37,12 @@ def test_the_plan_is_the_recipes_with_the_demonstrations_settings():
     assert (lora.train_size, lora.learning_rate) == (200, hiddenkey.learning_rate)
 
 
+@pytest.mark.parametrize("seeds", [0, -1, 10**9])
+def test_a_number_of_seeds_that_nobody_runs_is_refused(seeds):
+    with pytest.raises(ConfigError, match=f"seeds must be from 1 to 1000, got {seeds}; 5 take"):
+        plan_of(DemoOptions(seeds=seeds))
+
+
 def test_without_arguments_it_is_the_recipe():
     assert plan_of(DemoOptions()) == COMMANDS["compare"].read("compare", ["demo"])
 

@@ -23,7 +23,7 @@ from hiddenkey.cli.foreign_names import known_elsewhere
 from hiddenkey.cli.sections import group
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
-from hiddenkey.lab.plans.settings import read_yaml
+from hiddenkey.lab.plans.settings import is_huge, read_yaml
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
@@ -53,7 +53,7 @@ def parse(
         raise ConfigError(_diagnose(parser, kind, words, ""))
     try:
         found = parser.parse_args(words)
-    except (ArgumentError, ValueError, RecursionError) as error:
+    except (ArgumentError, ValueError, ArithmeticError, RecursionError) as error:
         raise ConfigError(_diagnose(parser, kind, words, str(error))) from None
     values = {name: found[name] for name in typing.get_type_hints(kind)}
     flags = (word[2:].split("=", 1) for word in words if word.startswith("--"))
@@ -210,10 +210,10 @@ def _type_fault(
         return faults
     try:
         if isinstance(value, str):
-            parser.parse_args([f"--{flag}={value}"], _skip_validation=True)
+            parser.parse_args([f"--{flag}={value}"], defaults=False, _skip_validation=True)
         else:
-            parser.parse_object({flag: value}, _skip_validation=True)
-    except (ArgumentError, ValueError, RecursionError):
+            parser.parse_object({flag: value}, defaults=False, _skip_validation=True)
+    except (ArgumentError, ValueError, ArithmeticError, RecursionError):
         return [f"{shown} must be {_in_words(_type_of(kind, flag))}, got {value!r}; see --help"]
     return []
 
@@ -228,6 +228,8 @@ def _value_faults(kind: type[Any], flag: str, value: Any, shown: str) -> list[st
     if "str" not in wanted and re.search("int|float", wanted):
         for text in filter(_ODD_NUMBER.fullmatch, _texts(value)):
             return [f"{shown} must be {_in_words(wanted)}, got {text!r}; write plain digits"]
+    if re.search("int|float|dict", wanted) and any(map(is_huge, _texts(value))):
+        return [f"{shown} must be {_in_words(wanted)}, got {value!r}; give a smaller number"]
     return []
 
 

@@ -79,8 +79,9 @@ def _with_seeds(scale: Scale, number: int | None) -> Scale:
     """The scale with as many seeds: its own first, then the numbers after the largest of them."""
     if number is None or number == len(scale.seeds):
         return scale
-    if number < 1:
-        raise ConfigError(f"seeds must be at least 1, got {number}; a verdict needs {FEWEST}")
+    most = reading.MOST_SEEDS
+    if not 1 <= number <= most:
+        raise ConfigError(f"seeds must be from 1 to {most}, got {number}; a verdict needs {FEWEST}")
     after = max(scale.seeds) + 1
     seeds = (*scale.seeds, *range(after, after + number))[:number]
     summary = f"{scale.summary}; here with {number} seed{'s' if number > 1 else ''}"

@@ -12,6 +12,7 @@ from hiddenkey.cli import compare
 from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.cli.options import DemoOptions
 from hiddenkey.cli.terminal import grid_table, say, standard_console
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.evidence.axes import Checkpoint
 from hiddenkey.lab.evidence.costs import read_step_times
 from hiddenkey.lab.evidence.record import read_records
@@ -28,6 +29,8 @@ _MEASURES: Final[tuple[tuple[Checkpoint, bool], ...]] = (
     ("last", False),
 )
 """Checkpoint, and whether it is the main metric or the loss."""
+
+_MOST_SEEDS: Final = 1000
 
 
 def run(options: DemoOptions) -> int:
@@ -51,7 +54,14 @@ def run(options: DemoOptions) -> int:
 
 
 def plan_of(options: DemoOptions) -> Plan:
-    """Return the recipe's plan with the demonstration's options."""
+    """Return the recipe's plan with the demonstration's options.
+
+    Raises:
+        ConfigError: if it has no seed, or more than anybody runs.
+    """
+    if not 1 <= options.seeds <= _MOST_SEEDS:
+        rule = f"seeds must be from 1 to {_MOST_SEEDS}, got {options.seeds}"
+        raise ConfigError(f"{rule}; 5 take eight minutes")
     plan: Plan = COMMANDS["compare"].read("demo", [RECIPE])
     return dataclasses.replace(
         plan,

@@ -61,7 +61,8 @@ def test_a_page_is_written_also_when_nothing_has_run(claims, tmp_path, capsys):
         (["--scale", "huge"], "scale must be one of mine or a YAML file, got 'huge'"),
         (["--plans", "nowhere"], "'nowhere' has none"),
         (["--workers", "0"], "workers must be from 1 to 256, got 0"),
-        (["--seeds", "0"], "seeds must be at least 1, got 0; a verdict needs"),
+        (["--seeds", "0"], "seeds must be from 1 to 1000, got 0; a verdict needs"),
+        (["--seeds", "1000000000"], "seeds must be from 1 to 1000, got 1000000000"),
         (["--sclae", "mine"], "did you mean '--scale'"),
     ],
 )

@@ -32,6 +32,9 @@ _NEUTRAL: Final = {float: math.nan, int: 1, Mapping: {}, tuple: ()}
 
 _ROUNDING: Final = 1e-9
 
+MOST_SEEDS: Final = 1000
+"""Most seeds of a configuration, and most measurements of a step's time."""
+
 
 def default_folder() -> Path:
     """The folder of the plans that come with the package."""
@@ -146,9 +149,10 @@ class _File:
                 self.value(parts[0], name, place): self.value(parts[1], value, f"{place}: {name}")
                 for name, value in given.items()
             }
-        if kind in (int, float) and not isinstance(given, bool) and isinstance(given, int | kind):
+        is_number = isinstance(given, int | kind) and not isinstance(given, bool)
+        if kind in (int, float) and is_number and abs(given) < math.inf:
             return given
-        wanted = {int: "a whole number", float: "a number", tuple: "a list of at least one"}
+        wanted = {int: "a whole number", float: "a finite number", tuple: "a list of at least one"}
         self.add(f"{place} must be {wanted.get(kind, 'name: value')}, got {given!r}; fix it")
         return _NEUTRAL.get(kind, "")
 
@@ -202,7 +206,8 @@ def _claim(
     content["contrasts"] = [{**usual, **each} for each in contrasts]
     trained = content.pop("configurations", None)
     configurations = _methods(file, Configuration, trained, "configurations")
-    tasks = tuple(content.pop("tasks", {}).get(scale.name, ()))
+    listed = file.value(Mapping[str, object], content.pop("tasks", {}), "tasks").get(scale.name, ())
+    tasks = file.value(tuple[str, ...], listed, f"tasks: {scale.name}")
     claim = file.build(Claim, content, name=name, configurations=configurations, tasks=tasks)
     if not 0 < claim.need <= 1:
         file.add(f"need must be a share in (0, 1], got {claim.need!r}; 1 means all")
@@ -260,8 +265,8 @@ def _scale(file: _File) -> Scale:
     tasks = file.value(Mapping[str, object], content.pop("tasks", None), "tasks")
     setups = {name: _setup(name, given, choices, file) for name, given in tasks.items()}
     scale = file.build(Scale, content, name=file.path.stem, choices=choices, tasks=setups)
-    if scale.repeats < 1:
-        file.add(f"repeats must be a whole number from 1, got {scale.repeats!r}; give one")
+    if not 1 <= scale.repeats <= MOST_SEEDS:
+        file.add(f"repeats must be from 1 to {MOST_SEEDS}, got {scale.repeats!r}; give one")
     if not scale.power or not scale.power.deviation > 0:
         file.add("power must have a deviation above 0, in points; and name its source")
     return scale

@@ -10,7 +10,7 @@ search that was interrupted does not draw the same settings again.
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -209,7 +209,9 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def _is_list(value: object) -> bool:
@@ -222,7 +224,11 @@ def _are_seeds(values: tuple[Any, ...]) -> bool:
 
 
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
-    "trials": ("a whole number of at least 2", lambda n: _is_whole(n) and n >= 2, "12 is usual"),
+    "trials": (
+        "a whole number from 2 to 10000",
+        lambda n: _is_whole(n) and 2 <= n <= 10_000,
+        "12 is usual",
+    ),
     "seeds": ("different seeds from 0 to 2**32 - 1", _are_seeds, "fix them"),
     "validation": ("in (0, 1)", lambda n: _is_number(n) and 0 < n < 1, "0.25 is usual"),
 }

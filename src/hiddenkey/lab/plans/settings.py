@@ -25,6 +25,8 @@ TYPES: Final = {
 """Type of each setting of a run, in words."""
 
 _MOST_VALUES: Final = 10_000
+_MOST_DIGITS: Final = 300
+"""Digits of a whole number that still fits a float."""
 
 RESERVED: Final = {
     "task": "tasks",
@@ -84,7 +86,18 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [
             f"{path}: must hold fewer than {_MOST_VALUES} values; write them out, once each"
         ]
+    if any(is_huge(value) for value in _values(content) if not isinstance(value, str)):
+        return {}, [
+            f"{path}: must hold numbers of at most {_MOST_DIGITS} digits; give a smaller one"
+        ]
     return content, []
+
+
+def is_huge(value: Any) -> bool:
+    """Whether a number, or a text that would be read as one, has too many digits for a float."""
+    if isinstance(value, str):
+        return re.search(rf"\d{{{_MOST_DIGITS + 1}}}", value) is not None
+    return isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS
 
 
 @lru_cache(maxsize=1)
@@ -104,11 +117,14 @@ def _loader() -> Any:
 
 
 def _values(tree: Any) -> Iterator[Any]:
-    """Every value in a tree, one that is named several times each time."""
-    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    for value in inner:
+    """Every key and value in a tree, one that is named several times each time."""
+    for value in tree if isinstance(tree, dict | list) else ():
         yield value
         yield from _values(value)
+    if isinstance(tree, dict):
+        for value in tree.values():
+            yield value
+            yield from _values(value)
 
 
 def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[str]]:
@@ -129,8 +145,8 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
             faults.append(f"{where}: {name!r} {_no_setting(str(name))}")
         else:
             try:
-                typed[name] = _parser().parse_object({name: value})[name]
-            except ArgumentError:
+                typed[name] = _parser().parse_object({name: value}, defaults=False)[name]
+            except (ArgumentError, OverflowError):
                 wanted = TYPES[name].replace(" | None", " or null")
                 faults.append(f"{where}.{name} must be {wanted}, got {value!r}; fix it")
     return typed, faults

@@ -21,7 +21,7 @@ UNRECORDED: Final = ("output", "resume", "overwrite", "trust_remote_code", "push
 _HELD_OUT: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual")
 _TOKENS: Final = Limit("at least 4 tokens", lambda value: value >= 4, "128 is usual")
 _SEED: Final = Limit("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another")
-_FINITE: Final = Limit("a finite number", math.isfinite, "0.9 is usual")
+_FINITE: Final = Limit("a finite number", lambda value: abs(value) < math.inf, "0.9 is usual")
 
 
 @dataclass(frozen=True)
