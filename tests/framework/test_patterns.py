@@ -133,12 +133,24 @@ def test_a_span_starts_anywhere_with_equal_chance(padding):
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_draws_follow_the_global_generator_and_leave_it_moved(pattern):
     visible = torch.ones(2, 32, dtype=torch.bool)
+
+    def draws():
+        masks = (PATTERNS[pattern]((2, 32, 32), 0.5, visible.unsqueeze(-1)) for _ in range(20))
+        return torch.stack([mask.expand(2, 32, 32) for mask in masks])
+
     state = torch.get_rng_state()
-    first = PATTERNS[pattern]((2, 32, 32), 0.5, visible.unsqueeze(-1))
-    second = PATTERNS[pattern]((2, 32, 32), 0.5, visible.unsqueeze(-1))
+    first, second = draws(), draws()
     torch.set_rng_state(state)
-    assert first.equal(PATTERNS[pattern]((2, 32, 32), 0.5, visible.unsqueeze(-1)))
+    assert first.equal(draws())
     assert not first.equal(second)
+
+
+def test_an_adapter_falls_for_all_groups_at_its_rate():
+    visible = torch.ones(3, 1, 7, 1, dtype=torch.bool)
+    draws = [PATTERNS["adapter"]((3, 2, 7, 5), 0.3, visible) for _ in range(2000)]
+    assert {tuple(mask.shape) for mask in draws} == {(1, 1, 1, 1)}
+    assert within_chance(sum(not mask.item() for mask in draws), len(draws), 0.3)
+    assert PATTERNS["adapter"]((3, 2, 7, 5), 0.9, ~visible).all()
 
 
 @pytest.mark.parametrize("rate", [0.004, 0.0099, 0.01, 0.1, 0.5, 0.99999])

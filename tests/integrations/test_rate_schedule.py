@@ -56,6 +56,17 @@ def test_by_default_a_positions_drop_rate_is_the_mean_over_its_layers(tmp_path):
             assert log[f"dropped/{position}"] == pytest.approx(sum(rates) / 2, abs=2e-6)
 
 
+def test_coto_brings_its_schedule_and_a_later_one_counts(tmp_path):
+    """The chance to stay grows linearly from 0.1 to 1 in the first three quarters."""
+    found, _, _ = train(tmp_path / "own", "coto", max_steps=8)
+    expected = [0.9 * (1 - step / 6) for step in range(6)] + [0, 0]
+    assert [log["rate/update"] for log in found] == pytest.approx(expected, abs=1e-6)
+    last = [share for name, share in found[-1].items() if name.startswith("dropped/update/")]
+    assert last == [0] * 8
+    found, _, _ = train(tmp_path / "other", "coto", RateSchedule(), max_steps=3)
+    assert [log["rate/update"] for log in found] == [0.9] * 3
+
+
 def test_a_later_schedule_counts_for_its_positions(tmp_path):
     still = RateSchedule(positions=("hidden",))
     found, _, _ = train(tmp_path, DropoutConfig(NOISE), RateSchedule(warmup=5), still)

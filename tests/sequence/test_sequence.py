@@ -34,7 +34,9 @@ def test_masks_of_a_sequence(pattern, visible, rate, seed):
     assert draw(0.0).all()
     if pattern in ("column", "span"):  # a token's whole vector
         assert keep.equal(keep[..., :1].expand_as(keep))
-    if pattern == "feature":
+    if pattern == "adapter":
+        assert keep.equal(keep[:1, :1, :1].expand_as(keep))
+    elif pattern in ("feature", "rank", "two-sided"):
         assert keep.equal(keep[:, :1].expand_as(keep))
     else:  # padding does not fall
         assert keep[~visible].all()

@@ -13,7 +13,13 @@ OWN = torch.Generator().manual_seed(0)
 
 @pytest.mark.parametrize(
     ("pattern", "together"),
-    [("element", None), ("column", "entries"), ("span", "entries"), ("feature", "tokens")],
+    [
+        ("element", None),
+        ("column", "entries"),
+        ("span", "entries"),
+        ("feature", "tokens"),
+        ("adapter", "all"),
+    ],
 )
 def test_every_pattern_of_the_library_passes(pattern, together):
     report = examine_pattern(PATTERNS[pattern], together=together)
@@ -132,10 +138,11 @@ def test_a_known_rounding_is_allowed():
     assert examine_pattern(rounds_down, tolerance=3 / 20).passed
 
 
-def test_units_that_should_fall_together_must():
-    report = examine_pattern(PATTERNS["element"], together="entries")
+@pytest.mark.parametrize("together", ["entries", "all"])
+def test_units_that_should_fall_together_must(together):
+    report = examine_pattern(PATTERNS["element"], together=together)
     assert [finding.check for finding in report.failures] == ["together"]
-    assert "the entries of a group must share one draw" in report.failures[0].detail
+    assert "of a group must share one draw" in report.failures[0].detail
 
 
 def test_the_generator_stays_where_it_was():

@@ -10,7 +10,7 @@ from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.testing import examine_position
-from models import batch, plain_model
+from models import batch, lora_model, plain_model
 from testing.own_attachments import is_noisy
 from testing.own_models import own_model
 
@@ -24,8 +24,8 @@ PLACES = [
 
 @pytest.mark.parametrize(("position", "pattern"), PLACES)
 def test_every_position_of_the_library_passes(position, pattern):
-    model = plain_model("bert", layers=1)
-    report = examine_position(position, model, batch(), pattern=pattern)
+    build = lora_model if position == "update" else plain_model
+    report = examine_position(position, build("bert", layers=1), batch(), pattern=pattern)
     assert report.passed, str(report)
 
 

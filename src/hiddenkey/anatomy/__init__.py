@@ -4,7 +4,12 @@ Nothing here knows an architecture by its name. Layers are lists of modules that
 attention is known by what its code calls, the feed-forward output by the shape of its layer.
 """
 
-from hiddenkey.anatomy.attention import AttentionPart, calls_softmax, find_attention
+from hiddenkey.anatomy.attention import (
+    AttentionPart,
+    calls_softmax,
+    find_attention,
+    reads_encoder,
+)
 from hiddenkey.anatomy.feed_forward import find_feed_forward
 from hiddenkey.anatomy.layers import find_layers, find_stacks
 from hiddenkey.anatomy.model import (
@@ -33,6 +38,7 @@ __all__ = [
     "is_encoder_decoder",
     "is_multi_label",
     "is_regression",
+    "reads_encoder",
     "task_of",
     "text_config",
     "transformer_of",

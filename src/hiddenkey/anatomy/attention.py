@@ -20,6 +20,7 @@ _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 _CERTAIN = {_INTERFACE, "scaled_dot_product_attention", "multi_head_attention_forward"}
 _SOFTMAX = {"softmax", "Softmax"}
 _NAMED_ATTENTION = re.compile(r"attn|attention|mha", re.IGNORECASE)
+_NAMED_KEY = re.compile(r"(k|v|kv|key|value|key_?value)(_|$)")
 _NAMED_CROSS = re.compile(r"cross|enc_?dec|encoder_att|multihead_attn$", re.IGNORECASE)
 
 
@@ -72,6 +73,12 @@ def attention_in(layer: Part, pattern: str | None = None) -> list[AttentionPart]
     parts = [_attention(part) for part in inside if _is_wanted(part, pattern)]
     outer = {p.name for p in parts if any(q.name.startswith(f"{p.name}.") for q in parts)}
     return [part for part in parts if part.name not in outer]
+
+
+def reads_encoder(name: str) -> bool:
+    """Whether a decoder's module of this name maps the encoder's output to keys or values."""
+    *around, own = name.split(".")
+    return bool(_NAMED_KEY.match(own)) and any(map(_NAMED_CROSS.search, around))
 
 
 def _attention(part: Part) -> AttentionPart:

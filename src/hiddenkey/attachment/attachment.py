@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from hiddenkey import anatomy, log
 from hiddenkey.anatomy import Gap, Part
@@ -17,6 +15,7 @@ from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
 from hiddenkey.attachment.plan import Kernel, make_plan
+from hiddenkey.attachment.sequence_sites import install_sequence_sites
 from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
 from hiddenkey.errors import ConfigError, ConsistencyError
@@ -25,7 +24,7 @@ from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import Consistency, DropoutConfig
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
-from hiddenkey.sequence.site import SequenceSite
+from hiddenkey.sequence.site import Removable
 from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
 from hiddenkey.step.history import History
@@ -137,7 +136,7 @@ class Attachment:
         self._lm_loss = lm_loss
         self._counters: dict[str, ShareCounter] = {}
         self._rates = Rates(self.sites)
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._attention: AttentionInstallation | None = None
         self._silenced: list[model_dropout.Setting] = []
         self._own_dropout: str | None = None
@@ -295,6 +294,8 @@ class Attachment:
             )
         if self.config.consistency is not None:
             lines.append(self._loss_in_words(self.config.consistency))
+        if schedule := self.config.schedule:
+            lines.append(f"{schedule.described()}; trainers follow it, own loops by set_rates")
         if self._own_dropout:
             return [*(lines or ["no noise"]), self._own_dropout]
         state = "on" if self.config.keep_model_dropout else "off"
@@ -342,13 +343,14 @@ class Attachment:
         self._transformer.__dict__[_ATTACHMENT] = self
         refuse_unpreserved_rng(self._transformer, self._layers)
         self._counters = {place.site.key: ShareCounter() for place in self._plan.places}
-        for place in self._plan.around:
-            key = place.site.key
-            decoder = anatomy.in_decoder(self._transformer, place.part.name)
-            visible = functools.partial(self._step.visible.of, decoder)
-            site = SequenceSite(place.drop, visible, self._step.counts, self._counters[key])
-            self._rates.connect(key, site.set_rate)
-            self._handles.append(site.install(place.part.module))
+        self._handles += install_sequence_sites(
+            self._transformer,
+            self._layers,
+            self._plan,
+            self._counters,
+            self._rates,
+            self._step,
+        )
         if self._plan.attention:
             self._attention = AttentionInstallation(
                 self._transformer,

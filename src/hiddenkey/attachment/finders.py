@@ -10,6 +10,7 @@ from torch import nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Gap, Part
+from hiddenkey.anatomy.low_rank import is_adapted, is_merged, update_refusal
 from hiddenkey.anatomy.part import is_inside
 from hiddenkey.anatomy.unsuited import refusal
 from hiddenkey.errors import AttachError
@@ -130,10 +131,56 @@ def _gap(layer: Part, kinds: Sequence[str]) -> Gap:
     return Gap(layer.layer, layer.name, "attention", reason)
 
 
+def find_update(
+    transformer: nn.Module, layers: list[Part], config: DropoutConfig
+) -> Sequence[Part | Gap]:
+    """Return the modules of each layer that add an adapter's update B·A·x, as LoRA's and DoRA's do.
+
+    Raises:
+        AttachError: if no layer has one, or an adapter is merged.
+    """
+    adapted = [part for layer in layers for part in anatomy.walk(layer) if is_adapted(part.module)]
+    refusals = {part.name: update_refusal(part.module) for part in adapted}
+    unique = {part.module: part for part in adapted[::-1] if refusals[part.name] is None}
+    found = list(unique.values())[::-1]
+    if not found:
+        raise AttachError(_no_update(transformer, refusals))
+    if merged := [part.name for part in found if is_merged(part.module)]:
+        raise AttachError(
+            f"the adapter of {merged[0]} is merged into its layer, so there is no update to drop;"
+            " call unmerge_adapter() before attach"
+        )
+    reached = {part.layer for part in found}
+    missing = [layer for layer in layers if layer.layer not in reached]
+    inside = {name for p in anatomy.find_layers(transformer) for name in (p.name, *dict(p.beside))}
+    outside = [
+        part.name
+        for part in anatomy.walk(Part(None, "", transformer))
+        if is_adapted(part.module) and not is_inside(part.name, tuple(inside))
+    ]
+    return [
+        *found,
+        *(Gap(layer.layer, layer.name, "update", "no adapter with an update") for layer in missing),
+        *(Gap(None, n, "update", f"it {why}") for n, why in refusals.items() if why),
+        *(Gap(None, name, "update", "an adapter outside the layers") for name in outside),
+    ]
+
+
+def _no_update(transformer: nn.Module, refusals: Mapping[str, str | None]) -> str:
+    name, why = next(iter(refusals.items()), ("", None))
+    return (
+        f"{type(transformer).__name__} has no LoRA in its layers whose update could be dropped"
+        + (f": {name} {why}" if why else "")
+        + "; attach after get_peft_model(model, LoraConfig(...)) with linear layers as its targets,"
+        " or use a method that drops in the model itself, such as 'hiddenkey-minus'"
+    )
+
+
 _FINDERS: Mapping[str, Find] = {
     "input": find_input,
     "attention_logits": find_attention,
     "attention_weights": find_attention,
     "hidden": find_hidden,
     "output": find_output,
+    "update": find_update,
 }

@@ -6,10 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, rate_faults
+from hiddenkey.framework.schedule import RateSchedule
 
 DEFAULT_RATE = 0.1
 
@@ -56,6 +58,11 @@ _HIDDENCUT = "HiddenCut, arXiv 2106.00149"
 _CUTOFF = "Cutoff, arXiv 2009.13818"
 
 _TEMPORAL = "Temporal Ensembling, arXiv 1610.02242"
+_DROPLORA = "DropLoRA, arXiv 2508.17337"
+_LORA_DROPOUT = "LoRA dropout, arXiv 2404.09610"
+_COTO = "CoTo, arXiv 2506.05713"
+_COTO_RATE = 0.9
+_COTO_SCHEDULE = RateSchedule(decay="linear", end=0.75, positions=("update",))
 
 _KEY_COLUMN = Drop("attention_logits", "column", DEFAULT_RATE)
 _HIDDEN_ELEMENT = Drop("hidden", "element", DEFAULT_RATE)
@@ -124,14 +131,37 @@ def _table() -> Mapping[str, Method]:
             "Rethinking the Inception Architecture, arXiv 1512.00567",
             consistency=Consistency(SMOOTHING, weight=0.1),
         ),
+        _entry(
+            "update-dropout",
+            "single entries of LoRA's update",
+            "Dropout, JMLR 15 (2014) 1929-1958",
+            Drop("update", "element", DEFAULT_RATE),
+        ),
+        _entry(
+            "droplora",
+            "ranks of LoRA's update, for all tokens of a sequence",
+            _DROPLORA,
+            Drop("update", "rank", DEFAULT_RATE),
+        ),
+        _entry(
+            "two-sided-lora-dropout",
+            "features before LoRA's matrix A and after B, for all tokens of a sequence",
+            _LORA_DROPOUT,
+            Drop("update", "two-sided", DEFAULT_RATE),
+        ),
+        _entry(
+            "coto",
+            "a layer's whole update; the rate falls from 0.9 to 0 in three quarters of the steps",
+            _COTO,
+            Drop("update", "adapter", _COTO_RATE, rescale="none"),
+            schedule=_COTO_SCHEDULE,
+        ),
     ]
     return MappingProxyType({entry.name: entry for entry in table})
 
 
-def _entry(
-    name: str, summary: str, paper: str, *drops: Drop, consistency: Consistency | None = None
-) -> Method:
-    return Method(name, summary, paper, DropoutConfig(drops, consistency))
+def _entry(name: str, summary: str, paper: str, *drops: Drop, **others: Any) -> Method:
+    return Method(name, summary, paper, DropoutConfig(drops, **others))
 
 
 def _family(name: str, position: str, own: str, what: str, paper: str) -> list[Method]:
@@ -165,7 +195,8 @@ def method(
 
     Args:
         name: a key of :func:`methods`.
-        rate: dropout rate of all its drops, in [0, 1); ``None`` keeps 0.1.
+        rate: dropout rate of all its drops, in [0, 1); ``None`` keeps the
+            method's own: 0.1, and 0.9 at the start of ``coto``.
         rates: rates by position; they win over ``rate``.
 
     Raises:

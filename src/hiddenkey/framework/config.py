@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +22,7 @@ from hiddenkey.files import write_whole
 from hiddenkey.framework.compensation import KINDS, RESCALES, SMOOTHING, TARGETS
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import ATTENTION_KINDS, POSITIONS
+from hiddenkey.framework.schedule import RateSchedule
 
 CONFIG_FILE: Final = "hiddenkey_config.json"
 
@@ -119,6 +120,9 @@ class DropoutConfig:
             for models of one's own whose attention is not found; ``None`` finds them.
         attention: which attention drops keys, ``self``, ``cross`` or both; models without
             cross-attention have only the first.
+        schedule: how the rates change during training, where the method says so. Trainers follow it
+            (``watch``, the callbacks, ``hiddenkey run``); a loop of one's own hands
+            ``schedule.rates(...)`` to ``Attachment.set_rates``.
     """
 
     drops: tuple[Drop, ...] = ()
@@ -130,6 +134,7 @@ class DropoutConfig:
     hidden_modules: str | None = None
     attention_modules: str | None = None
     attention: tuple[str, ...] = ATTENTION_KINDS
+    schedule: RateSchedule | None = None
 
     def __post_init__(self) -> None:
         for name in ("drops", "layers", "attention"):
@@ -161,6 +166,8 @@ class DropoutConfig:
         if isinstance(consistency := fields.get("consistency"), Mapping):
             faults += _unknown_keys(consistency, Consistency, "consistency.")
             fields["consistency"] = Consistency(**_known(consistency, Consistency))
+        if isinstance(schedule := fields.get("schedule"), Mapping):
+            fields["schedule"] = _read_schedule(schedule, faults)
         try:
             config = cls(**fields)
         except ConfigError as error:
@@ -200,6 +207,14 @@ class DropoutConfig:
             raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
 
 
+def with_own_schedule(
+    config: DropoutConfig, schedules: Iterable[RateSchedule]
+) -> tuple[RateSchedule, ...]:
+    """Return a configuration's own schedule and others after it; the later ones count."""
+    own = () if config.schedule is None else (config.schedule,)
+    return (*own, *schedules)
+
+
 def find_faults(config: DropoutConfig) -> list[str]:
     """Return every broken rule of a configuration, as one sentence each."""
     faults = _drops_faults(config.drops)
@@ -213,6 +228,9 @@ def find_faults(config: DropoutConfig) -> list[str]:
     for name in ("hidden_modules", "attention_modules"):
         if (expression := getattr(config, name)) is not None:
             faults += _expression_faults(name, expression)
+    schedule: object = config.schedule
+    if not isinstance(schedule, RateSchedule | None):
+        faults.append(f"schedule must be a RateSchedule or None, got {schedule!r}")
     return faults + _kinds_faults(config.attention)
 
 
@@ -403,6 +421,15 @@ def _read_drop(values: object, where: str, faults: list[str]) -> object:
     fields = {"position": "hidden", "pattern": "element", "rate": 0.0}
     faults += [f"{where} needs {name!r}; add it" for name in fields if name not in values]
     return Drop(**{**fields, **_known(values, Drop)})
+
+
+def _read_schedule(values: Mapping[str, Any], faults: list[str]) -> RateSchedule | None:
+    faults += _unknown_keys(values, RateSchedule, "schedule.")
+    try:
+        return RateSchedule(**_known(values, RateSchedule))
+    except ConfigError as error:
+        faults += error.faults
+        return None
 
 
 def _known(values: Mapping[str, Any], kind: type) -> dict[str, Any]:

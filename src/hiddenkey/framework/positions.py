@@ -36,9 +36,10 @@ class Position:
             (:class:`hiddenkey.anatomy.Gap`); ``None`` for the positions of this file.
         rescales: rescaling rules that fit, the default first.
         refused: pattern → why it means nothing here.
-        inside: where it acts inside of a module: ``logits`` or ``weights`` of its attention, or a
-            function (module, site) -> handle. The function makes the module call ``site.apply`` on
-            states ``[batch, tokens, features]`` of its own; ``handle.remove()`` undoes that.
+        inside: where it acts inside of a module: ``logits`` or ``weights`` of its attention, the
+            ``update`` of an adapter, or a function (module, site) -> handle. The function makes the
+            module call ``site.apply`` on states ``[batch, tokens, features]`` of its own;
+            ``handle.remove()`` undoes that.
 
     Raises:
         ConfigError: if ``acts`` and ``inside`` contradict each other.
@@ -49,23 +50,32 @@ class Position:
     find: Find | None = None
     rescales: tuple[str, ...] = ("inverse", "none")
     refused: Mapping[str, str] = field(default_factory=dict)
-    inside: Literal["logits", "weights"] | Install | None = None
+    inside: Literal["logits", "weights", "update"] | Install | None = None
 
     def __post_init__(self) -> None:
         if (self.acts == "inside") != (self.inside is not None):
             raise ConfigError(
                 "a position acts inside of a module exactly if `inside` says how, got"
-                f" acts={self.acts!r} and inside={self.inside!r}; give 'logits', 'weights' or a"
-                " function (module, site) -> handle, or acts='before' or 'after' and no `inside`"
+                f" acts={self.acts!r} and inside={self.inside!r}; give 'logits', 'weights',"
+                " 'update' or a function (module, site) -> handle, or acts='before' or 'after' and"
+                " no `inside`"
             )
 
     @property
     def attention(self) -> str | None:
         """``logits`` or ``weights`` where the position is inside of attention, else ``None``."""
-        return self.inside if isinstance(self.inside, str) else None
+        return self.inside if self.inside in ("logits", "weights") else None
 
 
-_NO_FEATURE = {"feature": "an attention map has keys and queries, but no features"}
+_NO_ADAPTER = {
+    "rank": "ranks are those of an adapter's matrices",
+    "adapter": "it drops whole adapters of a layer",
+    "two-sided": "it drops what enters an adapter's matrix A and what leaves its matrix B",
+}
+_NO_FEATURE = {
+    "feature": "an attention map has keys and queries, but no features",
+    **_NO_ADAPTER,
+}
 _ONE_VECTOR = "what enters the classifier is one vector per prediction, not a sequence"
 
 POSITIONS: MutableMapping[str, Position] = {
@@ -73,6 +83,7 @@ POSITIONS: MutableMapping[str, Position] = {
         where="embedding sequence that enters the first layer",
         acts="before",
         rescales=("none", "inverse"),
+        refused=_NO_ADAPTER,
     ),
     "attention_logits": Position(
         where="attention logits, before softmax",
@@ -93,11 +104,18 @@ POSITIONS: MutableMapping[str, Position] = {
         " residual add",
         acts="after",
         rescales=("inverse", "none"),
+        refused=_NO_ADAPTER,
     ),
     "output": Position(
         where="representation that enters the classifier",
         acts="before",
         rescales=("inverse", "none"),
-        refused=dict.fromkeys(("column", "span", "feature"), _ONE_VECTOR),
+        refused={**dict.fromkeys(("column", "span", "feature"), _ONE_VECTOR), **_NO_ADAPTER},
+    ),
+    "update": Position(
+        where="update B·A·x that an adapter adds to the output of a frozen layer",
+        acts="inside",
+        rescales=("inverse", "none"),
+        inside="update",
     ),
 }

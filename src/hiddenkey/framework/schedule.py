@@ -32,9 +32,10 @@ class RateSchedule:
     Attributes:
         warmup: steps (a whole number) or share of all steps (below 1) in which the rate grows
             linearly from 0, which it has in the first step, to the configured one.
-        decay: what follows: ``constant``, or down to ``floor`` in the last step, ``linear`` or
-            along half a ``cosine``.
+        decay: what follows: ``constant``, or down to ``floor`` at the end, ``linear`` or along
+            half a ``cosine``.
         floor: factor of the rate at the end of a decay, in [0, 1].
+        end: share of the training after which the decay has come to ``floor``, in (0, 1].
         depth: factor by layer: ``flat`` is 1; ``growing`` is (l + 1)/L in layer l of L, so that
             the last layer has the whole rate; ``falling`` the other way round.
         positions: the positions that follow the schedule; ``None`` means all. The others keep
@@ -44,6 +45,7 @@ class RateSchedule:
     warmup: int | float = 0
     decay: str = "constant"
     floor: float = 0.0
+    end: float = 1.0
     depth: str = "flat"
     positions: tuple[str, ...] | None = None
 
@@ -53,6 +55,17 @@ class RateSchedule:
             object.__setattr__(self, "positions", tuple(positions))
         if faults := _faults(self):
             raise ConfigError(faults)
+
+    def described(self) -> str:
+        """Say in a line what happens to the rates."""
+        what = " and ".join(self.positions or ()) or "all positions"
+        words = [f"warm-up {self.warmup:g}"] if self.warmup else []
+        if self.decay != "constant":
+            words.append(
+                f"{self.decay} decay to {self.floor:g} of it at {self.end:.0%} of the steps"
+            )
+        words += [f"{self.depth} over the layers"] if self.depth != "flat" else []
+        return f"rate of {what}: {', '.join(words) or 'constant'}"
 
     def factor(self, step: int, steps: int) -> float:
         """Return the factor of a step, in [0, 1].
@@ -66,7 +79,8 @@ class RateSchedule:
             return step / warmup
         if self.decay == "constant":
             return 1.0
-        done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+        last = min(steps - 1, math.ceil(self.end * steps))
+        done = min(1.0, (step - warmup) / max(1, last - warmup))
         left = 1 - done if self.decay == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.floor + (1 - self.floor) * left
 
@@ -125,6 +139,9 @@ def _faults(schedule: RateSchedule) -> list[str]:
     floor = schedule.floor
     if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0 <= floor <= 1:
         faults.append(f"schedule.floor must be in [0, 1], got {floor!r}; 0 decays to no noise")
+    end = schedule.end
+    if isinstance(end, bool) or not isinstance(end, int | float) or not 0 < end <= 1:
+        faults.append(f"schedule.end must be in (0, 1], got {end!r}; 1 decays to the last step")
     positions: object = schedule.positions
     if not isinstance(positions, tuple | None):
         return [*faults, f"schedule.positions must be a list or None, got {positions!r}"]

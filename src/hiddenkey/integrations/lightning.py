@@ -14,7 +14,7 @@ from torch import nn
 from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.attachment.plan import Kernel
 from hiddenkey.errors import AttachError
-from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.config import DropoutConfig, with_own_schedule
 from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.reached import ReachedSites
@@ -88,7 +88,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         super().__init__()
         self.config = configured(config, rate, rates, keep_model_dropout)
         self.attachment: Attachment | None = None
-        self._name, self._schedules = model, tuple(schedules)
+        self._name, self._schedules = model, with_own_schedule(self.config, schedules)
         self._per_layer = per_layer
         self._kernel, self._lm_loss = kernel, lm_loss
         self._passes = 0

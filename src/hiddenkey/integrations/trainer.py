@@ -11,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hiddenkey.attachment.attachment import Attachment, attachment_of
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
+from hiddenkey.framework.config import with_own_schedule
 from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.kept_predictions import KeptPredictions, resumed_from
 from hiddenkey.integrations.reached import ReachedSites
@@ -41,7 +42,8 @@ def watch(
     Args:
         trainer: the Trainer that trains the attached model.
         attachment: from :func:`hiddenkey.attach`.
-        schedules: factors of the rates by step; where two name a position, the later one counts.
+        schedules: factors of the rates by step, after the configuration's own; where two name a
+            position, the later one counts.
         per_layer: log ``dropped/<position>/<layer>`` instead.
 
     Raises:
@@ -64,6 +66,7 @@ def watching(
 ) -> AttachmentCallback:
     """Do what :func:`watch` does, but for putting the callback that it returns into the trainer."""
     _refuse_consistency(trainer, attachment)
+    schedules = with_own_schedule(attachment.config, schedules)
     _obey_disable_dropout(trainer, attachment, schedules)
     for schedule in schedules:
         schedule.rates(attachment.sites, 0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +16,41 @@ from hiddenkey.framework.config import Drop
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
 from hiddenkey.sequence.drop import draw_sequence, drop
+from hiddenkey.sequence.update import LayerDraw, UpdateHooks
+
+
+class Removable(Protocol):
+    """What takes hooks off again."""
+
+    def remove(self) -> None:
+        """Take them off."""
 
 
 @dataclass
 class SequenceSite:
-    """The drop of one module, for the positions ``input``, ``hidden`` and ``output``.
+    """The drop of one module, for the positions outside attention.
 
     Attributes:
         drop: what is dropped.
         visible: gives the batch's visible tokens, boolean ``[batch, tokens]``, or ``None``.
         counting: whether draws count now; not while activation checkpointing runs a layer again.
         counter: the measured share.
+        shared: the draw that this module has in common with others; ``None`` if it draws alone.
     """
 
     drop: Drop
     visible: Callable[[], Tensor | None]
     counting: Callable[[], bool]
     counter: ShareCounter = field(default_factory=ShareCounter)
+    shared: LayerDraw | None = None
     _module: nn.Module = field(init=False, repr=False)
 
-    def install(self, module: nn.Module) -> RemovableHandle:
+    def install(self, module: nn.Module) -> Removable:
         """Act on what comes into ``module``, on what comes out, or inside, as the position says."""
         position = POSITIONS[self.drop.position]
+        if position.inside == "update":
+            self._module = module
+            return UpdateHooks(module, self)
         if callable(position.inside):
             self._module = module
             return position.inside(module, self)
@@ -90,10 +103,16 @@ class SequenceSite:
         visible = self.visible()
         if visible is None or visible.shape != states.shape[:2]:
             visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)
-        keep = draw_sequence(self.drop.pattern, self.drop.rate, states, visible)
+        keep = self._draw(states, visible)
         if self.counting():
             self._count(keep, visible, states)
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
+
+    def _draw(self, states: Tensor, visible: Tensor) -> Tensor:
+        pattern, rate = self.drop.pattern, self.drop.rate
+        if self.shared is None:
+            return draw_sequence(pattern, rate, states, visible)
+        return self.shared.mask(rate, lambda: draw_sequence(pattern, rate, states, visible))
 
     def _count(self, keep: Tensor, visible: Tensor, states: Tensor) -> None:
         if states.dim() == 2:

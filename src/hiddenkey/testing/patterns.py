@@ -36,7 +36,16 @@ class _Pattern:
         """Return a mask of the full shape."""
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            return self.keep_mask(shape, rate, visible).bool().expand(shape)
+            return self.mask(shape, rate, visible).bool().expand(shape)
+
+    def mask(self, shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
+        """Return a mask; of a pattern with one draw in each call, one call for each sequence."""
+        if self.together != "all":
+            return self.keep_mask(shape, rate, visible)
+        alone = (1, *shape[1:])
+        rows = visible.expand(shape[0], *visible.shape[1:])
+        calls = (self.keep_mask(alone, rate, row[None]) for row in rows)
+        return torch.cat([mask.expand(alone) for mask in calls])
 
 
 def examine_pattern(
@@ -44,7 +53,7 @@ def examine_pattern(
     *,
     rates: Sequence[float] = (0.1, 0.5),
     tolerance: float = 0.0,
-    together: Literal["entries", "tokens"] | None = None,
+    together: Literal["entries", "tokens", "all"] | None = None,
 ) -> Report:
     """Check that a pattern does what the library expects of one.
 
@@ -54,8 +63,8 @@ def examine_pattern(
         tolerance: how far the observed drop rate may be from the rate by design, in units of the
             rate; a run of whole tokens among ``n`` misses it by up to ``0.5 / n``. Sequences have
             40 tokens, of which 20 or more are visible.
-        together: units that must share one draw: the ``entries`` of a token, or the ``tokens`` of a
-            sequence; ``None`` checks neither.
+        together: units that must share one draw: the ``entries`` of a token, the ``tokens`` of a
+            sequence, or ``all`` units of a call, whatever their group; ``None`` checks none.
     """
     pattern = _Pattern(keep_mask, rates, tolerance, together)
     checks: Checks[_Pattern] = {
@@ -170,7 +179,7 @@ def _check_padding(pattern: _Pattern) -> str:
 
 def _check_generator(pattern: _Pattern) -> str:
     """All draws come from PyTorch's global generator, and from nowhere else."""
-    draw = partial(pattern.keep_mask, _shape(32), 0.5, _all(32))
+    draw = partial(pattern.mask, _shape(32), 0.5, _all(32))
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         state = torch.get_rng_state()
@@ -194,9 +203,10 @@ def _check_groups(pattern: _Pattern) -> str:
     """Sequences and heads are drawn one by one."""
     keep = pattern.draw(_shape(32), 0.5, _all(32))
     for axis, name in ((0, "sequences of a batch"), (1, "heads of a sequence")):
-        if _is_constant(keep, axis):
+        if _is_constant(keep, axis) and pattern.together != "all":
             raise CheckError(f"all {name} lose the same units; draw for each group by itself")
-    return "each sequence and head has a draw of its own"
+    of_all = "all sequences and heads share a draw"
+    return of_all if pattern.together == "all" else "each sequence and head has a draw of its own"
 
 
 def _check_together(pattern: _Pattern) -> str:
@@ -206,8 +216,10 @@ def _check_together(pattern: _Pattern) -> str:
     if pattern.together is None:
         constant = [name for name, axis in axes.items() if _is_constant(keep, axis)]
         return f"{' and '.join(constant) or 'no units'} share a draw"
-    if not _is_constant(keep, axes[pattern.together]):
-        raise CheckError(f"the {pattern.together} of a group must share one draw and do not")
+    shared = [1, *axes.values()] if pattern.together == "all" else [axes[pattern.together]]
+    if not all(_is_constant(keep, axis) for axis in shared):
+        units = "units" if pattern.together == "all" else pattern.together
+        raise CheckError(f"the {units} of a group must share one draw and do not")
     return f"{pattern.together} share a draw"
 
 

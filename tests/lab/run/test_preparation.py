@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from hiddenkey import ConfigError
+from hiddenkey import ConfigError, method
 from hiddenkey.lab.run.dropout import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import load_splits, prepare, validate
@@ -92,6 +92,15 @@ def test_data_depend_on_the_data_seed_and_not_on_the_seed():
 def test_nothing_of_training_and_evaluation_is_the_same():
     splits = load_splits(TrainOptions(train_size=200))
     assert not {e.texts for e in splits.train} & {e.texts for e in splits.evaluation}
+
+
+def test_the_update_is_that_of_lora_and_dora():
+    options = TrainOptions(method="hiddenkey", also=("coto",), adapter="ia3")
+    with pytest.raises(ConfigError, match=r"hiddenkey \+ coto drops the update .* 'ia3'"):
+        dropout_config(options)
+    config = dropout_config(replace(options, adapter="dora"))
+    assert config.schedule == method("coto").schedule
+    assert config.schedule.positions == ("update",)
 
 
 def test_method_is_checked_before_a_model_is_loaded(monkeypatch, tiny_options):

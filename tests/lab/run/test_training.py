@@ -210,6 +210,20 @@ def test_accumulation_keeps_the_weight_of_the_consistency_loss(tiny_options, tmp
         )
 
 
+@pytest.mark.parametrize("method", ["two-sided-lora-dropout", "coto"])
+def test_noise_on_the_update_goes_on_exactly(tiny_options, tmp_path, method):
+    """Masks, and the rate that falls by the method's own schedule, are those of a whole run."""
+    options = replace(tiny_options, method=method, rate=0.6, evaluations=3, also=("hiddencut",))
+    train(replace(options, output=str(tmp_path / "whole")))
+    with pytest.raises(InterruptedError):
+        train(options, callbacks=[Stop(5)])
+    train(replace(options, resume=True))
+    assert_same_weights(adapter(tmp_path / "whole"), adapter(options.output), rtol=0, atol=0)
+    assert [without_times(line) for line in lines(options.output)] == [
+        without_times(line) for line in lines(tmp_path / "whole")
+    ]
+
+
 @pytest.mark.parametrize("stopped_at", [2, 5, 7])
 def test_resumed_run_ends_like_an_undisturbed_one(tiny_options, tmp_path, stopped_at):
     options = replace(tiny_options, consistency_every=2, evaluations=3, rate=0.3)

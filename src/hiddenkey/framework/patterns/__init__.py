@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping
 
 from torch import Tensor
 
-from hiddenkey.framework.patterns import column, element, feature, span
+from hiddenkey.framework.patterns import adapter, column, element, feature, span
 
 KeepMask = Callable[[tuple[int, ...], float, Tensor], Tensor]
 
@@ -21,4 +21,8 @@ PATTERNS: MutableMapping[str, KeepMask] = {
     "column": column.keep_mask,
     "span": span.keep_mask,
     "feature": feature.keep_mask,
+    # patterns of an adapter's update alone; hiddenkey.sequence.update says where each acts
+    "rank": feature.keep_mask,
+    "adapter": adapter.keep_mask,
+    "two-sided": feature.keep_mask,
 }

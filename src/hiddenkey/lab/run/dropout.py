@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Final
 
 import hiddenkey
 from hiddenkey import ConfigError, DropoutConfig, RateSchedule
 from hiddenkey.lab.run.options import TrainOptions
+
+_LORA: Final = ("lora", "dora")
 
 
 def dropout_config(options: TrainOptions) -> DropoutConfig:
@@ -22,6 +25,11 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
         config = _with_others(options, base)
     except ConfigError as error:
         faults += error.faults
+    if any(drop.position == "update" for drop in config.drops) and options.adapter not in _LORA:
+        faults.append(
+            f"method {' + '.join((options.method, *options.also))} drops the update of LoRA or"
+            f" DoRA, got adapter {options.adapter!r}, which has none; choose another method or adapter"
+        )
     try:
         config = dataclasses.replace(
             config,
@@ -52,12 +60,13 @@ def _with_others(options: TrainOptions, base: DropoutConfig) -> DropoutConfig:
     ]
     if faults:
         raise ConfigError(faults)
-    drops = list(config.drops)
+    drops, schedule = list(config.drops), config.schedule
     for name, other in others:
+        schedule = schedule or other.schedule
         positions = {drop.position for drop in other.drops}
         rates = {place: rate for place, rate in options.rates.items() if place in positions}
         drops += hiddenkey.method(name, rate=options.rate, rates=rates).drops
-    return dataclasses.replace(config, drops=tuple(drops))
+    return dataclasses.replace(config, drops=tuple(drops), schedule=schedule)
 
 
 def _what_is_wrong(other: DropoutConfig, base: DropoutConfig) -> str:
@@ -71,7 +80,7 @@ def _what_is_wrong(other: DropoutConfig, base: DropoutConfig) -> str:
 
 
 def rate_schedules(options: TrainOptions) -> tuple[RateSchedule, ...]:
-    """Return the schedule of the rates, or none where they stay as they are."""
+    """Return the options' schedule of the rates, or none where they leave it to the method."""
     schedule = RateSchedule(
         warmup=float(options.rate_warmup), decay=options.rate_decay, depth=options.rate_depth
     )

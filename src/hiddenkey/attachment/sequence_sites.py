@@ -1,0 +1,54 @@
+"""Puts the drops outside attention on their modules."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from hiddenkey import anatomy
+from hiddenkey.anatomy import Part
+from hiddenkey.measure import ShareCounter
+from hiddenkey.sequence.site import Removable, SequenceSite
+from hiddenkey.sequence.update import LayerDraw
+from hiddenkey.step.hooks import StepHooks
+from hiddenkey.step.places import SitePlan
+from hiddenkey.step.rates import Rates
+
+
+def install_sequence_sites(
+    transformer: nn.Module,
+    layers: Sequence[Part],
+    plan: SitePlan,
+    counters: Mapping[str, ShareCounter],
+    rates: Rates,
+    step: StepHooks,
+) -> list[Removable]:
+    """Install the sites of a plan that are outside attention.
+
+    Args:
+        transformer: the model.
+        layers: its layers.
+        plan: where the configuration acts.
+        counters: of the sites, by :attr:`Site.key`.
+        rates: the rates in force, which the sites follow.
+        step: knows which tokens are padding, and whether a draw counts.
+
+    Returns:
+        What takes the hooks off.
+    """
+    shared = {
+        layer: LayerDraw(next(part.module for part in layers if part.layer == layer))
+        for layer in {p.part.layer for p in plan.around if p.drop.pattern == "adapter"}
+    }
+    handles: list[Removable] = [*shared.values()]
+    for place in plan.around:
+        key, name = place.site.key, place.part.name
+        decoder = anatomy.in_decoder(transformer, name) and not anatomy.reads_encoder(name)
+        visible = functools.partial(step.visible.of, decoder)
+        draw = shared.get(place.part.layer) if place.drop.pattern == "adapter" else None
+        site = SequenceSite(place.drop, visible, step.counts, counters[key], draw)
+        rates.connect(key, site.set_rate)
+        handles.append(site.install(place.part.module))
+    return handles
