@@ -86,6 +86,12 @@ def variants(own_dropout: str) -> dict[str, Variant]:
         "hiddencut": Variant("HiddenCut, element", _attach("hiddencut-element")),
         "dropkey": Variant("DropKey, column", _attach("dropkey-column")),
         "dropattention": Variant("DropAttention, column", _attach("dropattention-column")),
+        "update-dropout": Variant("dropout on the update", _attach("update-dropout")),
+        "droplora": Variant("DropLoRA", _attach("droplora")),
+        "two-sided-lora-dropout": Variant(
+            "two-sided LoRA dropout", _attach("two-sided-lora-dropout")
+        ),
+        "coto": Variant("CoTo, at its first rate", _attach("coto")),
         "hiddenkey-minus": Variant("HiddenKey⁻", _attach("hiddenkey-minus")),
         "hiddenkey": Variant("HiddenKey, one branch", _attach("hiddenkey"), **exact),
         "hiddenkey-both": Variant(

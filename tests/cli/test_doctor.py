@@ -22,6 +22,22 @@ def test_bundled_model_layer_by_layer(capsys):
     assert (first["pattern"], first["rate"], first["kernel"]) == ("column", 0.1, "fused")
 
 
+@pytest.mark.parametrize(
+    ("config", "head", "layers"),
+    [
+        (GPT2Config(n_layer=3), "causal", 3),
+        (T5Config(num_layers=1, num_decoder_layers=2), "seq2seq", 3),
+    ],
+    ids=["gpt2", "t5"],
+)
+def test_a_method_on_the_update_is_shown_on_lora(capsys, tmp_path, config, head, layers):
+    config.save_pretrained(tmp_path)
+    _, found = examine(capsys, str(tmp_path), "--meta", "--head", head, "--method", "coto")
+    assert found["totals"] == {"update": f"{layers} of {layers} layers"}
+    assert {site["rate"] for site in found["sites"]} == {0.9}
+    assert any("linear decay over the first 75% of the steps" in line for line in found["summary"])
+
+
 def test_table_ends_with_totals(capsys):
     assert main(["doctor", "minilm", "--meta", "--layers", "0", "5", "--rates.hidden", "0.3"]) == 0
     shown = capsys.readouterr().out

@@ -41,6 +41,17 @@ def test_linear_decay_reaches_its_floor_in_the_last_step():
     assert [a - b for a, b in itertools.pairwise(steps)] == pytest.approx([0.8 / 9] * 9)
 
 
+def test_a_decay_may_end_before_the_training():
+    schedule = RateSchedule(decay="linear", floor=0.1, end=0.5)
+    expected = [1 - 0.9 * step / 5 for step in range(5)] + [0.1] * 5
+    assert [schedule.factor(step, 10) for step in range(10)] == pytest.approx(expected)
+    words = "rate of all positions: linear decay to 0.1 of it over the first 50% of the steps"
+    assert schedule.described() == words
+    for end in (0, -1, 1.5, True, "x", float("nan")):
+        with pytest.raises(ConfigError, match=r"schedule.end must be in \(0, 1\]"):
+            RateSchedule(end=end)
+
+
 def test_cosine_decay_is_half_a_cosine():
     schedule = RateSchedule(decay="cosine")
     for step in range(21):

@@ -295,7 +295,7 @@ class Attachment:
         if self.config.consistency is not None:
             lines.append(self._loss_in_words(self.config.consistency))
         if schedule := self.config.schedule:
-            lines.append(f"{schedule.described()}; trainers follow it, own loops by set_rates")
+            lines.append(f"{schedule.described()}; in a loop of your own: set_rates")
         if self._own_dropout:
             return [*(lines or ["no noise"]), self._own_dropout]
         state = "on" if self.config.keep_model_dropout else "off"

@@ -49,7 +49,7 @@ def examine(options: DoctorOptions, config: DropoutConfig) -> dict[str, Any]:
 
     model = _load(options).train()
     layers = len(anatomy.find_layers(model))
-    with hiddenkey.attach(model, config, kernel=options.kernel) as attachment:
+    with hiddenkey.attach(_with_lora(model, config), config, kernel=options.kernel) as attachment:
         return {
             "model": options.model,
             "class": type(model).__name__,
@@ -113,6 +113,18 @@ def _load(options: DoctorOptions) -> PreTrainedModel:
             trust_remote_code=trusted,
             **how,
         )
+
+
+def _with_lora(model: PreTrainedModel, config: DropoutConfig) -> Any:
+    """Put LoRA on keys and values, as a run does, where a method drops its update."""
+    if all(drop.position != "update" for drop in config.drops):
+        return model
+    from peft import get_peft_model
+
+    from hiddenkey.lab.run.adapters import lora_config
+    from hiddenkey.lab.run.options import TrainOptions
+
+    return get_peft_model(model, lora_config(model, TrainOptions())).train()
 
 
 def _show(found: dict[str, Any]) -> None:

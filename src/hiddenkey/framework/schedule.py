@@ -61,9 +61,9 @@ class RateSchedule:
         what = " and ".join(self.positions or ()) or "all positions"
         words = [f"warm-up {self.warmup:g}"] if self.warmup else []
         if self.decay != "constant":
-            words.append(
-                f"{self.decay} decay to {self.floor:g} of it at {self.end:.0%} of the steps"
-            )
+            whole = f" to {self.floor:g} of it" if self.floor else ""
+            until = f" over the first {self.end:.0%} of the steps" if self.end < 1 else ""
+            words.append(f"{self.decay} decay{whole}{until}")
         words += [f"{self.depth} over the layers"] if self.depth != "flat" else []
         return f"rate of {what}: {', '.join(words) or 'constant'}"
 
