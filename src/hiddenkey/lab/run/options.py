@@ -46,8 +46,9 @@ class TrainOptions(Source):
     trust_remote_code: bool = False
     """Run code that the model's folder brings along; it can do whatever you can, so read it."""
     task: str = "headlines"
-    """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, e2e, webnlg (need --data),
-    file (your own labelled texts) or completion (your own prompts, or conversations)."""
+    """headlines, articles (bundled), cola, mrpc, qnli, rte, sst2, stsb, trec, subj, mr, cr, irony,
+    emotion, clinc150, e2e, webnlg (need --data), file (your own labelled texts) or completion (your
+    own prompts, or conversations)."""
     train_size: int | None = ONE.default(None)
     """Training examples, drawn with equal shares per class; none: all."""
     eval_size: int | None = ONE.default(None)

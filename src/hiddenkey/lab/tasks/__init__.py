@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hiddenkey.lab.tasks import generation, glue, news, own
+from hiddenkey.lab.tasks import generation, glue, news, own, short_texts
 from hiddenkey.lab.tasks.base import Example, Kind, Source, Splits, Task
 
 __all__ = ["TASKS", "Example", "Kind", "Source", "Splits", "Task", "find_task"]
@@ -14,6 +14,7 @@ __all__ = ["TASKS", "Example", "Kind", "Source", "Splits", "Task", "find_task"]
 _ALL: Final = (
     *(news.HEADLINES, news.ARTICLES),
     *glue.TASKS,
+    *short_texts.TASKS,
     *(generation.E2E, generation.WEBNLG),
     *(own.FILE, own.COMPLETION),
 )
