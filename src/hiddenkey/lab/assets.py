@@ -7,12 +7,15 @@ imported.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.split_assets import MPNET, SplitAsset, assembled
 
 
 @dataclass(frozen=True)
@@ -59,15 +62,19 @@ SMOLLM2: Final = Asset(
     gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
     hub="HuggingFaceTB/SmolLM2-135M-Instruct",
 )
-BUNDLED_MODELS: Final = {"minilm": MINILM, "smollm2": SMOLLM2}
+BUNDLED_MODELS: Final[Mapping[str, Asset | SplitAsset]] = MappingProxyType(
+    {"minilm": MINILM, "mpnet": MPNET, "smollm2": SMOLLM2}
+)
 
 
-def locate(asset: Asset) -> Path:
+def locate(asset: Asset | SplitAsset) -> Path:
     """Return the folder of an installed asset.
 
     Raises:
         ConfigError: if the package is missing or holds no such folder, with the command to run.
     """
+    if isinstance(asset, SplitAsset):
+        return assembled(asset)
     try:
         installed = distribution(asset.package)
     except PackageNotFoundError:
