@@ -15,6 +15,7 @@ from hiddenkey.framework.inference import Inference
 from hiddenkey.step.averaging import WeightAverage
 
 PREFIX = "hiddenkey_mean_"
+"""Beginning of the names of the means' files in a checkpoint."""
 
 
 class AveragingCallback(TrainerCallback):  # type: ignore[misc]

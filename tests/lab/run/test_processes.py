@@ -10,11 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hiddenkey import ConfigError
 from hiddenkey.cli.main import main
+from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.leaving import Origin
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.run.training import train
@@ -74,6 +78,32 @@ def test_a_run_of_two_processes_is_resumed_by_two(tiny_options, tmp_path):
         assert {k: v for k, v in found.items() if k not in timed} == {
             k: v for k, v in same.items() if k not in timed
         }
+
+
+def chosen_on_two(options: TrainOptions) -> dict:
+    train(options)
+    processes.wait()  # until the first one has written
+    return dict(Origin.load(options.folder / "adapter").inference.losses)
+
+
+def test_two_processes_choose_the_same_weights_as_one(tiny_options, tmp_path):
+    options = replace(
+        tiny_options, method="lora", batch_size=4, inference="chosen", temperature="fitted",
+        choice_share=0.25,  # leaves whole batches
+    )  # fmt: skip
+    one, other = on_processes(chosen_on_two, options)
+    alone = replace(options, batch_size=8, output=str(tmp_path / "alone"))
+    train(alone)
+    assert one == other
+    expected = Origin.load(alone.folder / "adapter").inference
+    assert one == pytest.approx(dict(expected.losses), abs=1e-3)  # of Adam's
+    found, same = lines(options)[-1], lines(alone)[-1]
+    for name in ("eval_loss", "eval_loss_after_temperature"):
+        assert found[name] == pytest.approx(same[name], abs=2e-3)
+    file = "checkpoints/checkpoint-8/hiddenkey_mean_average.safetensors"
+    averages = [load_file(each.folder / file) for each in (options, alone)]
+    for name in averages[1]:
+        torch.testing.assert_close(averages[0][name], averages[1][name], rtol=0, atol=1e-3)
 
 
 def test_another_number_of_processes_is_refused(tiny_options):

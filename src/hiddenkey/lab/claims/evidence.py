@@ -32,8 +32,9 @@ def measured(result: Result) -> dict[str, float]:
     metric, gap = result.metrics[name], result.gap[name]
     in_points = {"metric": finite(metric.last), "best": finite(metric.best), "gap": finite(gap)}
     found = {measure: _POINTS * value for measure, value in in_points.items() if value is not None}
-    loss = finite(result.eval_loss.last)
-    return found if loss is None else {**found, "loss": loss}
+    others = {"loss": result.eval_loss.last, **result.calibration}
+    numbers = {name: finite(value) for name, value in others.items()}
+    return found | {name: value for name, value in numbers.items() if value is not None}
 
 
 def gather(

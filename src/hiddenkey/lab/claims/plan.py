@@ -14,7 +14,10 @@ from typing import Any, Final, Literal
 
 Expectation = Literal["better", "no better", "equal", "between"]
 Scope = Literal["pooled", "each task"]
-Quantity = Literal["metric", "best", "gap", "loss", "step time"]
+Quantity = Literal[
+    "metric", "best", "gap", "loss", "step time", "ece", "brier",
+    "loss_after_temperature", "ece_after_temperature", "brier_after_temperature",
+]  # fmt: skip
 
 MEASURES: Final[Mapping[Quantity, str]] = MappingProxyType(
     {
@@ -22,6 +25,11 @@ MEASURES: Final[Mapping[Quantity, str]] = MappingProxyType(
         "best": "main metric at the best evaluation, in percentage points",
         "gap": "main metric on training minus evaluation examples, in percentage points",
         "loss": "loss on the evaluation examples after the last step",
+        "ece": "expected calibration error on the evaluation examples after the last step",
+        "brier": "Brier score on the evaluation examples after the last step",
+        "loss_after_temperature": "loss with logits divided by a temperature fitted elsewhere",
+        "ece_after_temperature": "expected calibration error with the same temperature",
+        "brier_after_temperature": "Brier score with the same temperature",
         "step time": "time of a training step relative to the baseline's, side by side",
     }
 )

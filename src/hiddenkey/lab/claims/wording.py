@@ -8,8 +8,12 @@ from typing import Final
 from hiddenkey.lab.claims.effects import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
 from hiddenkey.lab.present.words import MISSING, interval, number, signed
+from hiddenkey.lab.run.result import CALIBRATION
 
-UNITS: Final = {"metric": "points", "best": "points", "gap": "points", "loss": "", COST: "×"}
+_SMALL: Final = ("loss", *CALIBRATION)
+UNITS: Final = {
+    **dict.fromkeys(("metric", "best", "gap"), "points"), **dict.fromkeys(_SMALL, ""), COST: "×"
+}  # fmt: skip
 """What a measure is counted in, percentage points as "points"; a loss has no unit."""
 
 AXES: Final = {
@@ -17,6 +21,7 @@ AXES: Final = {
     "best": "main metric at its best, points",
     "gap": "training − evaluation, points",
     "loss": "evaluation loss",
+    **{name: name.replace("_", " ").replace("ece", "ECE") for name in CALIBRATION},
     COST: "step time, relative to LoRA's",
 }
 """What stands at an axis of a figure."""
@@ -90,4 +95,4 @@ def _span(low: float, high: float, measure: str) -> str:
 
 
 def _digits(measure: str) -> int:
-    return 4 if measure == "loss" else 2
+    return 4 if measure in _SMALL else 2

@@ -20,6 +20,7 @@ from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import SearchTrial, held_out, searched_options
 from hiddenkey.lab.queue.jobs import Job, State
+from hiddenkey.lab.run.choice import choice_size
 from hiddenkey.lab.run.options import TrainOptions
 
 States = Mapping[str, Mapping[str, State]]
@@ -205,7 +206,7 @@ def steps(options: TrainOptions, examples: int) -> int:
     """Optimiser steps of a run, as Trainer counts them."""
     if options.max_steps is not None:
         return options.max_steps
-    batches = math.ceil(examples / options.batch_size)
+    batches = math.ceil((examples - choice_size(options, examples)) / options.batch_size)
     per_epoch = max(1, math.ceil(batches / options.gradient_accumulation))
     return math.ceil(options.epochs * per_epoch)
 

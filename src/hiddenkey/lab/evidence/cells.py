@@ -19,6 +19,7 @@ from hiddenkey.lab.evidence.comparisons import (
     describe,
 )
 from hiddenkey.lab.evidence.inference import Estimate
+from hiddenkey.lab.run.result import CALIBRATION
 
 LOSS: Final = "loss"
 CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")
@@ -98,6 +99,8 @@ def value_of(run: ArmRun, measure: Measure) -> float | None:
     result = run.record.result
     if result is None:
         return None
+    if measure.name in result.calibration:
+        return finite(result.calibration[measure.name])
     summary = result.eval_loss if measure.name == LOSS else result.metrics.get(measure.name)
     if summary is None:
         return None
@@ -110,18 +113,24 @@ def finite(value: object) -> float | None:
 
 
 def _measures(runs: Sequence[ArmRun]) -> list[Measure]:
-    """The main metric, the evaluation loss and the other metrics, at both checkpoints."""
+    """The main metric, the evaluation loss and the other metrics, at both checkpoints.
+
+    What a classifier's probabilities are worth is measured after the last step.
+    """
     results = [run.record.result for run in runs if run.record.result is not None]
     main = next((result.main_metric for result in results), "")
     if not main:
         return []
     names = {name for result in results for name in result.metrics} - {main, LOSS}
     has_loss = any(result.eval_loss.best is not None for result in results)
+    calibrated = {name for result in results for name in result.calibration}
     lower = any(run.record.options.get("lower_is_better") for run in runs)
     return [
         Measure(name, checkpoint, main=name == main, lower=lower and name == main)
         for name in dict.fromkeys((main, *([LOSS] if has_loss else []), *sorted(names)))
         for checkpoint in CHECKPOINTS
+    ] + [
+        Measure(name, "last", main=False, lower=True) for name in CALIBRATION if name in calibrated
     ]
 
 

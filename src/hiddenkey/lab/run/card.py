@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from hiddenkey.lab.run.choice import Used
 from hiddenkey.lab.run.leaving import Origin, is_local, public_name
 from hiddenkey.lab.run.models import model_source
 from hiddenkey.lab.run.options import TrainOptions
@@ -46,6 +47,7 @@ class Story:
         line: the evaluation whose weights were kept.
         sites: a line for each drop and the loss.
         environment: the versions, by name.
+        used: what of the run is used at inference.
     """
 
     options: TrainOptions
@@ -54,6 +56,7 @@ class Story:
     line: Mapping[str, Any]
     sites: Sequence[str]
     environment: Mapping[str, Any]
+    used: Used
 
     @property
     def subject(self) -> str:
@@ -70,9 +73,25 @@ class Story:
     @property
     def measured(self) -> dict[str, float]:
         """The metrics and the loss of the weights that were kept."""
-        names = (*self.prepared.task.metrics, "loss")
+        names = (*self.prepared.task.metrics, "loss", "loss_after_temperature")
         found = {name: self.line.get(f"eval_{name}") for name in names}
         return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def inference(self) -> str:
+        """What is used at inference, in a sentence; empty for the last weights as they are."""
+        options, (name, _, factor) = self.options, self.used.weights.partition(" ")
+        what = {
+            "average": f"the mean of the last {options.average_part:.0%} of the steps",
+            "ema": f"the exponential mean of the steps, with decay {options.ema_decay:g}",
+            "scale": f"those of the last step with the update times {factor}",
+        }
+        beside = "those of the last step are in `last/`."
+        said = f"The weights are {what[name]}; {beside}" if name in what else ""
+        if self.used.temperature == 1:
+            return said
+        divided = f"Divide its logits by {self.used.temperature:.4g} before the softmax"
+        return f"{said} {divided}, as `hiddenkey predict` does.".strip()
 
 
 def card(story: Story) -> str:

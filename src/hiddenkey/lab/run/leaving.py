@@ -7,17 +7,19 @@ Nothing but the name of a base model in a local folder says anything of this mac
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import hiddenkey
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.choice import Used
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, model_faults
 from hiddenkey.lab.run.stored import build, hints_of
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 RUN: Final = "hiddenkey_run.json"
 CARD: Final = "README.md"
+LAST: Final = "last"
+"""Folder in the adapter's, for the last weights where others are used."""
 _PEFT: Final = "adapter_config.json"
 _LOCAL: Final = ("data", "train_file", "eval_file", "model")
 
@@ -44,6 +48,7 @@ class Origin:
         label_names: names by class index; empty for regression and generation.
         texts: how many texts an example has.
         settings: of the run, without what lies on this machine.
+        inference: what of it is used, and the temperature of its predictions.
     """
 
     version: str
@@ -52,9 +57,10 @@ class Origin:
     label_names: tuple[str, ...]
     texts: int
     settings: Mapping[str, Any]
+    inference: Used = field(default_factory=Used)
 
     @classmethod
-    def of(cls, options: TrainOptions, prepared: Prepared) -> Origin:
+    def of(cls, options: TrainOptions, prepared: Prepared, used: Used | None = None) -> Origin:
         """Return what is to be known of a run."""
         return cls(
             hiddenkey.__version__,
@@ -63,6 +69,7 @@ class Origin:
             prepared.splits.label_names,
             len(prepared.splits.train[0].texts),
             {n: value for n, value in options.recorded().items() if n not in _LOCAL},
+            used or Used(),
         )
 
     @classmethod
@@ -163,6 +170,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
     weights: Path | None = None,
+    used: Used | None = None,
 ) -> None:
     """Save what was trained, the tokenizer, the dropout's configuration and the run's settings.
 
@@ -173,14 +181,18 @@ def save(
         tokenizer: its tokenizer.
         folder: where to.
         weights: the checkpoint whose weights are taken in place of the model's.
+        used: what the model holds; ``None`` for its last weights.
     """
     for part in (model, tokenizer, prepared.config):
         part.save_pretrained(str(folder))
     if weights is not None:
         for path in folder.glob("*.safetensors*"):
             path.unlink()
+        from hiddenkey.integrations.averaging import PREFIX
+
         for path in weights.glob("*.safetensors*"):
-            shutil.copy2(path, folder)
+            if not path.name.startswith(PREFIX):
+                shutil.copy2(path, folder)
     if (folder / _PEFT).is_file():
         # PEFT names the folder that was read: a package's for bundled models, a file's for GGUF
         config = json.loads((folder / _PEFT).read_bytes())
@@ -188,5 +200,5 @@ def save(
         base = public_name(options.model) if is_bundled else options.model
         config["base_model_name_or_path"] = base
         (folder / _PEFT).write_text(json.dumps(config, indent=2), encoding="utf-8")
-    origin = vars(Origin.of(options, prepared))
+    origin = dataclasses.asdict(Origin.of(options, prepared, used))
     (folder / RUN).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")

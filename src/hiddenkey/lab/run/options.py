@@ -19,6 +19,8 @@ UNRECORDED: Final = ("output", "resume", "overwrite", "trust_remote_code", "push
 """Settings that say what to do with the run folder or whom to trust, not what the run is."""
 
 _HELD_OUT: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.2 is usual")
+_PART: Final = Limit("in (0, 1]", lambda value: 0 < value <= 1, "0.5 is the last half")
+_DECAY: Final = Limit("in (0, 1)", lambda value: 0 < value < 1, "0.99 looks back 100 steps")
 _TOKENS: Final = Limit("at least 4 tokens", lambda value: value >= 4, "128 is usual")
 _SEED: Final = Limit("from 0 to 2**32 - 1", lambda value: 0 <= value < 2**32, "choose another")
 _FINITE: Final = Limit("a finite number", lambda value: abs(value) < math.inf, "0.9 is usual")
@@ -36,6 +38,7 @@ class TrainOptions(Source):
         ("method", "method"),
         ("adapter", "model and adapter"),
         ("learning_rate", "training"),
+        ("inference", "what is used at inference"),
         ("evaluations", "evaluation and generation"),
         ("seed", "training"),
         ("keep", "run folder"),
@@ -145,6 +148,20 @@ class TrainOptions(Source):
     quantize: Literal["none", "4bit", "8bit"] = "none"
     """Frozen weights of the linear layers in 4 (as QLoRA) or 8 bits, by bitsandbytes; none: in
     --precision."""
+
+    inference: Literal["last", "average", "ema", "chosen"] = "last"
+    """Weights that are evaluated and left: those of the last step, their mean over the last part
+    of the training, an exponential mean, or what has the smallest loss on held-out training
+    examples: of these three, and of LoRA's update made smaller."""
+    average_part: float = _PART.default(0.5)
+    """Last part of the training whose weights are averaged, in (0, 1]."""
+    ema_decay: float = _DECAY.default(0.99)
+    """Decay of the exponential mean a step, in (0, 1)."""
+    temperature: Literal["none", "fitted"] = "none"
+    """fitted: divide a classifier's logits by the number that makes the loss on held-out training
+    examples smallest. Labels stay; probabilities, the loss after it and its calibration change."""
+    choice_share: float = _HELD_OUT.default(0.2)
+    """Share of the training examples that chosen and fitted hold out of the training, in (0, 1)."""
 
     evaluations: int = ONE.default(5)
     """Evaluations, spread evenly over the steps; the last is at the last step."""

@@ -64,7 +64,7 @@ def predict(folder: Path, origin: Origin, options: TrainOptions, texts: Texts) -
             tuple((value,) for value in scores),
             _metrics(options, texts, scores),
         )
-    best = logits.softmax(-1).max(-1)
+    best = (logits / origin.inference.temperature).softmax(-1).max(-1)
     found = zip(best.indices.tolist(), best.values.tolist(), strict=True)
     rows = tuple((origin.label_names[index], round(value, 6)) for index, value in found)
     metrics = _metrics(options, texts, best.indices.tolist())

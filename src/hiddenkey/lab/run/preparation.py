@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.choice import choice_faults, chooses
 from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.positions import position_faults
 from hiddenkey.lab.run.quantised import quantisation_faults
 from hiddenkey.lab.run.trackers import tracker_faults
-from hiddenkey.lab.tasks import TASKS, Splits, Task, find_task
+from hiddenkey.lab.tasks import TASKS, Example, Splits, Task, find_task
 from hiddenkey.lab.tasks.generation import merge_references
 from hiddenkey.lab.tasks.sampling import draw, split_apart
 
@@ -48,22 +49,31 @@ class Prepared:
         task: the task.
         splits: the examples that the run uses, after drawing.
         config: what is dropped.
+        choice: training examples that are held out to choose what is used at inference.
+        trained: the other training examples.
     """
 
     task: Task
     splits: Splits
     config: DropoutConfig
+    choice: tuple[Example, ...]
+    trained: tuple[Example, ...]
 
     def data_record(self) -> dict[str, Any]:
         """What ``data.json`` holds."""
         judged = {"main_metric": self.splits.main_metric} if self.splits.main_metric else {}
-        return judged | {
-            "task": self.task.name,
-            "labels": list(self.splits.label_names),
-            "train_examples": len(self.splits.train),
-            "eval_examples": len(self.splits.evaluation),
-            "sha256": self.splits.fingerprint(),
-        }
+        held_out = {"choice_examples": len(self.choice)} if self.choice else {}
+        return (
+            judged
+            | held_out
+            | {
+                "task": self.task.name,
+                "labels": list(self.splits.label_names),
+                "train_examples": len(self.splits.train),
+                "eval_examples": len(self.splits.evaluation),
+                "sha256": self.splits.fingerprint(),
+            }
+        )
 
 
 def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
@@ -92,7 +102,11 @@ def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
     if faults or config is None or splits is None:
         raise ConfigError(faults)
     task = find_task(options.task, options).judged_by(splits.main_metric)
-    return Prepared(task, splits, config)
+    if not chooses(options):
+        return Prepared(task, splits, config, choice=(), trained=splits.train)
+    apart = _hold_out(splits, "choice_share", options, task)
+    splits = dataclasses.replace(splits, notes=apart.notes)
+    return Prepared(task, splits, config, choice=apart.evaluation, trained=apart.train)
 
 
 def validate(options: TrainOptions) -> list[str]:
@@ -107,6 +121,7 @@ def validate(options: TrainOptions) -> list[str]:
         *quantisation_faults(options),
         *model_faults(options.model),
         *position_faults(options),
+        *choice_faults(options),
         *_name_faults(options),
         *tracker_faults(options.report_to),
     ]

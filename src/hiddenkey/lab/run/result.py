@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from hiddenkey.lab.run.options import TrainOptions
     from hiddenkey.lab.run.preparation import Prepared
     from hiddenkey.lab.run.recorder import Recorder
+
+CALIBRATION: Final = (
+    "ece", "brier", "loss_after_temperature", "ece_after_temperature", "brier_after_temperature",
+)  # fmt: skip
+"""What is measured of a classifier's probabilities beside the loss; better when smaller."""
 
 _UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
 """What Unix systems count in: bytes on macOS, kibibytes elsewhere."""
@@ -72,6 +77,8 @@ class Result:
         data_fingerprint: hash of the examples.
         train_examples: number of training examples, ``None`` in files of earlier versions.
         eval_examples: number of evaluation examples, likewise.
+        calibration: of a classifier on the evaluation examples at the end, by the names of
+            :data:`CALIBRATION`; empty in files of earlier versions.
     """
 
     task: str
@@ -95,6 +102,7 @@ class Result:
     data_fingerprint: str
     train_examples: int | None = None
     eval_examples: int | None = None
+    calibration: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -192,6 +200,7 @@ def sum_up(
         data_fingerprint=prepared.splits.fingerprint(),
         train_examples=len(prepared.splits.train),
         eval_examples=len(prepared.splits.evaluation),
+        calibration={n: last[f"eval_{n}"] for n in CALIBRATION if f"eval_{n}" in last},
     )
 
 

@@ -38,17 +38,19 @@ from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.card import Story, card
+from hiddenkey.lab.run.choice import Used
 from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.labels import label
-from hiddenkey.lab.run.leaving import CARD, save
+from hiddenkey.lab.run.leaving import CARD, LAST, save
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, AlreadyTrainedError, Observer, Recorder
 from hiddenkey.lab.run.result import Result, sum_up
 from hiddenkey.lab.run.trackers import name_logs, own_run
+from hiddenkey.lab.run.used import InferenceWeights
 from hiddenkey.lab.scores.metrics import score
 from hiddenkey.lab.tasks import Task, find_task
 from hiddenkey.lab.tasks.sampling import draw
@@ -108,6 +110,7 @@ def train(
         by_layer = options.rate_depth != "flat"  # else the layers' rates differ by chance alone
         name_logs(trainer, name or label(options))
         watch(trainer, attachment, *rate_schedules(options), per_layer=by_layer)
+        weights = InferenceWeights(trainer, options)  # before what seals checkpoints
         for callback in (recorder, *callbacks):
             trainer.add_callback(callback)
         observer.attached(attachment)
@@ -115,10 +118,15 @@ def train(
             recorder.go_on_from(checkpoint)
         with suppress(AlreadyTrainedError), folder.refused_writes(), own_run(options.report_to):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        kept = _leave(
-            folder, recorder, observer, partial(save, options, prepared, model, tokenizer)
-        )
-        if prepared.task.kind == "generation" and processes.is_first():
+        kept, best = _kept(folder, recorder, observer)
+        choice, kind = prepared.choice, prepared.task.kind
+        rows = encode(choice, tokenizer, options.max_length, kind) if choice else None
+        if measured := weights.settle(rows):
+            recorder.add_to_last_line(measured)
+        leave = partial(save, options, prepared, model, tokenizer)
+        newest = folder.checkpoints / f"checkpoint-{recorder.lines[-1]['step']}"
+        used = _leave(folder, weights, best, newest, leave)
+        if kind == "generation" and processes.is_first():
             from hiddenkey.lab.run.generation import generate_and_score
 
             found = generate_and_score(folder, model, tokenizer, prepared, options, observer)
@@ -126,25 +134,47 @@ def train(
         told = attachment.summary()
     result = sum_up(options, prepared, recorder, trainer)
     line = next(line for line in recorder.lines if line["step"] == kept)
-    story = Story(options, prepared, result, line, told, folder.read_environment())
+    versions = folder.read_environment()
+    story = Story(options, prepared, result, line, told, versions, used)
     folder.write_text(f"adapter/{CARD}", card(story))
     folder.write_result(result)
     return result
 
 
-def _leave(
-    folder: RunFolder, recorder: Recorder, observer: Observer, save_to: Callable[..., None]
-) -> int:
-    """Write the adapter of the evaluation to be kept, and return its step."""
+def _kept(folder: RunFolder, recorder: Recorder, observer: Observer) -> tuple[int, Path | None]:
+    """The step of the evaluation to be kept, and its checkpoint where it is not the last step."""
     last, step = recorder.lines[-1]["step"], recorder.kept_step
-    weights = None
-    if step != last:
-        folder.damages.clear()
-        weights = folder.weights_of(step)
-        for said in folder.damages:
-            observer.damaged(said)
-    folder.write_adapter(partial(save_to, weights=weights))
-    return step if weights is not None else last
+    if step == last:
+        return last, None
+    folder.damages.clear()
+    checkpoint = folder.weights_of(step)
+    for said in folder.damages:
+        observer.damaged(said)
+    return last if checkpoint is None else step, checkpoint
+
+
+def _leave(
+    folder: RunFolder,
+    weights: InferenceWeights,
+    best: Path | None,
+    newest: Path,
+    save_to: Callable[..., None],
+) -> Used:
+    """Write what is used and, where that is another adapter, the last one beside it."""
+    if best is not None:
+        weights.go_to(best)
+    used = weights.used
+
+    def write(into: Path) -> None:
+        save_to(into, weights=best if used.weights == "last" else None, used=used)
+        if used.weights != "last":
+            with weights.last():
+                save_to(into / LAST, weights=best)
+
+    folder.write_adapter(write)
+    if best is not None:
+        weights.go_to(newest)
+    return used
 
 
 def _sound(result: Result) -> Result:
@@ -199,12 +229,13 @@ def build_trainer(
     without dropout, next to that of the evaluation set, gives the generalisation gap.
     """
     task, splits = prepared.task, prepared.splits
-    sample = draw(splits.train, len(splits.evaluation), options.data_seed, task.kind)
+    trained = prepared.trained
+    sample = draw(trained, len(splits.evaluation), options.data_seed, task.kind)
     trainer = Trainer(
         model=model,
         args=_arguments(options, prepared.config, checkpoints),
         data_collator=collator(tokenizer, task.kind),
-        train_dataset=encode(splits.train, tokenizer, options.max_length, task.kind),
+        train_dataset=encode(trained, tokenizer, options.max_length, task.kind),
         eval_dataset={
             DEV: encode(splits.evaluation, tokenizer, options.max_length, task.kind),
             TRAIN: encode(sample, tokenizer, options.max_length, task.kind),
