@@ -193,6 +193,13 @@ def test_a_schedule_changes_the_rates(tmp_path):
     assert "dropped/attention_logits/1" in logs(trainer)[-1]
 
 
+def test_a_method_brings_its_own_schedule(tmp_path):
+    trainer, *_ = made(tmp_path, callback=HiddenKeyCallback("coto"), max_steps=4)
+    trainer.train()
+    found = [log["rate/update"] for log in logs(trainer)]
+    assert found == pytest.approx([0.9, 0.6, 0.3, 0.0], abs=1e-6)
+
+
 def test_a_caller_that_is_no_trainer_is_told(tmp_path):
     trainer, callback, _ = made(tmp_path)
     with pytest.raises(AttachError, match="was called by no Trainer of transformers"):

@@ -107,6 +107,12 @@ def test_a_schedule_and_single_layers(tmp_path):
     assert "dropped/attention_logits/1" in found
 
 
+def test_a_method_brings_its_own_schedule(tmp_path):
+    found = fit(Module(), tmp_path, HiddenKeyCallback("coto")).callback_metrics
+    assert found["rate/update"].item() == 0  # the last step of three
+    assert found["dropped/update"].item() == 0
+
+
 def test_an_attached_model_is_refused(tmp_path):
     module = Module()
     hiddenkey.attach(module.model, "dropkey")

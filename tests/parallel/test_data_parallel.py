@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import distributed
 
+from hiddenkey import Consistency, Drop, DropoutConfig
 from models import LAYER_STACK, transformer_in
 from parallel.launch import on_processes
 from parallel.scenes import (
@@ -61,6 +62,16 @@ def test_with_noise_each_process_computes_its_part_with_masks_of_its_own(model, 
     expected = train_alone(scene)
     for found in on_processes(train_together, scene):
         assert_same_steps(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wrapper"), [("two-sided", "fsdp2-root"), ("adapter", "ddp"), ("rank", "ddp")]
+)
+def test_noise_on_the_update_with_recomputed_layers_and_a_second_pass(pattern, wrapper):
+    config = DropoutConfig((Drop("update", pattern, 0.5),), Consistency())
+    scene = Scene(config, checkpointing=True, **MODELS["language-model"], **WRAPPERS[wrapper])
+    for found in on_processes(train_together, scene):
+        assert_same_steps(found, train_alone(scene))
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp2-after"])

@@ -16,6 +16,8 @@ from hiddenkey.sequence import site as sequence_site
 from hiddenkey.testing import examine_position
 from models import batch, gradients, lora_model, plain_model, run, seeded
 
+# PEFT 0.21 asks transformers 5.23 for an attribute by its old name
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
 PATTERNS_OF_THE_UPDATE = [p for p in PATTERNS if p not in POSITIONS["update"].refused]
 RATE = 0.4
 TARGETS = r".*\.(key|value)"
@@ -228,6 +230,19 @@ def test_a_language_model_with_every_layer_adapted():
     assert len(report.sites) == 2 * 5
 
 
+def test_processes_draw_masks_of_their_own():
+    """Seeded alike; ``tests/parallel`` has the processes themselves."""
+    model, outcomes = adapted(), {}
+    for rank in (0, 0, 1):
+        with hiddenkey.attach(model, with_drop("adapter", 0.5), data_parallel_rank=rank) as at:
+            shares = []
+            for seed in range(12):
+                run(model, batch(), seed)
+                shares.append(tuple(at.shares().values()))
+        outcomes.setdefault(rank, []).append(shares)
+    assert outcomes[0][0] == outcomes[0][1] != outcomes[1][0]
+
+
 class TestAdaptersThatChange:
     def two(self):
         model = adapted(layers=1)
@@ -309,6 +324,31 @@ class TestRefusals:
             }
             assert "1 of 2 layers (layers without: 0; not in bert.emb" in str(attachment)
 
+    @pytest.mark.parametrize(
+        ("targets", "reason"),
+        [
+            ("convolution", "convolves its update"),
+            ("table", "looks its update up"),
+            ("attention", "adds its update to the weight itself"),
+        ],
+    )
+    def test_layers_whose_update_is_no_sequence(self, targets, reason):
+        model = get_peft_model(OtherModel(), LoraConfig(target_modules=[targets], r=2))
+        with pytest.raises(AttachError, match=rf"has no LoRA .*\.{targets} {reason}"):
+            hiddenkey.attach(model, "droplora")
+
+    @pytest.mark.parametrize("pattern", ["rank", "two-sided"])
+    def test_an_adapter_that_goes_past_its_matrix(self, pattern, monkeypatch):
+        """As VeLoRA and MonteCLoRA do: half of the noise would be lost."""
+        model = OwnModel().train()
+        goes_past = lambda self, rows: nn.functional.linear(rows, self.lora_A.weight)  # noqa: E731
+        monkeypatch.setattr(Mixture, "down", goes_past)
+        told = pytest.raises(AttachError, match=r"without calling it.*use another pattern")
+        with hiddenkey.attach(model, with_drop(pattern)), told:
+            model(torch.randn(3, 5, 8))
+        with hiddenkey.attach(model, with_drop("element")):
+            model(torch.randn(3, 5, 8))
+
     @pytest.mark.parametrize("position", [p for p in POSITIONS if p != "update"])
     @pytest.mark.parametrize("pattern", ["rank", "adapter", "two-sided"])
     def test_patterns_of_the_update_mean_nothing_elsewhere(self, position, pattern):
@@ -329,7 +369,10 @@ class Mixture(nn.Module):
 
     def forward(self, states):
         rows = states.flatten(0, 1)
-        return states + self.lora_B(self.lora_A(rows)).view_as(states)
+        return states + self.lora_B(self.down(rows)).view_as(states)
+
+    def down(self, rows):
+        return self.lora_A(rows)
 
 
 class OwnLayer(nn.Module):
@@ -351,6 +394,27 @@ class OwnModel(nn.Module):
         for layer in self.layers:
             states = layer(states)
         return states
+
+
+class OtherLayer(nn.Module):
+    """Modules that LoRA adapts in other ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.convolution = nn.Conv1d(8, 8, 3, padding=1)
+        self.table = nn.Embedding(4, 8)
+        self.up, self.down = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, states):
+        attended = self.attention(states, states, states)[0]
+        return attended + self.convolution(states.mT).mT + self.down(self.up(states))
+
+
+class OtherModel(OwnModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(OtherLayer() for _ in range(2))
 
 
 def test_matrices_of_ones_own_and_tokens_without_a_sequence(monkeypatch):

@@ -26,6 +26,8 @@ def _compiler_as_new(monkeypatch):
         ("bert", "hiddenkey"),
         ("bert", "dropattention"),
         ("llama", "hiddenkey-minus"),
+        ("bert", "two-sided-lora-dropout"),
+        ("llama", "coto"),
     ],
 )
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own

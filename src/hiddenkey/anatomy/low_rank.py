@@ -10,6 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 Pair = tuple[nn.Module, nn.Module]
 """The modules of A, inputs to ranks, and of B, ranks to outputs."""
 
+_CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
+
 
 def low_rank_pairs(module: nn.Module) -> dict[str, Pair]:
     """Return the matrices of a module's adapters, by the adapter's name.
@@ -21,7 +23,9 @@ def low_rank_pairs(module: nn.Module) -> dict[str, Pair]:
     downs, ups = children.get("lora_A"), children.get("lora_B")
     if isinstance(downs, nn.ModuleDict) and isinstance(ups, nn.ModuleDict):
         return {name: (downs[name], ups[name]) for name in downs if name in ups}
-    return {} if downs is None or ups is None else {"": (downs, ups)}
+    if downs is None or ups is None or isinstance(downs, _CONTAINERS):
+        return {}
+    return {"": (downs, ups)}
 
 
 def is_adapted(module: nn.Module) -> bool:

@@ -49,6 +49,8 @@ class UpdateHooks:
         self._site = site
         self._ends = _ENDS.get(site.drop.pattern, ("output",))
         self._pairs = low_rank_pairs(module)
+        self._partner = {up: down for down, up in self._pairs.values()}
+        self._entered: nn.Module | None = None  # the matrix A that ran last
         self._input: Any = None  # of DoRA's forward, while it runs
         self._weighs = False  # B and A multiply the unit matrix, for DoRA's norm
         self._handles: list[RemovableHandle] = [module.register_forward_pre_hook(self._check)]
@@ -92,6 +94,7 @@ class UpdateHooks:
         self._input = None
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._entered = module
         self._weighs = self._input is not None and args[0] is not self._input
         return (self._drop("input", args[0]), *args[1:]) if "input" in self._ends else None
 
@@ -99,6 +102,13 @@ class UpdateHooks:
         return self._drop("bottleneck", output)
 
     def _leave(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        entered, self._entered = self._entered, None
+        if entered is not self._partner[module] and self._ends != ("output",):
+            raise AttachError(
+                "an adapter multiplied by its matrix A without calling it, so the noise of pattern"
+                f" {self._site.drop.pattern!r} would be lost, as with VeLoRA and MonteCLoRA; use"
+                " another pattern, such as 'element'"
+            )
         return self._drop("output", output)
 
     def _drop(self, end: str, states: Tensor) -> Tensor:
