@@ -99,6 +99,24 @@ def test_a_resumed_fit_goes_on_counting_passes(tmp_path):
     assert again.state_dict() == callback.state_dict() == {"passes": 3}
 
 
+def test_a_resumed_fit_knows_the_earlier_predictions(tmp_path):
+    """Batches come in one order, 4 an epoch: the fifth step is the first that compares."""
+    module, callback = Module(), HiddenKeyCallback("temporal")
+    trainer = fit(module, tmp_path, callback, max_steps=4)
+    assert trainer.callback_metrics["consistency_loss"] == 0
+    trainer.save_checkpoint(tmp_path / "stored.ckpt")
+    stored = torch.load(tmp_path / "stored.ckpt", weights_only=False)
+    again = HiddenKeyCallback("temporal")
+    again.load_state_dict(stored["callbacks"][callback.state_key])
+    resumed = Module()
+    resumed.load_state_dict(stored["state_dict"])
+    found = fit(resumed, tmp_path, again, max_steps=3).callback_metrics["consistency_loss"]
+    whole = fit(Module(), tmp_path, HiddenKeyCallback("temporal"), max_steps=7)
+    assert found.item() == pytest.approx(whole.callback_metrics["consistency_loss"].item())
+    assert found > 0
+    assert len(again.state_dict()["predictions"]["keys"]) == 16
+
+
 def test_a_schedule_and_single_layers(tmp_path):
     schedule = hiddenkey.RateSchedule(warmup=3)
     callback = HiddenKeyCallback("dropkey", rate=0.3, schedules=[schedule], per_layer=True)

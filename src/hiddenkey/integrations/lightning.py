@@ -177,7 +177,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         passes = self.attachment.consistency_passes if self.attachment else self._passes
         history = self.attachment.history if self.attachment else None
         kept = self._predictions if history is None else history.state_dict()
-        return {"passes": passes, "predictions": kept}
+        return {"passes": passes, "predictions": kept} if kept else {"passes": passes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where a resumed run stood."""
