@@ -56,10 +56,11 @@ def test_it_gives_up_in_one_line_and_loses_nothing(plan, whole, postgres_server,
     call("pg_ctl", *where, "-m", "immediate", "-w", "stop")
     started = time.monotonic()
     assert end(process) == 2
-    assert 3 < time.monotonic() - started < 40
+    took = time.monotonic() - started
+    call("pg_ctl", *where, "-w", "start")
+    assert 3 < took < 40
     last = said(log).splitlines()[-1]
     assert last.startswith("hiddenkey compare: error: storage must be a database that can be")
-    call("pg_ctl", *where, "-w", "start")
     assert end(start([*command, folder], log)) == 0, log.read_text()
     said(log)
     assert same(found(folder), whole[0])

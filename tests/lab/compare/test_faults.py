@@ -127,6 +127,28 @@ def test_an_outage_is_outlasted(plan, monkeypatch):
         storage.outlast_outages(plan.job_store, call)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_interruption_during_an_outage_is_one(plan, monkeypatch, reads):
+    """Optuna would raise what the database says, and the worker would wait for it."""
+    coordinator = begin(plan)
+    coordinator.advance()
+    worker = worker_for(coordinator)
+
+    def away(*_, **__):
+        raise StorageInternalError("away")
+
+    def interrupt(*_):
+        storage = coordinator._storage
+        monkeypatch.setattr(storage, "set_trial_state_values", away)
+        if not reads:
+            monkeypatch.setattr(storage, "get_trial", away)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(worker._work, "run", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        worker.take_one()
+
+
 def test_a_file_that_is_no_database_is_told(plan):
     Path(plan.output).mkdir()
     (Path(plan.output) / "study.db").write_text("no database at all, but long enough" * 100)

@@ -98,15 +98,19 @@ class Worker:
         with self._held:
             try:
                 study.optimize(attempt, n_trials=1, catch=(RunError,))
-            except (UpdateFinishedTrialError, ValueError, AssertionError) as error:
-                # Optuna's ways to say that somebody else ended the trial
-                own = error is attempt.error and not isinstance(error, UpdateFinishedTrialError)
-                if own or not attempt.was_ended():
+            except Exception as error:
+                if error is attempt.error and not isinstance(error, UpdateFinishedTrialError):
                     raise
-            except UnboundLocalError as error:  # Optuna's, where it could not read the trial's end
-                if isinstance(error.__context__, StorageInternalError):
-                    raise error.__context__ from None
-                raise
+                lost = [
+                    e for e in (error, error.__context__) if isinstance(e, StorageInternalError)
+                ]
+                if lost:  # Optuna could not store the trial's end
+                    was_interrupted = isinstance(attempt.error, KeyboardInterrupt)
+                    raise (KeyboardInterrupt() if was_interrupted else lost[0]) from None
+                # Optuna's ways to say that somebody else ended the trial
+                ended = isinstance(error, UpdateFinishedTrialError | ValueError | AssertionError)
+                if not ended or not attempt.was_ended():
+                    raise
 
     def _objective(self, trial: optuna.Trial) -> float:
         trials = trial.study.get_trials(deepcopy=False)

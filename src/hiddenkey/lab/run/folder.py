@@ -125,6 +125,12 @@ class RunFolder:
         if self._writes:
             seal(self.path, *_FOUND)
 
+    def tidy(self) -> None:
+        """Write the checksums of a finished run whose process died while it wrote them."""
+        if self._writes and any(self.path.glob(f".{CHECKSUMS}*")):
+            self._remove_halves()
+            seal(self.path, *_FOUND)
+
     def clear(self) -> None:
         """Delete the run that is here, its result first; other files stay."""
         if not self._writes:

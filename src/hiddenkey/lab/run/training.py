@@ -91,6 +91,7 @@ def train(
     if state == "interrupted":
         processes.refuse_other_number(folder)
     if state == "finished":
+        folder.tidy()
         return _sound(Result.load(folder.path))
     processes.wait()  # the first one writes from here on what the others have just read
     model, tokenizer = build_model(options, prepared)
