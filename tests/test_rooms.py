@@ -35,6 +35,7 @@ LEVELS = (
     {"lab.tasks"},
     {"lab.scores"},
     {"lab.assets"},
+    {"lab.split_assets"},
     {"launch"},
     {"testing"},
     {"integrations"},

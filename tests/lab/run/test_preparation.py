@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 
 from hiddenkey import ConfigError, method
+from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.run.dropout import dropout_config
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import load_splits, prepare, validate
@@ -76,6 +77,25 @@ def test_sizes_beyond_the_data_are_refused_together():
         "eval_size must be at most 1000, the examples of task 'headlines', got 1001;"
         " leave it out to use all",
     )
+
+
+def test_each_seed_can_draw_its_own_training_examples_from_one_pool():
+    options = TrainOptions(train_size=50, eval_size=60, resample=True)
+    one, two = (load_splits(replace(options, seed=seed)) for seed in (0, 1))
+    assert one.evaluation == two.evaluation
+    assert len({*one.train} & {*two.train}) < 15
+    assert load_splits(replace(options, method="lora")).train == one.train
+    assert one.fingerprint() == two.fingerprint()
+    sizes = (replace(options, train_size=51), replace(options, eval_size=59))
+    others = [
+        load_splits(each).fingerprint() for each in (replace(options, resample=False), *sizes)
+    ]
+    assert len({one.fingerprint(), *others}) == 4
+    data = Data()
+    assert data.splits(options).train == one.train
+    assert data.splits(replace(options, seed=1)).train == two.train
+    with pytest.raises(ConfigError, match="resample draws train_size examples anew"):
+        prepare(TrainOptions(resample=True))
 
 
 def test_data_depend_on_the_data_seed_and_not_on_the_seed():

@@ -27,6 +27,7 @@ DATA_OPTIONS: Final = (
     "holdout",
     "validation",
     "data_seed",
+    "resample",
 )
 """Options that choose examples: they belong to the task, not to the arm."""
 

@@ -84,7 +84,8 @@ def _skipped(task: Task) -> Iterator[str]:
 
 def _choice(options: TrainOptions) -> str:
     settings = options.recorded()
-    return json.dumps({name: settings[name] for name in settings if name not in _NO_CHOICE})
+    left_out = _NO_CHOICE - {"seed"} if options.resample else _NO_CHOICE
+    return json.dumps({name: settings[name] for name in settings if name not in left_out})
 
 
 def check(plan: Plan) -> Data:

@@ -22,7 +22,7 @@ VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight
 """What a plan varies from run to run of a task."""
 
 LATER: Final = (
-    "validation", "keep", "quantize", "consistency_momentum", "consistency_top",
+    "validation", "keep", "quantize", "resample", "consistency_momentum", "consistency_top",
     "inference", "average_part", "ema_decay", "temperature", "choice_share",
 )  # fmt: skip
 """Settings that runs of version 0.1.0 did not have; at their defaults they change no identity."""

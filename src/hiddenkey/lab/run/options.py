@@ -65,6 +65,9 @@ class TrainOptions(Source):
     search of a plan chooses settings without a look at the examples of the comparison."""
     data_seed: int = ZERO.default(0, "choose another")
     """Seed of the draws of --train-size, --holdout and --validation, independent of --seed."""
+    resample: bool = False
+    """Draw the training examples of --train-size anew for each --seed, so that a comparison speaks
+    of more than one draw; the evaluation examples stay the same."""
     max_length: int = _TOKENS.default(128)
     """Longest input in tokens, with the target for generation; longer texts are cut."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def validate(options: TrainOptions) -> list[str]:
     """
     return [
         *limit_faults(options),
+        *_resample_faults(options),
         *_task_faults(options),
         *_adapter_faults(options),
         *quantisation_faults(options),
@@ -170,14 +172,23 @@ def load_splits(options: TrainOptions) -> Splits:
         splits = _hold_out(splits, "holdout", options, task)
     if faults := _size_faults(splits, options, task):
         raise ConfigError(faults)
-    train = draw(splits.train, options.train_size, options.data_seed, task.kind)
-    splits = dataclasses.replace(splits, train=train)
+    pool = splits.fingerprint() if options.resample else ""
+    train = draw(splits.train, options.train_size, _draw_seed(options), task.kind)
+    splits = dataclasses.replace(splits, train=train, pool=pool)
     if options.holdout is not None and not is_single:
         splits = _hold_out(splits, "holdout", options, task)
     if options.validation is not None:
         splits = _hold_out(splits, "validation", options, task)
     evaluation = draw(splits.evaluation, options.eval_size, 0, task.kind)
     return dataclasses.replace(splits, evaluation=evaluation)
+
+
+def _draw_seed(options: TrainOptions) -> int:
+    """The seed of the draw of training examples; neighbouring ones have nothing in common."""
+    if not options.resample:
+        return options.data_seed
+    both = f"{options.data_seed} {options.seed}".encode()
+    return int.from_bytes(hashlib.sha256(both).digest()[:4])
 
 
 def _size_faults(splits: Splits, options: TrainOptions, task: Task) -> list[str]:
@@ -209,6 +220,15 @@ def _hold_out(splits: Splits, name: str, options: TrainOptions, task: Task) -> S
             " texts are on one side only",
         )
     return dataclasses.replace(splits, train=rest, evaluation=held_out, notes=notes)
+
+
+def _resample_faults(options: TrainOptions) -> list[str]:
+    if not options.resample or options.train_size is not None:
+        return []
+    return [
+        "resample draws train_size examples anew for each seed, got no train_size; give one below"
+        " the number of training examples"
+    ]
 
 
 def _data_is_readable(options: TrainOptions) -> bool:

@@ -43,6 +43,8 @@ class Splits:
         label_names: names by class index; empty for regression.
         main_metric: what the examples are to be judged by, where that is not their task's first.
         notes: what a user should know of how the examples came about, a sentence each.
+        pool: fingerprint of all examples that the training part was drawn from, where each seed has
+            a draw of its own.
     """
 
     train: tuple[Example, ...]
@@ -50,9 +52,16 @@ class Splits:
     label_names: tuple[str, ...] = ()
     main_metric: str = ""
     notes: tuple[str, ...] = ()
+    pool: str = ""
 
     def fingerprint(self) -> str:
-        """Hash of every text and label in order, to know whether two runs saw the same data."""
+        """Hash of every text and label in order, to know whether two runs saw the same data.
+
+        Of training examples that each seed draws anew, it is that of the whole pool and the sizes.
+        """
+        if self.pool:
+            sizes = f"{self.pool} {len(self.train)} {len(self.evaluation)}"
+            return hashlib.sha256(sizes.encode()).hexdigest()
         digest = hashlib.sha256()
         for part in (self.train, self.evaluation):
             for example in part:
