@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import hiddenkey
 from hiddenkey.anatomy import text_config, transformer_of
 from hiddenkey.attachment import model_dropout
+from hiddenkey.framework.inference import Inference
 from step_models import IGNORED
 
 BASELINE = "lora"
@@ -57,6 +58,7 @@ class Variant:
         cycle: its steps repeat after so many.
         second: whether gradient flows through the second pass; ``None`` where there is none.
         share: how much of a second pass an average step needs at least.
+        used: which mean of the weights is taken after each step; ``None``: none is.
     """
 
     label: str
@@ -66,6 +68,7 @@ class Variant:
     cycle: int = 1
     second: Literal["no gradient", "gradient"] | None = None
     share: float = 1.0
+    used: Inference | None = None
 
     def bound(self, forward: float, backward: float, no_grad: float) -> float | None:
         """The least ratio to LoRA's step, from the times of LoRA's passes."""
@@ -81,6 +84,9 @@ def variants(own_dropout: str) -> dict[str, Variant]:
     rows = {
         BASELINE: Variant("LoRA, no dropout", _attach(BASELINE)),
         "lora-no-hooks": Variant("the same without this library's hooks", _switch_off),
+        "lora-average": Variant(
+            "LoRA, its weights averaged", _attach(BASELINE), used=Inference("average", part=1)
+        ),
         "lora-dropout": Variant("LoRA's own dropout, 0.1", _attach(BASELINE), LORA_DROPOUT),
         "own-dropout": Variant(f"the model's own dropout, 0.1 ({own_dropout})", _leave),
         "hiddencut": Variant("HiddenCut, element", _attach("hiddencut-element")),

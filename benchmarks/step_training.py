@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from harness import numbers_of_own_process, resident_bytes, transient_bytes
 from hiddenkey.attachment.attachment import attachment_of
+from hiddenkey.framework.inference import Inference
+from hiddenkey.step.averaging import WeightAverage
 from step_methods import BASELINE, Inputs, Variant, variants
 from step_models import Spec, add_lora, build, make_batch
 
@@ -42,11 +44,13 @@ class Training:
         self.recompiled: list[bool] = []
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+        self.average = WeightAverage(self.model, variant.used or Inference())
 
     def __call__(self, inputs: Inputs) -> None:
         graphs = graphs_compiled()
         self.loss(self.called, inputs).backward()
         self.optimizer.step()
+        self.average.update()
         self.optimizer.zero_grad()
         self.recompiled.append(graphs_compiled() > graphs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hiddenkey import log
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.inference import Inference
+from hiddenkey.integrations.kept_predictions import resumed_from
 from hiddenkey.step.averaging import WeightAverage
 
 PREFIX = "hiddenkey_mean_"
@@ -59,7 +59,7 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
                 " it, or take inference='last'"
             )
         if state.global_step:
-            self.average.load(self.file(_resumed_from(self._trainer)))
+            self.average.load(self.file(_checkpoint()))
         if self._used:
             self._hold_evaluation()
 
@@ -109,14 +109,11 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
         self._trainer.evaluation_loop = with_the_mean
 
 
-def _resumed_from(trainer: Trainer) -> str:
-    """Return the checkpoint that a resumed training goes on from.
-
-    Trainer keeps it in a local variable and hands it to nobody.
-    """
-    frame: Any = sys._getframe()
-    while frame := frame.f_back:
-        found = frame.f_locals.get("resume_from_checkpoint")
-        if frame.f_locals.get("self") is trainer and isinstance(found, str):
-            return found
-    raise AttachError("the checkpoint that training goes on from was not found; pass its folder")
+def _checkpoint() -> Path:
+    found = resumed_from()
+    if found is None:
+        raise AttachError(
+            "training does not begin at its first step, and no checkpoint is known that has the"
+            " mean so far; give train(resume_from_checkpoint=FOLDER)"
+        )
+    return found

@@ -33,6 +33,8 @@ CONFIG: Final = "config.yaml"
 RESULT: Final = "result.json"
 DATA: Final = "data.json"
 METRICS: Final = "metrics.jsonl"
+WEIGHTS: Final = "*model*.safetensors*"
+"""Files of weights; beside them a checkpoint may hold means and predictions in this format."""
 _FOUND: Final = (RESULT, METRICS, "generations.jsonl", "scores.json", "adapter")
 _CONTENT: Final = (
     *_FOUND,
@@ -255,7 +257,7 @@ class RunFolder:
     def weights_of(self, step: int) -> Path | None:
         """The whole checkpoint of a step, if there is one; else :attr:`damages` says so."""
         folder = self.checkpoints / f"checkpoint-{step}"
-        wrong = damage(folder) if any(folder.glob("*.safetensors")) else "its weights are missing"
+        wrong = damage(folder) if any(folder.glob(WEIGHTS)) else "its weights are missing"
         if wrong is None:
             return folder
         said = f"{folder} was the best and cannot be used, {wrong}"
@@ -340,7 +342,7 @@ def _archive_damage(folder: Path, archives: Iterable[str]) -> str | None:
     for name in archives:
         if not zipfile.is_zipfile(folder / name) or zipfile.ZipFile(folder / name).testzip():
             return f"{name} is damaged"
-    return None if any(folder.glob("*.safetensors")) else "its weights are missing"
+    return None if any(folder.glob(WEIGHTS)) else "its weights are missing"
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

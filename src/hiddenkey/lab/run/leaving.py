@@ -20,6 +20,7 @@ import hiddenkey
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.choice import Used
+from hiddenkey.lab.run.folder import WEIGHTS
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, model_faults
 from hiddenkey.lab.run.stored import build, hints_of
@@ -186,13 +187,10 @@ def save(
     for part in (model, tokenizer, prepared.config):
         part.save_pretrained(str(folder))
     if weights is not None:
-        for path in folder.glob("*.safetensors*"):
+        for path in folder.glob(WEIGHTS):
             path.unlink()
-        from hiddenkey.integrations.averaging import PREFIX
-
-        for path in weights.glob("*.safetensors*"):
-            if not path.name.startswith(PREFIX):
-                shutil.copy2(path, folder)
+        for path in weights.glob(WEIGHTS):
+            shutil.copy2(path, folder)
     if (folder / _PEFT).is_file():
         # PEFT names the folder that was read: a package's for bundled models, a file's for GGUF
         config = json.loads((folder / _PEFT).read_bytes())

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,8 @@ import hiddenkey
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
 from hiddenkey.lab.run.training import build_model, build_trainer
+from hiddenkey.lab.run.used import means
+from hiddenkey.step.averaging import WeightAverage
 
 WARM_UP: Final = 3
 """Steps of each that are not counted."""
@@ -70,6 +73,7 @@ def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Ca
             islice(trainer.get_train_dataloader(), count * options.gradient_accumulation)
         )
         model.train()
+        averages = [WeightAverage(model, replace(rule, part=1)) for rule in means(options)]
 
         def take() -> float:
             step = list(islice(batches, options.gradient_accumulation))
@@ -79,6 +83,8 @@ def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Ca
                 trainer.training_step(model, batch)
             torch.nn.utils.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
             trainer.optimizer.step()
+            for average in averages:
+                average.update()
             model.zero_grad()
             _synchronise()
             return time.perf_counter() - started

@@ -38,12 +38,11 @@ from hiddenkey.lab.run import processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.card import Story, card
-from hiddenkey.lab.run.choice import Used
 from hiddenkey.lab.run.dropout import rate_schedules
 from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.labels import label
-from hiddenkey.lab.run.leaving import CARD, LAST, save
+from hiddenkey.lab.run.leaving import CARD, save
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
@@ -124,9 +123,9 @@ def train(
         rows = encode(choice, tokenizer, options.max_length, kind) if choice else None
         if measured := weights.settle(rows):
             recorder.add_to_last_line(measured)
-        leave = partial(save, options, prepared, model, tokenizer)
         newest = folder.checkpoints / f"checkpoint-{recorder.lines[-1]['step']}"
-        used = _leave(folder, weights, best, newest, leave)
+        save_to = partial(save, options, prepared, model, tokenizer)
+        used = weights.leave(folder, save_to, best, newest)
         if kind == "generation" and processes.is_first():
             from hiddenkey.lab.run.generation import generate_and_score
 
@@ -152,30 +151,6 @@ def _kept(folder: RunFolder, recorder: Recorder, observer: Observer) -> tuple[in
     for said in folder.damages:
         observer.damaged(said)
     return last if checkpoint is None else step, checkpoint
-
-
-def _leave(
-    folder: RunFolder,
-    weights: InferenceWeights,
-    best: Path | None,
-    newest: Path,
-    save_to: Callable[..., None],
-) -> Used:
-    """Write what is used and, where that is another adapter, the last one beside it."""
-    if best is not None:
-        weights.go_to(best)
-    used = weights.used
-
-    def write(into: Path) -> None:
-        save_to(into, weights=best if used.weights == "last" else None, used=used)
-        if used.weights != "last":
-            with weights.last():
-                save_to(into / LAST, weights=best)
-
-    folder.write_adapter(write)
-    if best is not None:
-        weights.go_to(newest)
-    return used
 
 
 def _sound(result: Result) -> Result:

@@ -18,6 +18,8 @@ from hiddenkey.framework.inference import Inference, fit_temperature
 from hiddenkey.integrations.averaging import AveragingCallback
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.choice import Used, chooses
+from hiddenkey.lab.run.folder import RunFolder
+from hiddenkey.lab.run.leaving import LAST
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.recorder import DEV, TRAIN
 from hiddenkey.step.averaging import WeightAverage
@@ -28,6 +30,15 @@ FACTORS: Final = (0.75, 0.5, 0.25)
 AFTER: Final = "after_temperature"
 
 Candidates = Mapping[str, Callable[[], AbstractContextManager[None]]]
+
+
+def means(options: TrainOptions) -> list[Inference]:
+    """The means of the weights that a run keeps."""
+    wanted = {"average": ("average",), "ema": ("ema",), "chosen": ("average", "ema")}
+    return [
+        Inference(name, options.average_part, options.ema_decay)
+        for name in wanted.get(options.inference, ())
+    ]
 
 
 class InferenceWeights:
@@ -45,13 +56,10 @@ class InferenceWeights:
         self._trainer, self._options = trainer, options
         self.used = Used()
         self._in_use: AbstractContextManager[None] = nullcontext()
-        wanted = {"average": ("average",), "ema": ("ema",), "chosen": ("average", "ema")}
-        rules = [
-            Inference(name, options.average_part, options.ema_decay)
-            for name in wanted.get(options.inference, ())
-        ]
         used = options.inference != "chosen"
-        self._means = {r.weights: AveragingCallback(trainer, r, used=used) for r in rules}
+        self._means = {
+            rule.weights: AveragingCallback(trainer, rule, used=used) for rule in means(options)
+        }
         # Trainer's own way to add one warns of a second one of a class
         trainer.callback_handler.callbacks.extend(self._means.values())
 
@@ -75,7 +83,36 @@ class InferenceWeights:
         self._use(candidates[self.used.weights])
         return self._measured() if chooses(self._options) else {}
 
-    def go_to(self, checkpoint: Path) -> None:
+    def leave(
+        self, folder: RunFolder, save_to: Callable[..., None], best: Path | None, newest: Path
+    ) -> Used:
+        """Write what is used into a run's folder and, where it is a mean, the last adapter too.
+
+        Args:
+            folder: of the run.
+            save_to: saves the model into a folder; see :func:`hiddenkey.lab.run.leaving.save`.
+            best: the checkpoint that is kept, where it is not the newest.
+            newest: the checkpoint of the last step.
+
+        Returns:
+            What the folder holds.
+        """
+        if best is not None:
+            self._go_to(best)
+        used = self.used
+
+        def write(into: Path) -> None:
+            save_to(into, weights=best if used.weights == "last" else None, used=used)
+            if used.weights != "last":
+                with self._last():
+                    save_to(into / LAST, weights=best)
+
+        folder.write_adapter(write)
+        if best is not None:
+            self._go_to(newest)
+        return used
+
+    def _go_to(self, checkpoint: Path) -> None:
         """Use the mean of a checkpoint; before its first step it is the last weights."""
         self._in_use.__exit__(None, None, None)
         for callback in self._means.values():
@@ -85,7 +122,7 @@ class InferenceWeights:
         self._use(candidates[self.used.weights])
 
     @contextmanager
-    def last(self) -> Iterator[None]:
+    def _last(self) -> Iterator[None]:
         """The model with its last weights, for as long as the block lasts."""
         self._in_use.__exit__(None, None, None)
         try:
