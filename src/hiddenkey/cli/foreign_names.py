@@ -18,6 +18,7 @@ _OURS: Final = {
     "scheduler": "lr_scheduler_type lr_scheduler",
     "warmup_ratio": "warmup lr_warmup_ratio",
     "weight_decay": "wd",
+    "neftune_alpha": "neftune_noise_alpha noise_alpha",
     "model": "model_name_or_path model_name model_id base_model pretrained_model_name_or_path"
     " base_model_name_or_path tokenizer_name",
     "rank": "lora_r lora_rank r peft_lora_r",

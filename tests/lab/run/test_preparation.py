@@ -114,6 +114,14 @@ def test_nothing_of_training_and_evaluation_is_the_same():
     assert not {e.texts for e in splits.train} & {e.texts for e in splits.evaluation}
 
 
+def test_neftune_needs_an_embedding_that_transformers_finds(tiny_options):
+    options = replace(tiny_options, adapter="prefix", neftune_alpha=5.0)
+    with pytest.raises(
+        ConfigError, match=r"neftune_alpha is for the adapters lora and .* 'prefix'"
+    ):
+        prepare(options)
+
+
 def test_the_update_is_that_of_lora_and_dora():
     options = TrainOptions(method="hiddenkey", also=("coto",), adapter="ia3")
     with pytest.raises(ConfigError, match=r"hiddenkey \+ coto drops the update .* 'ia3'"):

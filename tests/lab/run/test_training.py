@@ -210,6 +210,40 @@ def test_accumulation_keeps_the_weight_of_the_consistency_loss(tiny_options, tmp
         )
 
 
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_neftune_adds_uniform_noise_to_the_embeddings(tiny_options, adapter):
+    """NEFTune, arXiv 2310.05914: of at most alpha / √(tokens · features), in training alone."""
+    options = replace(
+        tiny_options,
+        method="lora",
+        adapter=adapter,
+        rank=8,
+        neftune_alpha=3.0,
+        max_steps=2,
+        evaluations=1,
+    )
+    seen = {True: [], False: []}
+
+    class See(TrainerCallback):
+        def on_step_begin(self, args, state, control, model=None, **_):
+            if state.global_step == 0:  # after NEFTune's own hook
+                embed = model.get_input_embeddings()
+                embed.register_forward_hook(self.see)
+
+        def see(self, module, args, output):
+            plain = torch.nn.functional.embedding(args[0], module.weight)
+            seen[module.training].append((output - plain).detach())
+
+    train(options, callbacks=[See()])
+    for noise in seen[True]:
+        largest = 3.0 / (noise.shape[1] * noise.shape[2]) ** 0.5
+        assert 0.98 * largest < noise.abs().max() <= 1.001 * largest
+        assert abs(noise.mean()) < 5 * largest / (3 * noise.numel()) ** 0.5
+    assert seen[True]
+    assert seen[False]
+    assert all(not noise.any() for noise in seen[False])
+
+
 @pytest.mark.parametrize("method", ["two-sided-lora-dropout", "coto"])
 def test_noise_on_the_update_goes_on_exactly(tiny_options, tmp_path, method):
     """Masks, and the rate that falls by the method's own schedule, are those of a whole run."""

@@ -30,6 +30,7 @@ SEARCHABLE: Final = {
     "consistency_weight": float,
     "consistency_fraction": float,
     "weight_decay": float,
+    "neftune_alpha": float,
     "warmup_ratio": float,
     "lora_dropout": float,
     "epochs": float,

@@ -136,6 +136,9 @@ class TrainOptions(Source):
     """Share of the steps in which the learning rate rises, in [0, 1)."""
     weight_decay: float = ZERO.default(0.0)
     """AdamW's weight decay."""
+    neftune_alpha: float = ZERO.default(0.0)
+    """NEFTune (arXiv 2310.05914): uniform noise on the input embeddings, at most alpha / √(tokens ·
+    features), by transformers' Trainer; 0: none."""
     epochs: float = ABOVE_ZERO.default(10.0)
     """Passes over the training examples."""
     max_steps: int | None = ONE.default(None)

@@ -38,6 +38,7 @@ _ADAPTERS_WITH: Final = {
     "lora_dropout": ("lora", "dora"),
     "target_modules": ("lora", "dora", "ia3"),
     "prefix_tokens": ("prefix",),
+    "neftune_alpha": ("lora", "dora", "ia3", "full"),  # transformers finds no embedding in others
 }
 """The adapters for which a setting means something."""
 

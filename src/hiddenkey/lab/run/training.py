@@ -268,6 +268,7 @@ def _arguments(
         lr_scheduler_type=options.scheduler,
         warmup_steps=options.warmup_ratio,
         weight_decay=options.weight_decay,
+        neftune_noise_alpha=options.neftune_alpha or None,
         num_train_epochs=options.epochs,
         max_steps=options.max_steps or -1,
         per_device_train_batch_size=options.batch_size,
