@@ -49,6 +49,9 @@ def noise_of(training, inputs):
     return max(losses) - min(losses)
 
 
+NOISELESS = ("lora", "lora-no-hooks", "lora-average", "label-smoothing")
+
+
 @pytest.mark.parametrize("family", SPECS)
 @pytest.mark.parametrize("name", step_methods.NAMES)
 def test_every_method_attaches_and_trains_with_its_noise_alone(family, name):
@@ -68,7 +71,7 @@ def test_every_method_attaches_and_trains_with_its_noise_alone(family, name):
     if name == "temporal":  # no noise, but the first of two passes is the second one's target
         assert noise < 1e-4
     else:
-        assert (noise == 0) == (name in ("lora", "lora-no-hooks", "lora-average", "label-smoothing"))
+        assert (noise == 0) == (name in NOISELESS)
     unattached = ("lora-no-hooks", "own-dropout", "r-drop")
     assert (attachment_of(training.model) is None) == (name in unattached)
 

@@ -202,8 +202,8 @@ def test_every_foreign_name_leads_to_a_setting():
 
 
 TITLES = {
-    TrainOptions: "data, model and adapter, method, training, evaluation and generation, run"
-    " folder",
+    TrainOptions: "data, model and adapter, method, training, what is used at inference, evaluation"
+    " and generation, run folder",
     Plan: "what is compared, data, a training command of your own, settings of the runs, folder and"
     " workers, what is done",
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from torch.nn.functional import cross_entropy
+from torch.optim import SGD
 
 import hiddenkey
 from hiddenkey.integrations.trainer import watch
@@ -22,11 +23,13 @@ def test_the_snippets_run(tmp_path):
         "hiddenkey": hiddenkey, "watch": watch, "model": model, "labels": inputs.pop("labels"),
         "inputs": inputs, "my_loss": cross_entropy, "trainer": tiny_trainer(model, tmp_path),
         "attachment": hiddenkey.attach(model, "hiddenkey"), "step": 2, "steps": 10,
+        "batches": range(4), "optimizer": SGD(model.parameters()), "evaluate": lambda model: None,
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
         exec(snippet, names)
+    assert names["average"].count == 2
     attachment = names["attachment"]
     assert names["loss"].item() == pytest.approx(sum(attachment.losses.values()))
     assert attachment.rates["hidden/0"] == pytest.approx(attachment.rates["hidden/1"] / 2)

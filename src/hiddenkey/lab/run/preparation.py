@@ -107,7 +107,7 @@ def prepare(options: TrainOptions, splits: Splits | None = None) -> Prepared:
     if not chooses(options):
         return Prepared(task, splits, config, choice=(), trained=splits.train)
     apart = _hold_out(splits, "choice_share", options, task)
-    splits = dataclasses.replace(splits, notes=apart.notes)
+    splits = dataclasses.replace(splits, notes=tuple(dict.fromkeys(apart.notes)))
     return Prepared(task, splits, config, choice=apart.evaluation, trained=apart.train)
 
 
