@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -34,7 +35,6 @@ from hiddenkey.lab.compare.survey import JobRow, Survey, look, look_ahead
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.plans.identity import label
 from hiddenkey.lab.plans.plan import Plan
@@ -143,20 +143,22 @@ def _show_command_runs(
     console: Console, plan: Plan, outline: CommandOutline, states: States
 ) -> None:
     """List the runs of a command, what each would start, and what is known of their time."""
-    found = states.get(plan.name, {})
-    listed = outline.jobs(states)[plan.name]
-    known = records_of(listed, found)
-    table = plain_table(f"{len(listed)} runs of {plan.output}", left=["run", "stands"])
-    for job in listed:
-        state = found.get(job.key)
-        name = command_label(CommandRun.from_dict(job.payload).options.recorded())
-        table.add_row(name, "missing" if state is None else state.status)
+    by_study = outline.jobs(states)
+    listed = by_study[plan.name]
+    known = records_of(listed, states.get(plan.name, {}))
+    table = plain_table(f"{outline.total} runs of {plan.output}", left=["run", "stands"])
+    for study, jobs in by_study.items():
+        for job in jobs:
+            state = states.get(study, {}).get(job.key)
+            table.add_row(job.name, "missing" if state is None else state.status)
     console.print(table)
-    first = CommandRun.from_dict(listed[0].payload).options
+    if plan.searched:
+        say(console, "the runs that are compared follow from the search")
+    first = dataclasses.replace(plan.command_settings()[0], seed=plan.seeds[0])
     say(console, f"the first one starts: {shlex.join(first.words('OUTPUT'))}")
     _show_prospects(console, prospects(plan, known), plan.workers)
     seconds = [record.result.seconds for record in known if record.result is not None]
-    left = len(listed) - len(known)
+    left = outline.total - len(known)
     if seconds:
         time = duration(left * mean(seconds) / plan.workers)
         say(console, f"{left} runs are left: about {time}, from those that are done")

@@ -108,7 +108,8 @@ def line(record: Record, also: Sequence[str]) -> str:
     """Say in one line what came out of a run."""
     what = name_of(record, also)
     if record.stage == "search":
-        what += f", search at learning rate {record.options['learning_rate']:.2g}"
+        rate = record.options.get("learning_rate")
+        what += f", search at learning rate {rate:.2g}" if isinstance(rate, float) else ", search"
     if record.result is None:
         how = "diverged, counts as worst" if record.counts_as_worst else "failed"
         return f"{how}: {what}: {record.reason}"

@@ -71,7 +71,7 @@ def test_a_command_with_its_own_methods_varies_all_but_the_baseline():
         (f"{COMMAND} {{lr}}", {"arguments": {"lr": [1, 1]}}, "must not repeat a value"),
         (f"{COMMAND} {{lr}}", {"arguments": {"lr": {}}}, "a text, a number or a list of them"),
         (COMMAND, {"metric": None}, "metric must name what is compared"),
-        (COMMAND, {"search": True}, "search belongs to runs of 'hiddenkey train'"),
+        (COMMAND, {"search": True}, "search.space must name what the command takes"),
         (COMMAND, {"common": {"epochs": 1}}, "common belongs to runs of 'hiddenkey train'"),
         (COMMAND, {"ranks": (4, 8)}, "ranks with several values must be used by the command"),
         (f"{COMMAND} {{rate}}", {}, "{rate} in the command needs values, got none; give --rates"),

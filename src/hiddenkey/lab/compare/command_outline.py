@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 from hiddenkey.lab.compare.outline import States
+from hiddenkey.lab.compare.searches import chosen_by, search_jobs, why_nothing
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun
 from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.plans.trials import with_chosen
 from hiddenkey.lab.queue.jobs import Job
 
 
 class CommandOutline:
-    """A grid: every job is known from the start. See :class:`hiddenkey.lab.compare.outline.Jobs`.
+    """The runs of a command; see :class:`hiddenkey.lab.compare.outline.Jobs`.
 
     Args:
         plan: a plan with a command, whose faults have been looked for.
@@ -22,36 +25,59 @@ class CommandOutline:
 
     def __init__(self, plan: Plan) -> None:
         assert plan.command is not None
-        self._name = plan.name
-        self.settings = plan.command_settings()
-        print_of = commands.fingerprint(plan.command)
-        self._jobs = [
-            _job(CommandRun(dataclasses.replace(options, seed=seed), print_of))
-            for seed in plan.seeds
-            for options in self.settings
+        self._plan = plan
+        self._print = commands.fingerprint(plan.command)
+        self._contenders = plan.contenders()
+        self._searches = [
+            search_jobs(plan, group, self._print) if plan.searched else ("", [])
+            for group in self._contenders
         ]
+        self._named: dict[tuple[int, int, str], Job] = {}
 
     @property
     def studies(self) -> list[str]:
-        """The one study."""
-        return [self._name]
+        """Those of the searches, and last that of the runs that are compared."""
+        return [*(name for name, _ in self._searches if name), self._plan.name]
 
     @property
     def total(self) -> int:
         """How many jobs there are."""
-        return len(self._jobs)
+        runs = len(self._contenders) * len(self._plan.seeds)
+        return runs + sum(len(jobs) for _, jobs in self._searches)
 
     def jobs(self, look: States) -> dict[str, list[Job]]:
-        """All jobs, one seed after the other: pairs are complete early."""
-        return {self._name: self._jobs}
+        """The jobs that can be named, one seed after the other: pairs are complete early."""
+        answers = [
+            chosen_by(jobs, look.get(name, {})) if name else {} for name, jobs in self._searches
+        ]
+        runs = [
+            self._job(index, seed, chosen)
+            for seed in self._plan.seeds
+            for index, chosen in enumerate(answers)
+            if chosen is not None
+        ]
+        return {**{name: jobs for name, jobs in self._searches if name}, self._plan.name: runs}
 
     def unnamed(self, look: States) -> list[Run]:
-        """Nothing: all runs are known."""
+        """Nothing: a command's time cannot be measured in a few steps."""
         return []
 
     def blocked(self, look: States) -> list[str]:
-        """Nothing: no run waits for another."""
-        return []
+        """Which runs cannot be, because no trial of their search succeeded."""
+        return [
+            f"{group[0].method} on {group[0].task}: {why}"
+            for group, (name, jobs) in zip(self._contenders, self._searches, strict=True)
+            if name and (why := why_nothing(jobs, look.get(name, {})))
+        ]
+
+    def _job(self, index: int, seed: int, chosen: Mapping[str, Any]) -> Job:
+        place = (index, seed, repr(chosen))
+        if place not in self._named:
+            options = with_chosen(self._contenders[index], chosen)
+            assert isinstance(options, CommandOptions)
+            run = CommandRun(dataclasses.replace(options, seed=seed), self._print)
+            self._named[place] = _job(run)
+        return self._named[place]
 
 
 def _job(run: CommandRun) -> Job:

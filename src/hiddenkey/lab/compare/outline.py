@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from optuna.trial import FrozenTrial
-
-from hiddenkey.lab.compare.archive import WORST
+from hiddenkey.lab.compare.searches import chosen_by, search_jobs, why_nothing
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash, versions
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SearchTrial, held_out, searched_options
+from hiddenkey.lab.plans.search import AnyOptions, held_out
+from hiddenkey.lab.plans.trials import with_chosen
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.run.choice import choice_size
 from hiddenkey.lab.run.options import TrainOptions
@@ -48,10 +47,11 @@ class Outline:
 
     def __init__(self, plan: Plan, data: Data) -> None:
         self._plan = plan
-        self._settings = plan.settings()
+        self._contenders = [tuple(map(_ours, group)) for group in plan.contenders()]
+        self._settings = [group[0] for group in self._contenders]
         self._prints = [data.fingerprint(options) for options in self._settings]
         self._examples = [len(data.splits(options).train) for options in self._settings]
-        self._searches = [self._search(options, data) for options in self._settings]
+        self._searches = [self._search(group, data) for group in self._contenders]
         self._probes = [self._probe(index) for index in range(len(self._settings))]
         self._named: dict[tuple[int, int], tuple[SettingAnswer, list[Job]]] = {}
 
@@ -114,9 +114,8 @@ class Outline:
         for options, (name, jobs), probe in zip(
             self._settings, self._searches, self._probes, strict=True
         ):
-            found = look.get(name, {})
-            if name and _all_done(jobs, found) and _best(found) is None:
-                said.append(f"{options.method} on {options.task}: {_why_nothing(found)}")
+            if name and (why := why_nothing(jobs, look.get(name, {}))):
+                said.append(f"{options.method} on {options.task}: {why}")
             state = look.get(self._plan.name, {}).get(probe.key) if probe else None
             if state is not None and state.status == "failed":
                 said.append(f"{options.method} on {options.task}: its cost could not be measured")
@@ -127,8 +126,7 @@ class Outline:
         name, jobs = self._searches[index]
         chosen: dict[str, Any] | None = {}
         if name:
-            found = look.get(name, {})
-            chosen = _best(found) if _all_done(jobs, found) else None
+            chosen = chosen_by(jobs, look.get(name, {}))
         probe = self._probes[index]
         cost = look.get(self._plan.name, {}).get(probe.key) if probe else None
         if cost is None or cost.status != "finished" or cost.trial is None:
@@ -146,7 +144,7 @@ class Outline:
     def _runs(self, index: int, seed: int, answer: SettingAnswer) -> list[Run]:
         if answer.chosen is None:
             return []
-        options = searched_options(self._settings[index], answer.chosen)
+        options = _ours(with_chosen(self._contenders[index], answer.chosen))
         options = dataclasses.replace(options, seed=seed)
         runs = [Run(options, self._prints[index])]
         if answer.ratio is not None:
@@ -155,21 +153,12 @@ class Outline:
             runs.append(Run(timed, self._prints[index], budget="time"))
         return runs
 
-    def _search(self, options: TrainOptions, data: Data) -> tuple[str, list[Job]]:
+    def _search(self, contenders: Sequence[TrainOptions], data: Data) -> tuple[str, list[Job]]:
         search = self._plan.searched
         if search is None:
             return "", []
-        held = held_out(options, search)
-        space = search.space_of(options.method)
-        trial = SearchTrial(held, data.fingerprint(held), 0, search.trials, search.seeds, space)
-        what = {**trial.to_dict(), "index": None, "trials": None, "versions": versions()}
-        what["options"] = _without(what["options"], PATHS)
-        key = short_hash(what)
-        name = f"{self._plan.name} search {options.task} {options.method} {key}"
-        trials = (dataclasses.replace(trial, index=index) for index in range(search.trials))
-        return name, [
-            Job(f"{key}-{each.index}", "search", each.to_dict(), {}, each.name) for each in trials
-        ]
+        held = [held_out(options, search) for options in contenders]
+        return search_jobs(self._plan, held, data.fingerprint(held[0]))
 
     def _probe(self, index: int) -> Job | None:
         """The measurement of a method's cost; rates do not change it and share one."""
@@ -190,6 +179,12 @@ class Outline:
         same_cost = [_without(options, (*PATHS, *_NO_COST)) for options in payload.values()]
         key = short_hash([same_cost, versions(), self._prints[index]])
         return Job(f"cost-{key}", "probe", payload, {})
+
+
+def _ours(options: AnyOptions) -> TrainOptions:
+    """The settings of a plan without a command."""
+    assert isinstance(options, TrainOptions)
+    return options
 
 
 def run_job(run: Run) -> Job:
@@ -213,31 +208,3 @@ def steps(options: TrainOptions, examples: int) -> int:
 
 def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in names}
-
-
-def _all_done(jobs: list[Job], states: Mapping[str, State]) -> bool:
-    return all(job.key in states and states[job.key].done for job in jobs)
-
-
-def _best(states: Mapping[str, State]) -> dict[str, Any] | None:
-    """Settings of the best trial of a search; of equal ones the first."""
-    trials = [trial for trial in _ended(states) if trial.value != WORST]
-    if not trials:
-        return None
-    best = max(trials, key=lambda trial: (trial.value, -trial.number))
-    return dict(best.params)
-
-
-def _ended(states: Mapping[str, State]) -> list[FrozenTrial]:
-    """The trials of a search that have a value."""
-    return [s.trial for s in states.values() if s.status == "finished" and s.trial]
-
-
-def _why_nothing(states: Mapping[str, State]) -> str:
-    """Say why a search chose nothing."""
-    if not (worst := len(_ended(states))):
-        return "no trial of its search succeeded"
-    return (
-        f"no trial of its search succeeded, {worst} of {len(states)} diverged or have no metric;"
-        " lower search.space.learning_rate, and name another output or give --accept-changes"
-    )

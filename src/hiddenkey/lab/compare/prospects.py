@@ -136,23 +136,24 @@ def prospects(
     known = _measured(finished, plan.baseline)
     if plan.command is not None:
         return _of_command(plan, finished, known)
-    settings = plan.settings()
+    settings, starts = plan.settings(), [group[0] for group in plan.contenders()]
     found = []
     for task in plan.tasks:
         options = [each for each in settings if each.task == task]
         resolved = find_task(task, options[0])
         judged = None if examples is None else min(map(examples, options))
         usual = None if resolved.kind == "generation" else assumed(judged)
-        comparisons = sum(each.method != plan.baseline for each in options)
+        firsts = [each for each in options if each in starts]
+        comparisons = sum(each.method != plan.baseline for each in firsts)
         found.append(
             Prospect(
                 task=task,
                 metric=resolved.metrics[0],
                 pairs=len(plan.seeds),
                 comparisons=comparisons,
-                runs=len(options) + (comparisons if plan.equal_time else 0),
+                runs=len(firsts) + (comparisons if plan.equal_time else 0),
                 scatter=known.get(task, usual),
-                seed_seconds=None if seconds is None else sum(map(seconds, options)),
+                seed_seconds=None if seconds is None else sum(map(seconds, firsts)),
             )
         )
     return found
@@ -165,10 +166,9 @@ def _of_command(
     metric = measure_of(plan.metric or "")
     usual = assumed() if metric.rpartition("_")[2] in _SHARES else None
     seconds = [record.result.seconds for record in finished if record.result is not None]
-    by_task = Counter(options.task for options in plan.command_settings())
-    compared = Counter(
-        options.task for options in plan.command_settings() if options.method != plan.baseline
-    )
+    firsts = [group[0] for group in plan.contenders()]
+    by_task = Counter(options.task for options in firsts)
+    compared = Counter(options.task for options in firsts if options.method != plan.baseline)
     return [
         Prospect(
             task=task,

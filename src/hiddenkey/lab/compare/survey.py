@@ -18,7 +18,7 @@ from hiddenkey.lab.plans.agreement import differences, terms, terms_of
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import Run, options_from
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SearchTrial
+from hiddenkey.lab.plans.trials import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.queue.storage import open_storage, storage_errors

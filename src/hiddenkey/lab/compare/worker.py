@@ -26,7 +26,14 @@ from optuna.trial import TrialState
 
 from hiddenkey.errors import ConfigError, DivergedError
 from hiddenkey.lab.compare import probe
-from hiddenkey.lab.compare.archive import WORST, AnyRun, record_of, run_from, value_of
+from hiddenkey.lab.compare.archive import (
+    WORST,
+    AnyRun,
+    record_of,
+    run_from,
+    value_of,
+    worth_of,
+)
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch, progress
 from hiddenkey.lab.compare.view import LiveView, frozen, show
 from hiddenkey.lab.evidence.record import Record
@@ -34,7 +41,7 @@ from hiddenkey.lab.plans import search
 from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, options_from
-from hiddenkey.lab.plans.search import SearchTrial
+from hiddenkey.lab.plans.trials import SearchTrial
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.jobs import Job, State
@@ -142,15 +149,16 @@ class Worker:
     def _run(self, trial: optuna.Trial, job: Job) -> float:
         for name, value in job.params.items():
             show(trial, name, value)
-        return self._train(trial, run_from(job.payload))
+        result = self._train(trial, run_from(job.payload))
+        return WORST if result is None else value_of(result)
 
     def _search(self, trial: optuna.Trial, job: Job) -> float:
         wanted = SearchTrial.from_dict(job.payload)
         trial.study.sampler = search.sampler(wanted.index, wanted.trials)
         chosen = search.suggest(trial, wanted.space)
         values = []
-        for seed in wanted.seeds:
-            values.append(self._train(trial, wanted.run(chosen, seed)))
+        for run in (wanted.run(chosen, seed) for seed in wanted.seeds):
+            values.append(worth_of(run, self._train(trial, run), wanted.by))
             if values[-1] == WORST:  # no other seed changes the mean
                 break
         return mean(values)
@@ -170,20 +178,22 @@ class Worker:
         trial.set_user_attr("ratio", found)
         return -found
 
-    def _train(self, trial: optuna.Trial, run: AnyRun) -> float:
-        """Train one run, or only read it if that has been done; return its value."""
+    def _train(self, trial: optuna.Trial, run: AnyRun) -> Result | None:
+        """Train one run, or only read it if that has been done.
+
+        Returns:
+            Its result; ``None`` for a run of a search that diverged.
+        """
         record = self._known(trial, run)
         if record is None:
             record = self._record(trial, run)
             record.save(self._folder.path)
             for name, value in jobs.record_attribute(record.to_dict()).items():
                 trial.set_user_attr(name, value)
-        if record.counts_as_worst:
-            return WORST
-        if record.result is None:
+        if record.result is None and not record.counts_as_worst:
             trial.set_user_attr(jobs.ERROR, record.reason)
             raise RunError(record.reason)
-        return value_of(record.result)
+        return record.result
 
     def _known(self, trial: optuna.Trial, run: AnyRun) -> Record | None:
         """The record of a run that has a value, if a worker died just after storing it."""

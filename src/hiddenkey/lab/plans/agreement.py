@@ -44,7 +44,7 @@ def terms(plan: Plan) -> dict[str, Any]:
     search = plan.searched
     return {
         "baseline": plan.baseline,
-        "search": None if search is None else json.loads(json.dumps(vars(search))),
+        "search": None if search is None else json.loads(json.dumps(search.terms())),
         "versions": versions(),
         "settings": settings,
     }

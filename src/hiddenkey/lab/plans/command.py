@@ -37,6 +37,9 @@ NEEDED: Final = ("seed", "output")
 OWN: Final = (*NEEDED, "method", "rate", "weight", "rank", "model", "task")
 """Placeholders that the plan fills in by itself."""
 
+STAGE: Final = "stage"
+"""Argument that is ``search`` in the runs of a search, where the command may hold out data."""
+
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}|\{([A-Za-z_]\w*)\}")
 READING: Final = ("metric", "metric_file", "lower_is_better")
 """Settings that say how to read what a run left, and not what it is."""

@@ -6,15 +6,23 @@ The text under a field is its help on the command line.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.lab.plans import command as commands
-from hiddenkey.lab.plans.command import CommandOptions
+from hiddenkey.lab.plans.command import STAGE, CommandOptions
 from hiddenkey.lab.plans.identity import PATHS
-from hiddenkey.lab.plans.search import Search, read_search, unused_settings
+from hiddenkey.lab.plans.search import (
+    OF_METHOD,
+    SEARCHABLE,
+    AnyOptions,
+    Search,
+    read_search,
+    unused_settings,
+)
 from hiddenkey.lab.plans.settings import misplaced, read_settings
 from hiddenkey.lab.queue.store import JobStore
 from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO
@@ -61,8 +69,9 @@ class Plan:
     """Also run each method with fewer steps, so that it takes as long as the baseline."""
     search: dict[str, Any] | bool | None = None
     """Choose settings by TPE on held-out training data, with an equal number of trials for each
-    method: trials, seeds, validation (share held out) and space, for example
-    --search.trials 12; true takes the defaults."""
+    method: trials, seeds, validation (share held out), space, together and by, for example
+    --search.trials 12; true takes the defaults. A command holds data out by itself: its argument
+    stage, if it has one, is 'search' in the trials."""
     data: str | None = None
     """Folder of the tasks in GLUE's layout, for those tasks that need it."""
     command: str | None = None
@@ -135,7 +144,24 @@ class Plan:
     @property
     def searched(self) -> Search | None:
         """The search, or ``None`` for a grid."""
-        return read_search(self.search)[0]
+        return read_search(self.search, self.searchable)[0]
+
+    @property
+    def searchable(self) -> tuple[str, ...]:
+        """The settings that a search may choose."""
+        if self.command is None:
+            return tuple(SEARCHABLE)
+        return (*OF_METHOD, *(name for name in self.arguments if name != STAGE))
+
+    def contenders(self) -> list[tuple[AnyOptions, ...]]:
+        """Return what is compared; of several settings, the search chooses one."""
+        settings: Sequence[AnyOptions] = (
+            self.settings() if self.command is None else self.command_settings()
+        )
+        search = self.searched
+        if search is None:
+            return [(each,) for each in settings]
+        return search.contenders(settings, self.baseline)
 
     @property
     def several(self) -> tuple[str, ...]:

@@ -5,25 +5,37 @@ own. A trial draws settings from the space, trains once for each search seed and
 of the main metric's best value on the held-out part. The first third of the trials is random, with
 the same draws for every method; the sampler's seed follows from the number of the trial, so that a
 search that was interrupted does not draw the same settings again.
+
+With ``together`` there are two searches of the same number of trials: the baseline's, and that of
+all other methods, which chooses the method as well. Both begin with the settings of the plan.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
 
 from hiddenkey.errors import suggestion
-from hiddenkey.lab.plans.identity import Run, changed, label, options_from
+from hiddenkey.lab.plans.command import CommandOptions, placeholders
 from hiddenkey.lab.run.options import TrainOptions
 
 if TYPE_CHECKING:
     from optuna import Trial
     from optuna.samplers import TPESampler
 
-Bounds = tuple[float, float]
+Bounds = tuple[float, float] | tuple[str, ...]
+"""Smallest and largest value, or the texts to choose from."""
+
+Worth = Literal["best", "last", "loss"]
+AnyOptions = TrainOptions | CommandOptions
+Options = TypeVar("Options", bound=AnyOptions)
+METHOD: Final = "method"
+OF_METHOD: Final = {"rate": "rate", "consistency_weight": "weight"}
+"""Settings of a method that a command's runs have, and their placeholders."""
+
 SEARCHABLE: Final = {
     "learning_rate": float,
     "rate": float,
@@ -55,59 +67,55 @@ class Search:
         default_factory=lambda: {"learning_rate": (1e-4, 1e-2), "rate": (0.0, 0.4)}
     )
     """Smallest and largest value by setting; ten times apart or more: on a logarithmic scale."""
+    together: bool = False
+    """The methods beside the baseline share one search, which chooses the method too; only what it
+    chose is compared."""
+    by: Worth = "best"
+    """What a trial is worth: the metric's best or last evaluation, or the loss of the last one."""
 
     def space_of(self, method: str) -> dict[str, Bounds]:
         """The part of the space that means something to a method."""
         unused = unused_settings(method)
         return {name: own for name, own in self.space.items() if not name.startswith(unused)}
 
+    def space_of_all(self, contenders: Sequence[AnyOptions]) -> dict[str, Bounds]:
+        """The part of the space that means something to one of several methods, and the method."""
+        unused = [unused_by(each) for each in contenders]
+        space = {
+            name: own
+            for name, own in self.space.items()
+            if not all(name.startswith(each) for each in unused)
+        }
+        methods = tuple(each.method for each in contenders)
+        return {METHOD: methods, **space} if len(methods) > 1 else space
 
-@dataclass(frozen=True)
-class SearchTrial:
-    """What a worker needs for one trial of a search.
+    def terms(self) -> dict[str, Any]:
+        """What it holds runs to; settings that came later count where they are not the default."""
+        later = ("together", "by")
+        return {n: v for n, v in vars(self).items() if n not in later or v != getattr(Search, n)}
 
-    Attributes:
-        options: settings of the method; what the space names is replaced.
-        fingerprint: hash of the examples, with the validation part as evaluation examples.
-        index: number of the trial, from 0.
-        trials: trials of the whole search.
-        seeds: training seeds.
-        space: bounds by setting.
+    def contenders(
+        self, settings: Sequence[AnyOptions], baseline: str
+    ) -> list[tuple[AnyOptions, ...]]:
+        """Group settings of which the search chooses one."""
+        if not self.together:
+            return [(each,) for each in settings]
+        groups: dict[tuple[Any, ...], list[AnyOptions]] = {}
+        for each in settings:
+            place = (each.task, each.model, each.rank, each.method == baseline)
+            groups.setdefault(place, []).append(each)
+        return [tuple(group) for group in groups.values()]
+
+
+def read_search(
+    given: Mapping[str, Any] | bool | None, names: Iterable[str] = SEARCHABLE
+) -> tuple[Search | None, list[str]]:
+    """Return the search that a plan asks for, ``None`` for a grid, and every fault of it.
+
+    Args:
+        given: as the plan has it.
+        names: what may be searched.
     """
-
-    options: TrainOptions
-    fingerprint: str
-    index: int
-    trials: int
-    seeds: tuple[int, ...]
-    space: Mapping[str, Bounds]
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        return f"{label(self.options, seed=False)}, search {self.index + 1} of {self.trials}"
-
-    def run(self, chosen: Mapping[str, Any], seed: int) -> Run:
-        """The run of one seed with the chosen settings."""
-        options = dataclasses.replace(searched_options(self.options, chosen), seed=seed)
-        return Run(options, self.fingerprint, stage="search")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        space = {name: list(bounds) for name, bounds in self.space.items()}
-        options = changed(self.options)
-        return {**vars(self), "options": options, "seeds": list(self.seeds), "space": space}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SearchTrial:
-        """Build a trial from :meth:`to_dict`'s form."""
-        options, seeds = options_from(values["options"]), tuple(values["seeds"])
-        space = {name: (low, high) for name, (low, high) in values["space"].items()}
-        return cls(**{**values, "options": options, "seeds": seeds, "space": space})
-
-
-def read_search(given: Mapping[str, Any] | bool | None) -> tuple[Search | None, list[str]]:
-    """Return the search that a plan asks for, ``None`` for a grid, and every fault of it."""
     if given is None or given is False:
         return None, []
     if given is True:
@@ -116,7 +124,7 @@ def read_search(given: Mapping[str, Any] | bool | None) -> tuple[Search | None, 
     values: dict[str, Any] = {}
     for name, value in given.items():
         if name == "space":
-            faults += _read_space(value, values)
+            faults += _read_space(value, values, list(names))
         elif name not in _RULES:
             known = [*_RULES, "space"]
             near = suggestion(str(name), known) or f"; choose from {', '.join(known)}"
@@ -144,12 +152,24 @@ def unused_settings(method: str) -> tuple[str, ...]:
     return ("rate",) * (not drops) + ("consistency_",) * (not has_loss)
 
 
+def unused_by(options: AnyOptions) -> tuple[str, ...]:
+    """Beginnings of the settings that mean nothing to what is trained."""
+    if isinstance(options, TrainOptions) or options.attaches:
+        return unused_settings(options.method)
+    names = placeholders(options.command)
+    return tuple(name for name, place in OF_METHOD.items() if place not in names)
+
+
 def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
     """Let Optuna choose the settings of a trial."""
     chosen: dict[str, Any] = {}
-    for name, (low, high) in space.items():
+    for name, bounds in space.items():
+        low, high = bounds[0], bounds[-1]
+        if isinstance(low, str) or isinstance(high, str):
+            chosen[name] = trial.suggest_categorical(name, bounds)
+            continue
         log = low > 0 and high / low >= 10
-        if SEARCHABLE[name] is int:
+        if SEARCHABLE.get(name) is int or (name not in SEARCHABLE and _are_whole(low, high)):
             chosen[name] = trial.suggest_int(name, int(low), int(high), log=log)
         else:
             chosen[name] = trial.suggest_float(name, low, high, log=log)
@@ -170,39 +190,60 @@ def sampler(index: int, trials: int) -> TPESampler:
     )
 
 
-def searched_options(base: TrainOptions, chosen: Mapping[str, Any]) -> TrainOptions:
+def searched_options(base: Options, chosen: Mapping[str, Any]) -> Options:
     """Put chosen settings into a run; a chosen rate replaces rates by position."""
+    if isinstance(base, CommandOptions):
+        own = {name: value for name, value in chosen.items() if name in OF_METHOD}
+        arguments = {n: v for n, v in chosen.items() if n not in OF_METHOD}
+        return dataclasses.replace(base, **own, arguments={**base.arguments, **arguments})
     changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
     return dataclasses.replace(base, **changes)
 
 
 def held_out(options: TrainOptions, search: Search) -> TrainOptions:
     """Return a run that is judged on the search's part of the examples that it would train on."""
-    if options.holdout is None:
-        return dataclasses.replace(options, holdout=search.validation)
-    return dataclasses.replace(options, validation=search.validation)
+    share: dict[str, Any] = {held_out_by(options): search.validation}
+    return dataclasses.replace(options, **share)
 
 
-def _read_space(value: Any, values: dict[str, Any]) -> list[str]:
+def held_out_by(options: TrainOptions) -> Literal["holdout", "validation"]:
+    """The setting that holds a part of the training examples out."""
+    return "holdout" if options.holdout is None else "validation"
+
+
+def _read_space(value: Any, values: dict[str, Any], names: Sequence[str]) -> list[str]:
     if not isinstance(value, Mapping) or not value:
         return [f"search.space must be [low, high] by setting, got {value!r}; name a setting"]
     faults = []
     for name, bounds in value.items():
-        if name not in SEARCHABLE:
-            near = suggestion(str(name), SEARCHABLE) or f"; choose from {', '.join(SEARCHABLE)}"
+        if name not in names:
+            near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
             faults.append(f"search.space: {name!r} cannot be searched{near}")
-        elif not (
-            _is_list(bounds)
-            and len(bounds) == 2
-            and all(map(_is_number, bounds))
-            and bounds[0] < bounds[1]
-        ):
+        elif not (_are_bounds(bounds) or (name not in SEARCHABLE and _are_texts(bounds))):
             faults.append(
                 f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; fix it"
             )
     if not faults:
-        values["space"] = {name: (bounds[0], bounds[1]) for name, bounds in value.items()}
+        values["space"] = {name: tuple(bounds) for name, bounds in value.items()}
     return faults
+
+
+def _are_bounds(given: object) -> bool:
+    """Whether these are a smaller and a larger number."""
+    if not isinstance(given, list | tuple) or len(given) != 2:
+        return False
+    return all(map(_is_number, given)) and bool(given[0] < given[1])
+
+
+def _are_texts(given: object) -> bool:
+    """Whether these are different texts to choose from."""
+    if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+        return False
+    return len({*given}) == len(given) > 1
+
+
+def _are_whole(*values: object) -> bool:
+    return all(map(_is_whole, values))
 
 
 def _is_whole(value: object) -> bool:
@@ -232,4 +273,6 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
     ),
     "seeds": ("different seeds from 0 to 2**32 - 1", _are_seeds, "fix them"),
     "validation": ("in (0, 1)", lambda n: _is_number(n) and 0 < n < 1, "0.25 is usual"),
+    "together": ("true or false", lambda given: isinstance(given, bool), "false is usual"),
+    "by": ("best, last or loss", lambda given: given in get_args(Worth), "best is usual"),
 }

@@ -10,7 +10,7 @@ from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import read_search, unused_settings
+from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, read_settings
 from hiddenkey.lab.run.limits import limit_faults
 
@@ -30,7 +30,7 @@ def validate(plan: Plan) -> list[str]:
             f" {plan.baseline!r}{near}"
         )
     if plan.command is not None:
-        return faults + _command_faults(plan) + _output_faults(plan)
+        return faults + _command_faults(plan) + _output_faults(plan) + _search_faults(plan)
     faults += _needs_command(plan) + _unused(plan)
     faults += read_settings(plan.common, "common")[1]
     known = {"per_task": plan.tasks, "per_method": plan.methods}
@@ -48,7 +48,7 @@ def _output_faults(plan: Plan) -> list[str]:
 _OF_COMMAND: Final = (
     "metric", "metric_file", "lower_is_better", "arguments", "time_limit", "resumes"
 )  # fmt: skip
-_OF_TRAIN: Final = ("equal_time", "search", "data", "common", "per_task", "per_method")
+_OF_TRAIN: Final = ("equal_time", "data", "common", "per_task", "per_method")
 
 
 def _given(plan: Plan, names: Iterable[str]) -> list[str]:
@@ -83,6 +83,7 @@ def _command_faults(plan: Plan) -> list[str]:
         for axis, name in axes.items()
         if len(getattr(plan, axis)) > 1 and name not in names
     ]
+    searched = [OF_METHOD.get(name) for name in (plan.searched.space if plan.searched else ())]
     faults += [
         f"{{{name}}} in the command needs values, got none; give --{axis.replace('_', '-')}"
         for name, axis in (
@@ -90,7 +91,7 @@ def _command_faults(plan: Plan) -> list[str]:
             ("weight", "consistency_weights"),
             ("model", "models"),
         )
-        if name in names and axis not in _given(plan, (axis,))
+        if name in names and name not in searched and axis not in _given(plan, (axis,))
     ]
     if "method" in names:
         return faults
@@ -155,9 +156,16 @@ def _table_faults(
 
 
 def _search_faults(plan: Plan) -> list[str]:
-    search, faults = read_search(plan.search)
+    search, faults = read_search(plan.search, plan.searchable)
     if search is None:
         return faults
+    if not {*search.space} <= {*plan.searchable}:  # the default one, which is not of commands
+        faults.append(
+            "search.space must name what the command takes, got none; give --search.space with one"
+            f" of {', '.join(plan.searchable)}"
+        )
+    if search.together:
+        faults += _together_faults(plan)
     for axis, name in (("rates", "rate"), ("consistency_weights", "consistency_weight")):
         if name in search.space and getattr(plan, axis):
             faults.append(
@@ -171,4 +179,18 @@ def _search_faults(plan: Plan) -> list[str]:
     tables = [plan.common, *plan.per_task.values(), *plan.per_method.values()]
     if any("validation" in table for table in tables):
         faults.append("validation is set by search.validation, got both; leave validation out")
+    return faults
+
+
+def _together_faults(plan: Plan) -> list[str]:
+    faults = [
+        f"{name} and search.together exclude each other, got both; leave one out"
+        for name in _given(plan, ("rates", "consistency_weights", "equal_time"))
+    ]
+    if plan.command is not None:
+        faults += [
+            f"arguments.{name} must be one value with search.together, got {value!r}; name one"
+            for name, value in plan.arguments.items()
+            if isinstance(value, list | tuple) and len(value) > 1
+        ]
     return faults

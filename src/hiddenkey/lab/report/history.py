@@ -12,8 +12,10 @@ from typing import Any
 from hiddenkey.lab.evidence.arms import ArmRun, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.costs import memory
+from hiddenkey.lab.plans.search import Worth
 from hiddenkey.lab.present.entries import Grid, grid_of, make_grid
 from hiddenkey.lab.report.tables import RunRow, SearchRow, Tables
+from hiddenkey.lab.scores import lower_is_better
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]
 
@@ -37,15 +39,20 @@ def tabulate_runs(
     return rows, tuple((json.loads(text), counts[text]) for text in distinct)
 
 
-def tabulate_search(runs: Sequence[ArmRun]) -> tuple[SearchRow, ...]:
-    """Return the configurations that a search tried, the leading one of each method first."""
+def tabulate_search(runs: Sequence[ArmRun], by: Worth = "best") -> tuple[SearchRow, ...]:
+    """Return the configurations that a search tried, the leading one of each method first.
+
+    Args:
+        runs: of the search.
+        by: what its trials are worth.
+    """
     groups: dict[tuple[str, str, str, int], list[ArmRun]] = defaultdict(list)
     for run in runs:
         groups[run.task.label, run.arm.method, run.arm.model, run.arm.rank].append(run)
-    return tuple(trial for group in groups.values() for trial in _trials(group))
+    return tuple(trial for group in groups.values() for trial in _trials(group, by))
 
 
-def _trials(runs: Sequence[ArmRun]) -> list[SearchRow]:
+def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
     """The trials of one search: runs that differ in the seed alone are one trial."""
     _, differing = differing_options(run.record for run in runs)
     names = [name for name in differing if name not in ("seed", "rates")]
@@ -56,12 +63,16 @@ def _trials(runs: Sequence[ArmRun]) -> list[SearchRow]:
     trials = [
         _trial(dict(zip(names, chosen, strict=True)), group) for chosen, group in groups.items()
     ]
-    trials.sort(key=lambda trial: (trial.best is None, -(trial.best or 0.0)))
-    leading = trials[0].best
-    return [
-        dataclasses.replace(trial, leading=trial.best is not None and trial.best == leading)
-        for trial in trials
+    sign = -1 if lower_is_better(runs[0].task.metric) else 1
+    # where a run diverged there is no best, and its other seeds' last does not count
+    worth = [t.best if by == "best" or t.best is None else t.last for t in trials]
+    known = [sign * each for each in worth if each is not None]
+    ordered = [
+        (value is None, -sign * (value or 0.0), dataclasses.replace(trial, leading=leads))
+        for trial, value in zip(trials, worth, strict=True)
+        for leads in [value is not None and sign * value == max(known)]
     ]
+    return [trial for *_, trial in sorted(ordered, key=lambda each: each[:2])]
 
 
 def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:

@@ -55,6 +55,7 @@ def tabulate(
     shared, differing = differing_options(records)
     replaced = newest(steps)[1] | newest(time)[1]
     rows, environments = tabulate_runs([*steps, *time, *search], replaced, differing)
+    searched = plan.plan.searched if plan else None
     known = _background(plan, [*newest(steps)[0], *newest(time)[0]])
     scopes = [_scope(steps, "steps", baseline, timed, known)] if steps else []
     if time:
@@ -63,7 +64,7 @@ def tabulate(
     return Tables(
         baseline=baseline,
         scopes=tuple(scopes),
-        search=tabulate_search(search),
+        search=tabulate_search(search, searched.by if searched else "best"),
         runs=rows,
         shared=shared,
         environments=environments,
