@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.compare.prospects import assumed
+from hiddenkey.lab.compare.prospects import SEEDS, assumed, usual_seeds
 from hiddenkey.lab.evidence.planning import Design
-from hiddenkey.lab.plans.data import check
+from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.guess import Guess, guess
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.tasks import Example, Splits
@@ -30,8 +30,6 @@ SCHEMA: Final = Path(__file__).parents[1] / "plans" / "plan.schema.json"
 _METHODS: Final = ("lora", "hiddenkey-minus", "hiddenkey")
 _HOLDOUT: Final = 0.2
 _MOST_TRAINED, _MOST_JUDGED = 2000, 1000
-_SEEDS: Final = range(6, 11)
-_MATTERS: Final = 0.05
 _STEPS: Final = {"file": 150, "completion": 100}
 _BATCH: Final = {"file": 32, "completion": 8}
 _SPECIAL: Final = 1.4
@@ -71,6 +69,27 @@ def write_first_plan(given: Plan) -> tuple[Path, list[str]]:
     path = Path(f"{source.stem}.compare.yaml")
     if path.exists():
         raise ConfigError(f"init must not overwrite a plan, got {str(path)!r}; rename or delete it")
+    plan, common, data = _fitted(given, source)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(_text(source, path, plan, common))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written ({error.strerror}); change folder") from error
+    return path, data.described()
+
+
+def first_plan(given: Plan) -> Plan:
+    """Return the plan for the file ``given.init`` without writing it.
+
+    Raises:
+        ConfigError: with every fault of the file.
+    """
+    plan, common, _ = _fitted(given, Path(given.init or ""))
+    return _plan(plan, common)
+
+
+def _fitted(given: Plan, source: Path) -> tuple[_Settings, _Settings, Data]:
+    """The plan, the settings of its runs, and their data."""
     found = guess(source, given.common)
     plan, common = _outline(given, source, found)
     lengths = ("max_length", "max_new_tokens") if found.task == "completion" else ("max_length",)
@@ -81,12 +100,7 @@ def write_first_plan(given: Plan) -> tuple[Path, list[str]]:
     _fit_lengths(common, splits, found.task, plan.values["models"][0])
     _fit_seeds(plan, splits, found, len(_plan(plan, common).settings()) - 1)
     check(_plan(plan, common))
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(_text(source, path, plan, common))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written ({error.strerror}); change folder") from error
-    return path, data.described()
+    return plan, common, data
 
 
 def next_command(path: Path) -> str:
@@ -222,13 +236,11 @@ def _fit_seeds(plan: _Settings, splits: Splits, found: Guess, comparisons: int) 
     judged = min(len(splits.evaluation), _MOST_JUDGED)
     why = "With fewer than six, differences that are all equal would show nothing."
     if found.task != "file" or found.settings.get("regression"):
-        plan.add("seeds", list(range(_SEEDS[0])), f"{why} --dry-run says more when some are done.")
+        plan.add("seeds", list(range(SEEDS[0])), f"{why} --dry-run says more when some are done.")
         return
     deviation = assumed(judged).deviation
-    design = Design(_SEEDS[0], deviation, family=max(1, comparisons))
-    needed = design.pairs_needed(_MATTERS) or _SEEDS[-1]
-    count = len(plan.values.get("seeds", range(min(_SEEDS[-1], max(_SEEDS[0], needed)))))
-    shown = 100 * dataclasses.replace(design, pairs=count).detectable()
+    count = len(plan.values.get("seeds", range(usual_seeds(judged, comparisons))))
+    shown = 100 * Design(count, deviation, family=max(1, comparisons)).detectable()
     plan.add("seeds", list(range(count)))
     plan.comments["seeds"] = (
         f"{why} {count} seeds show differences from about {shown:.1f} percentage points on, where a"

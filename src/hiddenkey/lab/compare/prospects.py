@@ -51,6 +51,10 @@ _SHARES: Final = ("accuracy", "acc", "f1", "precision", "recall")
 ASSUMED_ON: Final = 500
 """Evaluation examples that it was measured on."""
 
+SEEDS: Final = range(6, 11)
+"""Fewest and most seeds that are planned for who does not say; see :func:`usual_seeds`."""
+
+_MATTERS: Final = 0.05
 _SOURCE: Final = "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
 
 
@@ -65,6 +69,18 @@ def assumed(examples: int | None = None) -> Scatter:
     deviation = ASSUMED * math.sqrt(ASSUMED_ON / max(1, examples))
     source = f"{_SOURCE}, for {examples:,} evaluation examples in place of {ASSUMED_ON}"
     return Scatter(deviation, MARGIN, source)
+
+
+def usual_seeds(judged: int, comparisons: int) -> int:
+    """How many seeds reach a verdict on differences that matter, where not too many do.
+
+    Args:
+        judged: evaluation examples.
+        comparisons: configurations that are compared with the baseline.
+    """
+    design = Design(SEEDS[0], assumed(judged).deviation, family=max(1, comparisons))
+    needed = design.pairs_needed(_MATTERS) or SEEDS[-1]
+    return min(SEEDS[-1], max(SEEDS[0], needed))
 
 
 @dataclass(frozen=True)
