@@ -23,7 +23,7 @@ SOURCE = Path(hiddenkey.__file__).parent
 LEVELS = (
     {"__main__"},
     {"cli"},
-    {"lab.claims"},
+    {"lab.claims", "lab.tune"},
     {"lab.report", "lab.compare"},
     {"lab.present"},
     {"lab.results"},

@@ -96,6 +96,11 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
         "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
     ),
+    "tune": _command(
+        "choose a method and its settings for your data, confirm them, and train",
+        "tune", "TuneOptions", of="hiddenkey.lab.tune.options",
+        rewrite="hiddenkey.lab.tune.options:with_source",
+    ),
     "predict": _command(
         "let a trained adapter predict the labels or texts of a file",
         "predict", "PredictOptions", positional=True,

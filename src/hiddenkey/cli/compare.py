@@ -64,7 +64,7 @@ def run(plan: Plan) -> int:
 
     def describe(known: Sequence[Record]) -> None:
         say(console, "\n".join(data.described()))
-        _show_prospects(console, prospects(plan, known, examples=data.judged), plan.workers)
+        show_prospects(console, prospects(plan, known, examples=data.judged), plan.workers)
 
     def finish() -> None:
         time_missing_steps(plan, data, partial(say, console))
@@ -99,7 +99,7 @@ def _work(
             describe(known)
         work_off(console, coordinator, plan.local_settings(), plan.several, plan.workers)
         finish()
-        failed = _conclude(console, coordinator, plan.several)
+        failed = conclude(console, coordinator, plan.several)
         _report(console, plan, coordinator)
         return _FAILED if failed else 0
 
@@ -127,7 +127,7 @@ def _run_command(plan: Plan) -> int:
         return 0
 
     def describe(known: Sequence[Record]) -> None:
-        _show_prospects(console, prospects(plan, known), plan.workers)
+        show_prospects(console, prospects(plan, known), plan.workers)
 
     return _work(console, plan, outline, describe)
 
@@ -156,7 +156,7 @@ def _show_command_runs(
         say(console, "the runs that are compared follow from the search")
     first = dataclasses.replace(plan.command_settings()[0], seed=plan.seeds[0])
     say(console, f"the first one starts: {shlex.join(first.words('OUTPUT'))}")
-    _show_prospects(console, prospects(plan, known), plan.workers)
+    show_prospects(console, prospects(plan, known), plan.workers)
     seconds = [record.result.seconds for record in known if record.result is not None]
     left = outline.total - len(known)
     if seconds:
@@ -166,7 +166,7 @@ def _show_command_runs(
         say(console, f"{left} runs are left; their time is known when the first is done")
 
 
-def _conclude(console: Console, coordinator: Coordinator, several: Sequence[str]) -> bool:
+def conclude(console: Console, coordinator: Coordinator, several: Sequence[str]) -> bool:
     """Say what came out; return whether something failed."""
     records = coordinator.records()
     finished = [record for record in records if record.result is not None]
@@ -214,10 +214,10 @@ def _show_survey(
         return label(row.options, several, seed=False), row.what
 
     show_jobs(console, found.rows, found.total, name, output, workers)
-    _show_prospects(console, found.prospects, workers)
+    show_prospects(console, found.prospects, workers)
 
 
-def _show_prospects(console: Console, found: Sequence[Prospect], workers: int) -> None:
+def show_prospects(console: Console, found: Sequence[Prospect], workers: int) -> None:
     """Say what the planned seeds can show, and how many would do."""
     numbers = ("seeds", "compared", "deviation", "shown from", "margin", "seeds for it", "runs")
     table = plain_table(

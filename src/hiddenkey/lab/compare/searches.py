@@ -30,7 +30,7 @@ def search_jobs(
     search = plan.searched
     assert search is not None
     first, *others = contenders
-    space = search.space_of_all(contenders)
+    space = search.space_of_all(contenders, plan.baseline)
     trial = SearchTrial(
         first, fingerprint, 0, search.trials, search.seeds, space, tuple(others), search.by
     )

@@ -33,19 +33,22 @@ _TASKS: Final = ("headlines",)
 _MODELS: Final = ("minilm",)
 
 
+_SECTIONS: Final[tuple[tuple[str, str], ...]] = (
+    ("tasks", "what is compared"),
+    ("data", "data"),
+    ("command", "a training command of your own"),
+    ("common", "settings of the runs"),
+    ("output", "folder and workers"),
+    ("timed_steps", "what is done"),
+)
+"""The first setting of each group of the help, and the group's title."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A comparison: every combination is one run."""
 
-    # the first setting of each group of the help, and the group's title
-    sections = (
-        ("tasks", "what is compared"),
-        ("data", "data"),
-        ("command", "a training command of your own"),
-        ("common", "settings of the runs"),
-        ("output", "folder and workers"),
-        ("timed_steps", "what is done"),
-    )
+    sections = _SECTIONS
 
     tasks: tuple[str, ...] = _TASKS
     """Names of tasks; 'hiddenkey train --help' lists them."""

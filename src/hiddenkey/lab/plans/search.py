@@ -78,9 +78,9 @@ class Search:
         unused = unused_settings(method)
         return {name: own for name, own in self.space.items() if not name.startswith(unused)}
 
-    def space_of_all(self, contenders: Sequence[AnyOptions]) -> dict[str, Bounds]:
+    def space_of_all(self, contenders: Sequence[AnyOptions], baseline: str) -> dict[str, Bounds]:
         """The part of the space that means something to one of several methods, and the method."""
-        unused = [unused_by(each) for each in contenders]
+        unused = [unused_by(each, baseline) for each in contenders]
         space = {
             name: own
             for name, own in self.space.items()
@@ -152,10 +152,12 @@ def unused_settings(method: str) -> tuple[str, ...]:
     return ("rate",) * (not drops) + ("consistency_",) * (not has_loss)
 
 
-def unused_by(options: AnyOptions) -> tuple[str, ...]:
+def unused_by(options: AnyOptions, baseline: str = "") -> tuple[str, ...]:
     """Beginnings of the settings that mean nothing to what is trained."""
     if isinstance(options, TrainOptions) or options.attaches:
         return unused_settings(options.method)
+    if options.method == baseline:
+        return tuple(OF_METHOD)
     names = placeholders(options.command)
     return tuple(name for name, place in OF_METHOD.items() if place not in names)
 

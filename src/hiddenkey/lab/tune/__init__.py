@@ -1,0 +1,1 @@
+"""The automatic choice: settings by search, a confirmation on other seeds, a verdict."""
