@@ -191,11 +191,12 @@ def _conclusion(
     )
     tables = dataclasses.replace(tables, notes=(*notes, *tables.notes))
     write_report(tables, folder / "report", title=Path(stage.output).resolve().parent.name)
+    names = list(stage.searched.space) if stage.searched else []
     if len(stage.methods) == 1:
-        return conclusion.conclude_plain(records)
+        return conclusion.conclude_plain(records, names)
     metric = next((r.result.main_metric for r in records if r.result is not None), "")
     for table in tables.scopes[0].tasks[:1] if tables.scopes else ():
-        return conclusion.conclude(table, records, stage.baseline, metric)
+        return conclusion.conclude(table, records, stage.baseline, metric, names)
     return None
 
 

@@ -78,7 +78,9 @@ def test_what_the_user_says_is_taken(tmp_path):
 def test_a_file_without_text_or_label_is_refused_with_its_columns(tmp_path, columns):
     path = write(tmp_path / "a.jsonl", rows(12, **columns))
     names = ", ".join(columns)
-    with pytest.raises(ConfigError, match=f"column of texts and one of labels, got {names}; name"):
+    with pytest.raises(
+        ConfigError, match=f"column of texts and one of two or more labels, got {names}; name"
+    ):
         guess(path, {})
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hiddenkey.lab.evidence.curves import value_at
-from hiddenkey.lab.evidence.inference import FEWEST, LEVEL, Estimate
+from hiddenkey.lab.evidence.inference import FEWEST, Estimate
 from hiddenkey.lab.evidence.record import Record
 
 
@@ -29,15 +29,9 @@ class Overfitting:
     steps: int
 
     @property
-    def least(self) -> float | None:
-        """The rise is above this, with 95 % confidence; ``None`` if that cannot be said."""
-        found = self.rise.interval(1 - 2 * LEVEL)
-        return None if found is None else found[0]
-
-    @property
     def shown(self) -> bool:
-        """Whether the rise is more than noise."""
-        return self.least is not None and self.least > 0
+        """Whether the rise is more than noise: its 95 % interval lies above 0."""
+        return self.rise.low is not None and self.rise.low > 0
 
 
 def find_overfitting(records: Iterable[Record]) -> Overfitting | None:

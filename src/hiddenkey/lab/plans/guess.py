@@ -93,7 +93,8 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
     texts, why_texts = _texts(columns, label, given)
     if label is None or not texts:
         raise ConfigError(
-            f"{path}: must have a column of texts and one of labels, got {', '.join(names)}; name"
+            f"{path}: must have a column of texts and one of two or more labels, got"
+            f" {', '.join(names)}; name"
             " them by --common.text_columns [NAME] and --common.label_column NAME"
         )
     settings: dict[str, Any] = {"text_columns": texts, "label_column": label.name}

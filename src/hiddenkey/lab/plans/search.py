@@ -33,13 +33,14 @@ Worth = Literal["best", "last", "loss"]
 AnyOptions = TrainOptions | CommandOptions
 Options = TypeVar("Options", bound=AnyOptions)
 METHOD: Final = "method"
-OF_METHOD: Final = {"rate": "rate", "consistency_weight": "weight"}
+OF_METHOD: Final = {"rate": "rate", "consistency_weight": "weight", "consistency_scale": "weight"}
 """Settings of a method that a command's runs have, and their placeholders."""
 
 SEARCHABLE: Final = {
     "learning_rate": float,
     "rate": float,
     "consistency_weight": float,
+    "consistency_scale": float,
     "consistency_fraction": float,
     "weight_decay": float,
     "neftune_alpha": float,
@@ -50,7 +51,7 @@ SEARCHABLE: Final = {
     "max_steps": int,
     "batch_size": int,
 }
-"""Settings that a search may choose."""
+"""Settings that a search may choose; ``consistency_scale`` is a factor of a method's own weight."""
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,26 @@ def sampler(index: int, trials: int) -> TPESampler:
 
 def searched_options(base: Options, chosen: Mapping[str, Any]) -> Options:
     """Put chosen settings into a run; a chosen rate replaces rates by position."""
+    if "consistency_scale" in chosen:
+        rest = {name: value for name, value in chosen.items() if name != "consistency_scale"}
+        weight = chosen["consistency_scale"] * own_weight(base)
+        return searched_options(base, {**rest, "consistency_weight": weight})
     if isinstance(base, CommandOptions):
         own = {name: value for name, value in chosen.items() if name in OF_METHOD}
         arguments = {n: v for n, v in chosen.items() if n not in OF_METHOD}
         return dataclasses.replace(base, **own, arguments={**base.arguments, **arguments})
     changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
     return dataclasses.replace(base, **changes)
+
+
+def own_weight(options: AnyOptions) -> float:
+    """The weight of a method's consistency loss where no search chooses it."""
+    from hiddenkey.framework.catalogue import methods
+
+    if options.consistency_weight is not None:
+        return options.consistency_weight
+    entry = methods().get(options.method)
+    return entry.config.consistency.weight if entry and entry.config.consistency else 1.0
 
 
 def held_out(options: TrainOptions, search: Search) -> TrainOptions:
@@ -221,7 +236,7 @@ def _read_space(value: Any, values: dict[str, Any], names: Sequence[str]) -> lis
         if name not in names:
             near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
             faults.append(f"search.space: {name!r} cannot be searched{near}")
-        elif not (_are_bounds(bounds) or (name not in SEARCHABLE and _are_texts(bounds))):
+        elif not (_are_bounds(bounds) or (SEARCHABLE.get(name, str) is str and _are_texts(bounds))):
             faults.append(
                 f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; fix it"
             )

@@ -14,6 +14,7 @@ from hiddenkey.lab.plans.search import (
     AnyOptions,
     Bounds,
     Worth,
+    own_weight,
     searched_options,
     unused_by,
 )
@@ -117,7 +118,8 @@ def _own_settings(options: AnyOptions) -> dict[str, Any]:
     if options.method in methods():
         config = methods()[options.method].config
         own |= {"rate": config.drops[0].rate} if config.drops else {}
-        own |= {"consistency_weight": config.consistency.weight} if config.consistency else {}
+        scaled = {"consistency_weight": own_weight(options), "consistency_scale": 1.0}
+        own |= scaled if config.consistency else {}
     given = options.recorded()
     return own | {name: value for name, value in given.items() if value is not None}
 

@@ -84,6 +84,8 @@ def _command_faults(plan: Plan) -> list[str]:
         if len(getattr(plan, axis)) > 1 and name not in names
     ]
     searched = [OF_METHOD.get(name) for name in (plan.searched.space if plan.searched else ())]
+    if {*plan.methods} == {plan.baseline}:  # which has neither
+        searched += OF_METHOD.values()
     faults += [
         f"{{{name}}} in the command needs values, got none; give --{axis.replace('_', '-')}"
         for name, axis in (

@@ -14,7 +14,7 @@ from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.evidence.overfitting import Overfitting
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun
-from hiddenkey.lab.present.words import count, number, signed
+from hiddenkey.lab.present.words import count, interval, number, signed
 from hiddenkey.lab.report.advice import Code
 from hiddenkey.lab.report.commands import is_command, run_command, train_command
 from hiddenkey.lab.report.tables import TaskTable
@@ -62,14 +62,14 @@ def looked(found: Overfitting | None, baseline: str, *, always: bool) -> str:
             f"Whether {baseline} overfits is not known: its runs left fewer than two evaluation"
             " losses each, or fewer than three runs ended. All methods are tried."
         )
-    rise = f"its evaluation loss rises by {signed(found.rise.mean)} from step {found.step} to"
-    rise = f"{rise} {found.steps}"
+    bounds = interval(found.rise.low, found.rise.high, sign=True)
+    amount = f"{signed(found.rise.mean)} {bounds}".strip()
+    rise = f"its evaluation loss rises by {amount} from step {found.step} to {found.steps}"
     if found.step == found.steps:
         rise = f"its evaluation loss is lowest at the last step, {found.steps}"
     where = f"({count(found.rise.count, 'seed')}, held-out training examples)"
     if found.shown:
-        least = f"at least {signed(found.least)} with 95 % confidence"
-        return f"{baseline} overfits: {rise} {where}, {least}."
+        return f"{baseline} overfits: {rise} {where}."
     follows = "the other methods are tried all the same, since you gave --always"
     if not always:
         follows = (
@@ -94,7 +94,7 @@ def equal_effort(effort: Effort, methods: Sequence[str], baseline: str, *, plain
 
 
 def conclude(
-    table: TaskTable, records: Sequence[Record], baseline: str, metric: str
+    table: TaskTable, records: Sequence[Record], baseline: str, metric: str, names: Sequence[str]
 ) -> Conclusion | None:
     """Read the verdict of a confirmation.
 
@@ -103,6 +103,7 @@ def conclude(
         records: of its runs, by seed.
         baseline: the baseline's method.
         metric: what else is told beside what was judged.
+        names: of the settings that were chosen.
 
     Returns:
         The method that is shown to be better, or else the baseline; ``None`` if no run of it ended.
@@ -113,7 +114,7 @@ def conclude(
         return None
     words = [table.verdict.headline, table.lead]
     words += [_beside(table, name) for name in dict.fromkeys((metric, LOSS))]
-    words += [_settings(r.options) for r in _first_of_each(records)]
+    words += [_settings(r.options, names) for r in _first_of_each(records)]
     words.append(table.advice.words)
     code = table.advice.code
     if table.advice.action not in ("train", "stay", "give up"):
@@ -122,7 +123,7 @@ def conclude(
     return Conclusion(tuple(filter(None, words)), code, ended[0])
 
 
-def conclude_plain(records: Sequence[Record]) -> Conclusion | None:
+def conclude_plain(records: Sequence[Record], names: Sequence[str]) -> Conclusion | None:
     """The baseline with its own choice, where no other method was tried."""
     ended = [record for record in records if record.result]
     if not ended:
@@ -132,7 +133,7 @@ def conclude_plain(records: Sequence[Record]) -> Conclusion | None:
     last = result.metrics[result.main_metric].last
     words = (
         f"Use {ended[0].options['method']}: no other method was tried.",
-        _settings(ended[0].options),
+        _settings(ended[0].options, names),
         f"On the evaluation examples: {result.main_metric} {number(last)}, loss"
         f" {number(result.eval_loss.last)}.",
     )
@@ -192,23 +193,15 @@ def _first_of_each(records: Sequence[Record]) -> list[Record]:
     return list(firsts.values())
 
 
-def _settings(options: Mapping[str, Any]) -> str:
-    """Name what was chosen for a method."""
+def _settings(options: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Name what was chosen for a method, of what it has."""
     own = explicit(options)
-    names: tuple[str, ...] = ("learning_rate", "epochs", "max_steps")
-    if is_command(options):
-        names = tuple(name for name in options if name not in _OF_COMMAND)
-    names = (*names, "rate", "consistency_weight")
-    given = {name: own.get(name) for name in dict.fromkeys(names)}
+    names = ["consistency_weight" if name == "consistency_scale" else name for name in names]
     shown = [
-        f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in given.items()
-        if value is not None and not (name == "epochs" and given.get("max_steps"))
+        f"{name.replace('_', ' ')} {own[name]:.3g}"
+        if isinstance(own[name], float)
+        else f"{name.replace('_', ' ')} {own[name]}"
+        for name in names
+        if own.get(name) is not None
     ]
     return f"Chosen for {options['method']}: {', '.join(shown)}."
-
-
-_OF_COMMAND: Final = (
-    "command", "task", "method", "metric", "metric_file", "lower_is_better", "model", "rank",
-    "seed", "stage", "rate", "consistency_weight",
-)  # fmt: skip

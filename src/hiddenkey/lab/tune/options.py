@@ -10,7 +10,7 @@ from typing import Final, Literal
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.run.limits import ABOVE_ZERO, ONE
 
-METHODS: Final = ("lora", "hiddenkey-minus", "hiddenkey")
+METHODS: Final = ("lora", "temporal", "label-smoothing", "hiddenkey-minus", "hiddenkey")
 """What is tried where nobody says: the first after plain LoRA, at its own rate, is tried first."""
 
 _DATA: Final = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -33,25 +33,18 @@ _LOOK_SEEDS: Final = 200
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A setting that is chosen.
-
-    Attributes:
-        low: smallest value, or a share of the plan's own.
-        high: largest value, likewise.
-        relative: whether they are shares.
-    """
+class Around:
+    """Bounds as shares of the plan's own value."""
 
     low: float
     high: float
-    relative: bool = False
 
 
-CHOICES: Final[Mapping[str, Choice]] = {
-    "learning_rate": Choice(0.2, 5.0, relative=True),
-    "epochs": Choice(0.3, 2.0, relative=True),
-    "rate": Choice(0.02, 0.4),
-    "consistency_weight": Choice(0.2, 5.0),
+CHOICES: Final[Mapping[str, Around | Bounds]] = {
+    "learning_rate": Around(0.2, 5.0),
+    "epochs": Around(0.3, 2.0),
+    "rate": (0.02, 0.4),
+    "consistency_scale": (0.25, 4.0),
 }
 """What is chosen, by name; plain LoRA chooses of it what it has. A new setting is a line here."""
 
@@ -115,14 +108,15 @@ def _name(plan: Plan) -> str:
 def _space(plan: Plan) -> dict[str, Bounds]:
     """The space around a plan's own settings."""
     own = plan.settings()[0].recorded()
-    choices = dict(CHOICES)
-    if own["max_steps"] is not None:
-        choices["max_steps"] = choices.pop("epochs")
     found: dict[str, Bounds] = {}
-    for name, choice in choices.items():
-        scale = own[name] if choice.relative else 1
-        low, high = choice.low * scale, choice.high * scale
-        found[name] = (max(1, int(low)), max(2, int(high))) if name == "max_steps" else (low, high)
+    for name, choice in CHOICES.items():
+        if not isinstance(choice, Around):
+            found[name] = choice
+        elif name == "epochs" and (steps := own["max_steps"]) is not None:  # which replaces them
+            low, high = int(choice.low * steps), int(choice.high * steps)
+            found["max_steps"] = (max(1, low), max(2, high))
+        else:
+            found[name] = (choice.low * own[name], choice.high * own[name])
     return found
 
 
@@ -146,9 +140,12 @@ def _of_command(plan: Plan) -> tuple[Plan, dict[str, Bounds]]:
         )
     own = {**plan.arguments, **{name: _middle(bounds) for name, bounds in ranges.items()}}
     own |= {STAGE: "compare"} if STAGE in names else {}
-    fixed = {n: Choice(c.low, c.high) for n, c in CHOICES.items() if n in OF_METHOD}
-    space: dict[str, Bounds] = {**ranges, **{n: (c.low, c.high) for n, c in fixed.items()}}
-    return dataclasses.replace(plan, arguments=own), space
+    of_method = {
+        name: choice
+        for name, choice in CHOICES.items()
+        if name in OF_METHOD and not isinstance(choice, Around)
+    }
+    return dataclasses.replace(plan, arguments=own), {**ranges, **of_method}
 
 
 def _middle(bounds: Sequence[Any]) -> Any:
