@@ -221,7 +221,7 @@ def test_help_is_grouped_and_shows_each_setting_once(kind, capsys):
     parts = re.split(r"^\S.*:$", shown, flags=re.MULTILINE)
     if kind is TrainOptions:
         assert "--learning-rate" in parts[5]
-        assert "--beams" in parts[6]
+        assert "--beams" in parts[7]
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
