@@ -47,6 +47,20 @@ def test_consistency_evaluation_and_detaching(key, tmp_path: Path):
 
 
 @pytest.mark.parametrize("key", QUANTISED, ids=str)
+def test_noise_on_the_update(key, tmp_path: Path):
+    require(key)
+    batch = batch_for(*key)
+    with peft_may_warn():
+        model = adapted(*key, tmp_path)
+        quiet = model.eval()(**batch).logits
+        with hiddenkey.attach(model, hiddenkey.method("two-sided-lora-dropout", 0.5)) as attachment:
+            assert torch.equal(model(**batch).logits, quiet)
+            with seeded(0):
+                model.train()(**batch).loss.backward()
+            assert all(0.2 < share < 0.8 for share in attachment.shares().values())
+
+
+@pytest.mark.parametrize("key", QUANTISED, ids=str)
 def test_weights_are_quantised_at_all(key, tmp_path: Path):
     require(key)
     with peft_may_warn():

@@ -139,30 +139,43 @@ def find_update(
     Raises:
         AttachError: if no layer has one, or an adapter is merged.
     """
-    adapted = [part for layer in layers for part in anatomy.walk(layer) if is_adapted(part.module)]
+    adapted = [part for layer in layers for part in _adapted(layer)]
     refusals = {part.name: update_refusal(part.module) for part in adapted}
-    unique = {part.module: part for part in adapted[::-1] if refusals[part.name] is None}
-    found = list(unique.values())[::-1]
+    found: dict[nn.Module, Part] = {}
+    for part in adapted:
+        if refusals[part.name] is None:
+            found.setdefault(part.module, part)  # what layers share belongs to the first of them
     if not found:
         raise AttachError(_no_update(transformer, refusals))
-    if merged := [part.name for part in found if is_merged(part.module)]:
+    if merged := [part.name for part in found.values() if is_merged(part.module)]:
         raise AttachError(
             f"the adapter of {merged[0]} is merged into its layer, so there is no update to drop;"
             " call unmerge_adapter() before attach"
         )
-    reached = {part.layer for part in found}
-    missing = [layer for layer in layers if layer.layer not in reached]
-    inside = {name for p in anatomy.find_layers(transformer) for name in (p.name, *dict(p.beside))}
-    outside = [
-        part.name
-        for part in anatomy.walk(Part(None, "", transformer))
-        if is_adapted(part.module) and not is_inside(part.name, tuple(inside))
-    ]
+    reached = {part.layer for part in found.values()}
     return [
-        *found,
-        *(Gap(layer.layer, layer.name, "update", "no adapter with an update") for layer in missing),
-        *(Gap(None, n, "update", f"it {why}") for n, why in refusals.items() if why),
-        *(Gap(None, name, "update", "an adapter outside the layers") for name in outside),
+        *found.values(),
+        *(
+            Gap(layer.layer, layer.name, "update", "no adapter with an update")
+            for layer in layers
+            if layer.layer not in reached
+        ),
+        *(Gap(None, name, "update", f"it {why}") for name, why in refusals.items() if why),
+        *_adapted_outside(transformer),
+    ]
+
+
+def _adapted(part: Part) -> list[Part]:
+    return [below for below in anatomy.walk(part) if is_adapted(below.module)]
+
+
+def _adapted_outside(transformer: nn.Module) -> list[Gap]:
+    layers = anatomy.find_layers(transformer)
+    inside = tuple(name for layer in layers for name in (layer.name, *dict(layer.beside)))
+    return [
+        Gap(None, part.name, "update", "an adapter outside the layers")
+        for part in _adapted(Part(None, "", transformer))
+        if not is_inside(part.name, inside)
     ]
 
 

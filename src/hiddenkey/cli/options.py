@@ -125,7 +125,8 @@ class DoctorOptions:
     model: str
     """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
     method: str = "hiddenkey"
-    """Name of a method, or a folder or file with a hiddenkey_config.json."""
+    """Name of a method, or a folder or file with a hiddenkey_config.json. A method on LoRA's update
+    is shown with LoRA on keys and values."""
     rate: float | None = None
     """Dropout rate of all positions of the method, in [0, 1); none: the method's own."""
     rates: dict[str, float] = field(default_factory=dict)

@@ -24,6 +24,13 @@ ATTENTION_KINDS = ("self", "cross")
 """What the keys of an attention module are: its own sequence's, or another one's."""
 
 
+_OF_ADAPTERS = {
+    "rank": "ranks are those of an adapter's matrices",
+    "adapter": "it drops whole adapters of a layer",
+    "two-sided": "it drops what enters an adapter's matrix A and what leaves its matrix B",
+}
+
+
 @dataclass(frozen=True)
 class Position:
     """A place in a transformer where units can be dropped.
@@ -35,7 +42,7 @@ class Position:
             (:class:`hiddenkey.anatomy.Part`) and the layers without one
             (:class:`hiddenkey.anatomy.Gap`); ``None`` for the positions of this file.
         rescales: rescaling rules that fit, the default first.
-        refused: pattern → why it means nothing here.
+        refused: pattern → why it means nothing here; those of an adapter's update by default.
         inside: where it acts inside of a module: ``logits`` or ``weights`` of its attention, the
             ``update`` of an adapter, or a function (module, site) -> handle. The function makes the
             module call ``site.apply`` on states ``[batch, tokens, features]`` of its own;
@@ -49,7 +56,7 @@ class Position:
     acts: Literal["before", "after", "inside"]
     find: Find | None = None
     rescales: tuple[str, ...] = ("inverse", "none")
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=lambda: _OF_ADAPTERS)
     inside: Literal["logits", "weights", "update"] | Install | None = None
 
     def __post_init__(self) -> None:
@@ -67,14 +74,9 @@ class Position:
         return self.inside if self.inside in ("logits", "weights") else None
 
 
-_NO_ADAPTER = {
-    "rank": "ranks are those of an adapter's matrices",
-    "adapter": "it drops whole adapters of a layer",
-    "two-sided": "it drops what enters an adapter's matrix A and what leaves its matrix B",
-}
 _NO_FEATURE = {
     "feature": "an attention map has keys and queries, but no features",
-    **_NO_ADAPTER,
+    **_OF_ADAPTERS,
 }
 _ONE_VECTOR = "what enters the classifier is one vector per prediction, not a sequence"
 
@@ -83,7 +85,6 @@ POSITIONS: MutableMapping[str, Position] = {
         where="embedding sequence that enters the first layer",
         acts="before",
         rescales=("none", "inverse"),
-        refused=_NO_ADAPTER,
     ),
     "attention_logits": Position(
         where="attention logits, before softmax",
@@ -104,18 +105,17 @@ POSITIONS: MutableMapping[str, Position] = {
         " residual add",
         acts="after",
         rescales=("inverse", "none"),
-        refused=_NO_ADAPTER,
     ),
     "output": Position(
         where="representation that enters the classifier",
         acts="before",
         rescales=("inverse", "none"),
-        refused={**dict.fromkeys(("column", "span", "feature"), _ONE_VECTOR), **_NO_ADAPTER},
+        refused={**dict.fromkeys(("column", "span", "feature"), _ONE_VECTOR), **_OF_ADAPTERS},
     ),
     "update": Position(
         where="update B·A·x that an adapter adds to the output of a frozen layer",
         acts="inside",
-        rescales=("inverse", "none"),
+        refused={},
         inside="update",
     ),
 }
