@@ -97,7 +97,7 @@ def variants(own_dropout: str) -> dict[str, Variant]:
         "two-sided-lora-dropout": Variant(
             "two-sided LoRA dropout", _attach("two-sided-lora-dropout")
         ),
-        "coto": Variant("CoTo, at its first rate", _attach("coto")),
+        "coto": Variant("CoTo, at its mean rate", _attach(hiddenkey.method("coto", rate=0.34))),
         "hiddenkey-minus": Variant("HiddenKey⁻", _attach("hiddenkey-minus")),
         "hiddenkey": Variant("HiddenKey, one branch", _attach("hiddenkey"), **exact),
         "hiddenkey-both": Variant(
