@@ -9,8 +9,11 @@ from hiddenkey import ConfigError
 from hiddenkey.lab import scores
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.generation import NoRepeatInCompletion, generate
+from hiddenkey.lab.run.leaving import Origin
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.prediction import load_trained
+from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.training import train
 from hiddenkey.lab.scores.java import MissingToolError
 from hiddenkey.lab.tasks import Example
@@ -59,6 +62,25 @@ def options(tmp_path, tiny_language_model):
         generation_batch_size=2,
         output=str(tmp_path / "run"),
     )
+
+
+def test_held_out_prompts_choose_the_weights_that_generate(options):
+    train(replace(options, inference="chosen", choice_share=0.25, learning_rate=3e-2))
+    line = json.loads((options.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    origin = Origin.load(options.folder / "adapter")
+    losses = line["choice_loss"]
+    assert list(losses)[:3] == ["last", "average", "ema"]
+    assert origin.inference.weights == min(losses, key=losses.__getitem__)
+    prepared = prepare(replace(options, inference="chosen", choice_share=0.25))
+    assert not {e.texts for e in prepared.choice} & {e.texts for e in prepared.trained}
+    model, tokenizer = load_trained(
+        options.folder / "adapter", origin, origin.options(options.model)
+    )
+    prompts = ["w0 is", "w1 is", "w2 is", "w3 is", "w4 is"]
+    text = (options.folder / "generations.jsonl").read_text()
+    made = [json.loads(row) for row in text.splitlines()]
+    said = {row["prompt"]: row["output"] for row in made}
+    assert generate(model, tokenizer, prompts, options) == [said[each] for each in prompts]
 
 
 def test_one_file_of_conversations_is_enough(options, tmp_path):

@@ -88,10 +88,12 @@ class Story:
         }
         beside = "those of the last step are in `last/`."
         said = f"The weights are {what[name]}; {beside}" if name in what else ""
-        if self.used.temperature == 1:
-            return said
-        divided = f"Divide its logits by {self.used.temperature:.4g} before the softmax"
-        return f"{said} {divided}, as `hiddenkey predict` does.".strip()
+        if held_out := len(self.prepared.choice):
+            said += f" {held_out} of the training examples were held out to choose this."
+        if self.used.temperature != 1:
+            said += f" Divide its logits by {self.used.temperature:.4g} before the softmax,"
+            said += " as `hiddenkey predict` does."
+        return said.strip()
 
 
 def card(story: Story) -> str:
