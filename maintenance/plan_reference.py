@@ -17,7 +17,7 @@ import docstring_parser
 
 from hiddenkey.lab.compare.first_plan import SCHEMA
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SEARCHABLE, Search
+from hiddenkey.lab.plans.search import SEARCHABLE, TEXTS, Search
 from hiddenkey.lab.plans.settings import RESERVED
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -88,9 +88,13 @@ def schema() -> dict[str, Any]:
     run = _object(TrainOptions, without=RESERVED)
     search = _object(Search)
     bounds = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+    words = {
+        name: {"type": "array", "items": {"enum": list(known)}, "minItems": 2}
+        for name, known in TEXTS.items()
+    }
     search["properties"]["space"] |= {
-        "properties": dict.fromkeys(SEARCHABLE, bounds),
-        "additionalProperties": False,
+        "properties": {**dict.fromkeys(SEARCHABLE, bounds), **words},
+        "additionalProperties": {"type": "array", "minItems": 2},  # arguments of a command
     }
     plan = _object(Plan, without=NOT_IN_FILES)
     of_run = {"$ref": "#/definitions/run"}

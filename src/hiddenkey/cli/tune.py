@@ -22,7 +22,6 @@ from hiddenkey.cli.running import (
     work_off,
 )
 from hiddenkey.cli.terminal import plain_table, say, standard_console
-from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
 from hiddenkey.lab.compare.command_outline import CommandOutline
 from hiddenkey.lab.compare.coordinator import Coordinator
@@ -51,12 +50,15 @@ def run(options: TuneOptions) -> int:
     """Choose, confirm and hand over; return the exit status: 1 if there is nothing to hand over."""
     plan, data = whole_plan(options)
     console = standard_console()
-    say(console, "\n".join(data.described()))
+    for line in data.described():
+        say(console, line)
     effort, prices = _effort(plan, options, data)
     if options.dry_run:
         _show_stages(console, plan, effort, prices)
         return 0
     look, failed = _work(console, first_look(plan), "first look at plain LoRA")
+    if not any(record.result for record in look):
+        return _FAILED
     if effort is None:  # the time of a command is known from its runs alone
         effort = _planned(plan, options, data, _measured(look))
     found = find_overfitting(look)
@@ -114,10 +116,8 @@ def _timed(plan: Plan, data: Data) -> Prices:
 
 def _measured(records: Sequence[Record]) -> Prices:
     """Seconds of runs, from those of plain LoRA that ended."""
-    seconds = [each for each in (record.wall_seconds for record in records) if each]
-    if not seconds:
-        raise ConfigError("the first runs must end well to tell their time; see what they say")
-    return Prices(fmean(seconds), fmean(seconds))
+    seconds = fmean(record.wall_seconds or 0.0 for record in records if record.result is not None)
+    return Prices(seconds, seconds)
 
 
 def _work(console: Console, plan: Plan, title: str) -> tuple[list[Record], bool]:

@@ -6,7 +6,8 @@ import optuna
 import pytest
 
 from hiddenkey.lab.plans import search
-from hiddenkey.lab.plans.search import Search, read_search, searched_options
+from hiddenkey.lab.plans.search import Search, read_search
+from hiddenkey.lab.plans.trials import searched_options
 from hiddenkey.lab.run.options import TrainOptions
 
 SPACE = {"learning_rate": (1e-4, 1e-2), "rate": (0.0, 0.4), "lora_alpha": (4, 32)}
@@ -72,3 +73,24 @@ def test_a_chosen_rate_replaces_rates_by_position():
     base = TrainOptions(rates={"hidden": 0.5})
     assert searched_options(base, {"rate": 0.2}).rates == {}
     assert searched_options(base, {"learning_rate": 1e-3}).rates == {"hidden": 0.5}
+
+
+def test_plain_lora_chooses_what_is_used_at_inference_only_by_itself():
+    space = {"learning_rate": (1e-4, 1e-2), "inference": ("last", "average")}
+    plain, other = [TrainOptions(method="lora")], [TrainOptions(method="dropkey")]
+    together = Search(space=space, together=True)
+    assert set(together.space_of_all(other, "lora")) == {*space}
+    assert set(together.space_of_all(plain, "lora")) == {"learning_rate"}
+    assert set(Search(space=space).space_of_all(plain, "lora")) == {*space}
+
+
+def test_a_text_is_one_of_those_that_are_given():
+    drawn = {draw(index, space={"inference": ("last", "ema")})["inference"] for index in range(9)}
+    assert drawn == {"last", "ema"}
+    for wrong in (["last", "first"], ["last"], ["last", "last"], [0, 1], "last"):
+        _, faults = read_search({"space": {"inference": wrong}})
+        assert faults == [
+            "search.space.inference must be two or more of last, average, ema, chosen, got"
+            f" {wrong!r}; fix it"
+        ]
+    assert read_search({"space": {"inference": ["last", "ema"]}})[1] == []

@@ -7,8 +7,8 @@ import pytest
 
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import Search, searched_options
-from hiddenkey.lab.plans.trials import SearchTrial, with_chosen
+from hiddenkey.lab.plans.search import Search
+from hiddenkey.lab.plans.trials import SearchTrial, searched_options, with_chosen
 from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run.options import TrainOptions
 

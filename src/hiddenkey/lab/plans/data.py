@@ -10,7 +10,8 @@ from typing import Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.plan import Plan
-from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out, searched_options
+from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out
+from hiddenkey.lab.plans.trials import searched_options
 from hiddenkey.lab.plans.validation import validate
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare

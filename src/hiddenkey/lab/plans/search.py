@@ -16,7 +16,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.command import CommandOptions, placeholders
@@ -31,7 +31,6 @@ Bounds = tuple[float, float] | tuple[str, ...]
 
 Worth = Literal["best", "last", "loss"]
 AnyOptions = TrainOptions | CommandOptions
-Options = TypeVar("Options", bound=AnyOptions)
 METHOD: Final = "method"
 OF_METHOD: Final = {"rate": "rate", "consistency_weight": "weight", "consistency_scale": "weight"}
 """Settings of a method that a command's runs have, and their placeholders."""
@@ -50,6 +49,7 @@ SEARCHABLE: Final = {
     "lora_alpha": int,
     "max_steps": int,
     "batch_size": int,
+    "inference": str,
 }
 """Settings that a search may choose; ``consistency_scale`` is a factor of a method's own weight."""
 
@@ -87,6 +87,8 @@ class Search:
             for name, own in self.space.items()
             if not all(name.startswith(each) for each in unused)
         }
+        if self.together and contenders[0].method == baseline:
+            space = {name: own for name, own in space.items() if name not in _OF_OTHERS}
         methods = tuple(each.method for each in contenders)
         return {METHOD: methods, **space} if len(methods) > 1 else space
 
@@ -106,6 +108,14 @@ class Search:
             place = (each.task, each.model, each.rank, each.method == baseline)
             groups.setdefault(place, []).append(each)
         return [tuple(group) for group in groups.values()]
+
+
+TEXTS: Final = {"inference": ("last", "average", "ema", "chosen")}
+"""What settings that are texts may be."""
+
+_OF_OTHERS: Final = ("inference",)
+"""What plain LoRA does not choose where all other methods choose together: it would not be plain.
+"""
 
 
 def read_search(
@@ -193,30 +203,6 @@ def sampler(index: int, trials: int) -> TPESampler:
     )
 
 
-def searched_options(base: Options, chosen: Mapping[str, Any]) -> Options:
-    """Put chosen settings into a run; a chosen rate replaces rates by position."""
-    if "consistency_scale" in chosen:
-        rest = {name: value for name, value in chosen.items() if name != "consistency_scale"}
-        weight = chosen["consistency_scale"] * own_weight(base)
-        return searched_options(base, {**rest, "consistency_weight": weight})
-    if isinstance(base, CommandOptions):
-        own = {name: value for name, value in chosen.items() if name in OF_METHOD}
-        arguments = {n: v for n, v in chosen.items() if n not in OF_METHOD}
-        return dataclasses.replace(base, **own, arguments={**base.arguments, **arguments})
-    changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
-    return dataclasses.replace(base, **changes)
-
-
-def own_weight(options: AnyOptions) -> float:
-    """The weight of a method's consistency loss where no search chooses it."""
-    from hiddenkey.framework.catalogue import methods
-
-    if options.consistency_weight is not None:
-        return options.consistency_weight
-    entry = methods().get(options.method)
-    return entry.config.consistency.weight if entry and entry.config.consistency else 1.0
-
-
 def held_out(options: TrainOptions, search: Search) -> TrainOptions:
     """Return a run that is judged on the search's part of the examples that it would train on."""
     share: dict[str, Any] = {held_out_by(options): search.validation}
@@ -236,7 +222,13 @@ def _read_space(value: Any, values: dict[str, Any], names: Sequence[str]) -> lis
         if name not in names:
             near = suggestion(str(name), names) or f"; choose from {', '.join(names)}"
             faults.append(f"search.space: {name!r} cannot be searched{near}")
-        elif not (_are_bounds(bounds) or (SEARCHABLE.get(name, str) is str and _are_texts(bounds))):
+        elif name in TEXTS:
+            if not (_are_texts(bounds) and {*bounds} <= {*TEXTS[name]}):
+                known = ", ".join(TEXTS[name])
+                faults.append(
+                    f"search.space.{name} must be two or more of {known}, got {bounds!r}; fix it"
+                )
+        elif not (_are_bounds(bounds) or (name not in SEARCHABLE and _are_texts(bounds))):
             faults.append(
                 f"search.space.{name} must be [low, high] with low < high, got {bounds!r}; fix it"
             )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from hiddenkey.lab.plans.command import STAGE, CommandOptions, CommandRun, command_label
 from hiddenkey.lab.plans.identity import Run, changed, label, options_from
 from hiddenkey.lab.plans.search import (
     METHOD,
+    OF_METHOD,
     AnyOptions,
     Bounds,
     Worth,
-    own_weight,
-    searched_options,
     unused_by,
 )
 from hiddenkey.lab.run.options import TrainOptions
+
+Options = TypeVar("Options", bound=AnyOptions)
 
 
 @dataclass(frozen=True)
@@ -140,3 +141,27 @@ def with_chosen(contenders: Sequence[AnyOptions], chosen: Mapping[str, Any]) -> 
     options = next(each for each in contenders if each.method == chosen[METHOD])
     unused = (METHOD, *unused_by(options))
     return searched_options(options, {n: v for n, v in chosen.items() if not n.startswith(unused)})
+
+
+def searched_options(base: Options, chosen: Mapping[str, Any]) -> Options:
+    """Put chosen settings into a run; a chosen rate replaces rates by position."""
+    if "consistency_scale" in chosen:
+        rest = {name: value for name, value in chosen.items() if name != "consistency_scale"}
+        weight = chosen["consistency_scale"] * own_weight(base)
+        return searched_options(base, {**rest, "consistency_weight": weight})
+    if isinstance(base, CommandOptions):
+        own = {name: value for name, value in chosen.items() if name in OF_METHOD}
+        arguments = {n: v for n, v in chosen.items() if n not in OF_METHOD}
+        return dataclasses.replace(base, **own, arguments={**base.arguments, **arguments})
+    changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
+    return dataclasses.replace(base, **changes)
+
+
+def own_weight(options: AnyOptions) -> float:
+    """The weight of a method's consistency loss where no search chooses it."""
+    from hiddenkey.framework.catalogue import methods
+
+    if options.consistency_weight is not None:
+        return options.consistency_weight
+    entry = methods().get(options.method)
+    return entry.config.consistency.weight if entry and entry.config.consistency else 1.0

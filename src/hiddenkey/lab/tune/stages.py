@@ -45,6 +45,7 @@ CHOICES: Final[Mapping[str, Around | Bounds]] = {
     "epochs": Around(0.3, 2.0),
     "rate": (0.02, 0.4),
     "consistency_scale": (0.25, 4.0),
+    "inference": ("last", "average"),
 }
 """What is chosen, by name; plain LoRA chooses of it what it has. A new setting is a line here."""
 
