@@ -160,6 +160,7 @@ def test_where_plain_lora_does_not_overfit_nothing_else_is_tried_unless_asked(
     shown = capsys.readouterr().out
     assert "lora is not shown to overfit: its evaluation loss is lowest at the last step" in shown
     assert "Use lora: no other method was tried" in shown
+    assert "above its lowest" not in shown
     assert len(calls(here)) == 4 + 4 + 1
     assert main(command("--always", rise=-0.1)) == 0
     assert "is better than lora" in capsys.readouterr().out

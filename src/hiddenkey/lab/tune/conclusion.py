@@ -130,13 +130,19 @@ def conclude_plain(records: Sequence[Record], names: Sequence[str]) -> Conclusio
         return None
     result = ended[0].result
     assert result is not None
-    last = result.metrics[result.main_metric].last
-    words = (
+    last, loss = result.metrics[result.main_metric].last, result.eval_loss
+    risen = (loss.last or 0.0) - (loss.best or 0.0)
+    words: tuple[str, ...] = (
         f"Use {ended[0].options['method']}: no other method was tried.",
         _settings(ended[0].options, names),
         f"On the evaluation examples: {result.main_metric} {number(last)}, loss"
-        f" {number(result.eval_loss.last)}.",
+        f" {number(loss.last)}.",
     )
+    if round(risen, 3) > 0:
+        words += (
+            f"With these settings the loss ended {signed(risen)} above its lowest, in one run;"
+            " --always shows whether a method helps.",
+        )
     return Conclusion(words, (use(ended[0]),), ended[0])
 
 

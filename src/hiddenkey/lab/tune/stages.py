@@ -61,6 +61,8 @@ def whole_plan(options: TuneOptions) -> tuple[Plan, Data]:
         raise ConfigError(faults)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Plan)}
     given |= {"methods": methods, "seeds": options.seeds or Plan.seeds, "report": False}
+    if options.rates:  # one, as of a first plan: where the choice begins
+        given |= {"rates": (), "common": {"rate": options.rates[0], **options.common}}
     plan = Plan(**{**given, "search": True})
     output = options.output or f"tune/{_name(plan)}"
     plan = dataclasses.replace(plan, output=output)
@@ -81,8 +83,10 @@ def _faults(options: TuneOptions, methods: Sequence[str]) -> Iterator[str]:
     for name in ("tasks", "models", "ranks"):
         if len(values := getattr(options, name)) != 1:
             yield f"{name} must be one for a choice, got {len(values)}; tune each by itself"
-    for name in ("rates", "consistency_weights", "equal_time"):
-        if getattr(options, name):
+    rates = options.rates if options.command or len(options.rates) > 1 else ()
+    given = {"rates": rates, "consistency_weights": options.consistency_weights}
+    for name, values in {**given, "equal_time": options.equal_time}.items():
+        if values:
             yield f"{name} must be left out, since it is what is chosen; bound it by search.space"
     if options.runs is not None and options.minutes is not None:
         yield "runs and minutes exclude each other, got both; leave one out"
