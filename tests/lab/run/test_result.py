@@ -32,6 +32,7 @@ def test_result_survives_its_file():
     values |= dict.fromkeys(texts, "accuracy")
     values |= {"metrics": {"accuracy": summary}, "eval_loss": summary, "gap": {"loss": None}}
     values |= {"train_sample": {"loss": 1.5}, "peak_device_memory_mib": None}
+    values |= {"calibration": {"ece": 0.1, "brier": None}}
     result = Result(**values)
     plain = json.loads(json.dumps(result.to_dict()))
     assert Result.from_dict(plain) == result
@@ -40,6 +41,8 @@ def test_result_survives_its_file():
             Result.from_dict(plain | {name: wrong})
     with pytest.raises(ValueError, match="lacks or does not know colour"):
         Result.from_dict(plain | {"colour": 1})
+    before = {name: value for name, value in plain.items() if name != "calibration"}
+    assert Result.from_dict(before) == dataclasses.replace(result, calibration={})
 
 
 def test_a_result_without_a_loss_diverged():
