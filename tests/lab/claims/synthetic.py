@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hiddenkey.lab.claims.evidence import judge
-from hiddenkey.lab.claims.findings import Chosen, Evidence
+from hiddenkey.lab.claims.findings import Chosen, Evidence, Setting
 from hiddenkey.lab.claims.plan import (
     AssumedScatter,
     Choice,
@@ -203,9 +203,11 @@ def _chosen():
         found
         for task in TASKS
         for found in (
-            Chosen(task, "lora", 0.002, None, 4, {(0.001, None): 0.81, (0.002, None): 0.82}),
-            Chosen(task, "dropkey", 0.001, 0.1, 8, {
-                (0.001, 0.1): 0.8123, (0.001, 0.2): 0.8, (0.002, 0.1): 0.7954, (0.002, 0.2): 0.78,
+            Chosen(task, "lora", Setting(0.002, None), 4, {
+                Setting(0.001, None): 0.81, Setting(0.002, None): 0.82}),
+            Chosen(task, "dropkey", Setting(0.001, 0.1), 8, {
+                Setting(0.001, 0.1): 0.8123, Setting(0.001, 0.2): 0.8,
+                Setting(0.002, 0.1): 0.7954, Setting(0.002, 0.2): 0.78,
             }),
         )
     )  # fmt: skip

@@ -3,8 +3,9 @@ import math
 
 import pytest
 
-from hiddenkey.lab.claims.choice import choose, held_out, trials
-from hiddenkey.lab.claims.plan import AssumedScatter, Choice, Scale, TaskSetup
+from hiddenkey.lab.claims.choice import choose, chosen_options, held_out, setting_of, trials
+from hiddenkey.lab.claims.findings import Setting
+from hiddenkey.lab.claims.plan import AssumedScatter, Choice, Configuration, Scale, TaskSetup
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result, Summary
 
@@ -54,27 +55,56 @@ def test_marginal_means_choose():
         (0.001, 0.1): 0.70, (0.001, 0.2): 0.80, (0.001, 0.3): 0.60,
         (0.002, 0.1): 0.75, (0.002, 0.2): 0.74, (0.002, 0.3): 0.76,
     }  # fmt: skip
+    scores = {Setting(*key): value for key, value in scores.items()}
     found = choose(SETUP, DROPKEY, [(key, result(value)) for key, value in scores.items()])
-    assert (found.learning_rate, found.rate) == (0.002, 0.2)  # 0.75 and 0.77, not the best cell
+    assert found.setting == Setting(0.002, 0.2)  # 0.75 and 0.77, not the best cell
     assert found.scores == pytest.approx(scores)
     assert (found.task, found.choice, found.runs) == ("news", "dropkey", 6)
 
 
+def test_lengths_are_tried_with_every_other_setting_and_chosen_by_their_means():
+    long = dataclasses.replace(DROPKEY, epochs=(3, 10), rates=(0.1, 0.2))
+    tried = trials(long, SETUP, SCALE)
+    assert [(t.learning_rate, t.epochs, t.rate) for t in tried] == [
+        (lr, epochs, rate) for lr in (0.001, 0.002) for epochs in (3, 10) for rate in (0.1, 0.2)
+    ]
+    pairs = [(setting_of(long, vars(t)), result(0.5 + 0.01 * (t.epochs == 10))) for t in tried]
+    found = choose(SETUP, long, pairs)
+    assert found.setting == Setting(0.001, 0.1, 10)
+    configuration = Configuration("dropkey", "dropkey", {}, "dropkey")
+    scale = dataclasses.replace(SCALE, choices={"dropkey": long})
+    assert chosen_options(configuration, SETUP, scale, found.setting).epochs == 10
+
+
+def test_the_loss_can_decide_in_place_of_the_metric():
+    by_loss = dataclasses.replace(LORA, by="loss")
+    losses = {Setting(0.001, None): 0.4, Setting(0.002, None): 0.6}
+    pairs = [(s, dataclasses.replace(result(0.9 * loss), eval_loss=Summary(loss, 1, loss)))
+             for s, loss in losses.items()]  # fmt: skip
+    found = choose(SETUP, by_loss, [*pairs, (Setting(0.004, None), None)])
+    assert found.setting == Setting(0.001, None)
+    assert found.scores[Setting(0.002, None)] == -0.6
+    assert found.scores[Setting(0.004, None)] == -math.inf
+
+
 def test_of_equal_means_the_smaller_value_is_chosen():
-    found = choose(SETUP, DROPKEY, [((lr, 0.1), result(0.5)) for lr in (0.002, 0.001)])
-    assert found.learning_rate == 0.001
+    found = choose(SETUP, DROPKEY, [(Setting(lr, 0.1), result(0.5)) for lr in (0.002, 0.001)])
+    assert found.setting.learning_rate == 0.001
 
 
 def test_a_run_that_diverged_counts_against_its_setting():
     outcomes = [(0.001, 0.2), (0.001, 0.2), (0.002, 0.9), (0.002, None)]
     for lost in (result(None), None):
         results = [lost if value is None else result(value) for _, value in outcomes]
-        pairs = zip([(rate, None) for rate, _ in outcomes], results, strict=True)
+        pairs = zip([Setting(rate, None) for rate, _ in outcomes], results, strict=True)
         found = choose(SETUP, LORA, pairs)
-        assert (found.learning_rate, found.rate) == (0.001, None)
-        assert math.isclose(found.scores[0.002, None], -0.05)
+        assert found.setting == Setting(0.001, None)
+        assert math.isclose(found.scores[Setting(0.002, None)], -0.05)
 
 
 def test_without_a_result_nothing_is_chosen():
     assert choose(SETUP, LORA, []) is None
-    assert choose(SETUP, LORA, [((0.001, None), None), ((0.002, None), result(None))]) is None
+    assert (
+        choose(SETUP, LORA, [(Setting(0.001, None), None), (Setting(0.002, None), result(None))])
+        is None
+    )

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.claims import reading
 from hiddenkey.lab.claims.evidence import gather
+from hiddenkey.lab.claims.findings import Setting
 from hiddenkey.lab.claims.outline import EvidenceOutline, PlainCosts
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
@@ -79,10 +80,10 @@ def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
     }
     lora, dropkey = sorted(found.chosen, key=lambda chosen: chosen.choice, reverse=True)
     assert (lora.runs, dropkey.runs) == (2, 2)
-    assert (lora.rate, dropkey.rate) == (None, 0.1)
+    assert (lora.setting.rate, dropkey.setting.rate) == (None, 0.1)
     for (method, rate, _), record in compared.items():
         as_lora = method == "lora" or rate == 0.5
-        wanted = lora.learning_rate if as_lora else dropkey.learning_rate
+        wanted = lora.setting.learning_rate if as_lora else dropkey.setting.learning_rate
         assert record.options["learning_rate"] == wanted
         assert record.result.metrics["accuracy"].last is not None
     values = found.values["words", "strong", "metric"]
@@ -100,21 +101,25 @@ def test_a_choice_is_open_again_when_one_of_its_runs_is_asked_for_again(plans):
     listed = [job for job in study.outline.jobs({})["claims out"] if "rate" not in options_of(job)]
     states = {job.key: ended(job, last=0.5) for job in listed}
     task_and_choice = ("words", "lora")
-    assert study.outline.chosen(states)[task_and_choice].learning_rate == 0.01
+    assert study.outline.chosen(states)[task_and_choice].setting.learning_rate == 0.01
 
     better = max(listed, key=lambda job: options_of(job)["learning_rate"])
     assert options_of(better)["learning_rate"] == 0.02
     again = {**states, better.key: State("waiting")}
     assert study.outline.chosen(again) == {}
     again[better.key] = ended(better, last=0.9)
-    assert study.outline.chosen(again)[task_and_choice].learning_rate == 0.02
+    assert study.outline.chosen(again)[task_and_choice].setting.learning_rate == 0.02
     again[better.key] = ended(better, error="no memory")
     assert study.outline.chosen(again)[task_and_choice].runs == 1
-    assert study.outline.chosen(states)[task_and_choice].learning_rate == 0.01
+    assert study.outline.chosen(states)[task_and_choice].setting.learning_rate == 0.01
 
     again[better.key] = ended(better, error="DivergedError: the training diverged: train_loss")
     found = study.outline.chosen(again)[task_and_choice]
-    assert (found.learning_rate, found.runs, found.scores[0.02, None]) == (0.01, 2, -1.0)
+    assert (found.setting.learning_rate, found.runs, found.scores[Setting(0.02, None)]) == (
+        0.01,
+        2,
+        -1.0,
+    )
     lost = {job.key: ended(job, error="the training diverged") for job in listed}
     assert study.outline.chosen(lost) == {}
     assert "lora on words: no run of its choice succeeded" in study.outline.blocked(

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from hiddenkey.lab.claims.figures import list_plots
+from hiddenkey.lab.claims.findings import Setting
 from hiddenkey.lab.claims.page import render_page
 from hiddenkey.lab.claims.plan import Claim, Contrast
 from hiddenkey.lab.claims.sentences import RULE
@@ -183,7 +184,9 @@ def test_chosen_settings_and_all_that_were_tried(page):
 def test_settings_are_in_the_scales_order_and_without_exponents(found):
     turned = dataclasses.replace(found, chosen=found.chosen[::-1])
     assert render(turned) == render(found)
-    small = dataclasses.replace(found.chosen[0], learning_rate=5e-5, scores={(5e-5, None): 0.8})
+    small = dataclasses.replace(
+        found.chosen[0], setting=Setting(5e-5, None), scores={Setting(5e-5, None): 0.8}
+    )
     page = Page(render(dataclasses.replace(found, chosen=(small,))))
     assert page.table("Chosen settings")[0][2] == ["0.00005"]
 

@@ -55,7 +55,9 @@ def test_values_effects_and_verdicts_are_plain_json(found, folder):
         for key, runs in found.values.items()
     }
     chosen = next(c for c in read["chosen"] if c["choice"] == "dropkey")
-    assert {"learning_rate": 0.001, "rate": 0.1, "held_out": 0.8123} in chosen["scores"]
+    assert {"learning_rate": 0.001, "rate": 0.1, "epochs": None, "held_out": 0.8123} in chosen[
+        "scores"
+    ]
     assert read["runs"] == found.runs
     assert [machine["cpus"] for machine in read["environments"]] == ["2", "3"]
 

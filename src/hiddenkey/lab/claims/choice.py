@@ -1,15 +1,16 @@
-"""Choosing learning rate and dropout rate on held-out training examples, with equal effort.
+"""Choosing learning rate, dropout rate and length on held-out training examples, equal effort.
 
-Each choice trains once for every learning rate, dropout rate and seed. Two settings that are half a
-point apart cannot be distinguished by a few runs each; so learning rate and dropout rate are chosen
-by their marginal means, each of which rests on all runs that share the value.
+Each choice trains once for every learning rate, length, dropout rate and seed. Two settings that
+are half a point apart cannot be distinguished by a few runs each; so each of the three is chosen by
+its marginal means, each of which rests on all runs that share the value.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any, Final
 
@@ -26,7 +27,12 @@ _DIVERGED: Final = -1.0
 def trials(choice: Choice, setup: TaskSetup, scale: Scale) -> list[TrainOptions]:
     """Return the runs of a choice on a task, the same number for every choice of a scale."""
     learning_rates = setup.learning_rates.get(choice.name, choice.learning_rates)
-    tried = [{"learning_rate": each, **more} for each in learning_rates for more in _varied(choice)]
+    tried = [
+        {"learning_rate": each, **length, **more}
+        for each in learning_rates
+        for length in _lengths(choice)
+        for more in _varied(choice)
+    ]
     runs = [task_options(setup, scale, choice.method, {**choice.settings, **own}) for own in tried]
     return [held_out(options, setup) for options in runs]
 
@@ -36,11 +42,12 @@ def chosen_options(
 ) -> TrainOptions:
     """Return the options of a configuration on a task with a chosen setting, but for the seed."""
     choice = scale.choices[configuration.chosen_as]
-    learning_rate, rate = setting
     chosen = {
-        "learning_rate": learning_rate,
-        "rate": rate if _drops(configuration.method) else None,
+        "learning_rate": setting.learning_rate,
+        "rate": setting.rate if _drops(configuration.method) else None,
     }
+    if setting.epochs is not None:
+        chosen["epochs"] = setting.epochs
     given = {**choice.settings, **chosen, **configuration.settings}
     return task_options(setup, scale, configuration.method, given)
 
@@ -77,22 +84,44 @@ def choose(
     Returns:
         The choice; ``None`` if no run has a metric.
     """
-    lasts = [
-        (setting, None if result is None else result.metrics[result.main_metric].last)
-        for setting, result in results
-    ]
-    if all(last is None for _, last in lasts):
+    found = [(setting, _worth(choice, result)) for setting, result in results]
+    if all(value is None for _, value in found):
         return None
-    worth = [(setting, _DIVERGED if last is None else last) for setting, last in lasts]
-    rates = _marginal(worth, lambda setting: setting[1])
+    worst = _DIVERGED if choice.by == "metric" else -math.inf
+    worth = [(setting, worst if value is None else value) for setting, value in found]
     return Chosen(
         task=setup.name,
         choice=choice.name,
-        learning_rate=_best(_marginal(worth, lambda setting: setting[0])),
-        rate=None if None in rates else _best(rates),
+        setting=Setting(*(_best_part(worth, index) for index in range(len(Setting._fields)))),
         runs=len(worth),
         scores=_marginal(worth, lambda setting: setting),
     )
+
+
+def setting_of(choice: Choice, options: Mapping[str, Any]) -> Setting:
+    """Return what a run of a choice tries."""
+    epochs = options["epochs"] if choice.epochs else None
+    return Setting(options["learning_rate"], options["rate"], epochs)
+
+
+def _worth(choice: Choice, result: Result | None) -> float | None:
+    """Return what a run is judged by, larger for better; ``None`` if it is no number."""
+    if result is None:
+        return None
+    if choice.by == "metric":
+        return result.metrics[result.main_metric].last
+    loss = result.eval_loss.last
+    return None if loss is None else -loss
+
+
+def _best_part(worth: Sequence[tuple[Setting, float]], index: int) -> Any:
+    """Return the best of the values of one part of the setting; ``None`` if there is no choice."""
+    means = _marginal(worth, lambda setting: setting[index])
+    return None if None in means else _best(means)
+
+
+def _lengths(choice: Choice) -> list[dict[str, Any]]:
+    return [{"epochs": each} for each in choice.epochs] or [{}]
 
 
 def _varied(choice: Choice) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from hiddenkey.lab.claims.effects import Effect, Judged, Values, combine, how_many
 from hiddenkey.lab.claims.plan import COST, Claim, Contrast, Scale
@@ -17,8 +17,19 @@ from hiddenkey.lab.evidence.planning import Design
 _IN_POINTS: Final = ("metric", "best", "gap")
 """Measures that the known deviation, in percentage points, is taken to hold for."""
 
-Setting = tuple[float, float | None]
-"""A learning rate and a dropout rate; the rate is ``None`` for a method without."""
+
+class Setting(NamedTuple):
+    """What a choice chooses; ``None`` where it has nothing to choose between.
+
+    Attributes:
+        learning_rate: the learning rate.
+        rate: the dropout rate; ``None`` for a method without.
+        epochs: passes over the training examples; ``None`` where all have the task's own.
+    """
+
+    learning_rate: float
+    rate: float | None
+    epochs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -28,23 +39,17 @@ class Chosen:
     Attributes:
         task: name of the task setup.
         choice: name of the choice.
-        learning_rate: the chosen one.
-        rate: the chosen dropout rate; ``None`` for a method without.
+        setting: the chosen one.
         runs: training runs that the choice rests on.
-        scores: mean main metric on the held-out examples by setting.
+        scores: what it was chosen by, on the held-out examples, by setting: the mean main metric,
+            or the mean loss with its sign turned.
     """
 
     task: str
     choice: str
-    learning_rate: float
-    rate: float | None
+    setting: Setting
     runs: int
     scores: Mapping[Setting, float]
-
-    @property
-    def setting(self) -> Setting:
-        """The chosen learning rate and dropout rate."""
-        return self.learning_rate, self.rate
 
 
 @dataclass(frozen=True)

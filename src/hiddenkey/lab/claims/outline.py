@@ -14,7 +14,7 @@ from typing import Any, Final
 from optuna.trial import FrozenTrial
 
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.claims.choice import choose, chosen_options, trials
+from hiddenkey.lab.claims.choice import choose, chosen_options, setting_of, trials
 from hiddenkey.lab.claims.findings import Chosen, Setting
 from hiddenkey.lab.claims.plan import BASELINE, PLAIN, Claim, Configuration, Scale
 from hiddenkey.lab.compare.archive import records_of
@@ -151,7 +151,7 @@ class EvidenceOutline:
         before, answer = self._answers.get(key, (None, None))
         if before != ended:
             results = [
-                ((record.options["learning_rate"], record.options["rate"]), record.result)
+                (setting_of(self._scale.choices[key[1]], record.options), record.result)
                 for record in records_of(listed, states)
                 if record.result is not None or record.counts_as_worst
             ]
@@ -213,7 +213,8 @@ class EvidenceOutline:
     def _guessed(self, task: str, configuration: Configuration) -> TrainOptions:
         """A configuration with the first setting that its choice tries."""
         first = self._trials[task, configuration.chosen_as][0]
-        return self._options(task, configuration, (first.learning_rate, first.rate))
+        choice = self._scale.choices[configuration.chosen_as]
+        return self._options(task, configuration, setting_of(choice, vars(first)))
 
     def _by_seed(self, options: TrainOptions) -> list[TrainOptions]:
         return [dataclasses.replace(options, seed=seed) for seed in self._scale.seeds]

@@ -188,10 +188,10 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
         "claims": [_finding(finding) for finding in evidence.findings],
         "chosen": [
             {
-                **_fields(found, "task", "choice", "learning_rate", "rate", "runs"),
+                **_fields(found, "task", "choice", "runs"),
+                **found.setting._asdict(),
                 "scores": [
-                    {"learning_rate": learning_rate, "rate": rate, "held_out": score}
-                    for (learning_rate, rate), score in found.scores.items()
+                    {**tried._asdict(), "held_out": score} for tried, score in found.scores.items()
                 ],
             }
             for found in evidence.chosen

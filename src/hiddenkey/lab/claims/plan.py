@@ -178,6 +178,8 @@ class Choice:
         settings: fixed settings, such as the adapter.
         learning_rates: the ones tried.
         rates: dropout rates tried; empty for a method without.
+        epochs: lengths tried; empty: the task's own.
+        by: ``metric``: the main metric decides; ``loss``: the loss.
         seeds: training seeds of each setting. A method without a rate is trained with as many seeds
             more as the others have rates, so that each gets the same number of runs.
     """
@@ -188,6 +190,8 @@ class Choice:
     learning_rates: tuple[float, ...]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    epochs: tuple[float, ...] = ()
+    by: Literal["metric", "loss"] = "metric"
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from hiddenkey.lab.plans import recipes
 from hiddenkey.lab.plans.settings import read_settings, read_yaml
 
 _Kind = TypeVar("_Kind")
-_AXES: Final = ("learning_rates", "rates", "seeds")
+_AXES: Final = ("learning_rates", "rates", "seeds", "epochs", "by")
 _NAMES: Final = {"arms": "configurations"}
 """Names that files of earlier versions use, and today's."""
 

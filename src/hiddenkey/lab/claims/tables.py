@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hiddenkey.lab.claims.effects import Effect, gain, level
-from hiddenkey.lab.claims.findings import Chosen, Evidence, Power, Ruling
+from hiddenkey.lab.claims.findings import Chosen, Evidence, Power, Ruling, Setting
 from hiddenkey.lab.claims.plan import BASELINE, COST, MEASURES, Drawing, Quantity
 from hiddenkey.lab.claims.sentences import run_text
 from hiddenkey.lab.claims.wording import (
@@ -194,8 +194,11 @@ def chosen_grid(evidence: Evidence) -> Grid:
         {
             "task": found.task,
             "choice": found.choice,
-            "learning rate": numeric(found.learning_rate, setting(found.learning_rate)),
-            "dropout rate": numeric(found.rate, setting(found.rate)),
+            "learning rate": numeric(
+                found.setting.learning_rate, setting(found.setting.learning_rate)
+            ),
+            "dropout rate": numeric(found.setting.rate, setting(found.setting.rate)),
+            **_length(evidence, found.setting),
             "held-out metric": found.scores.get(found.setting),
             "runs": found.runs,
         }
@@ -204,27 +207,42 @@ def chosen_grid(evidence: Evidence) -> Grid:
     return grid_of("chosen", "Chosen settings", rows)
 
 
+def _length(evidence: Evidence, chosen: Setting) -> dict[str, Entry]:
+    """The column of the epochs, where they were chosen at all."""
+    if not _chooses_epochs(evidence):
+        return {}
+    return {"epochs": numeric(chosen.epochs, setting(chosen.epochs))}
+
+
+def _chooses_epochs(evidence: Evidence) -> bool:
+    return any(found.setting.epochs is not None for found in evidence.chosen)
+
+
 def scores_grid(evidence: Evidence) -> Grid:
-    """The held-out metric of every setting that was tried."""
-    tried = {rate for found in evidence.chosen for _, rate in found.scores}
+    """What every setting that was tried is worth on the held-out examples."""
+    has_epochs = _chooses_epochs(evidence)
+    tried = {tried.rate for found in evidence.chosen for tried in found.scores}
     rates = sorted(tried, key=lambda rate: -1.0 if rate is None else rate)
     rows = []
     for found in _ordered(evidence):
-        for learning_rate in sorted({rate for rate, _ in found.scores}):
-            scores = {rate: found.scores.get((learning_rate, rate)) for rate in rates}
+        for learning_rate, epochs in sorted(
+            {(own.learning_rate, own.epochs) for own in found.scores}
+        ):
             cells = [
-                dataclasses.replace(numeric(score), strong=(learning_rate, rate) == found.setting)
-                for rate, score in scores.items()
+                dataclasses.replace(numeric(found.scores.get(own)), strong=own == found.setting)
+                for own in (Setting(learning_rate, rate, epochs) for rate in rates)
             ]
-            shown = numeric(learning_rate, setting(learning_rate))
-            rows.append([found.task, found.choice, shown, *cells])
+            numbers = (learning_rate, epochs) if has_epochs else (learning_rate,)
+            shown = [numeric(each, setting(each)) for each in numbers]
+            rows.append([found.task, found.choice, *shown, *cells])
     heads = ("without a rate" if rate is None else f"rate {setting(rate)}" for rate in rates)
     notes = (
-        "Mean main metric on held-out training examples; the chosen setting is bold. Learning rate"
-        " and dropout rate are chosen by their means over the table's other axis, so it need not"
-        " have the largest number.",
+        "Mean main metric on held-out training examples (of choices by loss, the loss with its sign"
+        " turned); the chosen setting is bold. Learning rate, dropout rate and length are chosen by"
+        " their means over the table's other axes, so it need not have the largest number.",
     )
-    columns = ("task", "choice", "learning rate", *heads)
+    axes = ("learning rate", "epochs") if has_epochs else ("learning rate",)
+    columns = ("task", "choice", *axes, *heads)
     return make_grid("scores", "All settings that were tried", columns, rows, notes)
 
 
