@@ -25,6 +25,7 @@ from hiddenkey.testing.passes import (
 _RATE_TO_SEE = 0.5
 _SEEDS = 6
 _SEEDS_TO_SEE = 24  # a whole update falls or stays: seeds may well agree
+_SEEDS_TO_REACH = 60  # at CoTo's first rate, 0.9, a layer's update is there in one of ten
 _SHARE_PASSES = 16
 
 
@@ -73,7 +74,7 @@ def check_gradients(examination: Examination) -> str:
     """Gradients are finite, and reach every parameter that they reach without the attachment."""
     expected = next(iter(examination.plain_passes.values())).reached
     reached: set[str] = set()
-    for seed in range(_SEEDS):  # an expert, say, is not chosen in every pass
+    for seed in range(_SEEDS_TO_REACH):  # an expert, say, is not chosen in every pass
         with examination.attached():
             found = examination.runner.train(examination.batch, seed)
         fail_if([f"the gradient of {name} is not finite" for name in _not_finite(found.gradients)])

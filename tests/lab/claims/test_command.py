@@ -85,26 +85,35 @@ def test_a_claim_without_tasks_at_the_scale_is_refused_by_name_only(plans, capsy
 
 
 def test_the_tiny_scale_goes_the_whole_path_for_every_claim(tmp_path):
-    """All claims, every arm and every picture, with real workers on the bundled model."""
+    """All claims, every arm and every picture, with real workers on the bundled model.
+
+    One seed shows that each run can be trained; a claim goes on to three, which an interval takes.
+    """
     output = tmp_path / "tiny"
-    command = [sys.executable, "-m", "hiddenkey.cli.main", "claims", "--scale", "tiny"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, "--workers", "2", "--output", str(output)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
     names = [claim.name for claim in reading.read_plans(reading.default_folder(), "tiny")[0]]
     assert len(names) >= 9
-    evidence = json.loads((output / "page" / "evidence.json").read_text())
-    page = (output / "page" / "index.html").read_text()
-    for name in names:
-        assert f" {name} " in done.stdout
-        assert name in page
-    assert "missing" not in done.stdout
-    assert evidence["runs"] == len(list((output / "records").glob("*.json")))
+    said, evidence = tiny(output, "--seeds", "1")
+    assert all(f" {name} " in said for name in names)
     text = (output / "page" / "claims.md").read_text()
-    assert "hiddenkey claims --scale tiny" in text
+    page = (output / "page" / "index.html").read_text()
+    assert "hiddenkey claims --scale tiny --seeds 1" in text
+    assert all(name in page for name in names)
+    assert evidence["runs"] == len(list((output / "records").glob("*.json")))
+    assert {q["low"] for c in evidence["claims"] for q in c["questions"]} == {None}
+    again, evidence = tiny(output, "C1", "--seeds", "3")
+    questions = [q for claim in evidence["claims"] for q in claim["questions"]]
+    assert questions
+    assert all(q["low"] <= q["mean"] <= q["high"] for q in questions)
+    assert "6 of them done" in again
+
+
+def tiny(output, *words):
+    """Run the command at the tiny scale; return what it says, and the values of its page."""
+    command = [sys.executable, "-m", "hiddenkey.cli.main", "claims", *words, "--scale", "tiny"]
+    done = subprocess.run(
+        [*command, "--workers", "2", "--output", str(output)],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "missing" not in done.stdout
+    return done.stdout, json.loads((output / "page" / "evidence.json").read_text())

@@ -24,7 +24,9 @@ def smollm2():
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 @pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning")
-def test_smollm2_trains_on_e2e_and_writes_sentences(smollm2, glue, tmp_path):
+def test_smollm2_trains_on_e2e_and_writes_sentences(smollm2, glue, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # starting Java takes longer than everything else here
+    monkeypatch.delenv("JAVA_HOME", raising=False)
     result = train(
         TrainOptions(
             model="smollm2",
