@@ -72,13 +72,7 @@ def test_every_method_attaches_and_trains_with_its_noise_alone(family, name):
     if name == "temporal":  # no noise, but the first of two passes is the second one's target
         assert noise < 1e-4
     else:
-<<<<<<< ours
         assert (noise == 0) == (name in NOISELESS)
-=======
-        assert (noise == 0) == (
-            name in ("lora", "lora-no-hooks", "lora-average", "label-smoothing")
-        )
->>>>>>> theirs
     unattached = ("lora-no-hooks", "own-dropout", "r-drop")
     assert (attachment_of(training.model) is None) == (name in unattached)
 
