@@ -25,3 +25,10 @@ def test_a_record_without_the_numbers_of_examples_is_read():
     assert Record.from_dict(stored).result.train_examples is None
     stored["result"] |= {"train_examples": 200, "eval_examples": 300}
     assert Record.from_dict(stored).result.eval_examples == 300
+
+
+def test_a_result_without_its_main_metric_is_no_record():
+    stored = record().to_dict()
+    stored["result"]["main_metric"] = "politics"
+    with pytest.raises(ValueError, match="metrics must hold the main metric 'politics'"):
+        Record.from_dict(stored)

@@ -33,6 +33,19 @@ def test_config_file_holds_all_settings(folder):
     assert "output" not in stored
 
 
+@pytest.mark.parametrize("name", [".config.yaml.123", ".data.json.7", "data.json"])
+def test_what_a_run_left_that_died_before_it_had_settings_is_a_new_folder(name, tmp_path):
+    (tmp_path / name).write_text("{")
+    for options in (OPTIONS, replace(OPTIONS, resume=True)):
+        assert RunFolder(tmp_path).plan(options, {}) == "new"
+    RunFolder(tmp_path).clear()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / name).write_text("{")
+    (tmp_path / ".thesis.tex").write_text("x")
+    with pytest.raises(ConfigError, match="holds other files"):
+        RunFolder(tmp_path).plan(OPTIONS, {})
+
+
 def test_foreign_files_are_never_touched(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     for options in (OPTIONS, replace(OPTIONS, overwrite=True), replace(OPTIONS, resume=True)):

@@ -125,6 +125,8 @@ class Record:
         if found.result is not None and not found.is_command and (lost := found.result.diverged):
             # an earlier version took it for finished
             found = dataclasses.replace(found, status="failed", result=None, error=lost)
+        if found.result is not None and found.result.main_metric not in found.result.metrics:
+            raise ValueError(f"metrics must hold the main metric {found.result.main_metric!r}")
         if (found.status == "finished") != (found.result is not None):
             raise ValueError("a finished run has a result, a failed one has none")
         for line in build(tuple[Mapping[str, Measured], ...], found.metrics, "metrics"):

@@ -87,6 +87,8 @@ class RunFolder:
             return "new"
         shown = str(self.path)
         if not (self.path / CONFIG).is_file():
+            if self._is_stump():
+                return "new"
             raise ConfigError(
                 f"output must be a new folder or a run's, {shown!r} holds other files; name another"
             )
@@ -107,6 +109,12 @@ class RunFolder:
             self.damages.append(f"{shown} held a finished run, of which {wrong}: it is made anew")
             return "interrupted"
         return "finished" if finished else "interrupted"
+
+    def _is_stump(self) -> bool:
+        """Whether all that is here is of a run that died before it had its settings on the disk."""
+        halves = tuple(f".{name}." for name in _CONTENT)
+        names = [path.name for path in self.path.iterdir()]
+        return all(name in _CONTENT or name.startswith(halves) for name in names)
 
     def _unfinished(self, options: TrainOptions) -> str | None:
         """Say what a finished run lacks."""
