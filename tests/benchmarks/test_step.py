@@ -43,9 +43,9 @@ def prepare(family, name, **arguments):
     return base, training, step_training.batch_of(spec, base, options)
 
 
-def noise_of(training, inputs):
+def noise_of(training, inputs, calls=4):
     """How far the losses of equal calls lie apart."""
-    losses = [training.loss(training.model, inputs).item() for _ in range(4)]
+    losses = [training.loss(training.model, inputs).item() for _ in range(calls)]
     return max(losses) - min(losses)
 
 
@@ -68,7 +68,7 @@ def test_every_method_attaches_and_trains_with_its_noise_alone(family, name):
     assert any("lora_A" in n for n in changed)
     assert any("lora_B" in n for n in changed)
     assert all(torch.equal(p, frozen[n]) for n, p in base.named_parameters())
-    noise = noise_of(training, inputs)
+    noise = noise_of(training, inputs, 60 if name == "coto" else 4)  # nine of ten updates are off
     if name == "temporal":  # no noise, but the first of two passes is the second one's target
         assert noise < 1e-4
     else:

@@ -39,7 +39,7 @@ def test_paper_defaults():
         (
             {"task": "headlin"},
             "task must be one of headlines, articles, cola, rte, sst2, stsb, mrpc, qnli,"
-            " e2e, webnlg, file, completion, got 'headlin';"
+            " trec, subj, mr, cr, irony, emotion, clinc150, e2e, webnlg, file, completion, got 'headlin';"
             " did you mean 'headlines'?",
         ),
         (
@@ -63,8 +63,8 @@ def test_paper_defaults():
         ),
         (
             {"model": "./nowhere"},
-            "model must be a folder, a name on the hub or one of minilm, smollm2, got './nowhere';"
-            " no such folder exists, check the path",
+            "model must be a folder, a name on the hub or one of minilm, mpnet, smollm2, got"
+            " './nowhere'; no such folder exists, check the path",
         ),
         (
             {"resume": True, "overwrite": True},
