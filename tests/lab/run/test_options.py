@@ -39,8 +39,8 @@ def test_paper_defaults():
         (
             {"task": "headlin"},
             "task must be one of headlines, articles, cola, rte, sst2, stsb, mrpc, qnli,"
-            " trec, subj, mr, cr, irony, emotion, clinc150, e2e, webnlg, file, completion, got 'headlin';"
-            " did you mean 'headlines'?",
+            " trec, subj, mr, cr, irony, emotion, clinc150, e2e, webnlg, file, completion, got"
+            " 'headlin'; did you mean 'headlines'?",
         ),
         (
             {"task": "rte"},
