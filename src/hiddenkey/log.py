@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 logger: Final = logging.getLogger("hiddenkey")
@@ -36,6 +38,8 @@ def once(subject: str, text: str) -> None:
         subject: what the text is about.
         text: one line.
     """
+    if logger.disabled:
+        return
     if subject not in _said and is_first_process():
         logger.info(text)
     _said.add(subject)
@@ -49,6 +53,16 @@ def is_first_process() -> bool:
 def known(subject: str) -> None:
     """Let :func:`once` say nothing on a subject: it is said in another way."""
     _said.add(subject)
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Log nothing for as long as the block lasts: what it does is no training of a user's."""
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled
 
 
 if logger.level == logging.NOTSET:

@@ -107,10 +107,10 @@ class ChunkedPasses:
     def verify(self, run: Callable[[], Any]) -> None:
         """Find out, where no second forward pass has, whether the model can go without logits.
 
+        If it cannot, :attr:`refusal` says why.
+
         Args:
             run: calls the model with labels, past its own hooks and without noise.
-
-        If not, :attr:`refusal` says why.
         """
         if self._capture.is_verified or self.refusal is not None:
             return

@@ -42,7 +42,7 @@ Remember = Callable[[Tensor], Past]
 
 def compare_with_past(
     logits: Tensor, p: Tensor, normaliser: Tensor, past: Past, chunk: slice
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Compare a few rows with the past, and keep their present predictions there.
 
     Args:
@@ -53,8 +53,8 @@ def compare_with_past(
         chunk: which of them these are.
 
     Returns:
-        Σ D; and of ∂ΣD/∂z the factor of p ``[rows, 1]`` for all classes, and ``[rows, k]`` what
-        comes to that for the classes that were kept.
+        Σ D; the classes that were kept, ``[rows, k]``; and of ∂ΣD/∂z the factor of p ``[rows, 1]``
+        for all classes, and ``[rows, k]`` what comes to that for these.
     """
     log_q, classes = past.log_q[chunk].clone(), past.classes[chunk].clone()
     log_p = _shortened(logits, p, normaliser, classes)
@@ -66,7 +66,7 @@ def compare_with_past(
     slopes = 0.5 * (present * delta + present - earlier)  # a
     by_mass = slopes / present.clamp_min(torch.finfo(present.dtype).tiny)
     rest = by_mass[:, -1:] - slopes.sum(-1, keepdim=True)
-    return divergence, rest, by_mass[:, :-1] - by_mass[:, -1:]
+    return divergence, classes, rest, by_mass[:, :-1] - by_mass[:, -1:]
 
 
 def _shortened(logits: Tensor, p: Tensor, normaliser: Tensor, classes: Tensor) -> Tensor:

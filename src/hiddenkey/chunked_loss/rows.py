@@ -93,8 +93,7 @@ def remembered_rows(
     normaliser = _normaliser(top, p)
     zero = top.new_zeros(())
     entropies = _entropy(p, logits, normaliser) if entropy else zero
-    classes = past.classes[chunk].clone()
-    divergence, for_all, for_kept = compare_with_past(logits, p, normaliser, past, chunk)
+    divergence, classes, for_all, for_kept = compare_with_past(logits, p, normaliser, past, chunk)
     sums = RowSums(
         (normaliser - at_label).sum(),
         zero,

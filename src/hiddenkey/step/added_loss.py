@@ -174,6 +174,13 @@ class AddedLoss(ABC):
         chunked = None if self.compared.is_own_loss else self._chunked
         return chunked is not None and chunked.serves(arguments)
 
+    def _verify(self, run: Run, arguments: Mapping[str, Any]) -> None:
+        """Find out, where no second pass does, whether the model can go without its logits."""
+        if self._chunked is not None and self._may_chunk(arguments):
+            with torch.no_grad(), inference_mode(self._entry):
+                self._chunked.verify(lambda: run(arguments))
+            self._refuse_full()
+
     def _refuse_full(self) -> None:
         """Refuse logits in full where they were ruled out."""
         if self._must_chunk and self._chunked is not None and self._chunked.refusal is not None:

@@ -26,6 +26,10 @@ class History:
     """
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
         self.passes = self.recognised = 0
         self._blocks: dict[int, tuple[int, int]] = {}  # example → its first row, number of rows
         self._contents: dict[int, int] = {}
@@ -141,7 +145,7 @@ class History:
             ConsistencyError: if they are no such states, or of models with different predictions.
         """
         device = None if self._values is None else self._values.device
-        self.__init__()  # type: ignore[misc]
+        self.clear()
         for state in states:
             if state:
                 self._merge(state, device)

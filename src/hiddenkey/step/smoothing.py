@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation.smoothing import smoothed_rest
-from hiddenkey.step.added_loss import AddedLoss, Run, inference_mode
+from hiddenkey.step.added_loss import AddedLoss, Run
 
 
 class SmoothingLoss(AddedLoss):
@@ -33,10 +32,7 @@ class SmoothingLoss(AddedLoss):
             ConsistencyError: if the batch has no labels.
         """
         self.check_labels(arguments)
-        if self._chunked is not None and self._may_chunk(arguments):
-            with torch.no_grad(), inference_mode(self._entry):
-                self._chunked.verify(lambda: run(arguments))
-            self._refuse_full()
+        self._verify(run, arguments)
         return self.due()
 
     def check_own_loss(self, labels: Tensor | None) -> None:

@@ -23,7 +23,7 @@ from hiddenkey.framework.compensation.temporal import (
     squared_difference,
 )
 from hiddenkey.framework.config import Consistency
-from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run, inference_mode
+from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
 from hiddenkey.step.identity import Identities, identities
@@ -100,10 +100,7 @@ class TemporalLoss(AddedLoss):
         """
         self.check_labels(arguments)
         log.once("temporal", _FIRST_VISIT)
-        if self._chunked is not None and self._may_chunk(arguments):
-            with torch.no_grad(), inference_mode(self._entry):
-                self._chunked.verify(lambda: run(arguments))
-            self._refuse_full()
+        self._verify(run, arguments)
         who = identities(arguments, index, self._padding)
         return Visit(who, self.choose(arguments), self.due())
 

@@ -8,9 +8,11 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.lab.compare import probe as step_costs
-from hiddenkey.lab.compare.probe import time_missing_steps
+from hiddenkey.lab.compare.probe import measure, time_missing_steps
 from hiddenkey.lab.evidence.costs import FILE, read_step_times
 from hiddenkey.lab.plans.data import check
+from hiddenkey.lab.run.preparation import prepare
+from hiddenkey.lab.run.training import train
 
 
 @pytest.fixture
@@ -77,3 +79,13 @@ def test_steps_of_two_models_take_turns(plan):
     (row,) = json.loads((Path(plan.output) / FILE).read_text())
     assert len(row["seconds"]) == len(row["baseline_seconds"]) == 4
     assert min(*row["seconds"], *row["baseline_seconds"]) > 0
+
+
+def test_timing_a_few_steps_reports_nothing_of_a_training(tiny_options, caplog):
+    """Too few steps to see an example twice, which a user's training would be told of."""
+    options = replace(tiny_options, method="temporal")
+    with caplog.at_level("INFO", "hiddenkey"):
+        assert measure(options, prepare(options), steps=2).step > 0
+        assert caplog.text == ""
+        train(replace(options, max_steps=2))
+    assert "compared nothing" in caplog.text

@@ -6,7 +6,7 @@ It is the expectation of noise on the labels (DisturbLabel, arXiv 1605.00055).
 import torch
 from torch import Tensor
 
-# Entries below this are masked, as tokens outside of an answer's text are.
+# Entries below this share of the type's least number are masked, as tokens outside of a text are.
 _MASKED = 0.5
 
 

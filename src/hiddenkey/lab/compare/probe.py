@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from hiddenkey import log
 from hiddenkey.lab.evidence.costs import StepTimes, TimedPlace, read_step_times, write_step_times
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import versions
@@ -89,7 +90,8 @@ def measure(options: TrainOptions, prepared: Prepared, steps: int = _STEPS) -> R
         )
         seen = _Lines()
         started = time.perf_counter()
-        train(short, prepared=dataclasses.replace(prepared, splits=few), observer=seen)
+        with log.muted():
+            train(short, prepared=dataclasses.replace(prepared, splits=few), observer=seen)
         whole = time.perf_counter() - started
     last = seen.lines[-1]
     evaluations = [line["evaluation_seconds"] for line in seen.lines]

@@ -28,7 +28,8 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
     if any(drop.position == "update" for drop in config.drops) and options.adapter not in _LORA:
         faults.append(
             f"method {' + '.join((options.method, *options.also))} drops the update of LoRA or"
-            f" DoRA, got adapter {options.adapter!r}, which has none; choose another of the two"
+            f" DoRA, got adapter {options.adapter!r}, which has none; use --adapter lora or another"
+            " method"
         )
     try:
         config = dataclasses.replace(

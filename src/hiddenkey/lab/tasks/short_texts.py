@@ -207,7 +207,7 @@ def _folder(given: str | None, name: str, files: Sequence[str]) -> Path:
             return place
     raise ConfigError(
         f"--data must be a folder that holds {' and '.join(files)}, or one above it, got {given!r};"
-        f" {name} has the files of its usual distribution"
+        f" take the files of {name} from its usual distribution"
     )
 
 
