@@ -205,7 +205,9 @@ def test_circles_are_found():
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
 
 
-@pytest.mark.parametrize("module", ["framework.config", "framework.catalogue"])
+@pytest.mark.parametrize(
+    "module", ["framework.config", "framework.consistency", "framework.catalogue"]
+)
 def test_the_configuration_knows_no_model(module):
     code = f"import json, sys, hiddenkey.{module}; print(json.dumps(sorted(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

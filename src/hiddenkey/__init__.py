@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hiddenkey.attachment.attachment import Attachment, attach
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
     from hiddenkey.framework.catalogue import Method, method, methods
-    from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
+    from hiddenkey.framework.config import Drop, DropoutConfig
+    from hiddenkey.framework.consistency import Consistency
     from hiddenkey.framework.inference import Inference, fit_temperature
     from hiddenkey.framework.schedule import RateSchedule
     from hiddenkey.framework.site import Site
@@ -49,7 +50,8 @@ __all__ = [
 _MODULES = {
     "attachment.attachment": ("Attachment", "attach"),
     "framework.catalogue": ("Method", "method", "methods"),
-    "framework.config": ("Consistency", "Drop", "DropoutConfig"),
+    "framework.config": ("Drop", "DropoutConfig"),
+    "framework.consistency": ("Consistency",),
     "errors": ("AttachError", "ConfigError", "ConsistencyError", "VersionWarning"),
     "framework.inference": ("Inference", "fit_temperature"),
     "framework.site": ("Site",),

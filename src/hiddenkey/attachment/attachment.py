@@ -21,7 +21,8 @@ from hiddenkey.chunked_loss.sums import Sums
 from hiddenkey.errors import ConfigError, ConsistencyError
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.compensation import SMOOTHING
-from hiddenkey.framework.config import Consistency, DropoutConfig
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import Removable

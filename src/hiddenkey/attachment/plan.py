@@ -15,7 +15,8 @@ from hiddenkey.attention import dispatch
 from hiddenkey.attention.site import fused_refusal
 from hiddenkey.errors import ConfigError, not_one_of
 from hiddenkey.framework.compensation import SMOOTHING
-from hiddenkey.framework.config import Consistency, Drop, DropoutConfig
+from hiddenkey.framework.config import Drop, DropoutConfig
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.added_loss import chunked_refusal

@@ -15,7 +15,7 @@ from hiddenkey.chunked_loss.past import Past, Remember
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL, Factors, Sums
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation import SMOOTHING
-from hiddenkey.framework.config import Consistency
+from hiddenkey.framework.consistency import Consistency
 
 
 @dataclass(frozen=True)

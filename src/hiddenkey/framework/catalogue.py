@@ -10,7 +10,8 @@ from typing import Any
 
 from hiddenkey.errors import ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.compensation import SMOOTHING
-from hiddenkey.framework.config import Consistency, Drop, DropoutConfig, rate_faults
+from hiddenkey.framework.config import Drop, DropoutConfig, rate_faults
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.schedule import RateSchedule
 
 DEFAULT_RATE = 0.1

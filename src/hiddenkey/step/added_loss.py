@@ -15,7 +15,7 @@ from hiddenkey.chunked_loss import capture
 from hiddenkey.chunked_loss.passes import ChunkedPasses
 from hiddenkey.chunked_loss.sums import KINDS, Sums
 from hiddenkey.errors import ConsistencyError
-from hiddenkey.framework.config import Consistency
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead
 from hiddenkey.step.compared import ComparedRows
 

@@ -30,7 +30,7 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy.code import hands_keywords_on
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
-from hiddenkey.framework.config import Consistency
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead, select, visible_tokens
 
 _SHIFTED = ("ForCausalLM",)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hiddenkey.chunked_loss.passes import SecondStates
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation import AGAINST_INFERENCE, CONSISTENCIES
-from hiddenkey.framework.config import Consistency
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run, inference_mode
 from hiddenkey.step.arguments import lead, select

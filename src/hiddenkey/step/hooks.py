@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 from hiddenkey.anatomy import Part
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.compensation import SMOOTHING
-from hiddenkey.framework.config import Consistency, DropoutConfig
+from hiddenkey.framework.config import DropoutConfig
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss

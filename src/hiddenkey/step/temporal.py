@@ -22,7 +22,7 @@ from hiddenkey.framework.compensation.temporal import (
     shortened,
     squared_difference,
 )
-from hiddenkey.framework.config import Consistency
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
