@@ -67,7 +67,7 @@ def test_of_configurations_that_are_not_distinguished_the_cheaper_is_taken():
     dear = slower(arm((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5)
     advice = advice_on(arm((0.051, 0.039, 0.05, 0.04), method="dropkey"), dear)
     assert advice.words.startswith("Train with dropkey. The 2 better configurations are not")
-    assert "hiddenkey has the largest mean, but dropkey takes less time" in advice.words
+    assert "hiddenkey has the best mean, but dropkey takes less time" in advice.words
 
 
 def test_a_configuration_that_is_shown_to_be_better_than_the_others_is_taken_at_any_cost():
@@ -76,7 +76,7 @@ def test_a_configuration_that_is_shown_to_be_better_than_the_others_is_taken_at_
 
 
 def test_of_rates_that_are_not_distinguished_the_methods_own_is_taken():
-    """The one with the largest mean would be chosen by the evaluation examples."""
+    """The one with the best mean would be chosen by the evaluation examples."""
     shifts = {0.05: (0.052, 0.039), 0.1: UP, 0.3: (0.053, 0.038)}
     advice = advice_on(*(arm(own, method="dropkey", rate=rate) for rate, own in shifts.items()))
     assert "dropkey, rate 0.1 is nearer to the method's own settings" in advice.words
@@ -298,7 +298,7 @@ def test_a_table_of_results_gets_words_without_a_command():
     (table,) = tabulate(runs).scopes[0].tasks
     assert table.advice.words.startswith("Train with mine.")
     assert table.advice.code == ()
-    # of two whose time nobody knows, the one with the largest mean
+    # of two whose time nobody knows, the one with the best mean
     alike = (0.051, 0.038, 0.05, 0.04)
     untimed = slower([*runs, *plain(arm(alike, method="hiddencut"), "another")], 0)
     (table,) = tabulate(untimed).scopes[0].tasks

@@ -1,7 +1,7 @@
 """Which of several better configurations to recommend, without tuning on the evaluation examples.
 
 A mean that is larger by chance is no reason. Configurations that the rule of inference does not
-distinguish from the one with the largest mean are equals: of them the cheapest is taken, then the
+distinguish from the one with the best mean are equals: of them the cheapest is taken, then the
 one nearest to its method's own settings.
 """
 
@@ -60,7 +60,7 @@ def _reason(
         return f"It is shown to be better than the other {len(better) - 1} that are better too."
     if found is best:
         return (
-            f"Of {len(better)} better configurations it has the largest mean, and none that is not"
+            f"Of {len(better)} better configurations it has the best mean, and none that is not"
             " distinguished from it takes less time."
         )
     what = "takes less time" if cheaper else "is nearer to the method's own settings"
@@ -68,7 +68,7 @@ def _reason(
     if len(alike) < len(better):
         several = f"{len(alike)} of {len(better)} better configurations are not distinguished"
     return (
-        f"{several} by these seeds: {best.arm.label} has the largest mean, but"
+        f"{several} by these seeds: {best.arm.label} has the best mean, but"
         f" {found.arm.label} {what}."
     )
 

@@ -18,7 +18,7 @@ AFTER: Final = {"last": "after the last step", "best": "at each run's best evalu
 
 BEST_IS_CHOSEN: Final = (
     "The best evaluation is chosen on the evaluation examples themselves, so these numbers are"
-    " higher than new examples would give, for the baseline as for the rest."
+    " better than new examples would give, for the baseline as for the rest."
 )
 """The caution beside every number of the best checkpoint."""
 
@@ -34,7 +34,7 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
     notes = [
         "Mean ± standard deviation over the seeds and the mean's 95 % interval; below,"
         f" difference to {baseline} with its interval after Holm's correction, and the verdict."
-        " Bold: the largest mean, which alone is no finding.",
+        " Bold: the best mean, which alone is no finding.",
     ]
     notes += [BEST_IS_CHOSEN] if checkpoint == "best" else []
     headings = ["configuration", *(f"{t.task.label}: {t.task.metric}" for t in tables)]
@@ -54,7 +54,7 @@ def selection_grid(scope: Scope, baseline: str) -> Grid:
     ]
     notes = [
         "This is selection: for each method and task the configuration with the best mean was"
-        " chosen on the same evaluation examples that the number is from. The number is too high,"
+        " chosen on the same evaluation examples that the number is from. The number is too good,"
         " the more so the more configurations a method had. Holm's correction counts every"
         f" configuration tried, so the verdict against {baseline} allows for the choice; the mean"
         " and the difference do not."

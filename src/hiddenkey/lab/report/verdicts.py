@@ -205,7 +205,7 @@ def _best_checkpoint(cells: Sequence[Cell]) -> list[str]:
     counts: Counter[str] = Counter(comparison.verdict for _, comparison in compared)
     return [
         "At each run's best evaluation, which is chosen on the evaluation examples themselves, so"
-        f" every number is too high: {_counts(counts)}."
+        f" every number is too good: {_counts(counts)}."
     ]
 
 

@@ -73,7 +73,7 @@ def looked(found: Overfitting | None, baseline: str, *, always: bool) -> str:
     follows = "the other methods are tried all the same, since you gave --always"
     if not always:
         follows = (
-            "what the other methods remove is not there, so only its own settings are chosen;"
+            "the other methods are made to remove that, so only its own settings are chosen;"
             " --always tries them all the same"
         )
     return f"{baseline} is not shown to overfit: {rise} {where}; {follows}."
