@@ -57,3 +57,21 @@ def test_places_do_not_count(changes):
 def test_only_what_was_changed_is_stored():
     assert set(changed(OPTIONS)) == {"task", "data", "rates", "layers", "seed"}
     assert options_from(json.loads(json.dumps(changed(OPTIONS)))) == OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("whole", "fraction"),
+    [
+        ({"epochs": 10}, {"epochs": 10.0}),
+        ({"epochs": 3}, {"epochs": 3.0}),
+        ({"rate": 0}, {"rate": 0.0}),
+        ({"rates": {"hidden": 0}}, {"rates": {"hidden": 0.0}}),
+        ({"weight_decay": 0}, {"weight_decay": 0.0}),
+        ({"consistency_weight": 1}, {"consistency_weight": 1.0}),
+    ],
+    ids=str,
+)
+def test_a_number_counts_and_not_how_it_was_written(whole, fraction):
+    one, other = (Run(TrainOptions(**given), "data") for given in (whole, fraction))
+    assert one.id == other.id
+    assert Run.from_dict(one.to_dict()).id == one.id

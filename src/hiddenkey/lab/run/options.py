@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 from hiddenkey.lab.run.limits import ABOVE_ZERO, BELOW_ONE, ONE, ZERO, Limit
 from hiddenkey.lab.run.naming import run_name
@@ -213,9 +214,27 @@ class TrainOptions(Source):
         return Path("runs") / run_name(self.recorded(), {**defaults, "rates": {}})
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that make the run what it is, as plain YAML types."""
+        """The settings that make the run what it is, as plain YAML types.
+
+        A number is of its setting's type, however it was written: 10 epochs are 10.0 epochs.
+        """
         return {
-            name: list(value) if isinstance(value, tuple) else value
+            name: _plain(value, name in _fractions())
             for name, value in dataclasses.asdict(self).items()
             if name not in UNRECORDED
         }
+
+
+def _plain(value: Any, fraction: bool) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    if fraction and isinstance(value, dict):
+        return {name: _plain(each, fraction) for name, each in value.items()}
+    return float(value) if fraction and type(value) is int else value
+
+
+@cache
+def _fractions() -> frozenset[str]:
+    """The settings whose numbers are floats, single or by name."""
+    hints = get_type_hints(TrainOptions).items()
+    return frozenset(n for n, hint in hints if hint == float or float in get_args(hint))
