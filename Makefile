@@ -125,6 +125,7 @@ bench: $(VENV)/.lab
 	$(BIN)/python benchmarks/step.py --quick --output runs/bench/step.json
 	$(BIN)/python benchmarks/lm_loss.py --quick --output runs/bench/lm_loss.json
 	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
+	$(BIN)/python benchmarks/large_report.py --turns 1 --output runs/bench/large_report.json
 
 models: $(VENV)/.lab
 	$(BIN)/python maintenance/model_tables architectures --output docs

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 
 import pytest
 
@@ -37,13 +36,10 @@ def run_fresh(*words):
 
 
 def test_help_lists_the_commands_and_imports_nothing_heavy():
-    started = time.perf_counter()
     shown, _, status, heavy = run_fresh("--help")
-    seconds = time.perf_counter() - started
     for command in ("train", "methods", "doctor"):
         assert f"  {command}" in shown
     assert (status, heavy) == (0, [])
-    assert seconds < 2, "0.1 s on an idle machine; the limit leaves room for a busy one"
 
 
 @pytest.mark.parametrize("words", HELPS, ids=" ".join)

@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -55,11 +54,8 @@ def test_groups_say_which_command_takes_them(capsys):
 
 
 def test_the_list_needs_the_standard_library_alone():
-    started = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT / "src", capture_output=True)
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
-    assert seconds < 2, "0.1 s on an idle machine; the limit leaves room for a busy one"
 
 
 @pytest.mark.parametrize(

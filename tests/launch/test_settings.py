@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -82,21 +81,17 @@ def test_how_far_a_command_came_is_told(tmp_path):
     assert why_unattached(tmp_path) is None
 
 
-def test_a_python_that_never_trains_starts_as_fast_and_loads_nothing(tmp_path):
+def test_a_python_that_never_trains_loads_nothing(tmp_path):
     environment = {**os.environ, **launch_environment(ALL, tmp_path)}
     code = "import sys, json; print(json.dumps(sorted(sys.modules)))"
 
-    def run(environment):
-        began = time.perf_counter()
+    def loaded(environment):
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, check=True
         )
-        return set(json.loads(done.stdout)), time.perf_counter() - began
+        return set(json.loads(done.stdout))
 
-    with_hook, seconds = zip(*(run(environment) for _ in range(5)), strict=True)
-    without, plain = zip(*(run(dict(os.environ)) for _ in range(5)), strict=True)
-    assert with_hook[0] - without[0] <= {"sitecustomize"}
-    assert min(seconds) < min(plain) + 0.05
+    assert loaded(environment) - loaded(dict(os.environ)) <= {"sitecustomize"}
 
 
 def test_importing_the_room_does_not_import_torch():

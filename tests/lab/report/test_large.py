@@ -1,6 +1,8 @@
-"""A large comparison: 2,000 runs within the time and memory that are promised."""
+"""A large comparison: 2,000 runs within the memory that is promised.
 
-import json
+Its time is measured by benchmarks/large_report.py: a limit in seconds would judge the machine.
+"""
+
 import os
 import subprocess
 import sys
@@ -12,14 +14,13 @@ METHODS = (
     "hiddencut-element", "cutoff", "hiddenkey-minus", "hiddenkey",
 )  # fmt: skip
 PROGRAM = r"""
-import json, re, resource, sys
+import re, sys
 from pathlib import Path
 from hiddenkey.cli.main import main
 main(["report", sys.argv[1]])
-used = resource.getrusage(resource.RUSAGE_SELF)
-# ru_maxrss would be that of the process that started this one, where that is larger
+# ru_maxrss of getrusage would be that of the process that started this one, where that is larger
 peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
-print(json.dumps([used.ru_utime + used.ru_stime, peak / 1024]))
+print(peak / 1024)
 """
 
 
@@ -40,7 +41,7 @@ def large_study():
     ]
 
 
-def test_2000_runs_take_20_seconds_and_a_gibibyte_at_most(tmp_path):
+def test_2000_runs_take_a_gibibyte_at_most(tmp_path):
     for run in large_study():
         run.save(tmp_path)
     assert len(list((tmp_path / "records").iterdir())) == 2000
@@ -49,10 +50,8 @@ def test_2000_runs_take_20_seconds_and_a_gibibyte_at_most(tmp_path):
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         env=environment, capture_output=True, text=True, check=True, timeout=300,
     )  # fmt: skip
-    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    peak = float(done.stdout.splitlines()[-1])
     page = (tmp_path / "report" / "report.html").stat().st_size / 2**20
-    # processor time, which equals wall time on an idle machine and is fair on a busy one
-    print(f"{seconds:.1f} s, {peak:.0f} MiB at the peak, page of {page:.1f} MiB")
-    assert seconds < 20
+    print(f"{peak:.0f} MiB at the peak, page of {page:.1f} MiB")
     assert peak < 1024
     assert page < 8
