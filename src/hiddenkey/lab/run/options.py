@@ -237,4 +237,4 @@ def _plain(value: Any, fraction: bool) -> Any:
 def _fractions() -> frozenset[str]:
     """The settings whose numbers are floats, single or by name."""
     hints = get_type_hints(TrainOptions).items()
-    return frozenset(n for n, hint in hints if hint == float or float in get_args(hint))
+    return frozenset(n for n, hint in hints if hint is float or float in get_args(hint))
