@@ -43,6 +43,7 @@ SEARCHABLE: Final = {
     "consistency_fraction": float,
     "weight_decay": float,
     "neftune_alpha": float,
+    "mixup_alpha": float,
     "warmup_ratio": float,
     "lora_dropout": float,
     "epochs": float,

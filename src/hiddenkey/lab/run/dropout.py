@@ -42,6 +42,11 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
         )
     except ConfigError as error:
         faults += error.faults
+    if options.mixup_alpha and config.consistency is not None:
+        faults.append(
+            f"mixup_alpha mixes each example with another one, and method {options.method!r} adds a"
+            " loss on the example itself; leave one of them out"
+        )
     if faults:
         raise ConfigError(faults)
     return config

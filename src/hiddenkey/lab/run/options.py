@@ -140,6 +140,9 @@ class TrainOptions(Source):
     neftune_alpha: float = ZERO.default(0.0)
     """NEFTune (arXiv 2310.05914): uniform noise on the input embeddings, at most alpha / √(tokens ·
     features), by transformers' Trainer; 0: none."""
+    mixup_alpha: float = ZERO.default(0.0)
+    """Mixup of input embeddings (arXiv 1905.08941): each example is mixed with another of its batch
+    by a share of Beta(alpha, alpha), in classification and regression; 0: none."""
     epochs: float = ABOVE_ZERO.default(10.0)
     """Passes over the training examples."""
     max_steps: int | None = ONE.default(None)

@@ -38,9 +38,13 @@ _ADAPTERS_WITH: Final = {
     "lora_dropout": ("lora", "dora"),
     "target_modules": ("lora", "dora", "ia3"),
     "prefix_tokens": ("prefix",),
+    "mixup_alpha": ("lora", "dora", "ia3", "full"),
     "neftune_alpha": ("lora", "dora", "ia3", "full"),  # transformers finds no embedding in others
 }
 """The adapters for which a setting means something."""
+
+MIXED_KINDS: Final = ("classification", "regression")
+"""The kinds of task whose examples mixup can mix."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,11 @@ def _task_faults(options: TrainOptions) -> list[str]:
                 f"{name} is for tasks that generate text, got {value!r} with task {task.name!r};"
                 " leave it out"
             )
+    if options.mixup_alpha and task.kind not in MIXED_KINDS:
+        faults.append(
+            f"mixup_alpha is for classification and regression, got {options.mixup_alpha:g} with"
+            f" task {task.name!r}; leave it out"
+        )
     return faults + _own_file_faults(options, task)
 
 

@@ -43,6 +43,7 @@ from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.labels import label
 from hiddenkey.lab.run.leaving import CARD, save
+from hiddenkey.lab.run.mixup import mixup
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
@@ -116,7 +117,9 @@ def train(
         observer.attached(attachment)
         if checkpoint is not None:
             recorder.go_on_from(checkpoint)
-        with suppress(AlreadyTrainedError), folder.refused_writes(), own_run(options.report_to):
+        mixed = mixup(options, model, prepared.task.kind)
+        outlived = suppress(AlreadyTrainedError)
+        with outlived, folder.refused_writes(), own_run(options.report_to), mixed:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         kept, best = _kept(folder, recorder, observer)
         choice, kind = prepared.choice, prepared.task.kind
