@@ -1,6 +1,6 @@
 """Simulates the rule of inference beside its rivals: level, power and coverage at few seeds.
 
-    python benchmarks/inference.py            # two minutes; the tables of docs/RESULTS.md
+    python benchmarks/inference.py            # two minutes; the tables of docs/results/inference.md
     python benchmarks/inference.py --quick    # seconds; rougher
 
 Each study has n seeds and one paired difference per seed. What is drawn:

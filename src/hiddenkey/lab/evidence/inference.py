@@ -3,7 +3,7 @@
 Every interval and every p-value of a difference is formed here, from one estimate and one standard
 error, so that they cannot contradict each other: an interval at confidence 1 − p ends exactly at
 the value whose p-value is p. ``benchmarks/inference.py`` simulates level, power and coverage, and
-``docs/RESULTS.md`` has its tables.
+``docs/results/inference.md`` has its tables.
 
 Why Student's t: at 3 to 20 seeds it holds 5 % for normal, heavy-tailed and discrete differences.
 Exact permutation and Wilcoxon's test cannot fall below 0.0625 with five pairs, whatever the pairs
