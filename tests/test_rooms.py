@@ -36,6 +36,7 @@ LEVELS = (
     {"lab.scores"},
     {"lab.assets"},
     {"lab.split_assets"},
+    {"lab.gguf_files"},
     {"launch"},
     {"testing"},
     {"integrations"},

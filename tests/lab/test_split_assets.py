@@ -10,10 +10,12 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+import torch
 
 from hiddenkey import ConfigError
-from hiddenkey.lab import assets, split_assets
-from hiddenkey.lab.split_assets import MPNET, SplitAsset
+from hiddenkey.lab import assets, gguf_files, split_assets
+from hiddenkey.lab.run.models import load_model
+from hiddenkey.lab.split_assets import GEMMA3, MPNET, SplitAsset
 
 WEIGHTS = bytes(range(256)) * 40
 
@@ -105,3 +107,80 @@ def test_the_cache_is_where_the_user_has_caches(tmp_path, monkeypatch):
 def test_mpnet_is_bundled():
     assert assets.BUNDLED_MODELS["mpnet"] is MPNET
     assert MPNET.install_command.count("==0.0.1") == len(MPNET.pieces) == 5
+
+
+@pytest.fixture
+def gguf_asset(asset) -> SplitAsset:
+    """The same pieces, taken for those of a GGUF file."""
+    site = split_assets.distribution("").root
+    whole = b"".join((site / piece).read_bytes() for piece in asset.pieces)
+    return dataclasses.replace(asset, weights="toy.gguf", sha256=hashlib.sha256(whole).hexdigest())
+
+
+def test_a_gguf_file_is_joined_checked_and_converted_once(
+    gguf_asset, tmp_path, monkeypatch, caplog
+):
+    def convert(file: Path, folder: Path) -> None:
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == gguf_asset.sha256
+        assert file.name == "toy.gguf"
+        folder.mkdir()
+        (folder / "config.json").write_text("converted")
+
+    monkeypatch.setattr(split_assets, "need_reader", lambda what: None)
+    monkeypatch.setattr(split_assets, "convert", convert)
+    folder = assets.locate(gguf_asset)
+    assert [path.name for path in folder.iterdir()] == ["config.json"]  # not the file itself
+    assert "the toy model is converted once" in caplog.text
+    monkeypatch.setattr(split_assets, "convert", None)
+    assert assets.locate(gguf_asset) == folder
+
+
+def test_a_damaged_gguf_file_is_not_converted(gguf_asset, tmp_path, monkeypatch):
+    monkeypatch.setattr(split_assets, "convert", None)
+    (tmp_path / "site" / "part1" / "toy.zip.1").write_bytes(b"other")
+    with pytest.raises(ConfigError, match=r"the toy model is damaged: toy\.gguf"):
+        assets.locate(gguf_asset)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_package_that_reads_gguf_is_asked_for(gguf_asset, monkeypatch):
+    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"the toy model is in the format GGUF.*\[gguf\]"):
+        assets.locate(gguf_asset)
+
+
+def test_a_converted_model_computes_what_its_file_says(tmp_path):
+    """SmolLM2 stands for all: its file is installed with the tests' other assets."""
+    pytest.importorskip("gguf")
+    try:
+        source = assets.locate(assets.SMOLLM2) / assets.SMOLLM2.gguf
+    except ConfigError as error:
+        pytest.skip(str(error))
+    gguf_files.convert(source, tmp_path / "converted")
+    direct, _ = load_model(str(source), "generation", (), "float32")
+    converted, tokenizer = load_model(str(tmp_path / "converted"), "generation", (), "float32")
+    tokens = tokenizer("A riverside coffee shop.", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            converted.eval()(**tokens).logits, direct.eval()(**tokens).logits, rtol=0, atol=0
+        )
+
+
+def test_gemma_is_bundled():
+    assert assets.BUNDLED_MODELS["gemma3-270m"] is GEMMA3
+    assert GEMMA3.install_command.count("==1.0.0") == len(GEMMA3.pieces) == 4
+
+
+def test_gemma_classifies_and_writes():
+    pytest.importorskip("gguf")
+    try:
+        assets.locate(GEMMA3)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    model, tokenizer = load_model("gemma3-270m", "classification", ("a", "b"), "float32")
+    assert sum(p.numel() for p in model.parameters()) == 268_098_176 + 2 * 640
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 0
+    model, tokenizer = load_model("gemma3-270m", "generation", (), "float32")
+    tokens = tokenizer("The capital of France is", return_tensors="pt")
+    written = model.generate(**tokens, max_new_tokens=4, do_sample=False)
+    assert tokenizer.decode(written[0], skip_special_tokens=True).endswith(" is the capital of the")

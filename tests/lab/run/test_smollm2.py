@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab import gguf_files
 from hiddenkey.lab.assets import SMOLLM2, locate
-from hiddenkey.lab.run import models
 from hiddenkey.lab.run.models import model_source
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.training import train
@@ -59,7 +59,7 @@ def test_a_gguf_file_may_stand_anywhere(tmp_path):
 
 
 def test_the_package_that_reads_gguf_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None)
     with pytest.raises(
         ConfigError, match=r"package 'gguf' is missing; run: pip install .*\[gguf\]"
     ):

@@ -53,7 +53,8 @@ class Plan:
     tasks: tuple[str, ...] = _TASKS
     """Names of tasks; 'hiddenkey train --help' lists them."""
     models: tuple[str, ...] = _MODELS
-    """Local folders, names on the Hugging Face hub, or the bundled 'minilm' and 'mpnet'."""
+    """Local folders, names on the Hugging Face hub, or bundled: 'minilm', 'mpnet',
+    'smollm2', 'gemma3-270m'."""
     methods: tuple[str, ...] = ("lora", "hiddenkey")
     """Dropout methods; 'hiddenkey methods' lists them. With --command, as-is is the command
     unchanged, which keeps the model's own dropout."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.installation import install_command
 from hiddenkey.lab.assets import BUNDLED_MODELS, locate
+from hiddenkey.lab.gguf_files import forget_quantisation, need_reader
 from hiddenkey.lab.run.positions import too_long
 from hiddenkey.lab.run.quantised import (
     Quantize,
@@ -48,11 +47,7 @@ def model_source(model: str) -> tuple[str, dict[str, Any]]:
         return model, {}
     if file is None:
         return str(folder), {}
-    if find_spec("gguf") is None:
-        raise ConfigError(
-            f"model {model!r} is in the format GGUF, package 'gguf' is missing; run:"
-            f" {install_command('gguf')}"
-        )
+    need_reader(f"model {model!r}")
     return str(folder), {"gguf_file": file}
 
 
@@ -149,7 +144,7 @@ def load_model(
     if generates:
         _refuse_what_cannot_generate(model, loaded, tokenizer)
     if how:
-        _forget_quantisation(loaded)
+        forget_quantisation(loaded)
     if bits:
         loaded = prepare_quantised(loaded)
     if tokenizer.pad_token is None:  # GPT-2, LLaMA: padding is masked, so any token will do
@@ -198,14 +193,6 @@ def _refuse_what_cannot_generate(
             f"model must have a token that ends a text to generate any, the tokenizer of {name!r}"
             " has none; set its eos_token and save it"
         )
-
-
-def _forget_quantisation(model: PreTrainedModel) -> None:
-    """GGUF's weights are ordinary numbers once they are read, yet Trainer would refuse them."""
-    model.is_quantized = False
-    for name in ("hf_quantizer", "quantization_method"):
-        vars(model).pop(name, None)
-    vars(model.config).pop("quantization_config", None)
 
 
 @contextmanager

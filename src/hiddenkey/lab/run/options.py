@@ -47,7 +47,7 @@ class TrainOptions(Source):
 
     model: str = "minilm"
     """Local folder, .gguf file, name on the Hugging Face hub, or bundled: 'minilm', 'mpnet',
-    'smollm2'."""
+    'smollm2', 'gemma3-270m'."""
     trust_remote_code: bool = False
     """Run code that the model's folder brings along; it can do whatever you can, so read it."""
     task: str = "headlines"
