@@ -1,0 +1,92 @@
+"""The tutorials run from top to bottom as notebooks, and what they show is true."""
+
+import json
+import re
+import shlex
+
+import pytest
+
+import notebooks
+from hiddenkey.cli.main import COMMANDS, main
+
+PAGES = notebooks.pages()
+NAMES = [page.stem for page in PAGES]
+SHELL = "%%sh\n"
+SHOWN = re.compile(r"```text\n(.*?)```", re.DOTALL)
+NUMBER = re.compile(r"-?\d+\.\d+")
+FENCE = re.compile(r"^```(\S*)$", re.MULTILINE)
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers, about their own dependencies
+
+
+def cells(page):
+    made = json.loads(page.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    return [(cell["cell_type"], "".join(cell["source"])) for cell in made["cells"]]
+
+
+def commands(text):
+    lines = text.replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix("$ ")) for line in lines]
+
+
+def run(source, names):
+    """Run a cell as a notebook would; commands run in this process."""
+    if not source.startswith(SHELL):
+        exec(compile(source, "<cell>", "exec"), names)
+        return
+    for words in commands(source.removeprefix(SHELL)):
+        assert words[0] == "hiddenkey", words
+        assert main(words[1:]) == 0, words
+
+
+def assert_shown(expected, printed):
+    """Each line was printed, in this order; numbers may be a little off, … is any text."""
+    lines = iter(printed.splitlines())
+    for line in expected.splitlines():
+        assert any(is_like(line, each) for each in lines), f"{line!r} is not in {printed}"
+
+
+def is_like(line, printed):
+    texts = [re.escape(part).replace("…", ".*") for part in NUMBER.split(line.strip())]
+    found = re.fullmatch(f"({NUMBER.pattern})".join(texts), printed.strip())
+    wanted = [float(number) for number in NUMBER.findall(line)]
+    return bool(found) and [float(n) for n in found.groups()] == pytest.approx(wanted, abs=0.1)
+
+
+def test_the_index_leads_to_each_page():
+    index = (notebooks.FOLDER / "index.md").read_text(encoding="utf-8")
+    assert re.findall(r"\{toctree\}.*?```", index, re.DOTALL)
+    assert all(re.search(rf"^{name}$", index, re.MULTILINE) for name in NAMES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_notebook_is_made_from_the_page(page):
+    written = page.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert written == notebooks.notebook(page), "run python maintenance/notebooks.py"
+    text = page.read_text(encoding="utf-8")
+    assert notebooks.link(page) in text
+    assert "## Where to go on" in text
+    languages = FENCE.findall(text)[::2]
+    assert {*languages} <= {"python", "sh", "text", "console", "yaml"}
+    assert languages.count("python") + languages.count("sh") == sum(
+        kind == "code" for kind, _ in cells(page)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_cells_run_one_after_the_other(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names, printed = {"__name__": "__main__"}, ""
+    for kind, source in cells(page):
+        if kind == "code":
+            run(source, names)
+            printed = capsys.readouterr().out
+        elif shown := SHOWN.search(source):
+            assert_shown(shown[1], printed)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_the_commands_that_are_only_shown_exist(page):
+    for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for words in commands(block):
+            if words[0] == "hiddenkey":
+                assert words[1] in COMMANDS
