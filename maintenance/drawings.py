@@ -64,11 +64,11 @@ def _mask(pattern: str, entries: int, tokens: int = TOKENS) -> Tensor:
 
 def layer() -> str:
     """Draw a transformer layer, with the places where noise enters."""
-    figure, axes = _canvas(640, 486)
-    left, side, width = 40.0, 330.0, 210.0
+    figure, axes = _canvas(440, 486)
+    left, side, width = 28.0, 272.0, 196.0
     middle, edge = left + width / 2, left + width
-    axes.add_patch(_rounded(left - 16, 64, width + 32, 350, "#eaf1f7", _LINE))
-    _text(axes, left - 8, 74, "one layer", ha="left", color=_FAINT, size=9)
+    axes.add_patch(_rounded(left - 12, 64, width + 24, 350, "#eaf1f7", _LINE))
+    _text(axes, left - 6, 74, "one layer", ha="left", color=_FAINT, size=9)
     boxes = {
         "embeddings": (20, 48),
         "queries, keys, values: W·x": (84, 128),
@@ -97,23 +97,23 @@ def layer() -> str:
 
 def _adapter(axes: Axes, left: float, edge: float) -> None:
     """Draw LoRA's path beside a frozen layer."""
-    end = left + 135
+    end = left + 85
     _arrow(axes, (edge, 94), (left, 94))
-    _box(axes, left, 80, 70, "A", fill="#f6e3cf")
-    _arrow(axes, (left + 70, 94), (left + 100, 94))
-    _box(axes, left + 100, 80, 70, "B", fill="#f6e3cf")
+    _box(axes, left, 80, 40, "A", fill="#f6e3cf")
+    _arrow(axes, (left + 40, 94), (left + 65, 94))
+    _box(axes, left + 65, 80, 40, "B", fill="#f6e3cf")
     axes.plot([end, end], [108, 120], color=_LINE, linewidth=1)
     _arrow(axes, (end, 120), (edge, 120))
-    _mark(axes, (end, 120), (end + 50, 120), "update", "B·A·x of LoRA")
+    _mark(axes, (end, 120), (end + 20, 120), "update", "B·A·x")
 
 
 def units() -> str:
     """Draw which units are dropped together at each place, for element, column and span."""
-    figure, axes = _canvas(640, 470)
+    figure, axes = _canvas(460, 470)
     drawn = masks()
-    lefts = {"attention": 92.0, "sequence": 302.0, "vector": 520.0}
+    lefts = {"attention": 82.0, "sequence": 244.0, "vector": 386.0}
     heads = {
-        "attention": ("attention, one head", "logits or weights"),
+        "attention": ("attention head", "logits or weights"),
         "sequence": ("sequence", "input or hidden"),
         "vector": ("one vector", "output"),
     }
@@ -122,31 +122,31 @@ def units() -> str:
         _text(axes, lefts[place], 40, below, ha="left", color=_FAINT)
     for row, pattern in enumerate(("element", "column", "span")):
         top = 56.0 + 128 * row
-        _text(axes, 20, top + 55, pattern, ha="left", weight="bold")
+        _text(axes, 14, top + 55, pattern, ha="left", weight="bold")
         for place, left in lefts.items():
             if (place, pattern) in drawn:
                 _grid(axes, drawn[place, pattern], left, top, padded=place != "vector")
             else:
                 _text(axes, left, top + 55, "refused", ha="left", color=_FAINT)
-        _text(axes, 84, top + 55, "queries", rotation=90, color=_FAINT, size=9)
-        _text(axes, 294, top + 44, "features", rotation=90, color=_FAINT, size=9)
-    _text(axes, 92 + _CELL * TOKENS / 2, 436, "keys", color=_FAINT, size=9)
-    _text(axes, 302 + _CELL * TOKENS / 2, 436, "tokens", color=_FAINT, size=9)
-    _legend(axes, 92, 446)
+        _text(axes, 74, top + 55, "queries", rotation=90, color=_FAINT, size=9)
+        _text(axes, 236, top + 44, "features", rotation=90, color=_FAINT, size=9)
+    _text(axes, 82 + _CELL * TOKENS / 2, 436, "keys", color=_FAINT, size=9)
+    _text(axes, 244 + _CELL * TOKENS / 2, 436, "tokens", color=_FAINT, size=9)
+    _legend(axes, 82, 448)
     return _rendered(figure, "units")
 
 
 def update() -> str:
     """Draw which units of an adapter's update are dropped together."""
-    figure, axes = _canvas(640, 470)
+    figure, axes = _canvas(510, 462)
     drawn = masks()
-    lefts = {"input": 92.0, "bottleneck": 272.0, "update": 452.0}
+    lefts = {"input": 76.0, "bottleneck": 222.0, "update": 368.0}
     heads = {"input": "what enters A", "bottleneck": "between A and B", "update": "what leaves B"}
     for place, words in heads.items():
         _text(axes, lefts[place], 28, words, ha="left", weight="bold")
     for row, pattern in enumerate(("element", "rank", "two-sided")):
         top = 44.0 + 108 * row
-        _text(axes, 20, top + 44, pattern, ha="left", weight="bold")
+        _text(axes, 12, top + 44, pattern, ha="left", weight="bold")
         for place, left in lefts.items():
             entries = RANKS if place == "bottleneck" else FEATURES
             kept = torch.ones(entries, TOKENS, dtype=torch.bool)
@@ -156,37 +156,40 @@ def update() -> str:
         entries = "ranks" if place == "bottleneck" else "features"
         _text(axes, left - 8, 88, entries, rotation=90, color=_FAINT, size=9)
         _text(axes, left + _CELL * TOKENS / 2, 360, "tokens", color=_FAINT, size=9)
-    _text(axes, 20, 392, "adapter", ha="left", weight="bold")
-    _grid(axes, drawn["layers", "adapter"], 92, 386, padded=False)
-    words = "one square for each layer: its whole update, for all sequences of a pass"
-    _text(axes, 92 + _CELL * (LAYERS + 1), 392, words, ha="left", color=_FAINT)
-    _legend(axes, 92, 430)
+    _text(axes, 12, 392, "adapter", ha="left", weight="bold")
+    _grid(axes, drawn["layers", "adapter"], 76, 386, padded=False)
+    words = "one square for each layer: its whole update, in all sequences"
+    _text(axes, 76 + _CELL * (LAYERS + 1), 392, words, ha="left", color=_FAINT)
+    _legend(axes, 76, 430)
     return _rendered(figure, "update")
 
 
 def passes() -> str:
     """Draw a training step of one pass, of two passes, and with an earlier prediction."""
-    figure, axes = _canvas(640, 330)
-    for left, head in ((20, "one pass"), (220, "two passes"), (430, "one pass and history")):
+    figure, axes = _canvas(470, 350)
+    for left, head in ((16, "one pass"), (150, "two passes"), (312, "one pass, and history")):
         _text(axes, left, 26, head, ha="left", weight="bold")
-    _branch(axes, 20, "pass with mask m", "prediction P", width=150)
-    _branch(axes, 220, "mask m₁", "P₁", width=80)
-    _branch(axes, 320, "mask m₂", "P₂", width=80, dashed=True)
-    _branch(axes, 430, "mask m", "P", width=80)
-    _box(axes, 530, 104, 90, "stored Q", fill="#f6e3cf")
-    _text(axes, 575, 146, "the example's", color=_FAINT, size=9)
-    _text(axes, 575, 159, "last prediction", color=_FAINT, size=9)
-    _box(axes, 20, 232, 150, "task loss")
-    _box(axes, 220, 232, 180, "task loss + weight · KL")
-    _box(axes, 430, 232, 190, "task loss + weight · KL")
-    _arrow(axes, (95, 188), (95, 232))
-    _arrow(axes, (260, 188), (260, 232))
-    _arrow(axes, (360, 188), (360, 232), dashed=True)
-    _arrow(axes, (470, 188), (470, 232))
-    _arrow(axes, (575, 168), (575, 232), dashed=True)
-    _text(axes, 20, 282, "dashed: no gradient flows back", ha="left", color=_FAINT)
-    words = "evaluation, in every case: one pass, no mask, bit-equal to the model without noise"
-    _text(axes, 20, 304, words, ha="left", color=_FAINT)
+    _branch(axes, 16, "mask m", "P", width=112)
+    _branch(axes, 150, "mask m₁", "P₁", width=66)
+    _branch(axes, 224, "mask m₂", "P₂", width=66, dashed=True)
+    _branch(axes, 312, "mask m", "P", width=66)
+    _box(axes, 386, 104, 68, "stored Q", fill="#f6e3cf")
+    for top, words in ((144, "its own last"), (157, "prediction")):
+        _text(axes, 420, top, words, color=_FAINT, size=9)
+    _box(axes, 16, 232, 112, "task loss")
+    _box(axes, 150, 232, 140, "task loss + weight · KL")
+    _box(axes, 312, 232, 142, "task loss + weight · KL")
+    for x in (72, 183, 345):
+        _arrow(axes, (x, 188), (x, 232))
+    _arrow(axes, (257, 188), (257, 232), dashed=True)
+    _arrow(axes, (420, 166), (420, 232), dashed=True)
+    notes = (
+        "m: a mask, drawn anew. P: the prediction. Dashed: no gradient flows back.",
+        "Evaluation, in every case: one pass and no mask,",
+        "bit-equal to the model without noise.",
+    )
+    for number, words in enumerate(notes):
+        _text(axes, 16, 284 + 20 * number, words, ha="left", color=_FAINT)
     return _rendered(figure, "passes")
 
 
