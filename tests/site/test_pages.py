@@ -16,6 +16,7 @@ from hiddenkey.framework.compensation import KINDS
 from hiddenkey.framework.inference import RULES
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
+from hiddenkey.lab.report import page as report_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -99,6 +100,34 @@ def test_every_entry_of_an_axis_is_named():
     losses = cells(AXES, "How training and inference are brought together")
     assert {code(row[0])[0] for row in losses} == {*KINDS}
     assert [code(row[0])[0] for row in cells(AXES, "What is used at inference")] == [*RULES]
+
+
+SOURCES = ("RESULTS", "BENCHMARKS", "results/overfitting", "results/inference")
+
+
+@pytest.mark.parametrize("page", ["how-to/choose_a_method.md", "concepts/evidence.md"])
+def test_the_numbers_are_those_of_the_results(page):
+    measured = "".join((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in SOURCES)
+    prose = re.sub(
+        r"^```.*?^```$|\[[^\]]*\]\([^)]*\)", "", TEXTS[page], flags=re.DOTALL | re.MULTILINE
+    )
+    numbers = re.findall(r"[−+]?\d+\.\d+", prose)
+    assert len(numbers) > 5
+    for number in numbers:
+        assert re.search(rf"(?<![\d.]){re.escape(number.lstrip('−+'))}(?!\d)", measured), number
+
+
+def test_the_sections_are_those_of_a_report():
+    named = [row[0] for row in cells(TEXTS["how-to/read_a_report.md"], "The sections below")]
+    shown = {name for row in named for name in row.split(", ")}
+    assert {*re.findall(r'Section\(\s*"[\w-]+", "([^"]+)"', read(report_page.__file__))} <= shown
+    template = Path(report_page.__file__).parent / "templates" / "report.html"
+    titles = re.findall(r"call section\('\w+', '([^']+)'\)", read(template))
+    assert {*titles} - {"Verdict", "How to read it"} <= shown
+
+
+def read(file):
+    return Path(file).read_text(encoding="utf-8")
 
 
 @cache
