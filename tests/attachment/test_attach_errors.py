@@ -208,15 +208,16 @@ def test_a_model_without_keys_to_drop(kind, sizes, reason):
 
 
 @pytest.mark.parametrize(
-    "name", ["flash_attention_2", "flex_attention", "paged|sdpa", "somebody_elses"]
+    "name", ["flex_attention", "paged|sdpa", "paged|flash_attention_2", "somebody_elses"]
 )
 def test_attention_implementations_that_are_not_supported(name):
     model = plain_model("llama", "causal")
     model.config._attn_implementation_internal = name
     before = snapshot(model)
     message = exactly(
-        "attention drops work on the attention implementations sdpa, eager; this model uses"
-        f" {name!r}; load it with attn_implementation='sdpa'"
+        "attention drops work on the attention implementations sdpa, eager, flash_attention_2,"
+        f" flash_attention_3, flash_attention_4; this model uses {name!r}; load it"
+        " with attn_implementation='sdpa'"
     )
     with pytest.raises(AttachError, match=message):
         hiddenkey.attach(model, "hiddenkey")

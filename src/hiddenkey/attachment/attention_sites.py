@@ -55,11 +55,11 @@ class AttentionInstallation:
         self._transformer = transformer
         routed = [module for module, places in modules.items() if _interface(places)]
         for module in routed:
-            dispatch.refuse_unsupported(transformer, module)
+            dispatch.refuse_unsupported(transformer, module, plan.needs_map)
         self._configs: list[Any] = list({id(m.config): m.config for m in routed}.values())
         self._names = [config._attn_implementation for config in self._configs]
         if routed:
-            dispatch.register(self)
+            dispatch.register(self, self._names)
         for module, places in modules.items():
             site = self._site(places)
             if _interface(places):
@@ -89,12 +89,12 @@ class AttentionInstallation:
             self._renew()
 
     def _renew(self) -> None:
-        dispatch.register(self)  # a copy of a model has not done so yet
         names = [config._attn_implementation for config in self._configs]
+        dispatch.register(self, names)  # a copy of a model has not done so yet
         if names == self._names:
             return
         for module, site in self._sites.items():
-            dispatch.refuse_unsupported(self._transformer, module)
+            dispatch.refuse_unsupported(self._transformer, module, self._plan.needs_map)
             site.is_intercepted = dispatch.needs_interception(module)
         self._names = names
 

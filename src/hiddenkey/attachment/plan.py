@@ -52,9 +52,9 @@ def make_plan(
     if faults := faults + _lm_loss_faults(config, transformer, lm_loss):
         raise ConfigError(faults)
     dropping = [part for part in layers if config.layers is None or part.layer in config.layers]
-    fuses = kernel != "reference" and not fused_refusal(
-        _attention_drops(config), config.keep_model_dropout
-    )
+    needs_map = fused_refusal(_attention_drops(config), config.keep_model_dropout)
+    if kernel == "reference":
+        needs_map = "kernel='reference' computes one"
     places: list[Place] = []
     gaps: list[Gap] = []
     for drop in config.drops:
@@ -62,12 +62,12 @@ def make_plan(
         parts = [part for part in found if isinstance(part, Part)]
         gaps += [replace(g, position=drop.position) for g in found if isinstance(g, Gap)]
         places += [
-            Place(drop, part, _site(drop, part, member, _path(fuses, part)))
+            Place(drop, part, _site(drop, part, member, _path(needs_map is None, part)))
             for part, member in zip(parts, _members(parts), strict=True)
         ]
     if faults := _path_faults(kernel, places):
         raise ConfigError(faults)
-    return SitePlan(tuple(places), tuple(gaps), fuses)
+    return SitePlan(tuple(places), tuple(gaps), needs_map)
 
 
 def _members(parts: Sequence[Part]) -> list[str]:

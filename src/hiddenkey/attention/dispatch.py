@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
+from hiddenkey.attention import flash
 from hiddenkey.attention.intercept import Interception
 from hiddenkey.attention.masks import forget_masks, remember_masks
 from hiddenkey.attention.site import AttentionSite
@@ -22,7 +24,6 @@ from hiddenkey.errors import AttachError
 
 PREFIX = "hiddenkey_"
 SUPPORTED = ("sdpa", "eager")
-_FUNCTION = {base: PREFIX + base for base in SUPPORTED}
 # What changes the logits or the softmax, beside the mask: the model's own function must run.
 _BESIDE_THE_MASK = ("softcap", "s_aux", "position_bias")
 # Names in the code of an eager attention function that computes nothing else than attention.
@@ -53,9 +54,9 @@ class RoutedConfig:
     def _attn_implementation(self) -> str | None:
         routed, module, site = self.__dict__.values()
         own: str | None = routed._attn_implementation
-        if not module.training or site.is_silent:
+        if not module.training or site.is_silent or site.is_inside_kernel or not serves(own):
             return own
-        return _FUNCTION.get(own, own)  # type: ignore[arg-type]
+        return f"{PREFIX}{own}"
 
     def __getattr__(self, name: str) -> Any:
         if "routed" not in self.__dict__:  # while it is copied or unpickled
@@ -77,16 +78,30 @@ def restore(module: nn.Module) -> None:
         module.__dict__["config"] = routed.__dict__["routed"]
 
 
-def register(user: Any) -> None:
-    """Let transformers find this library's functions, and remember masks, while ``user`` lives."""
+def serves(name: str | None) -> bool:
+    """Whether attention with this implementation can drop."""
+    return name in SUPPORTED or flash.is_flash(name)
+
+
+def register(user: Any, names: Iterable[str | None] = ()) -> None:
+    """Let transformers find this library's functions, and remember masks, while ``user`` lives.
+
+    Args:
+        user: what needs them.
+        names: the attention implementations of its model.
+    """
     from transformers import AttentionInterface
 
-    if user in _users and PREFIX + "sdpa" in AttentionInterface._global_mapping:
+    known = AttentionInterface._global_mapping
+    wanted = {*SUPPORTED, *(name for name in names if name is not None and flash.is_flash(name))}
+    if user in _users and all(PREFIX + name in known for name in wanted):
         return
-    _users.add(user)
-    weakref.finalize(user, _unregister_unused)
-    for base, name in _FUNCTION.items():
-        AttentionInterface.register(name, _attention_function(base))
+    if user not in _users:
+        _users.add(user)
+        weakref.finalize(user, _unregister_unused)
+    for name in wanted:
+        function = _flash_function if flash.is_flash(name) else _attention_function
+        AttentionInterface.register(PREFIX + name, function(name))
     remember_masks(SUPPORTED)
 
 
@@ -101,7 +116,7 @@ def _unregister_unused() -> None:
         return
     from transformers import AttentionInterface
 
-    for name in _FUNCTION.values():
+    for name in [name for name in AttentionInterface._global_mapping if name.startswith(PREFIX)]:
         AttentionInterface._global_mapping.pop(name, None)
     forget_masks()
 
@@ -114,17 +129,29 @@ def implementation(module: nn.Module) -> str | None:
     return getattr(config, "_attn_implementation", None)
 
 
-def refuse_unsupported(transformer: nn.Module, module: nn.Module) -> None:
+def refuse_unsupported(transformer: nn.Module, module: nn.Module, needs_map: str | None) -> None:
     """Refuse an attention module that uses an implementation which cannot drop.
+
+    Args:
+        transformer: the model.
+        module: the attention module.
+        needs_map: why the drops need an attention map, which flash attention does not have; or
+            ``None``.
 
     Raises:
         AttachError: if it does.
     """
     name = implementation(module)
-    if name not in SUPPORTED:
+    if not serves(name):
+        names = ", ".join((*SUPPORTED, *flash.NAMES))
         raise AttachError(
-            f"attention drops work on the attention implementations {', '.join(SUPPORTED)}; this"
+            f"attention drops work on the attention implementations {names}; this"
             f" model uses {name!r}; load it with attn_implementation='sdpa'"
+        )
+    if needs_map is not None and flash.is_flash(name):
+        raise AttachError(
+            f"attention implementation {name!r} has no attention map, which these drops need:"
+            f" {needs_map}; load the model with attn_implementation='sdpa'"
         )
     if name == "eager" and getattr(transformer.config, "reorder_and_upcast_attn", False):
         raise AttachError(
@@ -139,6 +166,8 @@ def needs_interception(module: nn.Module) -> bool:
     It must where the module passes more than a mask (soft caps, sinks, position biases), or where
     its eager function computes more than attention.
     """
+    if flash.is_flash(implementation(module)):
+        return False
     forward = inspect.unwrap(type(module).forward)
     names = {
         name for names in forward.__code__.co_consts if isinstance(names, tuple) for name in names
@@ -189,6 +218,47 @@ def _attention_function(base: str) -> Any:
             maps=maps,
         )
         return output.transpose(1, 2).contiguous(), maps[0] if maps else None
+
+    return attention
+
+
+def _flash_function(base: str) -> Any:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        site: AttentionSite = module.__dict__["config"].__dict__["site"]
+        if refused := [name for name in ("cache", "s_aux") if kwargs.get(name) is not None]:
+            raise AttachError(
+                f"{type(module).__name__} passes {' and '.join(refused)} to {base}, beside which"
+                " keys cannot be dropped; load the model with attn_implementation='sdpa'"
+            )
+        scaling = kwargs.pop("scaling", None)
+        kwargs["dropout"] = 0.0  # the model's own is off: with it there is no fused path
+
+        def plain(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Any:
+            with site.inside_kernel():
+                function = _base_function(base, module)
+                return function(
+                    module, query, key, value, attention_mask, scaling=scaling, **kwargs
+                )
+
+        rows = flash.read_rows(key, attention_mask, kwargs)
+        is_causal = kwargs.get("is_causal")
+        output = site.attend_by_column(
+            plain,
+            query,
+            key,
+            value,
+            rows,
+            is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        )
+        return output.contiguous(), None
 
     return attention
 

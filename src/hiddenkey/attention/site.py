@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from hiddenkey.anatomy.attention import Kind
-from hiddenkey.attention import fused, kernels, reference
+from hiddenkey.attention import flash, fused, kernels, reference
 from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 from hiddenkey.attention.view import View, is_ordered, read_mask
 from hiddenkey.framework.config import Drop, DropoutConfig
@@ -32,6 +33,7 @@ class AttentionSite:
         kind: what the keys are, ``self`` or ``cross``.
         is_intercepted: the module's own code runs, and what it calls is changed.
         gives_map: whether who calls the model asked for the attention maps.
+        is_inside_kernel: another library's kernel is at work, and asks for its own name.
         is_silent: nothing is dropped, so that the module may compute as without a site.
     """
 
@@ -44,6 +46,7 @@ class AttentionSite:
     kind: Kind = "self"
     is_intercepted: bool = False
     gives_map: bool = False
+    is_inside_kernel: bool = False
     is_silent: bool = field(init=False)
 
     def set_rate(self, position: str, rate: float) -> None:
@@ -107,6 +110,61 @@ class AttentionSite:
         if maps is not None:
             maps.append(weights)
         return torch.matmul(weights, _repeated(value, query.shape[1] // value.shape[1]))
+
+    @contextmanager
+    def inside_kernel(self) -> Iterator[None]:
+        """Let the module's config give its own name of the attention implementation."""
+        self.is_inside_kernel = True
+        try:
+            yield
+        finally:
+            self.is_inside_kernel = False
+
+    def attend_by_column(
+        self,
+        plain: Callable[..., tuple[Tensor, object]],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        rows: flash.Rows,
+        *,
+        is_causal: bool,
+        scaling: float,
+    ) -> Tensor:
+        """Attention with this site's drop in a kernel that takes no mask.
+
+        Args:
+            plain: see :func:`hiddenkey.attention.flash.attend`.
+            query: ``[batch, heads, queries, head_dim]``.
+            key: ``[batch, key_heads, keys, head_dim]``.
+            value: ``[batch, key_heads, keys, value_dim]``.
+            rows: what is known of the keys.
+            is_causal: whether the module is a causal one.
+            scaling: factor of the logits.
+
+        Returns:
+            ``[batch, queries, heads, value_dim]``.
+        """
+        drop = self.logits or self.weights
+        assert drop is not None
+        keep = self._draw_rows(drop, rows, query.shape[1], self.protects_first and is_causal)
+        return flash.attend(
+            plain,
+            query,
+            key,
+            value,
+            keep,
+            scaling=scaling,
+            stop_gradient=drop.rescaling == "normalised",
+        )
+
+    def _draw_rows(self, drop: Drop, rows: flash.Rows, heads: int, protect: bool) -> Tensor:
+        if rows.sequences is None:
+            return self._draw_keys(drop, VisibleKeys(rows.visible), heads, protect)
+        apart = VisibleKeys(rows.apart())  # a sequence of its own for each draw
+        keep = self._draw_keys(drop, apart, heads, protect)
+        whole = (keep | ~apart.visible.unsqueeze(1)).all(0)  # [heads, batch · keys]
+        return whole.view(heads, *rows.visible.shape).transpose(0, 1)
 
     def _fused(
         self,

@@ -26,12 +26,18 @@ class SitePlan:
     Attributes:
         places: where it acts.
         gaps: layers in which a position does not exist.
-        fuses: attention may take the fused path wherever a module hands its queries over.
+        needs_map: why attention must compute a map; ``None``: it may take the fused path wherever a
+            module hands its queries over.
     """
 
     places: tuple[Place, ...]
     gaps: tuple[Gap, ...]
-    fuses: bool
+    needs_map: str | None
+
+    @property
+    def fuses(self) -> bool:
+        """Whether attention may take the fused path."""
+        return self.needs_map is None
 
     @property
     def attention(self) -> list[Place]:
