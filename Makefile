@@ -20,12 +20,13 @@ export HF_HUB_OFFLINE ?= 1
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
-	crash demo bench models claims peers fuzz clean
+	crash demo bench models claims peers fuzz docs release clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
 	@echo "make models   what HiddenKey does on every architecture and every adapter (7 minutes)"
+	@echo "make docs     the documentation site, in runs/site (a minute)"
 	@echo "make claims   which of the paper's claims hold, on small models (2 hours; DATA=folder of GLUE)"
 	@echo "make test     run every check and every test"
 	@echo "make check    linter, formatter and type checker alone"
@@ -39,6 +40,7 @@ help:
 	@echo "make fuzz     invalid inputs through every parser (hours; INPUTS=100 for a few minutes)"
 	@echo "make crash    end commands at MOMENTS=20 moments of each kind, and compare what they find (1 hour)"
 	@echo "make upgrade  move $(CONSTRAINTS) to the newest versions if every test passes with them"
+	@echo "make release  build, check what was built in empty environments, and tag the version"
 	@echo "make tools    a database server, a browser and Java for the tests, on Debian and as root"
 	@echo "make install  environment with everything in $(VENV)"
 	@echo "make clean    remove the environments and what the demo and the benchmarks wrote"
@@ -103,6 +105,13 @@ compatibility: $(VENV)/.dev
 # OPTIONS=--newest installs the newest releases beside the wheel.
 distributions: $(VENV)/.dev
 	$(BIN)/python maintenance/check_distributions.py $(OPTIONS)
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W --keep-going --quiet -b html docs runs/site
+
+# OPTIONS=--no-tag stops before the tag.
+release: $(VENV)/.dev
+	$(BIN)/python maintenance/release.py $(OPTIONS)
 
 # Where transformers' source distribution lacks the tests of its models: OPTIONS='--checkout FOLDER'.
 peers: $(VENV)/.dev

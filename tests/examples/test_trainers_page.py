@@ -1,4 +1,4 @@
-"""What docs/TRAINERS.md and the README's section say can be run and found."""
+"""What docs/TRAINERS.md says can be run and found."""
 
 import re
 import runpy
@@ -36,8 +36,7 @@ def test_the_snippets_run(tmp_path):
 
 
 def test_the_scripts_and_tests_that_are_named_exist():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("## With your trainer\n")[2].partition("\n## ")[0]
+    section = PAGE.partition("## Scripts\n")[2].partition("\n## ")[0]
     scripts = re.findall(r"\| `(\w+\.py)` \|", section)
     own = {path.name for path in (ROOT / "examples").glob("*.py")} - {"tiny.py"}
     assert set(scripts) == own
