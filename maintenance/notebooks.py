@@ -13,10 +13,16 @@ import jupytext
 import nbformat
 
 FOLDER = Path(__file__).parents[1] / "docs" / "tutorials"
-METADATA = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
+HEAD = """\
+---
+jupyter:
+  kernelspec:
+    display_name: Python 3
+    language: python
+    name: python3
+---
+
+"""
 
 
 def pages() -> list[Path]:
@@ -32,10 +38,11 @@ def link(page: Path) -> str:
 def notebook(page: Path) -> str:
     """Return the text of a page's notebook."""
     text = page.read_text(encoding="utf-8").replace(link(page), "")
-    made = jupytext.reads(text, fmt="md")
+    made = jupytext.reads(HEAD + text, fmt="md")
     for number, cell in enumerate(made.cells, start=1):
         cell["id"] = f"{page.stem}-{number}"
-    made["metadata"] = METADATA
+    made.metadata.pop("jupytext")
+    made.metadata["language_info"] = {"name": "python"}
     nbformat.validate(made)
     return str(nbformat.writes(made)) + "\n"
 
