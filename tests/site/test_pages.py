@@ -156,3 +156,11 @@ def test_no_page_is_left_out_of_the_contents():
         listed = re.findall(r"^([\w]+)$", blocks(TEXTS[f"{folder}/index.md"], "{toctree}")[0], re.M)
         pages = {Path(name).stem for name in TEXTS if name.startswith(f"{folder}/")}
         assert {*listed} == pages - {"index"}
+
+
+@pytest.mark.parametrize("page", [name for name, text in TEXTS.items() if "$" in text])
+def test_equations_are_written_as_the_site_reads_them(page):
+    for wrong in (r"\\frac[^{]", r"'_", r"_\\text"):
+        assert not re.search(wrong, TEXTS[page]), (
+            "its parser takes the shorthand for something else"
+        )
