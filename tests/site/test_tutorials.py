@@ -14,7 +14,7 @@ from lab.compare.driver import finish, worker_for
 PAGES = notebooks.pages()
 NAMES = [page.stem for page in PAGES]
 SHELL = "%%sh\n"
-SHORTER = ("--common.epochs 8", "--common.epochs 1")
+SHORTER = {"--common.epochs 8": "--common.epochs 1", "--search.trials 3": "--search.trials 2"}
 """Training as long as the page says takes most of a minute, and shows the same lines."""
 SHOWN = re.compile(r"```text\n(.*?)```", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -23,14 +23,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers, about thei
 
 
 @pytest.fixture(autouse=True)
-def _workers_in_this_process(monkeypatch):
-    """Save the seconds in which others start."""
+def _quick(monkeypatch):
+    """Work in this process, and draw the page of one comparison only, that of compare."""
 
     def work_off(console, coordinator, local, shown, workers):
         finish(coordinator, worker_for(coordinator, local))
 
     for command in (compare, tune):
         monkeypatch.setattr(command, "work_off", work_off)
+    monkeypatch.setattr(tune, "write_report", lambda *_, **__: None)
 
 
 def cells(page):
@@ -47,7 +48,9 @@ def run(source, names):
     if not source.startswith(SHELL):
         exec(compile(source, "<cell>", "exec"), names)
         return
-    for words in commands(source.removeprefix(SHELL).replace(*SHORTER)):
+    for long, short in SHORTER.items():
+        source = source.replace(long, short)
+    for words in commands(source.removeprefix(SHELL)):
         assert words[0] == "hiddenkey", words
         assert main(words[1:]) == 0, words
 
