@@ -35,6 +35,8 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 nitpicky = False
 
+smartquotes = False  # of --flags too
+
 html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "hiddenkey"
