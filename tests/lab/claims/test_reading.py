@@ -8,7 +8,7 @@ from hiddenkey.lab.claims.plan import Configuration
 from hiddenkey.lab.claims.reading import default_folder, read_plans
 from lab.claims.conftest import edit
 
-SCALES = ("tiny", "small", "medium", "paper")
+SCALES = ("tiny", "small", "base", "medium", "paper")
 
 
 def add(configuration, name="x"):
