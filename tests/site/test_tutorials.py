@@ -9,6 +9,7 @@ import pytest
 import notebooks
 from hiddenkey.cli import compare, tune
 from hiddenkey.cli.main import COMMANDS, main
+from hiddenkey.lab.compare import worker
 from lab.compare.driver import finish, worker_for
 
 PAGES = notebooks.pages()
@@ -24,14 +25,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the trainers, about thei
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    """Work in this process, and draw the page of one comparison only, that of compare."""
+    """Work in this process, time no steps, and draw the page of compare only."""
 
     def work_off(console, coordinator, local, shown, workers):
         finish(coordinator, worker_for(coordinator, local))
 
     for command in (compare, tune):
         monkeypatch.setattr(command, "work_off", work_off)
+    monkeypatch.setattr(compare, "time_missing_steps", lambda *_: None)
     monkeypatch.setattr(tune, "write_report", lambda *_, **__: None)
+    monkeypatch.setattr(worker, "_forget_peaks", lambda: None)  # collects garbage for each run
 
 
 def cells(page):
