@@ -17,8 +17,9 @@ from transformers import modeling_flash_attention_utils as utils
 
 import hiddenkey
 from hiddenkey import AttachError
+from hiddenkey.attention import reference
 from hiddenkey.attention.dispatch import PREFIX
-from hiddenkey.attention.flash import read_rows
+from hiddenkey.attention.flash import attend, read_rows
 from hiddenkey.attention.site import AttentionSite
 from models import assert_same_gradients, gradients, plain_model, seeded
 
@@ -45,14 +46,17 @@ def attention(query, key, value, scale, causal, window, softcap):
 
 
 class Kernels:
-    """FlashAttention 2's two functions; ``calls`` counts them by name."""
+    """FlashAttention 2's two functions; ``calls`` names what was called, at ``widths`` of heads."""
 
     def __init__(self):
         self.calls = []
+        self.widths = set()
 
     def check(self, query, key, value):
         assert query.shape[-1] == key.shape[-1] == value.shape[-1]
         assert query.shape[-1] % 8 == 0
+        assert query.shape[-1] <= 256
+        self.widths.add(query.shape[-1])
 
     def fixed(
         self, q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1),
@@ -170,6 +174,37 @@ def test_a_soft_cap_stays(method):
     found, gradient, _ = passed(model_of("gemma2", "flash"), inputs, method)
     torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-5)
     assert_same_gradients(gradient, expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", ["dropkey", "dropattention"])
+@pytest.mark.parametrize(("width", "given"), [(8, 16), (20, 24), (248, 256), (256, 256)])
+def test_heads_of_every_width_fit_the_kernel(width, given, method, flash):
+    """Of 256 there is no room for a column, and the kept weight takes a pass of its own."""
+    draws = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 2, 6, width, generator=draws, dtype=torch.float64).requires_grad_()
+        for _ in range(3)
+    )
+    keep = torch.rand(2, 2, 6, generator=draws) > 0.4
+    keep[..., 0] = True
+
+    def plain(q, k, v, scaling):
+        q, k, v = (each.transpose(1, 2) for each in (q, k, v))
+        return flash.fixed(q, k, v, softmax_scale=scaling, causal=True), None
+
+    found = attend(
+        plain, query, key, value, keep, scaling=0.3, stop_gradient=method == "dropattention"
+    ).transpose(1, 2)
+    gradient = torch.autograd.grad(found.square().sum(), (query, key, value))
+    masks = {"logits_keep" if method == "dropkey" else "weights_keep": keep.unsqueeze(-2)}
+    rest = {} if method == "dropkey" else {"rescaling": "normalised"}
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    exact = reference.attention(query, key, value, allowed=causal, scaling=0.3, **masks, **rest)
+    expected = torch.autograd.grad(exact.square().sum(), (query, key, value))
+    assert flash.widths == {given}
+    assert len(flash.calls) == (2 if width == 256 else 1)
+    for one, other in zip((found, *gradient), (exact, *expected), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
 def packed(with_lengths):

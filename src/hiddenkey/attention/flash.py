@@ -1,9 +1,10 @@
 """Attention drops inside kernels that compute no map and take no mask: FlashAttention's.
 
 The value column of :mod:`hiddenkey.attention.fused` needs neither. Query, key and value become
-eight columns wider, for a kernel wants equal widths and multiples of eight; the kernel's own
-function is called as transformers would call it, with padding, sliding window, soft cap and packed
-sequences as they were.
+eight columns wider, for a kernel wants equal widths and multiples of eight; where that is more than
+it takes, a second pass computes the kept weight. The kernel's own function is called as
+transformers would call it, with padding, sliding window, soft cap and packed sequences as they
+were.
 
 Of several sequences in one row, which such a kernel keeps apart, each keeps its first key, and a
 span is drawn within each.
@@ -26,6 +27,11 @@ NAMES: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 """transformers' names of these kernels, beside those of repositories of kernels."""
 
 COLUMNS: Final = 8
+"""Widths are multiples of it."""
+
+WIDEST: Final = 256
+"""Width of heads that FlashAttention 2 takes at most."""
+
 _RESCUE: Final = {torch.float16: 2.0**-14}
 _RESCUE_OF_OTHERS: Final = 1e-28
 
@@ -119,11 +125,15 @@ def attend(
     rescue = _RESCUE.get(dtype, _RESCUE_OF_OTHERS)
     column = (keep.to(value.dtype) + rescue).unsqueeze(-1)
     width = value.shape[-1]
-    values = torch.cat([value * column, column], -1)
-    wide = query.shape[-1] + COLUMNS
-    query, key, values = (F.pad(each, (0, wide - each.shape[-1])) for each in (query, key, values))
-    mixed, _ = plain(query, key, values, scaling)
-    kept_weight = mixed[..., width : width + 1]
+    wide = max(query.shape[-1], width + COLUMNS - width % COLUMNS)
+    if wide <= WIDEST:
+        values = torch.cat([value * column, column], -1)
+        padded = (F.pad(each, (0, wide - each.shape[-1])) for each in (query, key, values))
+        mixed, _ = plain(*padded, scaling)
+        kept_weight = mixed[..., width : width + 1]
+    else:  # no room for a column: its own pass
+        mixed, _ = plain(query, key, value * column, scaling)
+        kept_weight = plain(query, key, column.expand_as(value), scaling)[0][..., :1]
     if stop_gradient:
         kept_weight = kept_weight.detach()
     return mixed[..., :width] / kept_weight.clamp_min(rescue * 1e-3)
