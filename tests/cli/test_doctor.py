@@ -106,7 +106,7 @@ def test_method_without_noise(capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["./nowhere"], "a name on the hub or one of minilm, mpnet, smollm2, got"),
+        (["./nowhere"], "a name on the hub or one of minilm, mpnet, smollm2, gemma3-270m, got"),
         (["no-such/model", "--meta"], "'no-such/model' could not be loaded"),
         (["minilm", "--method", "hiddenky"], "did you mean 'hiddenkey'?"),
         (["minilm", "--meta", "--layers", "6"], "layers must be below 6"),
