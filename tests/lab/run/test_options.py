@@ -63,8 +63,8 @@ def test_paper_defaults():
         ),
         (
             {"model": "./nowhere"},
-            "model must be a folder, a name on the hub or one of minilm, mpnet, smollm2, gemma3-270m,"
-            " got './nowhere'; no such folder exists, check the path",
+            "model must be a folder, a name on the hub or one of minilm, mpnet, smollm2,"
+            " gemma3-270m, got './nowhere'; no such folder exists, check the path",
         ),
         (
             {"resume": True, "overwrite": True},
