@@ -35,8 +35,8 @@ def flags_of(parser: argparse.ArgumentParser) -> Iterator[tuple[str, list[argpar
 
 def name_of(action: argparse.Action) -> str:
     """Return a flag as one types it."""
-    long = [name for name in action.option_strings if name.startswith("--")]
-    return (long or [action.dest])[0].replace("_", "-") if long else action.dest
+    flags = [name.replace("_", "-") for name in action.option_strings if name.startswith("--")]
+    return flags[0] if flags else action.dest
 
 
 def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
