@@ -1,6 +1,7 @@
 """A whole comparison in one process: what is run, what is not run again, what is collected."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,9 @@ from hiddenkey.lab.compare import view
 from hiddenkey.lab.compare import worker as workers
 from hiddenkey.lab.evidence.record import read_records
 from hiddenkey.lab.report import tabulate
+from hiddenkey.lab.run.step_times import WARM_UP, times_in_turns
 from hiddenkey.lab.scores.java import MissingToolError
+from hiddenkey.step.temporal import TemporalLoss
 from lab.compare.driver import begin, finish, outcomes, run_here, worker_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -234,6 +237,31 @@ def test_costs_are_measured(plan):
     assert cost.step > 0
     assert cost.text == 0, "nothing is generated"
     assert cost.of(hiddenkey, 100, 1000) > 100 * cost.step
+
+
+def test_steps_in_bfloat16_take_turns_too(plan):
+    plan = replace(plan, common={**plan.common, "precision": "bfloat16"})
+    (lora, hiddenkey) = plan.settings()
+    data = worker_for(begin(plan))._data
+    pairs = [(options, data.prepare(options)) for options in (hiddenkey, lora)]
+    assert 0 < workers.probe.ratio(*pairs) < math.inf
+
+
+def test_each_timed_step_has_the_loss_that_remembers(plan, monkeypatch):
+    seen, real = [], TemporalLoss.after
+
+    def after(self, *given):
+        found = real(self, *given)
+        seen.append(found[1].item())
+        return found
+
+    monkeypatch.setattr(TemporalLoss, "after", after)
+    (lora, temporal) = replace(plan, methods=("lora", "temporal")).settings()
+    data = worker_for(begin(plan))._data
+    times_in_turns(*[(options, data.prepare(options)) for options in (temporal, lora)], rounds=4)
+    assert seen[:WARM_UP] == [0] * WARM_UP
+    assert min(seen[WARM_UP:]) > 0
+    assert len(seen) == WARM_UP + 4
 
 
 def test_search_gives_each_method_as_many_trials_and_then_compares_the_best(plan, trained):

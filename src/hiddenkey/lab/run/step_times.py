@@ -66,11 +66,13 @@ def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Ca
     ):
         trainer = build_trainer(options, prepared, model, tokenizer, Path(folder))
         trainer.create_optimizer_and_scheduler(count)
-        # Trainer's own loop sets it, and its step divides by it
+        # As Trainer's own loop does: autocast for bfloat16, and the number that its step divides by
+        model = trainer.accelerator.prepare_model(model)
         trainer.current_gradient_accumulation_steps = options.gradient_accumulation
         set_seed(options.seed)  # equal seeds give equal batches
+        # The same few all the time: a loss that remembers has seen each when it is timed.
         batches = cycle(
-            islice(trainer.get_train_dataloader(), count * options.gradient_accumulation)
+            islice(trainer.get_train_dataloader(), WARM_UP * options.gradient_accumulation)
         )
         model.train()
         averages = [WeightAverage(model, replace(rule, part=1)) for rule in means(options)]
