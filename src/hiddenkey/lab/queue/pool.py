@@ -7,6 +7,7 @@ when the command was killed. A worker that dies is replaced.
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable
@@ -32,7 +33,8 @@ class Pool:
 
     def __init__(self, work: Callable[[Any], None], argument: object, workers: int) -> None:
         self._context = get_context("spawn")
-        self._work = (work, argument)
+        # What it names is imported late: a worker must first know how to end.
+        self._work = pickle.dumps((work, argument))
         self._deaths = 0
         self._most_deaths = _MOST_DEATHS_EACH * workers
         self._seats = [self._start() for _ in range(workers)]
@@ -81,7 +83,7 @@ class Pool:
 
     def _start(self) -> tuple[SpawnProcess, Connection]:
         here, there = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_serve, args=(*self._work, there), daemon=False)
+        process = self._context.Process(target=_serve, args=(self._work, there), daemon=False)
         process.start()
         there.close()
         return process, here
@@ -96,13 +98,14 @@ def _received(messages: Connection) -> tuple[str, ...]:
     return faults
 
 
-def _serve(work: Callable[[Any], None], argument: object, messages: Connection) -> None:
+def _serve(pickled: bytes, messages: Connection) -> None:
     """Main function of a worker process."""
     _end_with_parent()
     # Ctrl-C reaches the whole group; the command alone decides, and then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
+        work, argument = pickle.loads(pickled)
         work(argument)
     except KeyboardInterrupt:
         return
