@@ -35,7 +35,7 @@ def rows_of(text, heading):
 
 def test_the_section_begins_with_date_and_command(text):
     lines = text.splitlines()
-    assert lines[0] == "## 2026-11-21 · The paper's claims, scale small"
+    assert lines[0] == "## 2026-11-21 · Claims, scale small"
     assert lines[2] == "    hiddenkey claims --scale small --data GLUE_FOLDER"
     assert "torch 2.13.0+cpu" in text
     assert "from 2026-11-21 16:40 to 19:10 UTC" in text
@@ -87,7 +87,7 @@ def test_what_is_missing_stands_out(text):
 
 def test_no_runs_have_no_date():
     text = markdown(evidence(values={}))
-    assert text.startswith("## The paper's claims, scale small\n")
+    assert text.startswith("## Claims, scale small\n")
     assert "> No run has finished yet" in text
     assert "![" not in text
 

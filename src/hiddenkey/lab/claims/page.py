@@ -124,7 +124,7 @@ def _section(
 
 
 def _blocks(evidence: Evidence, pictures: Sequence[Picture]) -> Iterator[str]:
-    title = escape_markdown(f"The paper's claims, scale {evidence.scale.name}")
+    title = escape_markdown(f"Claims, scale {evidence.scale.name}")
     yield f"## {f'{evidence.ended[:10]} · ' if evidence.ended else ''}{title}"
     yield f"    {evidence.command}"
     yield _prose(f"{evidence.scale.summary.rstrip('.')}. {when(evidence)}")

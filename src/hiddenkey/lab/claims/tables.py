@@ -24,6 +24,10 @@ from hiddenkey.lab.evidence.comparisons import describe
 from hiddenkey.lab.present.entries import Entry, Grid, entry, grid_of, make_grid, numeric
 from hiddenkey.lab.present.words import MISSING, count, listing, probability
 
+_SCORE: Final = (
+    "Scores are means on held-out training examples: of the main metric, or of choices by loss the"
+    " loss with its sign turned."
+)
 _SHOWN: Final = 6
 """Most lines of effects of a claim in the summary; its section has all of them."""
 
@@ -199,12 +203,12 @@ def chosen_grid(evidence: Evidence) -> Grid:
             ),
             "dropout rate": numeric(found.setting.rate, setting(found.setting.rate)),
             **_length(evidence, found.setting),
-            "held-out metric": found.scores.get(found.setting),
+            "held-out score": found.scores.get(found.setting),
             "runs": found.runs,
         }
         for found in _ordered(evidence)
     ]
-    return grid_of("chosen", "Chosen settings", rows)
+    return grid_of("chosen", "Chosen settings", rows, (_SCORE,))
 
 
 def _length(evidence: Evidence, chosen: Setting) -> dict[str, Entry]:
@@ -237,8 +241,7 @@ def scores_grid(evidence: Evidence) -> Grid:
             rows.append([found.task, found.choice, *shown, *cells])
     heads = ("without a rate" if rate is None else f"rate {setting(rate)}" for rate in rates)
     notes = (
-        "Mean main metric on held-out training examples (of choices by loss, the loss with its sign"
-        " turned); the chosen setting is bold. Learning rate, dropout rate and length are chosen by"
+        f"{_SCORE} The chosen setting is bold. Learning rate, dropout rate and length are chosen by"
         " their means over the table's other axes, so it need not have the largest number.",
     )
     axes = ("learning rate", "epochs") if has_epochs else ("learning rate",)
