@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import errno
 import json
-import re
 import shlex
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,15 +24,21 @@ from typing import Any, Final, Literal
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import CHECKSUMS, damage, plain, seal, write_whole
 from hiddenkey.lab.run import processes
+from hiddenkey.lab.run.checkpoints import (
+    DAMAGED,
+    METRICS,
+    WEIGHTS,
+    checkpoint_damage,
+    evaluations_of,
+    found_checkpoints,
+    read_lines,
+)
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result, evaluation_steps
 
 CONFIG: Final = "config.yaml"
 RESULT: Final = "result.json"
 DATA: Final = "data.json"
-METRICS: Final = "metrics.jsonl"
-WEIGHTS: Final = "*model*.safetensors*"
-"""Files of weights; beside them a checkpoint may hold means and predictions in this format."""
 _FOUND: Final = (RESULT, METRICS, "generations.jsonl", "scores.json", "adapter")
 _CONTENT: Final = (
     *_FOUND,
@@ -48,11 +52,7 @@ _CONTENT: Final = (
 
 RunState = Literal["new", "interrupted", "finished"]
 
-DAMAGED: Final = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-"""What reading a file raises that somebody or something has damaged."""
-
 _MOST_SHOWN: Final = 5
-_CHECKPOINT: Final = re.compile(r"checkpoint-(\d+)")
 
 
 class RunFolder:
@@ -189,7 +189,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Read the evaluations so far, up to the first line that is damaged."""
-        return _read_lines(self.path / METRICS)
+        return read_lines(self.path / METRICS)
 
     def read_environment(self) -> dict[str, Any]:
         """Read what the run was made with; empty if it had not come to that, or is damaged."""
@@ -225,7 +225,7 @@ class RunFolder:
         kept = self.checkpoints / f"checkpoint-{step}"
         self.write_lines(f"checkpoints/{kept.name}/{METRICS}", lines)
         seal(kept)
-        for number, other in self._found_checkpoints():
+        for number, other in found_checkpoints(self.checkpoints):
             if number not in (step, best):
                 _remove(other)
 
@@ -252,8 +252,8 @@ class RunFolder:
         if self._writes:
             self._remove_halves()
         damages = []
-        for step, folder in self._found_checkpoints():
-            wrong = self._checkpoint_damage(step, folder)
+        for step, folder in found_checkpoints(self.checkpoints):
+            wrong = checkpoint_damage(step, folder, self.path / METRICS)
             if wrong is None:
                 break
             damages.append(f"{folder} cannot be used, {wrong}")
@@ -274,34 +274,7 @@ class RunFolder:
 
     def evaluations(self, checkpoint: Path) -> list[dict[str, Any]]:
         """Read the evaluations up to a checkpoint."""
-        kept, step = checkpoint / METRICS, int(checkpoint.name.rpartition("-")[2])
-        lines = _read_lines(kept) if kept.is_file() else self.read_metrics()
-        return [line for line in lines if line["step"] <= step]
-
-    def _found_checkpoints(self) -> list[tuple[int, Path]]:
-        found = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.checkpoints.glob("*")]
-        return sorted(((int(m[1]), path) for m, path in found if m), reverse=True)
-
-    def _checkpoint_damage(self, step: int, folder: Path) -> str | None:
-        """Say what a checkpoint lacks; those that an earlier version wrote have no checksums."""
-        many = processes.count()
-        random = (
-            [f"rng_state_{rank}.pth" for rank in range(many)] if many > 1 else ["rng_state.pth"]
-        )
-        archives = ("optimizer.pt", "scheduler.pt", *random)
-        for name in (*archives, "trainer_state.json"):
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-        try:
-            if wrong := damage(folder):
-                return wrong
-            if json.loads((folder / "trainer_state.json").read_bytes())["global_step"] != step:
-                return "trainer_state.json is of another step"
-            if self.evaluations(folder)[-1:] and self.evaluations(folder)[-1]["step"] == step:
-                return None if (folder / CHECKSUMS).exists() else _archive_damage(folder, archives)
-        except DAMAGED as error:
-            return f"its files cannot be read ({type(error).__name__})"
-        return f"{METRICS} lacks its evaluations"
+        return evaluations_of(checkpoint, self.path / METRICS)
 
     def read_data(self) -> dict[str, Any]:
         """Read the fingerprint of the examples; empty where there is none that can be read."""
@@ -344,26 +317,6 @@ class RunFolder:
         if not faults and old_data != dict(data):
             faults = _changes(old_data, data, f"{self.path}, data", "restore the data files")
         return faults
-
-
-def _archive_damage(folder: Path, archives: Iterable[str]) -> str | None:
-    for name in archives:
-        if not zipfile.is_zipfile(folder / name) or zipfile.ZipFile(folder / name).testzip():
-            return f"{name} is damaged"
-    return None if any(folder.glob(WEIGHTS)) else "its weights are missing"
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for text in path.read_bytes().splitlines() if path.is_file() else ():
-        try:
-            line = json.loads(text)
-            if line["step"] <= (lines[-1]["step"] if lines else 0) or "seconds" not in line:
-                break
-        except DAMAGED:
-            break
-        lines.append(line)
-    return lines
 
 
 def _remove(path: Path) -> None:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final
 import hiddenkey
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS
+from hiddenkey.lab.run.checkpoints import WEIGHTS
 from hiddenkey.lab.run.choice import Used
-from hiddenkey.lab.run.folder import WEIGHTS
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, model_faults
 from hiddenkey.lab.run.stored import build, hints_of

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hiddenkey.errors import ConfigError, not_one_of
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.choice import choice_faults, chooses
 from hiddenkey.lab.run.limits import limit_faults
+from hiddenkey.lab.run.meaning import adapter_faults, task_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.positions import position_faults
 from hiddenkey.lab.run.quantised import quantisation_faults
@@ -25,26 +26,7 @@ from hiddenkey.lab.tasks.sampling import draw, split_apart
 if TYPE_CHECKING:
     from hiddenkey import DropoutConfig
 
-_FILES: Final = ("train_file",)
-_COLUMNS: Final = ("text_columns",)
-_LABELS: Final = ("label_names", "regression")
-_GENERATION: Final = (
-    *("beams", "length_penalty", "no_repeat_ngram", "max_new_tokens", "generation_batch_size"),
-)
 _HUB_NAME: Final = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_ADAPTERS_WITH: Final = {
-    "rank": ("lora", "dora"),
-    "lora_alpha": ("lora", "dora"),
-    "lora_dropout": ("lora", "dora"),
-    "target_modules": ("lora", "dora", "ia3"),
-    "prefix_tokens": ("prefix",),
-    "mixup_alpha": ("lora", "dora", "ia3", "full"),
-    "neftune_alpha": ("lora", "dora", "ia3", "full"),  # transformers finds no embedding in others
-}
-"""The adapters for which a setting means something."""
-
-MIXED_KINDS: Final = ("classification", "regression")
-"""The kinds of task whose examples mixup can mix."""
 
 
 @dataclass(frozen=True)
@@ -123,8 +105,8 @@ def validate(options: TrainOptions) -> list[str]:
     return [
         *limit_faults(options),
         *_resample_faults(options),
-        *_task_faults(options),
-        *_adapter_faults(options),
+        *task_faults(options),
+        *adapter_faults(options),
         *quantisation_faults(options),
         *model_faults(options.model),
         *position_faults(options),
@@ -249,105 +231,6 @@ def _data_is_readable(options: TrainOptions) -> bool:
         can_evaluate = options.eval_file or options.holdout
         return bool(options.train_file and can_evaluate and has_columns)
     return True
-
-
-def _adapter_faults(options: TrainOptions) -> list[str]:
-    faults = [
-        f"{field.name} is for the adapters {' and '.join(_ADAPTERS_WITH[field.name])}, got"
-        f" {getattr(options, field.name)!r} with adapter {options.adapter!r}; leave it out"
-        for field in dataclasses.fields(options)
-        if options.adapter not in _ADAPTERS_WITH.get(field.name, (options.adapter,))
-        and getattr(options, field.name) != field.default
-    ]
-    if options.adapter == "prefix" and options.gradient_checkpointing:
-        faults.append(
-            "gradient_checkpointing must be off with adapter 'prefix', whose keys and values come"
-            " from a cache; leave one of them out"
-        )
-    return faults
-
-
-def _task_faults(options: TrainOptions) -> list[str]:
-    task = TASKS.get(options.task)
-    if task is None:
-        return [not_one_of("task", options.task, TASKS, "; choose one")]
-    faults = []
-    if task.needs == "folder" and options.data is None:
-        faults.append(
-            f"task {task.name!r} needs the folder of its files, got no data;"
-            f" give --data FOLDER with FOLDER/{task.files} in it{task.otherwise}"
-        )
-    if task.needs != "folder" and options.data is not None:
-        faults.append(
-            f"data is for tasks that are read from a folder, got {options.data!r} with task"
-            f" {task.name!r}; leave it out"
-        )
-    for name in () if task.kind == "generation" else _GENERATION:
-        if (value := getattr(options, name)) != getattr(TrainOptions, name):
-            faults.append(
-                f"{name} is for tasks that generate text, got {value!r} with task {task.name!r};"
-                " leave it out"
-            )
-    if options.mixup_alpha and task.kind not in MIXED_KINDS:
-        faults.append(
-            f"mixup_alpha is for classification and regression, got {options.mixup_alpha:g} with"
-            f" task {task.name!r}; leave it out"
-        )
-    return faults + _own_file_faults(options, task)
-
-
-def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
-    needed, unused = _own_settings(task)
-    faults = [
-        f"task {task.name!r} needs {name}, got none; give --{name.replace('_', '-')}"
-        for name in needed
-        if not getattr(options, name)
-    ]
-    faults += [
-        f"{name} is for task 'file', got {value!r} with task {task.name!r};"
-        " use --task file or leave it out"
-        for name in unused
-        if (value := getattr(options, name))
-    ]
-    if task.needs == "files" and not options.eval_file and options.holdout is None:
-        faults.append(
-            f"task {task.name!r} needs examples to evaluate on, got none; give --eval-file FILE, or"
-            " --holdout 0.2 to hold out a fifth of the training file"
-        )
-    return faults + (_column_faults(options) if task.needs == "files" else [])
-
-
-def _own_settings(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The settings of one's own files that a task needs, and those that say nothing to it."""
-    if task.needs != "files":
-        return (), (*_FILES, "eval_file", *_COLUMNS, *_LABELS)
-    return (_FILES, _LABELS) if task.kind == "generation" else ((*_FILES, *_COLUMNS), ())
-
-
-def _column_faults(options: TrainOptions) -> list[str]:
-    faults = []
-    if len(options.text_columns) > 2:
-        faults.append(
-            f"text_columns must name one column or two, got {list(options.text_columns)!r};"
-            " join the texts in your file"
-        )
-    if options.label_column in options.text_columns:
-        faults.append(
-            f"label_column must not be a text column, got {options.label_column!r}; name another"
-        )
-    if options.regression and options.label_names:
-        faults.append(
-            f"label_names are for classes, got {list(options.label_names)!r} with regression;"
-            " leave one of them out"
-        )
-    if len(set(options.label_names)) < len(options.label_names) or len(options.label_names) == 1:
-        faults.append(
-            "label_names must hold at least two different names, got"
-            f" {list(options.label_names)!r}; name every label once"
-        )
-    if not all(name.strip() for name in options.label_names):
-        faults.append(f"label_names must be text, got {list(options.label_names)!r}; correct them")
-    return faults
 
 
 def _name_faults(options: TrainOptions) -> list[str]:

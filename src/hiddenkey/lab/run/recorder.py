@@ -13,7 +13,8 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hiddenkey.errors import DIVERGED, DivergedError
-from hiddenkey.lab.run.folder import METRICS, RunFolder
+from hiddenkey.lab.run.checkpoints import METRICS
+from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.result import best_step, evaluation_steps
 
 if TYPE_CHECKING:
