@@ -106,7 +106,7 @@ def test_summary_tells_effect_and_what_was_run(found, page):
     assert rows["C3"][3] == [f"{question.contrast.name}: {shown(question.mean)} points"
                              f" [{low}, {high}]"]  # fmt: skip
     headline, *effects = rows["C2"][3]
-    assert headline == "4 of 6 questions hold (needed: 3), 2 do not, 0 are open"
+    assert headline == "4 of 6 questions hold (needed: 3); shown not to: 2, open: 0"
     assert [effect.partition(":")[0] for effect in effects] == [
         f"{effect.contrast.name}, {effect.task}" for effect in found.findings[1].questions
     ]

@@ -120,8 +120,8 @@ def _headline(finding: Ruling) -> Entry:
         return entry(shown[0])
     verdicts = [effect.verdict for effect in asked]
     tally = (
-        f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed}),"
-        f" {verdicts.count('does not hold')} do not, {verdicts.count('cannot tell')} are open"
+        f"{verdicts.count('holds')} of {len(asked)} questions hold (needed: {finding.needed});"
+        f" shown not to: {verdicts.count('does not hold')}, open: {verdicts.count('cannot tell')}"
     )
     if len(shown) > _SHOWN:
         shown = [*shown[: _SHOWN - 1], f"and {len(shown) - _SHOWN + 1} more below"]
