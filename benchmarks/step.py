@@ -1,19 +1,19 @@
 """Time and peak memory of a whole training step under each method, relative to plain LoRA's.
 
-    python benchmarks/step.py [--models minilm smollm2 roberta-large gpt2-medium llama2-7b]
+    python benchmarks/step.py [--models minilm mpnet smollm2 roberta-large gpt2-medium llama2-7b]
         [--variants lora hiddenkey r-drop] [--batch 32] [--tokens 64] [--no-padding] [--turns 12]
         [--threads 2] [--device cpu] [--dtype float32] [--compile] [--checkpointing]
         [--memory hiddenkey r-drop | --no-memory] [--output FILE]
     python benchmarks/step.py --quick
 
 A step is forward pass, loss, backward pass and AdamW, with LoRA on key and value (rank 8; GPT-2 has
-one projection for query, key and value, rank 4). ``minilm`` and ``smollm2`` are the bundled models;
-the others have random weights in their real dimensions, and ``llama2-7b`` needs a GPU. Classifiers
-have one label for each sequence, language models predict every token. Sequences are padded on the
-right unless ``--no-padding``; an attention mask is always given. ``--dtype`` is that of the frozen
-weights and the activations: LoRA's weights are float32, as PEFT makes them. Rivals: LoRA's dropout,
-the model's own dropout under PyTorch's fused attention, and R-Drop as its users write it, the batch
-doubled and gradient through both halves.
+one projection for query, key and value, rank 4). ``minilm``, ``mpnet`` and ``smollm2`` are bundled
+models; the others have random weights in their real dimensions, and ``llama2-7b`` needs a GPU.
+Classifiers have one label for each sequence, language models predict every token. Sequences are
+padded on the right unless ``--no-padding``; an attention mask is always given. ``--dtype`` is that
+of the frozen weights and the activations: LoRA's weights are float32, as PEFT makes them. Rivals:
+LoRA's dropout, the model's own dropout under PyTorch's fused attention, and R-Drop as its users
+write it, the batch doubled and gradient through both halves.
 
 Time: the methods take turns step by step in one process, so that a slower moment of the machine
 meets all of them; all share one set of frozen weights. ``ratio`` is the median over the turns; for

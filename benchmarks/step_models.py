@@ -10,6 +10,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -65,8 +66,8 @@ class Spec:
     gpu_only: bool = False
 
 
-def _minilm(dtype: torch.dtype) -> PreTrainedModel:
-    name, how = model_source("minilm")
+def _encoder(bundled: str, dtype: torch.dtype) -> PreTrainedModel:
+    name, how = model_source(bundled)
     rates = dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), OWN_RATE)
     config = AutoConfig.from_pretrained(name, num_labels=CLASSES, **rates, **how)
     return AutoModelForSequenceClassification.from_pretrained(name, config=config, dtype=dtype)
@@ -125,7 +126,10 @@ _BERT, _GPT2, _LLAMA = ("key", "value"), ("c_attn",), ("k_proj", "v_proj")
 _CLASSIFIER, _LANGUAGE_MODEL = "SEQ_CLS", "CAUSAL_LM"
 
 SPECS: dict[str, Spec] = {
-    "minilm": Spec(_minilm, _CLASSIFIER, _BERT, 32, 64, bundled=True),
+    "minilm": Spec(partial(_encoder, "minilm"), _CLASSIFIER, _BERT, 32, 64, bundled=True),
+    "mpnet": Spec(
+        partial(_encoder, "mpnet"), _CLASSIFIER, ("k", "v"), 16, 64, dtype="bfloat16", bundled=True
+    ),
     "smollm2": Spec(
         _smollm2, _LANGUAGE_MODEL, _LLAMA, 4, 64, own_dropout=ATTENTION_ONLY, bundled=True
     ),

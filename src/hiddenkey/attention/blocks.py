@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys
 from hiddenkey.attention.layouts import NO_KEY, Call, Layout, Layouts
 from hiddenkey.errors import AttachError
+from hiddenkey.framework.booleans import any_along
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite
@@ -124,7 +125,7 @@ def visible_keys(visible: Tensor, keys: Tensor, count: int) -> Tensor:
     """
     for axis in range(1, keys.dim() - 1):
         if keys.shape[axis] == 1:
-            visible = visible.any(axis, keepdim=True)
+            visible = any_along(visible, axis, keepdim=True)
     index = keys.masked_fill(keys.eq(NO_KEY), count).expand(visible.shape).flatten(1)
     seen = torch.zeros((len(visible), count + 1), dtype=torch.int32, device=visible.device)
     return seen.scatter_add_(1, index, visible.flatten(1).int())[:, :count].bool()

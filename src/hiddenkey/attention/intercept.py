@@ -28,6 +28,7 @@ from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.layouts import Call, layouts_of
 from hiddenkey.attention.view import HIDDEN_BELOW, is_ordered
 from hiddenkey.errors import AttachError
+from hiddenkey.framework.booleans import any_along
 
 if TYPE_CHECKING:
     from hiddenkey.attention.site import AttentionSite
@@ -259,7 +260,7 @@ def drop_from_softmax(
 
 
 def _draw(site: AttentionSite, drop: Drop, visible: Tensor) -> Tensor:
-    keys = VisibleKeys(visible.any(-2).any(1))
+    keys = VisibleKeys(any_along(any_along(visible, -2), 1))
     protect = is_ordered(visible) if site.protects_first else False
     return site.draw(drop, visible, keys, protect)
 

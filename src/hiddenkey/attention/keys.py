@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from hiddenkey.framework.booleans import any_along
 from hiddenkey.framework.patterns import PATTERNS
 
 KEY_PATTERNS = ("column", "span")
@@ -97,6 +98,6 @@ def draw_entries(
     shape = (batch, 1 if share_heads else heads, keys, queries)
     keep = PATTERNS[pattern](shape, rate, allowed.transpose(-1, -2)).transpose(-1, -2)
     if protect_first is not False:
-        first = VisibleKeys(allowed.any(-2).squeeze(1)).first
+        first = VisibleKeys(any_along(allowed, -2).squeeze(1)).first
         keep = keep | (first[:, None, None, :] & protect_first)
     return keep.expand(-1, heads, -1, -1)

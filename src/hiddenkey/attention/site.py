@@ -14,6 +14,7 @@ from hiddenkey.anatomy.attention import Kind
 from hiddenkey.attention import flash, fused, kernels, reference
 from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 from hiddenkey.attention.view import View, is_ordered, read_mask
+from hiddenkey.framework.booleans import any_along
 from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
@@ -245,7 +246,7 @@ class AttentionSite:
         heads = allowed.shape[1]
         if drop.pattern in KEY_PATTERNS:
             return self._draw_keys(drop, keys, heads, protect_first).unsqueeze(-2)
-        seen = allowed[:, :1] if allowed.stride(1) == 0 else allowed.any(1, keepdim=True)
+        seen = allowed[:, :1] if allowed.stride(1) == 0 else any_along(allowed, 1, keepdim=True)
         keep = draw_entries(
             drop.pattern,
             drop.rate,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.masks import structure_of
+from hiddenkey.framework.booleans import any_along
 
 HIDDEN_BELOW = -5e3
 """A logit below this is that of a hidden key: models add −10,000 or the smallest number to it."""
@@ -45,7 +46,7 @@ class View:
             return self.known_keys
         if self.allowed is None:
             return VisibleKeys(torch.ones((batch, keys), dtype=torch.bool, device=device))
-        return VisibleKeys(self.allowed.any(-2).any(1).expand(batch, keys))
+        return VisibleKeys(any_along(any_along(self.allowed, -2), 1).expand(batch, keys))
 
     def sdpa_mask(self) -> Tensor | None:
         """Return the mask that ``scaled_dot_product_attention`` takes for it, causality aside."""
@@ -83,5 +84,6 @@ def is_ordered(allowed: Tensor) -> Tensor:
     Args:
         allowed: boolean ``[batch, heads, queries, keys]``; queries that see nothing do not count.
     """
-    sees = allowed.any(-1, keepdim=True)
-    return (sees & (allowed != allowed.any(-2, keepdim=True))).any()
+    seen = allowed.sum(-1, dtype=torch.int32)  # a query that sees fewer than all see differs
+    by_all = any_along(allowed, -2).sum(-1, keepdim=True, dtype=torch.int32)
+    return (seen.ne(0) & seen.ne(by_all)).any()

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from hiddenkey.framework.booleans import any_along
 from hiddenkey.framework.patterns.draws import kept
 
 
@@ -16,4 +17,4 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Keep mask ``[*groups, tokens, 1]``.
     """
-    return kept((*shape[:-1], 1), rate, visible.any(-1, keepdim=True))
+    return kept((*shape[:-1], 1), rate, any_along(visible, -1, keepdim=True))

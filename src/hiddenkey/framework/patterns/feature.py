@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hiddenkey.framework.booleans import any_along
+
 
 def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     """Draw one Bernoulli(1 − rate) for every feature, shared by all tokens of the sequence.
@@ -16,4 +18,4 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
         Keep mask ``[*groups, 1, entries]``.
     """
     drawn = torch.empty((*shape[:-2], 1, shape[-1]), dtype=torch.bool, device=visible.device)
-    return drawn.bernoulli_(1 - rate) | ~visible.any(-2, keepdim=True)
+    return drawn.bernoulli_(1 - rate) | ~any_along(visible, -2, keepdim=True)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hiddenkey.framework.booleans import any_along
+
 
 def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     """Drop one run of round(rate · n) neighbours among the n visible tokens.
@@ -18,7 +20,7 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Keep mask ``[*groups, tokens, 1]``.
     """
-    tokens_visible = visible.any(-1, keepdim=True).expand(*shape[:-1], 1)
+    tokens_visible = any_along(visible, -1, keepdim=True).expand(*shape[:-1], 1)
     place = tokens_visible.cumsum(-2) - 1
     count = tokens_visible.sum(-2, keepdim=True)
     length = (rate * count).round()
