@@ -19,6 +19,7 @@ from hiddenkey.errors import (
     DivergedError,
     not_one_of,
 )
+from hiddenkey.lab.queue.interrupts import interrupts_arrive
 
 _FAILED = 1
 _USER_ERROR = 2
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command != "run":  # whose command has bars of its own
         os.environ.setdefault("TQDM_DISABLE", "1")
     try:
-        return _run(command, given[1:])
+        with interrupts_arrive():
+            return _run(command, given[1:])
     except KeyboardInterrupt:
         print(f"hiddenkey {command}: stopped", file=sys.stderr)
         return _INTERRUPTED

@@ -17,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.queue.interrupts import interrupt, interrupts_arrive
 
 _PATIENCE_SECONDS: Final = 30
 _MOST_DEATHS_EACH: Final = 12
@@ -103,19 +104,15 @@ def _serve(pickled: bytes, messages: Connection) -> None:
     _end_with_parent()
     # Ctrl-C reaches the whole group; the command alone decides, and then sends SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        work, argument = pickle.loads(pickled)
-        work(argument)
+        with interrupts_arrive():
+            work, argument = pickle.loads(pickled)
+            work(argument)
     except KeyboardInterrupt:
         return
     except ConfigError as error:
         messages.send(error.faults)
-
-
-def _interrupt(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
