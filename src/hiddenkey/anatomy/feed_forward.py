@@ -30,7 +30,8 @@ def find_feed_forward(
     Args:
         transformer: the model.
         layers: its layers.
-        pattern: regular expression that fully matches the names of the wanted linear layers.
+        pattern: regular expression that fully matches the names of the wanted linear layers. What
+            it named as a layer, in a model without attention, is the module itself.
 
     Returns:
         For each layer its modules, or why it has none.
@@ -54,6 +55,8 @@ def find_feed_forward(
 
 
 def _by_name(layer: Part, pattern: str) -> list[Part]:
+    if layer.is_named:
+        return [layer]
     linears = [part for part in walk(layer) if linear_shape(part.module)]
     hits = [part for part in linears if re.fullmatch(pattern, part.name)]
     if len(hits) != 1:

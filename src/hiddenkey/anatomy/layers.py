@@ -40,22 +40,31 @@ class Stack:
     owner: Any
 
 
-def find_layers(transformer: nn.Module, attention: str | None = None) -> list[Part]:
+def find_layers(
+    transformer: nn.Module, attention: str | None = None, named: str | None = None
+) -> list[Part]:
     """Return the layers of all stacks of the text part, an encoder's before a decoder's.
 
     Args:
         transformer: the model.
         attention: see :func:`hiddenkey.anatomy.find_attention`'s ``pattern``.
+        named: regular expression that fully matches the names of modules, which are the layers
+            where the model has no list of layers; ``None``: it must have one.
 
     Raises:
         AttachError: if there is none.
     """
-    members = [layer for stack in find_stacks(transformer, attention) for layer in stack.layers]
+    stacks = find_stacks(transformer, attention, named=named)
+    members = [layer for stack in stacks for layer in stack.layers]
     return [replace(layer, layer=index) for index, layer in enumerate(members)]
 
 
 def find_stacks(
-    transformer: nn.Module, attention: str | None = None, *, others: bool = False
+    transformer: nn.Module,
+    attention: str | None = None,
+    *,
+    named: str | None = None,
+    others: bool = False,
 ) -> list[Stack]:
     """Find the lists of layers: of modules that hold attention and what follows it.
 
@@ -70,11 +79,14 @@ def find_stacks(
         found = [Stack("", (whole,), None)]  # a model of one layer
     if not found:
         found = _plain_stacks(transformer)
+    if not found and named is not None:
+        found = _named_modules(whole, named)
     if not found:
         raise AttachError(
             f"{type(transformer).__name__} has no list of layers with attention in it; if modules"
             " of other names attend, name them with DropoutConfig(attention_modules=<regular"
-            " expression>)"
+            " expression>); in a network without attention, name the modules whose outputs drop"
+            " with DropoutConfig(hidden_modules=<regular expression>)"
         )
     if is_encoder_decoder(transformer):
         text = [s for s in found if not _OTHER_TOWER.search(type(s.owner).__name__)]
@@ -157,3 +169,9 @@ def _plain_stacks(transformer: nn.Module) -> list[Stack]:
     }
     outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
     return [Stack(name, _members(name, lists[name]), None) for name in outermost]
+
+
+def _named_modules(whole: Part, pattern: str) -> list[Stack]:
+    """Return what a user names in a model without layers, such as a convolutional network."""
+    hits = [part for part in walk(whole) if re.fullmatch(pattern, part.name)]
+    return [Stack("", tuple(replace(part, is_named=True) for part in hits), None)] if hits else []

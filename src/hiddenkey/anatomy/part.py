@@ -19,6 +19,7 @@ class Part:
         module: the module itself.
         is_bare: a layer that has no module around all of it; ``module`` is its attention.
         beside: the further modules of a bare layer, with their names.
+        is_named: a module of a network without attention that the user named as a place of noise.
     """
 
     layer: int | None
@@ -26,6 +27,7 @@ class Part:
     module: nn.Module
     is_bare: bool = field(default=False, kw_only=True)
     beside: tuple[tuple[str, nn.Module], ...] = field(default=(), kw_only=True)
+    is_named: bool = field(default=False, kw_only=True)
 
 
 @dataclass(frozen=True)

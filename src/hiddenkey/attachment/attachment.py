@@ -55,7 +55,8 @@ def attach(
 
     Args:
         model: a transformers ``PreTrainedModel``, a ``PeftModel`` around one, or any module with
-            layers that attend, also inside DistributedDataParallel or torch.compile.
+            layers that attend, also inside DistributedDataParallel or torch.compile. In a network
+            without attention, the configuration's ``hidden_modules`` names where it drops.
         config: name of a method or a configuration.
         kernel: path of the attention drops. ``fused`` keeps PyTorch's fused attention and is
             possible for column and span patterns; ``reference`` computes the attention map;
@@ -85,7 +86,7 @@ def attach(
     entry = entry_of(model, transformer)
     if faults := rank_faults(data_parallel_rank) + adapter_faults(model, config):
         raise ConfigError(faults)
-    layers = anatomy.find_layers(transformer, config.attention_modules)
+    layers = anatomy.find_layers(transformer, config.attention_modules, config.hidden_modules)
     plan = make_plan(config, transformer, layers, kernel, lm_loss)
     if previous := attachment_of(model):
         previous.detach()

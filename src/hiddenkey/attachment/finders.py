@@ -45,7 +45,16 @@ def find_input(transformer: nn.Module, layers: list[Part], config: DropoutConfig
     """Return the first layer (Cutoff, arXiv 2009.13818).
 
     What enters it holds token, position and segment embeddings.
+
+    Raises:
+        AttachError: if the model has no layers but those that the user named.
     """
+    if any(layer.is_named for layer in layers):
+        raise AttachError(
+            f"position 'input' is what enters the first layer of a transformer, and"
+            f" {type(transformer).__name__} has no such layers; use the position 'hidden' and let"
+            " hidden_modules match the module that embeds"
+        )
     first = anatomy.find_layers(transformer)[0]
     return [Part(None, first.name, first.module)]
 
@@ -139,6 +148,11 @@ def find_update(
     Raises:
         AttachError: if no layer has one, or an adapter is merged.
     """
+    if any(layer.is_named for layer in layers):
+        raise AttachError(
+            f"position 'update' is an adapter in the layers of a transformer, and"
+            f" {type(transformer).__name__} has no such layers; use the position 'hidden'"
+        )
     adapted = [part for layer in layers for part in _adapted(layer)]
     refusals = {part.name: update_refusal(part.module) for part in adapted}
     found: dict[nn.Module, Part] = {}

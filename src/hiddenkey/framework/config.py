@@ -74,7 +74,8 @@ class DropoutConfig:
         keep_first: in causal attention, never drop the first visible key of a sequence. Otherwise a
             query that would lose all its keys keeps them all.
         hidden_modules: regular expression that fully matches the names of the second feed-forward
-            layers, for models in which their shape is ambiguous; ``None`` finds them.
+            layers, for models in which their shape is ambiguous; ``None`` finds them. In a network
+            without attention it names the modules, of any kind, whose outputs are dropped.
         attention_modules: regular expression that fully matches the names of the attention modules,
             for models of one's own whose attention is not found; ``None`` finds them.
         attention: which attention drops keys, ``self``, ``cross`` or both; models without

@@ -1,4 +1,4 @@
-"""Noise in a sequence of vectors: the positions ``input``, ``hidden`` and ``output``."""
+"""Noise in a sequence of vectors or a feature map: ``input``, ``hidden`` and ``output``."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hiddenkey.framework.compensation import rescale
-from hiddenkey.framework.patterns import PATTERNS
+from hiddenkey.framework.patterns import ON_MAPS, PATTERNS
 
 
 def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) -> Tensor:
@@ -27,11 +27,32 @@ def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) ->
     return PATTERNS[pattern](tuple(states.shape), rate, visible.unsqueeze(-1))
 
 
+def draw_map(pattern: str, rate: float, states: Tensor) -> Tensor:
+    """Draw a keep mask for a feature map, whose places are to it what tokens are to a sequence.
+
+    Args:
+        pattern: key of ``PATTERNS``; ``span`` becomes a block of neighbouring places.
+        rate: dropout rate.
+        states: ``[batch, channels, height, width]``.
+
+    Returns:
+        Keep mask that broadcasts to ``states``.
+    """
+    batch, channels, height, width = states.shape
+    visible = torch.ones((1, 1, 1), dtype=torch.bool, device=states.device)
+    if pattern in ON_MAPS:
+        keep = ON_MAPS[pattern]((batch, height, width, channels), rate, visible[None])
+        return keep.movedim(-1, 1)
+    keep = PATTERNS[pattern]((batch, height * width, channels), rate, visible)
+    whole = keep.expand(-1, height * width, -1)
+    return whole.transpose(1, 2).reshape(batch, -1, height, width)
+
+
 def drop(states: Tensor, keep: Tensor, rate: float, rescaling: str) -> Tensor:
     """Zero dropped units, rescale kept ones: m · x / (1 − p) for ``inverse``, m · x for ``none``.
 
     Args:
-        states: ``[batch, tokens, features]``.
+        states: of any shape.
         keep: boolean m, broadcasts to ``states``.
         rate: dropout rate p.
         rescaling: ``inverse`` or ``none``.

@@ -9,13 +9,15 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.hooks import RemovableHandle
 
+from hiddenkey.anatomy.part import linear_shape
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import Drop
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.sequence.drop import draw_sequence, drop
+from hiddenkey.sequence.drop import draw_map, draw_sequence, drop
 from hiddenkey.sequence.update import LayerDraw, UpdateHooks
 
 
@@ -85,11 +87,24 @@ class SequenceSite:
     def _after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         if self.is_silent:
             return None
-        if isinstance(output, tuple):
-            return (self.apply(output[0]), *output[1:])
+        if isinstance(output, tuple) and not isinstance(output, PackedSequence):
+            return (self._apply_in_order(module, output[0]), *output[1:])
+        return self._apply_in_order(module, output)
+
+    def _apply_in_order(self, module: nn.Module, states: Any) -> Tensor:
+        """Drop units of what a module returns, in the order of axes that its kind has."""
+        if isinstance(states, PackedSequence):
+            raise AttachError(
+                f"{type(module).__name__} was given a packed sequence, whose tokens stand in no"
+                " grid that a mask could cover; give it padded tensors and an attention_mask"
+            )
         if isinstance(module, nn.Conv1d):  # [batch, features, tokens]
-            return self.apply(output.transpose(1, 2)).transpose(1, 2)
-        return self.apply(output)
+            return self.apply(states.transpose(1, 2)).transpose(1, 2)
+        if isinstance(module, nn.RNNBase) and states.dim() == 3 and not module.batch_first:
+            return self.apply(states.transpose(0, 1)).transpose(0, 1)  # [tokens, batch, features]
+        if states.dim() == 4 and linear_shape(module) is None:
+            return self.apply_to_map(states)
+        return self.apply(states)
 
     @property
     def is_silent(self) -> bool:
@@ -106,6 +121,15 @@ class SequenceSite:
         keep = self._draw(states, visible)
         if self.counting():
             self._count(keep, visible, states)
+        return drop(states, keep, self.drop.rate, self.drop.rescaling)
+
+    def apply_to_map(self, states: Tensor) -> Tensor:
+        """Drop units of a feature map, ``[batch, channels, height, width]``."""
+        if self.is_silent:
+            return states
+        keep = draw_map(self.drop.pattern, self.drop.rate, states)
+        if self.counting():
+            self.counter.add(keep, keep.new_ones(1, 1, 1, 1))
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
 
     def _draw(self, states: Tensor, visible: Tensor) -> Tensor:

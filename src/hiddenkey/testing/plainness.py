@@ -16,7 +16,6 @@ from torch.nn.modules import module as module_hooks
 from torch.utils.checkpoint import checkpoint
 
 from hiddenkey.attachment import model_dropout
-from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.testing.examination import VANISHING_RATE, Examination
 from hiddenkey.testing.findings import CheckError, fail_if
 from hiddenkey.testing.passes import Pass, differences, without_dropout_modules
@@ -46,7 +45,8 @@ def check_own_dropout(examination: Examination) -> str:
 
     A router that draws to choose its experts is left alone, and named.
     """
-    with without_dropout_modules(examination.model), examination.attached(DropoutConfig()):
+    without_drops = examination.at_rate(0.0, drops=())
+    with without_dropout_modules(examination.model), examination.attached(without_drops):
         seen = examination.spy()
     drawn = {(operation.module or "the model", operation.name) for operation in seen.random}
     fail_if([f"{module} still draws ({name})" for module, name in sorted(drawn)])

@@ -12,7 +12,7 @@ from collections.abc import Callable, MutableMapping
 
 from torch import Tensor
 
-from hiddenkey.framework.patterns import adapter, column, element, feature, span
+from hiddenkey.framework.patterns import adapter, block, column, element, feature, span
 
 KeepMask = Callable[[tuple[int, ...], float, Tensor], Tensor]
 
@@ -26,3 +26,9 @@ PATTERNS: MutableMapping[str, KeepMask] = {
     "adapter": adapter.keep_mask,
     "two-sided": feature.keep_mask,
 }
+
+ON_MAPS: MutableMapping[str, KeepMask] = {"span": block.keep_mask}
+"""What a pattern is on a feature map, with the shape ``(*groups, height, width, entries)``.
+
+Other patterns take the places of a map as the tokens of a sequence.
+"""
