@@ -35,7 +35,7 @@ def test_the_plans_that_come_with_it_fit_their_scales(scale):
 
 def test_every_claim_of_the_paper_has_a_plan():
     claims, _ = read_plans(default_folder(), "small")
-    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 6)]
+    paper, own = [f"C{n}" for n in range(1, 10)], [f"X{n}" for n in range(1, 10)]
     assert [claim.name for claim in claims] == [*paper, *own]
 
 
