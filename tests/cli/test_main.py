@@ -124,6 +124,20 @@ def test_errors_become_messages(error, status, message, monkeypatch, capsys):
     assert capsys.readouterr().err == message
 
 
+def test_what_fails_at_an_interrupt_is_an_interrupt(monkeypatch, capsys):
+    from hiddenkey.cli import methods
+
+    def fail(arguments):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise UnboundLocalError("a library's")
+
+    monkeypatch.setattr(methods, "run", fail)
+    assert entry.main(["methods"]) == 130
+    assert capsys.readouterr().err == "hiddenkey methods: stopped\n"
+
+
 @pytest.mark.parametrize(
     "error", [ZeroDivisionError("by\n0"), ModuleNotFoundError("no", name="hiddenkey.gone")]
 )

@@ -19,7 +19,7 @@ from hiddenkey.errors import (
     DivergedError,
     not_one_of,
 )
-from hiddenkey.lab.queue.interrupts import interrupts_arrive
+from hiddenkey.lab.queue.interrupts import came_of_interrupt, interrupts_arrive
 
 _FAILED = 1
 _USER_ERROR = 2
@@ -66,6 +66,8 @@ def _run(command: str, arguments: list[str]) -> int:
     except OSError as error:
         _report(command, (_refused_by_system(error),))
     except Exception as error:
+        if came_of_interrupt(error):
+            raise KeyboardInterrupt from error
         _report(command, (_unforeseen(error),))
         return _FAILED
     return _USER_ERROR

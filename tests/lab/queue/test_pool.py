@@ -20,6 +20,18 @@ if multiprocessing.parent_process() is not None:
 def work(argument):
     pass
 """
+FAILS = """
+import time
+from pathlib import Path
+
+
+def work(argument):
+    Path("importing").touch()
+    try:
+        time.sleep(60)
+    finally:
+        print(never_set)  # what a library does that no interrupt was foreseen in
+"""
 COMMAND = """
 import sys, time
 from hiddenkey.lab.queue.pool import Pool
@@ -33,10 +45,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def command(tmp_path):
-    """A command whose worker is importing, and the worker's process number."""
-    (tmp_path / "slow_work.py").write_text(SLOW)
+@pytest.fixture(params=[SLOW])
+def command(request, tmp_path):
+    """A command whose worker is importing, or working, and the worker's process number."""
+    (tmp_path / "slow_work.py").write_text(request.param)
     (tmp_path / "command.py").write_text(COMMAND)
     process = subprocess.Popen(
         [sys.executable, "command.py"],
@@ -68,6 +80,14 @@ def test_a_worker_that_imports_ends_on_request_without_a_word(command):
     time.sleep(0.2)
     assert lives(worker)
     _, errors = process.communicate()  # its input ends, so it stops its pool
+    assert (process.returncode, errors) == (0, "")
+    assert not lives(worker)
+
+
+@pytest.mark.parametrize("command", [FAILS], indirect=True)
+def test_what_fails_at_an_interrupt_ends_without_a_word(command):
+    process, worker = command
+    _, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     assert not lives(worker)
 

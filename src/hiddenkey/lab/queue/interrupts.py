@@ -1,8 +1,8 @@
-"""Interrupts that arrive while Python runs what may not raise.
+"""Interrupts that arrive while Python, or a library, runs what is not ready for them.
 
 What is raised in a weak reference's callback or in ``__del__`` is printed and dropped, and the
 handler of a signal may run at any of their lines. An interrupt dropped there is sent again a moment
-later.
+later. A library's own clearing up may fail at an interrupt, and raise something else in its place.
 """
 
 from __future__ import annotations
@@ -49,6 +49,20 @@ def interrupts_arrive() -> Iterator[None]:
         sys.unraisablehook = before
         for timer in timers:
             timer.cancel()
+
+
+def came_of_interrupt(error: BaseException) -> bool:
+    """Whether an exception was raised while an interrupt was on its way up."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, KeyboardInterrupt):
+            return True
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            waiting += [each.__context__, each.__cause__]
+    return False
 
 
 def _send() -> None:

@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.queue.interrupts import interrupt, interrupts_arrive
+from hiddenkey.lab.queue.interrupts import came_of_interrupt, interrupt, interrupts_arrive
 
 _PATIENCE_SECONDS: Final = 30
 _MOST_DEATHS_EACH: Final = 12
@@ -113,6 +113,9 @@ def _serve(pickled: bytes, messages: Connection) -> None:
         return
     except ConfigError as error:
         messages.send(error.faults)
+    except Exception as error:
+        if not came_of_interrupt(error):
+            raise
 
 
 def _end_with_parent() -> None:
