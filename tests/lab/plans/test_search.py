@@ -5,7 +5,7 @@ import math
 import optuna
 import pytest
 
-from hiddenkey.lab.plans import search
+from hiddenkey.lab.plans import sampling
 from hiddenkey.lab.plans.search import Search, read_search
 from hiddenkey.lab.plans.trials import searched_options
 from hiddenkey.lab.run.options import TrainOptions
@@ -14,8 +14,8 @@ SPACE = {"learning_rate": (1e-4, 1e-2), "rate": (0.0, 0.4), "lora_alpha": (4, 32
 
 
 def draw(index, trials=9, space=None):
-    study = optuna.create_study(direction="maximize", sampler=search.sampler(index, trials))
-    return search.suggest(study.ask(), space or SPACE)
+    study = optuna.create_study(direction="maximize", sampler=sampling.sampler(index, trials))
+    return sampling.suggest(study.ask(), space or SPACE)
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +47,9 @@ def test_after_a_third_the_trials_follow_what_was_good():
     study = optuna.create_study(direction="maximize")
     near = 0
     for index in range(30):
-        study.sampler = search.sampler(index, 30)
+        study.sampler = sampling.sampler(index, 30)
         trial = study.ask()
-        rate = search.suggest(trial, {"rate": (0.0, 1.0)})["rate"]
+        rate = sampling.suggest(trial, {"rate": (0.0, 1.0)})["rate"]
         study.tell(trial, -abs(rate - 0.7))
         near += index >= 10 and abs(rate - 0.7) < 0.15
     assert near > 10, "of 20; chance alone would bring 6"

@@ -37,7 +37,7 @@ from hiddenkey.lab.compare.archive import (
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch, progress
 from hiddenkey.lab.compare.view import LiveView, frozen, show
 from hiddenkey.lab.evidence.record import Record
-from hiddenkey.lab.plans import search
+from hiddenkey.lab.plans import sampling
 from hiddenkey.lab.plans.command import CommandRun, command_label
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Run, options_from
@@ -155,8 +155,8 @@ class Worker:
 
     def _search(self, trial: optuna.Trial, job: Job) -> float:
         wanted = SearchTrial.from_dict(job.payload)
-        trial.study.sampler = search.sampler(wanted.index, wanted.trials)
-        chosen = search.suggest(trial, wanted.space)
+        trial.study.sampler = sampling.sampler(wanted.index, wanted.trials)
+        chosen = sampling.suggest(trial, wanted.space)
         values = []
         for run in (wanted.run(chosen, seed) for seed in wanted.seeds):
             values.append(worth_of(run, self._train(trial, run), wanted.by))

@@ -16,15 +16,11 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.command import CommandOptions, placeholders
 from hiddenkey.lab.run.options import TrainOptions
-
-if TYPE_CHECKING:
-    from optuna import Trial
-    from optuna.samplers import TPESampler
 
 Bounds = tuple[float, float] | tuple[str, ...]
 """Smallest and largest value, or the texts to choose from."""
@@ -174,36 +170,6 @@ def unused_by(options: AnyOptions, baseline: str = "") -> tuple[str, ...]:
     return tuple(name for name, place in OF_METHOD.items() if place not in names)
 
 
-def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
-    """Let Optuna choose the settings of a trial."""
-    chosen: dict[str, Any] = {}
-    for name, bounds in space.items():
-        low, high = bounds[0], bounds[-1]
-        if isinstance(low, str) or isinstance(high, str):
-            chosen[name] = trial.suggest_categorical(name, bounds)
-            continue
-        log = low > 0 and high / low >= 10
-        if SEARCHABLE.get(name) is int or (name not in SEARCHABLE and _are_whole(low, high)):
-            chosen[name] = trial.suggest_int(name, int(low), int(high), log=log)
-        else:
-            chosen[name] = trial.suggest_float(name, low, high, log=log)
-    return chosen
-
-
-def sampler(index: int, trials: int) -> TPESampler:
-    """Return the sampler of one trial.
-
-    Args:
-        index: number of the trial in its search, from 0.
-        trials: all trials of the search; a third of them is random.
-    """
-    from optuna.samplers import TPESampler
-
-    return TPESampler(
-        n_startup_trials=max(1, trials // 3), seed=index, multivariate=True, constant_liar=True
-    )
-
-
 def held_out(options: TrainOptions, search: Search) -> TrainOptions:
     """Return a run that is judged on the search's part of the examples that it would train on."""
     share: dict[str, Any] = {held_out_by(options): search.validation}
@@ -252,11 +218,8 @@ def _are_texts(given: object) -> bool:
     return len({*given}) == len(given) > 1
 
 
-def _are_whole(*values: object) -> bool:
-    return all(map(_is_whole, values))
-
-
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number, and no truth value."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -271,14 +234,14 @@ def _is_list(value: object) -> bool:
 
 
 def _are_seeds(values: tuple[Any, ...]) -> bool:
-    good = all(_is_whole(seed) and 0 <= seed < 2**32 for seed in values)
+    good = all(is_whole(seed) and 0 <= seed < 2**32 for seed in values)
     return good and bool(values) and len(set(values)) == len(values)
 
 
 _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
     "trials": (
         "a whole number from 2 to 10000",
-        lambda n: _is_whole(n) and 2 <= n <= 10_000,
+        lambda n: is_whole(n) and 2 <= n <= 10_000,
         "12 is usual",
     ),
     "seeds": ("different seeds from 0 to 2**32 - 1", _are_seeds, "fix them"),
