@@ -92,7 +92,8 @@ def _planned(plan: Plan, options: TuneOptions, data: Data, prices: Prices) -> Ef
     stored = read_plan(Path(confirmation(plan, TRIALS, plan.seeds, plain=False).output))
     before = stored.plan.searched if stored else None
     if options.minutes is not None and stored and before and len(stored.plan.seeds) > 1:
-        return Effort(before.trials, len(before.seeds), len(stored.plan.seeds))
+        pairs = len(stored.plan.seeds)
+        return Effort(before.trials, len(before.seeds), pairs, before.algorithm)
     given = options.search if isinstance(options.search, dict) else {}
     return effort_for(
         options.runs,
@@ -102,6 +103,7 @@ def _planned(plan: Plan, options: TuneOptions, data: Data, prices: Prices) -> Ef
         prices,
         given=bool(options.seeds),
         trials=given.get("trials", TRIALS),
+        algorithm=search.algorithm,
     )
 
 
@@ -211,7 +213,7 @@ def _show_stages(
         )
         return
     others = " or ".join(name for name in plan.methods if name != plan.baseline)
-    trials, pairs = effort.trials * effort.per_trial, effort.seeds
+    trials, pairs = effort.choosing, effort.seeds
     table = plain_table(
         f"{effort.runs} runs of {plan.output}", left=["stage", "of"], right=["runs"]
     )

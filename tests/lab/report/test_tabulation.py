@@ -366,6 +366,19 @@ def test_search_runs_are_listed_and_never_compared():
         assert trials[0].best > trials[1].best
 
 
+def test_of_a_halving_only_what_reached_the_last_round_leads():
+    tried = {1e-3: (0.0, (100, 101)), 2e-3: (0.3, (100,)), 3e-3: (0.1, (100, 101))}
+    search = [
+        record(gain=gain, learning_rate=rate, stage="search", seed=seed, holdout=0.25)
+        for rate, (gain, seeds) in tried.items()
+        for seed in seeds
+    ]
+    rows = tabulate(search).search
+    assert [row.settings["learning_rate"] for row in rows] == ["0.003", "0.001", "0.002"]
+    assert rows[2].best > rows[0].best > rows[1].best
+    assert [row.leading for row in rows] == [True, False, False]
+
+
 def test_ranks_need_tasks_and_methods():
     one = tabulate(study(chosen=("lora", "dropkey", "hiddenkey"), rates=(0.1,)))
     assert one.scopes[0].ranking is None

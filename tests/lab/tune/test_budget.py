@@ -34,6 +34,16 @@ def test_seeds_are_left_out_before_there_are_fewer_trials_than_seeds():
     assert planned(10_000).trials == MOST_TRIALS
 
 
+def test_a_halving_tries_more_settings_with_as_many_runs():
+    found = share(60, 4, 8, 6, Prices(), "halving")
+    # 28 pairs: 8 of the confirmation; 10 settings are 10 + 5 + 2 · 3 = 21, 9 are 9 + 5 + 2 · 3 = 20
+    assert found == Effort(9, 4, 8, "halving")
+    assert found.choosing == 20
+    assert found.runs == 60
+    assert Effort(12, 4, 6, "halving").choosing == 12 + 6 + 3 * 2
+    assert Effort(12, 4, 6).choosing == 48
+
+
 def test_seconds_are_shared_by_what_a_pair_of_runs_takes():
     prices = Prices(plain=10.0, other=30.0)
     found = planned(seconds=40 + 40 * 16, prices=prices)

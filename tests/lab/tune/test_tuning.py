@@ -137,6 +137,35 @@ def test_interrupted_anywhere_it_goes_on_where_it_was(here, command, monkeypatch
 
 
 @pytest.mark.usefixtures("no_page")
+def test_halving_trains_as_many_runs_for_each_side_wherever_it_was_interrupted(
+    here, command, monkeypatch, capsys
+):
+    words = command("--search.algorithm", "halving")
+    assert main([*words, "--dry-run"]) == 0
+    assert "22 runs of chosen" in capsys.readouterr().out, "4 looks, twice 4 + 2 and 3"
+
+    def stop(console, coordinator, local, shown, workers):
+        worker = worker_for(coordinator, local)
+        for _ in range(5):  # in the first look, and in each round
+            if coordinator.advance().finished:
+                return
+            worker.take_one()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "work_off", stop)
+        assert [main(words) for _ in range(2)] == [130, 130]
+    assert main(words) == 0
+    started = [line.split() for line in calls(here)]
+    tried = [(method == "lora", seed) for stage, method, seed in started[4:] if stage == "search"]
+    for plain in (True, False):
+        seeds = [seed for is_plain, seed in tried if is_plain == plain]
+        assert sorted(seeds) == ["100"] * 4 + ["101"] * 2
+    assert len(started) == 4 + 2 * (4 + 2) + 2 * 3
+    assert "4 trials in 6 runs, the better ones with up to 2 seeds, for" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_page")
 def test_where_nothing_is_better_plain_lora_with_its_own_choice_is_given(here, command, capsys):
     assert main(command(gain=-0.1)) == 0
     shown = capsys.readouterr().out

@@ -89,11 +89,11 @@ class EvidenceOutline:
         listed = chain(*self._choices.values(), *by_seed, *self._timing_jobs(chosen).values())
         return {self._name: list({job.key: job for job in listed}.values())}
 
-    def unnamed(self, look: States) -> list[Run]:
+    def unnamed(self, look: States) -> list[Job]:
         """Return the runs whose choice is still open, with the first setting that it tries."""
         chosen = self.chosen(look.get(self._name, {}))
         return [
-            Run(options, self._data.fingerprint(options))
+            run_job(Run(options, self._data.fingerprint(options)))
             for (task, _), found in self._trained.items()
             if (task, found.chosen_as) not in chosen
             for options in self._by_seed(self._guessed(task, found))

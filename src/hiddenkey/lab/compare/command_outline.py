@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hiddenkey.lab.compare.outline import States
-from hiddenkey.lab.compare.searches import chosen_by, search_jobs, why_nothing
+from hiddenkey.lab.compare.searches import SearchOutline
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun
-from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.trials import with_chosen
 from hiddenkey.lab.queue.jobs import Job
@@ -29,7 +28,7 @@ class CommandOutline:
         self._print = commands.fingerprint(plan.command)
         self._contenders = plan.contenders()
         self._searches = [
-            search_jobs(plan, group, self._print) if plan.searched else ("", [])
+            SearchOutline(plan, group, self._print) if plan.searched else None
             for group in self._contenders
         ]
         self._named: dict[tuple[int, int, str], Job] = {}
@@ -37,28 +36,28 @@ class CommandOutline:
     @property
     def studies(self) -> list[str]:
         """Those of the searches, and last that of the runs that are compared."""
-        return [*(name for name, _ in self._searches if name), self._plan.name]
+        return [*(search.name for search in self._searches if search), self._plan.name]
 
     @property
     def total(self) -> int:
         """How many jobs there are."""
         runs = len(self._contenders) * len(self._plan.seeds)
-        return runs + sum(len(jobs) for _, jobs in self._searches)
+        return runs + sum(search.total for search in self._searches if search)
 
     def jobs(self, look: States) -> dict[str, list[Job]]:
         """The jobs that can be named, one seed after the other: pairs are complete early."""
-        answers = [
-            chosen_by(jobs, look.get(name, {})) if name else {} for name, jobs in self._searches
-        ]
+        seen = [(each, look.get(each.name, {}) if each else {}) for each in self._searches]
+        answers = [search.chosen(states) if search else {} for search, states in seen]
         runs = [
             self._job(index, seed, chosen)
             for seed in self._plan.seeds
             for index, chosen in enumerate(answers)
             if chosen is not None
         ]
-        return {**{name: jobs for name, jobs in self._searches if name}, self._plan.name: runs}
+        tried = {search.name: search.jobs(states) for search, states in seen if search}
+        return {**tried, self._plan.name: runs}
 
-    def unnamed(self, look: States) -> list[Run]:
+    def unnamed(self, look: States) -> list[Job]:
         """Nothing: a command's time cannot be measured in a few steps."""
         return []
 
@@ -66,8 +65,8 @@ class CommandOutline:
         """Which runs cannot be, because no trial of their search succeeded."""
         return [
             f"{group[0].method} on {group[0].task}: {why}"
-            for group, (name, jobs) in zip(self._contenders, self._searches, strict=True)
-            if name and (why := why_nothing(jobs, look.get(name, {})))
+            for group, search in zip(self._contenders, self._searches, strict=True)
+            if search and (why := search.why_nothing(look.get(search.name, {})))
         ]
 
     def _job(self, index: int, seed: int, chosen: Mapping[str, Any]) -> Job:

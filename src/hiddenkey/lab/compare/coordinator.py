@@ -23,7 +23,6 @@ from hiddenkey.lab.compare.archive import Archive, buried, records_of, revived
 from hiddenkey.lab.compare.outline import States
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.agreement import agree
-from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.folder import WorkFolder
@@ -50,8 +49,8 @@ class Jobs(Protocol):
     def jobs(self, look: States) -> dict[str, list[Job]]:
         """The jobs that can be named by now, by study, in the order to do them."""
 
-    def unnamed(self, look: States) -> list[Run]:
-        """The runs that cannot be named yet, with what is still open at a first guess."""
+    def unnamed(self, look: States) -> list[Job]:
+        """The jobs that cannot be named yet, with what is still open at a first guess."""
 
     def blocked(self, look: States) -> list[str]:
         """Which runs cannot be, because what they wait for failed."""

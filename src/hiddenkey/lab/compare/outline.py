@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from hiddenkey.lab.compare.searches import chosen_by, search_jobs, why_nothing
+from hiddenkey.lab.compare.searches import SearchOutline
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.identity import PATHS, Budget, Run, changed, short_hash, versions
 from hiddenkey.lab.plans.plan import Plan
@@ -58,13 +58,13 @@ class Outline:
     @property
     def studies(self) -> list[str]:
         """Names of the studies; the last one holds the runs that are compared."""
-        return [*(name for name, _ in self._searches if name), self._plan.name]
+        return [*(search.name for search in self._searches if search), self._plan.name]
 
     @property
     def total(self) -> int:
         """How many jobs there will be if none of them fails."""
         runs = len(self._settings) * len(self._plan.seeds)
-        searches = sum(len(jobs) for _, jobs in self._searches)
+        searches = sum(search.total for search in self._searches if search)
         timed = [probe for probe in self._probes if probe is not None]
         return (
             runs
@@ -79,7 +79,11 @@ class Outline:
         Args:
             look: what is known of the studies.
         """
-        found: dict[str, list[Job]] = {name: jobs for name, jobs in self._searches if name}
+        found = {
+            search.name: search.jobs(look.get(search.name, {}))
+            for search in self._searches
+            if search
+        }
         probes = {probe.key: probe for probe in self._probes if probe is not None}
         answers = [self._answer(index, look) for index in range(len(self._settings))]
         found[self._plan.name] = [
@@ -93,15 +97,22 @@ class Outline:
         ]
         return found
 
-    def unnamed(self, look: States) -> list[Run]:
-        """Return the runs that cannot be named yet, with what is still open at its default."""
-        found = []
+    def unnamed(self, look: States) -> list[Job]:
+        """Return the jobs that cannot be named yet, with what is still open at its default."""
+        found = [
+            job
+            for search in self._searches
+            if search
+            for job in search.unnamed(look.get(search.name, {}))
+        ]
         for index, options in enumerate(self._settings):
             probe = self._probes[index]
             named = {run.budget for run in self._runs(index, 0, self._answer(index, look))}
             budgets: list[Budget] = ["steps"] if probe is None else ["steps", "time"]
             found += [
-                Run(dataclasses.replace(options, seed=seed), self._prints[index], budget=budget)
+                run_job(
+                    Run(dataclasses.replace(options, seed=seed), self._prints[index], budget=budget)
+                )
                 for budget in budgets
                 if budget not in named
                 for seed in self._plan.seeds
@@ -111,10 +122,10 @@ class Outline:
     def blocked(self, look: States) -> list[str]:
         """Say which runs cannot be, because what they wait for failed."""
         said = []
-        for options, (name, jobs), probe in zip(
+        for options, search, probe in zip(
             self._settings, self._searches, self._probes, strict=True
         ):
-            if name and (why := why_nothing(jobs, look.get(name, {}))):
+            if search and (why := search.why_nothing(look.get(search.name, {}))):
                 said.append(f"{options.method} on {options.task}: {why}")
             state = look.get(self._plan.name, {}).get(probe.key) if probe else None
             if state is not None and state.status == "failed":
@@ -123,10 +134,8 @@ class Outline:
 
     def _answer(self, index: int, look: States) -> SettingAnswer:
         """What search and measurement have found for a setting."""
-        name, jobs = self._searches[index]
-        chosen: dict[str, Any] | None = {}
-        if name:
-            chosen = chosen_by(jobs, look.get(name, {}))
+        search = self._searches[index]
+        chosen = search.chosen(look.get(search.name, {})) if search else {}
         probe = self._probes[index]
         cost = look.get(self._plan.name, {}).get(probe.key) if probe else None
         if cost is None or cost.status != "finished" or cost.trial is None:
@@ -153,12 +162,12 @@ class Outline:
             runs.append(Run(timed, self._prints[index], budget="time"))
         return runs
 
-    def _search(self, contenders: Sequence[TrainOptions], data: Data) -> tuple[str, list[Job]]:
+    def _search(self, contenders: Sequence[TrainOptions], data: Data) -> SearchOutline | None:
         search = self._plan.searched
         if search is None:
-            return "", []
+            return None
         held = [held_out(options, search) for options in contenders]
-        return search_jobs(self._plan, held, data.fingerprint(held[0]))
+        return SearchOutline(self._plan, held, data.fingerprint(held[0]))
 
     def _probe(self, index: int) -> Job | None:
         """The measurement of a method's cost; rates do not change it and share one."""

@@ -108,7 +108,7 @@ def survey(outline: Jobs, states: States, costs: Costs) -> list[JobRow]:
         for job in listed:
             state = states.get(name, {}).get(job.key)
             rows.append(_row(job, "missing" if state is None else state.status, costs))
-    rows += [_run_row(run, "missing", costs) for run in outline.unnamed(states)]
+    rows += [_row(job, "missing", costs) for job in outline.unnamed(states)]
     return rows
 
 

@@ -155,7 +155,7 @@ class Worker:
 
     def _search(self, trial: optuna.Trial, job: Job) -> float:
         wanted = SearchTrial.from_dict(job.payload)
-        trial.study.sampler = sampling.sampler(wanted.index, wanted.trials)
+        trial.study.sampler = sampling.sampler(wanted.index, wanted.trials, wanted.algorithm)
         chosen = sampling.suggest(trial, wanted.space)
         values = []
         for run in (wanted.run(chosen, seed) for seed in wanted.seeds):

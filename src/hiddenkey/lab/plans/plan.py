@@ -72,10 +72,10 @@ class Plan:
     equal_time: bool = False
     """Also run each method with fewer steps, so that it takes as long as the baseline."""
     search: dict[str, Any] | bool | None = None
-    """Choose settings by TPE on held-out training data, with an equal number of trials for each
-    method: trials, seeds, validation (share held out), space, together and by, for example
-    --search.trials 12; true takes the defaults. A command holds data out by itself: its argument
-    stage, if it has one, is 'search' in the trials."""
+    """Choose settings by TPE or successive halving on held-out training data, with an equal number
+    of runs for each method: algorithm, trials, seeds, validation (share held out), space, together
+    and by, for example --search.trials 12; true takes the defaults. A command holds data out by
+    itself: its argument stage, if it has one, is 'search' in the trials."""
     data: str | None = None
     """Folder of the tasks in GLUE's layout, for those tasks that need it."""
     command: str | None = None

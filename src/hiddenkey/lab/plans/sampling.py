@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hiddenkey.lab.plans.search import SEARCHABLE, Bounds, is_whole
+from hiddenkey.lab.plans.search import SEARCHABLE, Algorithm, Bounds, is_whole
 
 if TYPE_CHECKING:
     from optuna import Trial
-    from optuna.samplers import TPESampler
+    from optuna.samplers import BaseSampler
 
 
 def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
@@ -30,15 +30,18 @@ def suggest(trial: Trial, space: Mapping[str, Bounds]) -> dict[str, Any]:
     return chosen
 
 
-def sampler(index: int, trials: int) -> TPESampler:
+def sampler(index: int, trials: int, algorithm: Algorithm = "tpe") -> BaseSampler:
     """Return the sampler of one trial.
 
     Args:
         index: number of the trial in its search, from 0.
-        trials: all trials of the search; a third of them is random.
+        trials: all trials of the search; of TPE a third of them is random.
+        algorithm: of the search.
     """
-    from optuna.samplers import TPESampler
+    from optuna.samplers import RandomSampler, TPESampler
 
+    if algorithm == "halving":
+        return RandomSampler(seed=index)
     return TPESampler(
         n_startup_trials=max(1, trials // 3), seed=index, multivariate=True, constant_liar=True
     )

@@ -1,10 +1,11 @@
-"""Choosing settings by TPE, on a part of the training data that is held out for it.
+"""Choosing settings by search, on a part of the training data that is held out for it.
 
 Every method gets the same number of trials for each task, model and rank, in an Optuna study of its
 own. A trial draws settings from the space, trains once for each search seed and is worth the mean
-of the main metric's best value on the held-out part. The first third of the trials is random, with
-the same draws for every method; the sampler's seed follows from the number of the trial, so that a
-search that was interrupted does not draw the same settings again.
+of the main metric's best value on the held-out part. With TPE the first third of the trials is
+random, with the same draws for every method; the sampler's seed follows from the number of the
+trial, so that a search that was interrupted does not draw the same settings again. Successive
+halving draws all of them at random and gives only the better ones further seeds.
 
 With ``together`` there are two searches of the same number of trials: the baseline's, and that of
 all other methods, which chooses the method as well. Both begin with the settings of the plan.
@@ -20,12 +21,14 @@ from typing import Any, Final, Literal, get_args
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.command import CommandOptions, placeholders
+from hiddenkey.lab.plans.halving import Round, halving
 from hiddenkey.lab.run.options import TrainOptions
 
 Bounds = tuple[float, float] | tuple[str, ...]
 """Smallest and largest value, or the texts to choose from."""
 
 Worth = Literal["best", "last", "loss"]
+Algorithm = Literal["tpe", "halving"]
 AnyOptions = TrainOptions | CommandOptions
 METHOD: Final = "method"
 OF_METHOD: Final = {"rate": "rate", "consistency_weight": "weight", "consistency_scale": "weight"}
@@ -57,8 +60,12 @@ class Search:
 
     trials: int = 12
     """Settings tried for each method."""
+    algorithm: Algorithm = "tpe"
+    """How: by TPE, each with all seeds; or by successive halving, each with one seed, then the
+    better half with another, the better quarter with two more, and so on until all seeds are used.
+    """
     seeds: tuple[int, ...] = (100,)
-    """Training seeds of each trial."""
+    """Training seeds of each trial; of halving those of the last ones, none: 100 to 103."""
     validation: float = 0.25
     """Share of the training examples held out to judge a trial."""
     space: dict[str, Bounds] = field(
@@ -70,6 +77,11 @@ class Search:
     chose is compared."""
     by: Worth = "best"
     """What a trial is worth: the metric's best or last evaluation, or the loss of the last one."""
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """How many settings of each method are trained with which seeds, one after the other."""
+        return rounds_of(self.algorithm, self.trials, self.seeds)
 
     def space_of(self, method: str) -> dict[str, Bounds]:
         """The part of the space that means something to a method."""
@@ -91,7 +103,7 @@ class Search:
 
     def terms(self) -> dict[str, Any]:
         """What it holds runs to; settings that came later count where they are not the default."""
-        later = ("together", "by")
+        later = ("algorithm", "together", "by")
         return {n: v for n, v in vars(self).items() if n not in later or v != getattr(Search, n)}
 
     def contenders(
@@ -106,6 +118,9 @@ class Search:
             groups.setdefault(place, []).append(each)
         return [tuple(group) for group in groups.values()]
 
+
+HALVING_SEEDS: Final = (100, 101, 102, 103)
+"""Seeds of a halving where nobody names some: three rounds, and half the runs of all."""
 
 TEXTS: Final = {"inference": ("last", "average", "ema", "chosen")}
 """What settings that are texts may be."""
@@ -144,7 +159,21 @@ def read_search(
                 values[name] = read
             else:
                 faults.append(f"search.{name} must be {rule}, got {value!r}; {hint}")
+    if values.get("algorithm") == "halving":
+        seeds = values.setdefault("seeds", HALVING_SEEDS)
+        if len(seeds) < 2:
+            faults.append(
+                f"search.seeds must be two or more for halving, which gives the better half further"
+                f" seeds, got {', '.join(map(str, seeds))}; leave them out, or take tpe"
+            )
     return Search(**values), faults
+
+
+def rounds_of(algorithm: Algorithm, trials: int, seeds: Sequence[int]) -> tuple[Round, ...]:
+    """Return the rounds of a search; TPE has one."""
+    if algorithm == "halving":
+        return halving(trials, seeds)
+    return (Round(trials, tuple(seeds)),)
 
 
 def unused_settings(method: str) -> tuple[str, ...]:
@@ -246,6 +275,11 @@ _RULES: Final[Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
     ),
     "seeds": ("different seeds from 0 to 2**32 - 1", _are_seeds, "fix them"),
     "validation": ("in (0, 1)", lambda n: _is_number(n) and 0 < n < 1, "0.25 is usual"),
+    "algorithm": (
+        "tpe or halving",
+        lambda given: given in get_args(Algorithm),
+        "tpe is usual",
+    ),
     "together": ("true or false", lambda given: isinstance(given, bool), "false is usual"),
     "by": ("best, last or loss", lambda given: given in get_args(Worth), "best is usual"),
 }

@@ -12,6 +12,7 @@ from hiddenkey.lab.plans.identity import Run, changed, label, options_from
 from hiddenkey.lab.plans.search import (
     METHOD,
     OF_METHOD,
+    Algorithm,
     AnyOptions,
     Bounds,
     Worth,
@@ -35,6 +36,7 @@ class SearchTrial:
         space: bounds by setting.
         others: settings of further methods, where the method is chosen too.
         by: what the trial is worth.
+        algorithm: of the search.
     """
 
     options: AnyOptions
@@ -45,6 +47,7 @@ class SearchTrial:
     space: Mapping[str, Bounds]
     others: tuple[AnyOptions, ...] = ()
     by: Worth = "best"
+    algorithm: Algorithm = "tpe"
 
     @property
     def name(self) -> str:
@@ -86,7 +89,7 @@ class SearchTrial:
             "space": {name: list(bounds) for name, bounds in self.space.items()},
             "others": [_written(each) for each in self.others],
         }
-        later = {"others": [], "by": "best"}
+        later = {"others": [], "by": "best", "algorithm": "tpe"}
         return {n: v for n, v in values.items() if n not in later or v != later[n]}
 
     @classmethod

@@ -136,7 +136,7 @@ def search_grid(tables: Tables) -> Grid:
     notes = [
         "Measured on a held-out part of the training examples, which the comparison above does not"
         " look at; none of these runs is in it. Bold: the configuration that leads among its"
-        " method's, by the mean over seeds of the evaluation that the search goes by."
+        " method's with the most seeds, by their mean of the evaluation that the search goes by."
     ]
     return make_grid("search", "Configurations tried by the search", columns, rows, notes)
 

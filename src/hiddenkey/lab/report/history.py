@@ -66,13 +66,17 @@ def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
     sign = -1 if lower_is_better(runs[0].task.metric) else 1
     # where a run diverged there is no best, and its other seeds' last does not count
     worth = [t.best if by == "best" or t.best is None else t.last for t in trials]
-    known = [sign * each for each in worth if each is not None]
-    ordered = [
-        (value is None, -sign * (value or 0.0), dataclasses.replace(trial, leading=leads))
-        for trial, value in zip(trials, worth, strict=True)
-        for leads in [value is not None and sign * value == max(known)]
+    # a halving gave the others fewer seeds, since they were behind
+    orders = [
+        (value is None, -len(group), -sign * (value or 0.0))
+        for value, group in zip(worth, groups.values(), strict=True)
     ]
-    return [trial for *_, trial in sorted(ordered, key=lambda each: each[:2])]
+    first = min(orders)
+    ordered = [
+        (order, dataclasses.replace(trial, leading=not order[0] and order == first))
+        for trial, order in zip(trials, orders, strict=True)
+    ]
+    return [trial for _, trial in sorted(ordered, key=lambda each: each[0])]
 
 
 def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:

@@ -9,6 +9,8 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.prospects import SEEDS
+from hiddenkey.lab.plans.halving import Round
+from hiddenkey.lab.plans.search import Algorithm, rounds_of
 
 LOOKS: Final = 4
 """Runs of plain LoRA that show whether it overfits."""
@@ -45,25 +47,44 @@ class Effort:
 
     Attributes:
         trials: of plain LoRA, and as many of the other methods.
-        per_trial: seeds of a trial.
+        per_trial: seeds of a trial; of halving those of the last ones.
         seeds: pairs of the confirmation.
+        algorithm: of the search.
     """
 
     trials: int
     per_trial: int
     seeds: int
+    algorithm: Algorithm = "tpe"
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """The rounds of each side's search, with numbers in place of its seeds."""
+        return rounds_of(self.algorithm, self.trials, range(self.per_trial))
+
+    @property
+    def choosing(self) -> int:
+        """Training runs that choose for each side."""
+        return sum(each.runs for each in self.rounds)
 
     @property
     def runs(self) -> int:
         """All runs, if plain LoRA overfits."""
-        return LOOKS + 2 * (self.trials * self.per_trial + self.seeds)
+        return LOOKS + 2 * (self.choosing + self.seeds)
 
     def price(self, prices: Prices) -> float:
         """What all of them cost."""
-        return LOOKS * prices.plain + (self.trials * self.per_trial + self.seeds) * prices.pair
+        return LOOKS * prices.plain + (self.choosing + self.seeds) * prices.pair
 
 
-def share(budget: float, per_trial: int, wanted: int, fewest: int, prices: Prices) -> Effort | None:
+def share(
+    budget: float,
+    per_trial: int,
+    wanted: int,
+    fewest: int,
+    prices: Prices,
+    algorithm: Algorithm = "tpe",
+) -> Effort | None:
     """Share out a budget, so that there are as many trials as seeds if possible.
 
     Args:
@@ -72,15 +93,18 @@ def share(budget: float, per_trial: int, wanted: int, fewest: int, prices: Price
         wanted: pairs of the confirmation.
         fewest: pairs below which no verdict can be expected.
         prices: of the runs.
+        algorithm: of the search.
 
     Returns:
         The effort; ``None`` if the budget is too small for a verdict.
     """
     pairs = math.floor((budget - LOOKS * prices.plain) / prices.pair + 1e-9)
     for seeds in range(wanted, fewest - 1, -1):
-        trials = (pairs - seeds) // per_trial
-        if trials >= (seeds if seeds > fewest else FEWEST_TRIALS):
-            return Effort(min(trials, MOST_TRIALS), per_trial, seeds)
+        least = min(seeds, MOST_TRIALS) if seeds > fewest else FEWEST_TRIALS
+        for trials in range(MOST_TRIALS, least - 1, -1):
+            effort = Effort(trials, per_trial, seeds, algorithm)
+            if effort.choosing <= pairs - seeds:
+                return effort
     return None
 
 
@@ -93,6 +117,7 @@ def effort_for(
     *,
     given: bool,
     trials: int = TRIALS,
+    algorithm: Algorithm = "tpe",
 ) -> Effort:
     """Return what a budget allows.
 
@@ -104,18 +129,19 @@ def effort_for(
         prices: of a run, in seconds.
         given: the user named the seeds, so that none is left out.
         trials: of each side without a budget.
+        algorithm: of the search.
 
     Raises:
         ConfigError: if it reaches no verdict, with the least budget that does.
     """
     if runs is None and seconds is None:
-        return Effort(trials, per_trial, len(seeds))
+        return Effort(trials, per_trial, len(seeds), algorithm)
     fewest = len(seeds) if given else min(len(seeds), SEEDS[0])
     unit = prices if seconds is not None else Prices()
-    found = share(float(seconds or runs or 0), per_trial, len(seeds), fewest, unit)
+    found = share(float(seconds or runs or 0), per_trial, len(seeds), fewest, unit, algorithm)
     if found is not None:
         return found
-    least = Effort(FEWEST_TRIALS, per_trial, fewest)
+    least = Effort(FEWEST_TRIALS, per_trial, fewest, algorithm)
     why = f"{LOOKS} to see whether plain LoRA overfits, twice {FEWEST_TRIALS} trials, twice"
     said = f"{why} {fewest} seeds"
     if seconds is None:

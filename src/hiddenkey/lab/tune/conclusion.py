@@ -81,9 +81,12 @@ def looked(found: Overfitting | None, baseline: str, *, always: bool) -> str:
 
 def equal_effort(effort: Effort, methods: Sequence[str], baseline: str, *, plain: bool) -> str:
     """Say what was tried for each side."""
-    each = count(effort.trials, "trial") + (
-        f" of {count(effort.per_trial, 'seed')}" if effort.per_trial > 1 else ""
-    )
+    each = count(effort.trials, "trial")
+    if effort.algorithm == "halving":
+        most = sum(len(round_.seeds) for round_ in effort.rounds)
+        each += f" in {effort.choosing} runs, the better ones with up to {most} seeds,"
+    elif effort.per_trial > 1:
+        each += f" of {count(effort.per_trial, 'seed')}"
     if plain:
         return f"Choice: {each} for {baseline}, on held-out training examples."
     others = " and ".join(name for name in methods if name != baseline)
