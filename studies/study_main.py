@@ -10,6 +10,11 @@ from hiddenkey.cli.commands import Command, listing
 from hiddenkey.errors import ConfigError
 
 STUDIES: Final[Mapping[str, Command]] = {
+    "beyond_transformers": Command(
+        "patterns of the hidden position in a recurrent and a convolutional network",
+        "beyond_transformers.command",
+        "beyond_transformers.options:BeyondOptions",
+    ),
     "gradient_noise": Command(
         "bias and noise of LoRA's gradients under DropKey and DropAttention, equal masks",
         "gradient_noise.command",
