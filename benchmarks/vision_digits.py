@@ -1,10 +1,14 @@
-"""Structured dropout in a small vision transformer that is trained from scratch.
+"""Structured dropout in small vision transformers that are trained from scratch.
 
     python benchmarks/vision_digits.py [--output runs/vision_digits.json]
+    python benchmarks/vision_digits.py --architectures vit swin --seeds 8
+        --methods plain hiddenkey-minus hiddenkey --output runs/vision_swin.json
 
 The other extreme of the library's first use: no pre-trained weights, no adapter, no language. A
-ViT of four layers, 64 wide (17 tokens: 4 × 4 patches of 2 × 2 pixels, and the class token), learns
-scikit-learn's 8 × 8 digits from a few hundred images, every weight trained.
+ViT of four layers, 64 wide (17 tokens: 4 × 4 patches of 2 × 2 pixels, and the class token), or a
+Swin of two stages of two layers (16 tokens 32 wide, then 4 tokens 64 wide, in windows of 2 × 2),
+learns scikit-learn's 8 × 8 digits from a few hundred images, every weight trained. With
+``--output`` each run is written as it ends, and the same command goes on from there.
 
 Each method gets the same number of settings (learning rate, dropout rate) on the same seeds, judged
 on other images of the training pool. The rule, fixed before the runs: highest mean accuracy after
@@ -17,41 +21,37 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import hiddenkey
 from harness import markdown, write_record
 from hiddenkey import DropoutConfig
 from hiddenkey.lab.evidence.comparisons import PairedComparison, adjust_holm, compare_paired
+from vision_data import Images, batches, load_digits
 
 PLAIN, OWN = "no dropout", "own dropout"
 NOISE = {"DropKey": "dropkey", "HiddenCut": "hiddencut", "HiddenKey⁻": "hiddenkey-minus",
          "HiddenKey": "hiddenkey"}  # fmt: skip
 METHODS = (PLAIN, OWN, *NOISE)
+NAMES = {"plain": PLAIN, "own": OWN, **{name: label for label, name in NOISE.items()}}
+ARCHITECTURES = ("vit", "swin")
 LEARNING_RATES = (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3, 2.8e-3)  # without a rate to choose
 FEWER_LEARNING_RATES, RATES = (7e-4, 1.4e-3, 2.8e-3), (0.05, 0.1)
 SIZES = {"image_size": 8, "patch_size": 2, "num_channels": 1, "hidden_size": 64,
          "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128,
          "num_labels": 10}  # fmt: skip
+SWIN = {"image_size": 8, "patch_size": 2, "num_channels": 1, "embed_dim": 32, "depths": [2, 2],
+        "num_heads": [2, 4], "window_size": 2, "mlp_ratio": 2.0, "drop_path_rate": 0.0,
+        "num_labels": 10}  # fmt: skip
 FIRST_CHOICE_SEED = 1000
-
-
-@dataclass(frozen=True)
-class Images:
-    """Pixels in [-1, 1] ``[images, 1, 8, 8]`` and classes ``[images]``."""
-
-    pixels: Tensor
-    classes: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Images:
-        return Images(self.pixels[rows], self.classes[rows])
+SAME_RUNS = ("train", "steps", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -83,43 +83,28 @@ def grid(method: str) -> list[Setting]:
     return [Setting(method, lr, rate) for lr in FEWER_LEARNING_RATES for rate in RATES]
 
 
-def load_digits(train: int) -> tuple[Images, Images, Images]:
-    """Return training, validation and test images; classes are spread evenly over the three.
-
-    The first 1,000 images of a fixed order are the training pool: ``train`` of them are trained on,
-    the others judge the settings. The remaining 797 are the test images.
-    """
-    from sklearn.datasets import load_digits as load
-
-    pixels, classes = load(return_X_y=True)
-    images = Images(
-        torch.tensor(pixels, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1, torch.tensor(classes)
-    )
-    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
-    rank = torch.empty(len(classes), dtype=torch.long)  # of an image within its class
-    for label in range(10):
-        own = order[images.classes[order] == label]
-        rank[own] = torch.arange(len(own))
-    in_turns = order[rank[order].argsort(stable=True)]
-    return images[in_turns[:train]], images[in_turns[train:1000]], images[in_turns[1000:]]
-
-
-def build(setting: Setting, seed: int) -> Any:
+def build(setting: Setting, seed: int, architecture: str = "vit") -> Any:
     """Build the model; the same seed gives the same weights, whatever the method."""
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import AutoModelForImageClassification, SwinConfig, ViTConfig
 
     own = setting.rate if setting.method == OWN else 0.0
+    rates = {"hidden_dropout_prob": own, "attention_probs_dropout_prob": own}
+    config = SwinConfig(**SWIN, **rates) if architecture == "swin" else ViTConfig(**SIZES, **rates)
     torch.manual_seed(seed)
-    return ViTForImageClassification(
-        ViTConfig(**SIZES, hidden_dropout_prob=own, attention_probs_dropout_prob=own)
-    )
+    return AutoModelForImageClassification.from_config(config)
 
 
 def fit(
-    setting: Setting, seed: int, train: Images, evaluation: Images, steps: int, batch_size: int
+    setting: Setting,
+    seed: int,
+    train: Images,
+    evaluation: Images,
+    steps: int,
+    batch_size: int,
+    architecture: str = "vit",
 ) -> dict[str, float]:
     """Train one model and return accuracy and loss without noise, there and on what it learnt."""
-    model = build(setting, seed).train()
+    model = build(setting, seed, architecture).train()
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=setting.learning_rate, weight_decay=0.01, fused=True
     )
@@ -136,17 +121,6 @@ def fit(
         model.eval()
         found = evaluate(model, evaluation)
         return found | {f"train_{name}": x for name, x in evaluate(model, train).items()}
-
-
-def batches(count: int, size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Yield row numbers ``[size]``, every row once before any comes again; no noise moves them."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.empty(0, dtype=torch.long)
-    for _ in range(steps):
-        if len(rows) < size:
-            rows = torch.cat([rows, torch.randperm(count, generator=generator)])
-        yield rows[:size]
-        rows = rows[size:]
 
 
 @torch.no_grad()
@@ -175,7 +149,8 @@ def compared(
     rows: Sequence[Mapping[str, Any]], metric: str, baseline: str
 ) -> dict[str, PairedComparison]:
     """Compare the methods with a baseline, seed by seed, all tests corrected together."""
-    values = {m: [row[metric] for row in rows if row["method"] == m] for m in METHODS}
+    known = [method for method in METHODS if any(row["method"] == method for row in rows)]
+    values = {m: [row[metric] for row in rows if row["method"] == m] for m in known}
     return adjust_holm({
         method: compare_paired(own, values[baseline], larger_is_better=metric == "accuracy")
         for method, own in values.items()
@@ -186,7 +161,7 @@ def compared(
 def report(chosen: Mapping[str, Setting], rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the test results as Markdown tables: each method, then paired differences."""
     table = []
-    for method in METHODS:
+    for method in chosen:
         own = [row for row in rows if row["method"] == method]
         summaries = [_mean_and_deviation([row[name] for row in own])
                      for name in ("accuracy", "loss", "train_loss")]  # fmt: skip
@@ -194,7 +169,7 @@ def report(chosen: Mapping[str, Setting], rows: Sequence[Mapping[str, Any]]) -> 
         table.append([method, f"{setting.learning_rate:g}", f"{setting.rate:g}", *summaries])
     columns = ["method", "learning rate", "rate", "accuracy", "loss", "training loss"]
     parts = [markdown(columns, table)]
-    for baseline in (PLAIN, OWN):
+    for baseline in (method for method in (PLAIN, OWN) if method in chosen):
         accuracy, loss = (compared(rows, metric, baseline) for metric in ("accuracy", "loss"))
         differences = [
             [method, _interval(accuracy[method]), _interval(loss[method])] for method in accuracy
@@ -210,50 +185,109 @@ def _mean_and_deviation(values: Sequence[float]) -> str:
 
 
 def _interval(found: PairedComparison) -> str:
-    return (
-        f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f}),"
-        f" {found.p_adjusted:.3f}, {found.verdict}"
-    )
+    bounds = found.interval  # none where all of a few differences are 0
+    shown = "no interval" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+    return f"{found.difference:+.4f} ({shown}), {found.p_adjusted:.3f}, {found.verdict}"
 
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=["vit"])
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=NAMES,
+        default=list(NAMES),
+        help="plain is always among them",
+    )
     parser.add_argument("--train", type=int, default=200, help="training images")
     parser.add_argument("--steps", type=int, default=250, help="optimiser steps of a run")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--choice-seeds", type=int, default=2, help="runs of each setting")
     parser.add_argument("--seeds", type=int, default=10, help="runs on the test images, 2 or more")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file for every number")
-    return parser.parse_args()
+    parser.add_argument(
+        "--output", type=Path, help="JSON file for every number; runs in it are kept"
+    )
+    arguments = parser.parse_args()
+    arguments.methods = [name for name in NAMES if name in ("plain", *arguments.methods)]
+    return arguments
+
+
+class Runs:
+    """The rows of all runs; those that an earlier call of the same command wrote are kept.
+
+    Args:
+        arguments: of the command.
+    """
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._arguments = arguments
+        path = arguments.output
+        if path is not None and path.exists():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            earlier = {name: record["arguments"].get(name) for name in SAME_RUNS}
+            if earlier != {name: getattr(arguments, name) for name in SAME_RUNS}:
+                raise SystemExit(f"{path} is of other runs ({earlier}); name another --output")
+            self.rows = record["rows"]
+
+    def run(
+        self,
+        architecture: str,
+        stage: str,
+        setting: Setting,
+        seed: int,
+        parts: tuple[Images, Images],
+    ) -> dict[str, Any]:
+        """Return the row of a run, trained now if it is not there."""
+        key = {"architecture": architecture, "stage": stage, "seed": seed,
+               **dataclasses.asdict(setting)}  # fmt: skip
+        for row in self.rows:
+            if all(row.get(name) == value for name, value in key.items()):
+                return row
+        arguments = self._arguments
+        values = fit(setting, seed, *parts, arguments.steps, arguments.batch_size, architecture)
+        self.rows.append({**key, **values})
+        write_record(arguments.output, arguments, self.rows)
+        return self.rows[-1]
+
+
+def judge(
+    architecture: str, runs: Runs, parts: tuple[Images, Images, Images], arguments: Any
+) -> str:
+    """Let each method choose, train the chosen ones with new seeds, and return the tables."""
+    train, validation, test = parts
+    labels = [NAMES[name] for name in arguments.methods]
+    chosen = choose([
+        runs.run(architecture, "choice", setting, FIRST_CHOICE_SEED + index, (train, validation))
+        for index in range(arguments.choice_seeds)
+        for method in labels
+        for setting in grid(method)
+    ])  # fmt: skip
+    rows = [
+        runs.run(architecture, "test", setting, seed, (train, test))
+        for seed in range(arguments.seeds)
+        for setting in chosen.values()
+    ]
+    return report(chosen, rows)
 
 
 def main() -> None:
     arguments = read_arguments()
     torch.set_num_threads(arguments.threads)
-    train, validation, test = load_digits(arguments.train)
-    found: list[dict[str, Any]] = []
-
-    def run(stage: str, setting: Setting, seed: int, evaluation: Images) -> None:
-        values = fit(setting, seed, train, evaluation, arguments.steps, arguments.batch_size)
-        found.append({"stage": stage, "seed": seed, **dataclasses.asdict(setting), **values})
-
-    for index in range(arguments.choice_seeds):
-        for method in METHODS:
-            for setting in grid(method):
-                run("choice", setting, FIRST_CHOICE_SEED + index, validation)
-    chosen = choose(found)
-    for seed in range(arguments.seeds):
-        for setting in chosen.values():
-            run("test", setting, seed, test)
+    parts = load_digits(arguments.train)
+    runs = Runs(arguments)
+    sizes = [len(part.classes) for part in parts]
     print(
-        f"{len(train.classes)} training, {len(validation.classes)} validation and"
-        f" {len(test.classes)} test images, {arguments.steps} steps of {arguments.batch_size};"
+        f"{sizes[0]} training, {sizes[1]} validation and {sizes[2]} test images,"
+        f" {arguments.steps} steps of {arguments.batch_size};"
         f" each method: {len(grid(PLAIN))} settings × {arguments.choice_seeds} seeds to choose,"
-        f" {arguments.seeds} seeds on the test images\n"
+        f" {arguments.seeds} seeds on the test images\n",
+        flush=True,
     )
-    print(report(chosen, [row for row in found if row["stage"] == "test"]))
-    write_record(arguments.output, arguments, found)
+    for architecture in arguments.architectures:
+        print(f"### {architecture}\n\n{judge(architecture, runs, parts, arguments)}\n", flush=True)
 
 
 if __name__ == "__main__":
