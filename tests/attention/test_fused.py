@@ -1,5 +1,7 @@
 """The two fused forms by themselves, and the self-test that guards one of them."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -329,3 +331,22 @@ def test_the_self_test_works_under_no_grad():
 def test_the_self_test_does_not_depend_on_autocast(dtype, autocast):
     with torch.autocast("cpu", dtype=autocast):
         assert kernels._passes.__wrapped__(dtype, "cpu", False)
+
+
+@pytest.mark.parametrize(("width", "padding"), [(64, 8), (128, 8), (20, 4), (23, 1), (31, 1)])
+def test_a_column_on_cuda_leaves_a_multiple_of_eight(width, padding):
+    assert fused.column_padding(width, "cuda") == padding
+    assert fused.column_padding(width, "cpu") == 1
+
+
+def test_on_cuda_the_memory_efficient_kernel_gets_aligned_heads_alone(monkeypatch):
+    """It fails on others, which the public function would have handed to another kernel."""
+    monkeypatch.setattr(kernels, "serves", lambda dtype, device, *, grouped: True)
+
+    def states(device, width):
+        made = torch.empty(1, 2, 3, width, device="meta")
+        return SimpleNamespace(shape=made.shape, dtype=made.dtype, device=torch.device(device))
+
+    for device, width, expected in (("cuda", 20, False), ("cuda", 24, True), ("cpu", 20, True)):
+        heads = states(device, width)
+        assert kernels.fit(heads, heads, heads) is expected

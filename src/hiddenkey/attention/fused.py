@@ -88,7 +88,8 @@ def value_column(
             scaling,
         )
         return mixed
-    width, pad = value.shape[-1], _column_padding(query.device)
+    width = value.shape[-1]
+    pad = column_padding(width, query.device.type)
     values = F.pad(torch.cat([value * column, column], -1), (0, pad - 1))
     mixed = _attend(F.pad(query, (0, pad)), F.pad(key, (0, pad)), values, mask, is_causal, scaling)
     kept_weight = mixed[..., width : width + 1]
@@ -250,7 +251,8 @@ def _as_bias(mask: Tensor | None, dtype: torch.dtype, queries: int) -> Tensor | 
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
-def _column_padding(device: torch.device) -> int:
-    # CPU kernels want equal widths of query, key and value but no alignment; CUDA kernels want
-    # multiples of 8
-    return 1 if device.type == "cpu" else 8
+def column_padding(width: int, device: str) -> int:
+    """Return how many columns make room for the one beside values of ``width``."""
+    # CPU kernels want equal widths of query, key and value but no alignment; those for CUDA want
+    # multiples, and others than these go to the one that computes an attention map
+    return 1 if device == "cpu" else kernels.WIDTHS - width % kernels.WIDTHS

@@ -20,6 +20,9 @@ from hiddenkey.attention import reference
 
 Test = TypeVar("Test", bound=Callable[..., bool])
 
+WIDTHS = 8
+"""Kernels for CUDA take heads whose width is a multiple of it."""
+
 _ALIGNMENT = 16  # entries of a mask's row, for the memory-efficient kernel
 
 
@@ -88,9 +91,19 @@ def causal_with_keys(
 
 def fit(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether :func:`causal_with_keys` takes these: one width, and a kernel that passed."""
+    if query.shape[-1] != value.shape[-1] or not takes_width(value.shape[-1], value.device.type):
+        return False
     grouped = key.shape[1] != query.shape[1]
-    tested = serves(compute_dtype(value), value.device.type, grouped=grouped)
-    return tested and query.shape[-1] == value.shape[-1]
+    return serves(compute_dtype(value), value.device.type, grouped=grouped)
+
+
+def takes_width(width: int, device: str) -> bool:
+    """Whether heads of this width are aligned for the kernels of a type of device.
+
+    PyTorch's public function asks that before it calls the memory-efficient kernel, which fails on
+    others.
+    """
+    return device == "cpu" or width % WIDTHS == 0
 
 
 def cpu_forward(
