@@ -185,19 +185,17 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def print_table(
     kind: str, layout: str, head_dim: int, arguments: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Measure and print one table, the rows of each number of keys as soon as they are there."""
+) -> Iterator[list[dict[str, Any]]]:
+    """Measure and print one table; yield the rows of each number of keys when they are there."""
     columns = COLUMNS if arguments.no_memory else COLUMNS + MEMORY_COLUMNS
     print(f"\n{kind}, {layout}, head dimension {head_dim}\n\n{markdown(columns, [])}", flush=True)
     settings = [Setting(kind, layout, head_dim, keys) for keys in arguments.keys]
     names = runnable(settings[0], arguments)
-    found = []
     for setting in settings:
         rows = list(rows_of(names, setting, arguments))
         body = markdown(columns, [cells(row) for row in rows]).splitlines()[2:]
         print("\n".join(body), flush=True)
-        found += rows
-    return found
+        yield rows
 
 
 def read_arguments() -> argparse.Namespace:
@@ -240,10 +238,11 @@ def main() -> None:
         f" {arguments.dtype}, {arguments.device}, {arguments.threads} threads,"
         f" {'a quarter of the keys padded' if arguments.padding else 'no padding'}"
     )
-    found = []
+    found: list[dict[str, Any]] = []
     for table in tables:
-        found += print_table(*table, arguments)
-    write_record(arguments.output, arguments, found)
+        for rows in print_table(*table, arguments):
+            found += rows
+            write_record(arguments.output, arguments, found)  # a later size may fail
 
 
 if __name__ == "__main__":
