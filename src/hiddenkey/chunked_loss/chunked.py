@@ -197,8 +197,12 @@ class _ChunkedLoss(torch.autograd.Function):
         )
         ctx.mark_non_differentiable(work.sums)
         factors = settings.factors
-        weights = work.sums.new_tensor([factors.task, factors.other_task, factors.divergence])
-        return torch.dot(weights, work.sums[:3]), work.sums
+        # by numbers, not by a tensor of them, whose copy to a device would be waited for
+        weights = (factors.task, factors.other_task, factors.divergence)
+        task, other_task, divergence = (
+            part * weight for part, weight in zip(work.sums[:3], weights, strict=True)
+        )
+        return task + other_task + divergence, work.sums
 
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
