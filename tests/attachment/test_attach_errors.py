@@ -207,16 +207,14 @@ def test_a_model_without_keys_to_drop(kind, sizes, reason):
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize(
-    "name", ["flex_attention", "paged|sdpa", "paged|flash_attention_2", "somebody_elses"]
-)
+@pytest.mark.parametrize("name", ["paged|sdpa", "paged|flash_attention_2", "somebody_elses"])
 def test_attention_implementations_that_are_not_supported(name):
     model = plain_model("llama", "causal")
     model.config._attn_implementation_internal = name
     before = snapshot(model)
     message = exactly(
         "attention drops work on the attention implementations sdpa, eager, flash_attention_2,"
-        f" flash_attention_3, flash_attention_4; this model uses {name!r}; load it"
+        f" flash_attention_3, flash_attention_4, flex_attention; this model uses {name!r}; load it"
         " with attn_implementation='sdpa'"
     )
     with pytest.raises(AttachError, match=message):

@@ -432,7 +432,8 @@ def test_values_may_have_another_width_than_keys(causal, padding, name):
         visible[1, :3] = False
     allowed = visible[:, None, None, :].expand(-1, -1, LENGTH, -1)
     allowed = (allowed & torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()) if causal else allowed
-    known = masks.Structure(VisibleKeys(visible), causal)
+    keys = VisibleKeys(visible)
+    known = masks.Built(masks.Structure(keys, causal), keys)
     masks._KNOWN[allowed] = (allowed._version, known)
     found = []
     for is_fused in (True, False):

@@ -16,9 +16,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from hiddenkey.attention import flash
+from hiddenkey.attention import flash, flex
 from hiddenkey.attention.intercept import Interception
-from hiddenkey.attention.masks import forget_masks, remember_masks
+from hiddenkey.attention.masks import forget_masks, keys_of, remember_masks
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.errors import AttachError
 
@@ -80,7 +80,11 @@ def restore(module: nn.Module) -> None:
 
 def serves(name: str | None) -> bool:
     """Whether attention with this implementation can drop."""
-    return name in SUPPORTED or flash.is_flash(name)
+    return name in SUPPORTED or _has_no_map(name)
+
+
+def _has_no_map(name: str | None) -> bool:
+    return name == flex.NAME or flash.is_flash(name)
 
 
 def register(user: Any, names: Iterable[str | None] = ()) -> None:
@@ -93,16 +97,16 @@ def register(user: Any, names: Iterable[str | None] = ()) -> None:
     from transformers import AttentionInterface
 
     known = AttentionInterface._global_mapping
-    wanted = {*SUPPORTED, *(name for name in names if name is not None and flash.is_flash(name))}
+    wanted = {*SUPPORTED, *(name for name in names if name is not None and _has_no_map(name))}
     if user in _users and all(PREFIX + name in known for name in wanted):
         return
     if user not in _users:
         _users.add(user)
         weakref.finalize(user, _unregister_unused)
     for name in wanted:
-        function = _flash_function if flash.is_flash(name) else _attention_function
+        function = _kernel_function if _has_no_map(name) else _attention_function
         AttentionInterface.register(PREFIX + name, function(name))
-    remember_masks(SUPPORTED)
+    remember_masks((*SUPPORTED, flex.NAME))
 
 
 def unregister(user: Any) -> None:
@@ -135,20 +139,22 @@ def refuse_unsupported(transformer: nn.Module, module: nn.Module, needs_map: str
     Args:
         transformer: the model.
         module: the attention module.
-        needs_map: why the drops need an attention map, which flash attention does not have; or
-            ``None``.
+        needs_map: why the drops need an attention map, which flash and flex attention do not have;
+            or ``None``.
 
     Raises:
         AttachError: if it does.
     """
     name = implementation(module)
     if not serves(name):
-        names = ", ".join((*SUPPORTED, *flash.NAMES))
+        names = ", ".join((*SUPPORTED, *flash.NAMES, flex.NAME))
         raise AttachError(
             f"attention drops work on the attention implementations {names}; this"
             f" model uses {name!r}; load it with attn_implementation='sdpa'"
         )
-    if needs_map is not None and flash.is_flash(name):
+    if name == flex.NAME and (refusal := flex.refusal()) is not None:
+        raise AttachError(f"{refusal}; load the model with attn_implementation='sdpa'")
+    if needs_map is not None and _has_no_map(name):
         raise AttachError(
             f"attention implementation {name!r} has no attention map, which these drops need:"
             f" {needs_map}; load the model with attn_implementation='sdpa'"
@@ -166,7 +172,7 @@ def needs_interception(module: nn.Module) -> bool:
     It must where the module passes more than a mask (soft caps, sinks, position biases), or where
     its eager function computes more than attention.
     """
-    if flash.is_flash(implementation(module)):
+    if _has_no_map(implementation(module)):
         return False
     forward = inspect.unwrap(type(module).forward)
     names = {
@@ -198,7 +204,9 @@ def _attention_function(base: str) -> Any:
             )
         if site.is_intercepted or any(kwargs.get(name) is not None for name in _BESIDE_THE_MASK):
             plain = _base_function(base, module)
-            with Interception(site, module, keys=key.shape[2]):
+            keys = keys_of(attention_mask)
+            sequences = keys if keys is not None and keys.starts is not None else None
+            with Interception(site, module, keys=key.shape[2], sequences=sequences):
                 return plain(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
         is_causal = kwargs.get("is_causal")
         if is_causal is None:
@@ -222,13 +230,16 @@ def _attention_function(base: str) -> Any:
     return attention
 
 
-def _flash_function(base: str) -> Any:
+def _kernel_function(base: str) -> Any:
+    """Return a function around a kernel that computes no map, FlashAttention's or FlexAttention."""
+    kernel: Any = flex if base == flex.NAME else flash
+
     def attention(
         module: nn.Module,
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        attention_mask: Tensor | None,
+        attention_mask: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         site: AttentionSite = module.__dict__["config"].__dict__["site"]
@@ -240,21 +251,22 @@ def _flash_function(base: str) -> Any:
         scaling = kwargs.pop("scaling", None)
         kwargs["dropout"] = 0.0  # the model's own is off: with it there is no fused path
 
-        def plain(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Any:
+        def plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, **more: Any) -> Any:
+            if "position_bias" in more and (own := kwargs.get("position_bias")) is not None:
+                more["position_bias"] = more["position_bias"] + own
+            given = {**kwargs, **more}
             with site.inside_kernel():
                 function = _base_function(base, module)
-                return function(
-                    module, query, key, value, attention_mask, scaling=scaling, **kwargs
-                )
+                return function(module, query, key, value, attention_mask, scaling=scaling, **given)
 
-        rows = flash.read_rows(key, attention_mask, kwargs)
         is_causal = kwargs.get("is_causal")
-        output = site.attend_by_column(
+        output = site.attend_in_kernel(
+            kernel.attend,
             plain,
             query,
             key,
             value,
-            rows,
+            kernel.read_keys(key, attention_mask, kwargs),
             is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         )

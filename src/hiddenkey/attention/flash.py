@@ -12,13 +12,13 @@ span is drawn within each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from hiddenkey.attention import kernels
 from hiddenkey.attention.keys import VisibleKeys
@@ -26,14 +26,16 @@ from hiddenkey.attention.keys import VisibleKeys
 NAMES: Final = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 """transformers' names of these kernels, beside those of repositories of kernels."""
 
-COLUMNS: Final = 8
-"""Widths are multiples of it."""
-
 WIDEST: Final = 256
 """Width of heads that FlashAttention 2 takes at most."""
 
 _RESCUE: Final = {torch.float16: 2.0**-14}
 _RESCUE_OF_OTHERS: Final = 1e-28
+
+
+def rescue_of(dtype: torch.dtype) -> float:
+    """Return the weight of dropped keys: what the values' type can hold beside a kept key's 1."""
+    return _RESCUE.get(dtype, _RESCUE_OF_OTHERS)
 
 
 def is_flash(name: str | None) -> bool:
@@ -43,29 +45,11 @@ def is_flash(name: str | None) -> bool:
     return name in NAMES or ("/" in name and "flash" in name)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What is known of the keys of a batch.
-
-    Attributes:
-        visible: boolean ``[batch, keys]``: no padding.
-        starts: boolean ``[batch, keys]``: the first key of each sequence.
-        sequences: how many there are, where rows hold several; ``None`` where each holds one.
-    """
-
-    visible: Tensor
-    starts: Tensor
-    sequences: int | None = None
-
-    def apart(self) -> Tensor:
-        """Return the keys of each sequence, boolean ``[sequences, batch · keys]``."""
-        assert self.sequences is not None
-        number = self.starts.flatten().cumsum(0) - 1
-        each = torch.arange(self.sequences, device=number.device)
-        return (each.unsqueeze(1) == number) & self.visible.flatten()
+# All layers are handed the same mask, lengths or positions.
+_READ: MutableMapping[Tensor, tuple[int, VisibleKeys]] = WeakIdKeyDictionary()
 
 
-def read_rows(key: Tensor, mask: Tensor | None, known: Mapping[str, Any]) -> Rows:
+def read_keys(key: Tensor, mask: Tensor | None, known: Mapping[str, Any]) -> VisibleKeys:
     """Return which keys are visible and where sequences begin.
 
     Args:
@@ -75,22 +59,35 @@ def read_rows(key: Tensor, mask: Tensor | None, known: Mapping[str, Any]) -> Row
             sequences of the flattened batch, or ``position_ids`` ``[1, keys]``, from 0 in each.
     """
     batch, count = key.shape[0], key.shape[2]
-    if mask is not None:
-        keys = VisibleKeys(mask[:, -count:].bool())
-        return Rows(keys.visible, keys.first)
-    visible = torch.ones(batch, count, dtype=torch.bool, device=key.device)
-    first = torch.zeros_like(visible)
-    first[:, 0] = True
     ends, positions = known.get("cu_seq_lens_k"), known.get("position_ids")
+    if batch != 1 or positions is None or positions.shape != (1, count):
+        positions = None  # the kernel's own function reads one row alone
+    source = next((each for each in (mask, ends, positions) if each is not None), None)
+    if source is None or torch.compiler.is_compiling():
+        return _read(key, mask, ends, positions)
+    version, keys = _READ.get(source, (-1, None))
+    if keys is None or version != source._version or keys.visible.shape != (batch, count):
+        keys = _read(key, mask, ends, positions)
+        _READ[source] = (source._version, keys)
+    return keys
+
+
+def _read(
+    key: Tensor, mask: Tensor | None, ends: Tensor | None, positions: Tensor | None
+) -> VisibleKeys:
+    batch, count = key.shape[0], key.shape[2]
+    if mask is not None:
+        return VisibleKeys(mask[:, -count:] != 0)  # no view of the mask, which would never go
+    visible = torch.ones(batch, count, dtype=torch.bool, device=key.device)
+    if ends is None and positions is None:
+        return VisibleKeys(visible)
+    starts = torch.zeros_like(visible)
     if ends is not None:
-        starts = torch.zeros(batch * count, dtype=torch.bool, device=key.device)
-        starts[ends[:-1].long()] = True
-        return Rows(visible, starts.view(batch, count), len(ends) - 1)
-    if batch == 1 and positions is not None and positions.shape == (1, count):
-        starts = first | (positions.diff(dim=1, prepend=positions[:, :1]) < 0)
-        found = int(starts.sum())  # the kernel's own function waits for the device here too
-        return Rows(visible, starts, found if found > 1 else None)
-    return Rows(visible, first)
+        starts.view(-1).index_fill_(0, ends[:-1].long(), True)  # not by index_put, which waits
+    elif positions is not None:
+        starts |= positions == 0
+    starts[:, 0] = True
+    return VisibleKeys(visible, starts)
 
 
 def attend(
@@ -121,11 +118,10 @@ def attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:  # masks differ by query head, and so do its values
         key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
-    dtype = kernels.compute_dtype(value)
-    rescue = _RESCUE.get(dtype, _RESCUE_OF_OTHERS)
+    rescue = rescue_of(kernels.compute_dtype(value))
     column = (keep.to(value.dtype) + rescue).unsqueeze(-1)
     width = value.shape[-1]
-    wide = max(query.shape[-1], width + COLUMNS - width % COLUMNS)
+    wide = max(query.shape[-1], width + kernels.WIDTHS - width % kernels.WIDTHS)
     if wide <= WIDEST:
         values = torch.cat([value * column, column], -1)
         padded = (F.pad(each, (0, wide - each.shape[-1])) for each in (query, key, values))

@@ -52,6 +52,7 @@ class Interception(TorchFunctionMode):
         blocks: what draws for a module that lays its logits out in blocks.
         caller: the frame that calls the module; the mode acts only while it runs. An interrupt
             ends that call without the hook that would take the mode off.
+        sequences: the keys of rows that hold several sequences each, where that is known.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Interception(TorchFunctionMode):
         keys: int | None = None,
         blocks: BlockDraws | None = None,
         caller: FrameType | None = None,
+        sequences: VisibleKeys | None = None,
     ) -> None:
         super().__init__()
         self.served = 0
@@ -69,6 +71,7 @@ class Interception(TorchFunctionMode):
         self._keys = keys
         self._blocks = blocks
         self._caller = caller
+        self._sequences = sequences
 
     def is_running(self) -> bool:
         """Whether the call that the mode was entered for is on its way."""
@@ -109,11 +112,14 @@ class Interception(TorchFunctionMode):
         if dim not in (-1, input.dim() - 1) or input.dim() < 3:
             return softmax(input, dim, *args, **kwargs)  # over something else than keys
         self.served += 1
+        draw: Callable[[Drop, Tensor], Tensor]
         if self._blocks is None:
             self._refuse_other_keys(input)
-            logits, draw = _four_axes(input), None
+            logits = _four_axes(input)
+            draw = partial(_draw, self._site, sequences=self._sequences)
         else:
-            logits, draw = input, self._blocks.next_draw(input)
+            logits = input
+            draw = self._blocks.next_draw(input)
 
         def weigh(kept: Tensor) -> Tensor:
             return softmax(kept.reshape(input.shape), dim, *args, **kwargs).reshape(kept.shape)
@@ -259,8 +265,10 @@ def drop_from_softmax(
     return weights
 
 
-def _draw(site: AttentionSite, drop: Drop, visible: Tensor) -> Tensor:
-    keys = VisibleKeys(any_along(any_along(visible, -2), 1))
+def _draw(
+    site: AttentionSite, drop: Drop, visible: Tensor, sequences: VisibleKeys | None = None
+) -> Tensor:
+    keys = sequences or VisibleKeys(any_along(any_along(visible, -2), 1))
     protect = is_ordered(visible) if site.protects_first else False
     return site.draw(drop, visible, keys, protect)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hiddenkey.anatomy.attention import Kind
-from hiddenkey.attention import flash, fused, kernels, reference
+from hiddenkey.attention import fused, kernels, reference
 from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
 from hiddenkey.attention.view import View, is_ordered, read_mask
 from hiddenkey.framework.booleans import any_along
@@ -121,25 +121,27 @@ class AttentionSite:
         finally:
             self.is_inside_kernel = False
 
-    def attend_by_column(
+    def attend_in_kernel(
         self,
+        attend: Callable[..., Tensor],
         plain: Callable[..., tuple[Tensor, object]],
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        rows: flash.Rows,
+        keys: VisibleKeys,
         *,
         is_causal: bool,
         scaling: float,
     ) -> Tensor:
-        """Attention with this site's drop in a kernel that takes no mask.
+        """Attention with this site's drop in a kernel that computes no map.
 
         Args:
-            plain: see :func:`hiddenkey.attention.flash.attend`.
+            attend: :func:`hiddenkey.attention.flash.attend` or that of ``flex``.
+            plain: what ``attend`` calls.
             query: ``[batch, heads, queries, head_dim]``.
             key: ``[batch, key_heads, keys, head_dim]``.
             value: ``[batch, key_heads, keys, value_dim]``.
-            rows: what is known of the keys.
+            keys: what is known of the keys.
             is_causal: whether the module is a causal one.
             scaling: factor of the logits.
 
@@ -148,8 +150,8 @@ class AttentionSite:
         """
         drop = self.logits or self.weights
         assert drop is not None
-        keep = self._draw_rows(drop, rows, query.shape[1], self.protects_first and is_causal)
-        return flash.attend(
+        keep = self._draw_keys(drop, keys, query.shape[1], self.protects_first and is_causal)
+        return attend(
             plain,
             query,
             key,
@@ -158,14 +160,6 @@ class AttentionSite:
             scaling=scaling,
             stop_gradient=drop.rescaling == "normalised",
         )
-
-    def _draw_rows(self, drop: Drop, rows: flash.Rows, heads: int, protect: bool) -> Tensor:
-        if rows.sequences is None:
-            return self._draw_keys(drop, VisibleKeys(rows.visible), heads, protect)
-        apart = VisibleKeys(rows.apart())  # a sequence of its own for each draw
-        keep = self._draw_keys(drop, apart, heads, protect)
-        whole = (keep | ~apart.visible.unsqueeze(1)).all(0)  # [heads, batch · keys]
-        return whole.view(heads, *rows.visible.shape).transpose(0, 1)
 
     def _fused(
         self,
@@ -254,6 +248,7 @@ class AttentionSite:
             heads,
             protect_first=protect_first,
             share_heads=self.config.share_heads,
+            first=keys.first,
         )
         if self.counting():
             self.counters[drop.position].add(keep, seen)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hiddenkey.attention.keys import VisibleKeys
-from hiddenkey.attention.masks import structure_of
+from hiddenkey.attention.masks import keys_of, structure_of
 from hiddenkey.framework.booleans import any_along
 
 HIDDEN_BELOW = -5e3
@@ -25,7 +25,7 @@ class View:
             where all queries see the same keys. ``None``: no restriction.
         bias: float, added to the logits, 0 where ``allowed`` is False; ``None``: nothing to add.
         causal: each query also sees only its own and earlier keys, counted from the first.
-        known_keys: what ``allowed`` consists of, if that is known.
+        known_keys: what is known of the keys, if anything is.
     """
 
     allowed: Tensor | None
@@ -70,12 +70,13 @@ def read_mask(mask: Tensor | None, *, causal: bool) -> View:
         known = structure.keys
         allowed = None if known is None else known.visible[:, None, None, :]
         return View(allowed, None, structure.causal, known)
+    packed = keys if (keys := keys_of(mask)) is not None and keys.starts is not None else None
     if mask.stride(-2) == 0:  # the same for all queries, and never laid out for each
         mask = mask[..., :1, :]
     if mask.dtype == torch.bool:
-        return View(mask, None, False)
+        return View(mask, None, False, packed)
     allowed = mask > HIDDEN_BELOW
-    return View(allowed, mask.masked_fill(~allowed, 0.0), False)
+    return View(allowed, mask.masked_fill(~allowed, 0.0), False, packed)
 
 
 def is_ordered(allowed: Tensor) -> Tensor:
