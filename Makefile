@@ -20,11 +20,12 @@ export HF_HUB_OFFLINE ?= 1
 TOOLS := postgresql chromium chromium-driver default-jre-headless
 
 .PHONY: help install tools test check test-latest test-oldest upgrade compatibility distributions \
-	crash demo bench models claims peers fuzz docs release clean
+	crash demo bench gpu models claims peers fuzz docs release clean
 
 help:
 	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
 	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
+	@echo "make gpu      tests and short benchmarks on a CUDA device, in runs/gpu (10 minutes)"
 	@echo "make models   what HiddenKey does on every architecture and every adapter (7 minutes)"
 	@echo "make docs     the documentation site, in runs/site (a minute)"
 	@echo "make claims   which of the paper's claims hold, on small models (2 hours; DATA=folder of GLUE)"
@@ -136,6 +137,16 @@ bench: $(VENV)/.lab
 	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
 	$(BIN)/python benchmarks/large_report.py --turns 1 --output runs/bench/large_report.json
 
+# An environment of its own, since .venv may hold PyTorch's build for CPUs. What is optional and cannot
+# be installed is left out of the tables. OPTIONS='--only tests' runs a part.
+GPU_VENV ?= .venv-gpu
+gpu:
+	$(MAKE) $(GPU_VENV)/.lab VENV=$(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) pytest hypothesis trl
+	-$(GPU_VENV)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) bitsandbytes
+	-$(GPU_VENV)/bin/python -m pip install --quiet --constraint $(CONSTRAINTS) liger-kernel
+	$(GPU_VENV)/bin/python maintenance/gpu.py $(OPTIONS)
+
 models: $(VENV)/.lab
 	$(BIN)/python maintenance/model_tables architectures --output docs
 	$(BIN)/python maintenance/model_tables adapters --output docs
@@ -144,4 +155,4 @@ claims: $(VENV)/.dev
 	$(BIN)/hiddenkey claims --scale small --data $(or $(DATA),$(error give DATA=folder of GLUE))
 
 clean:
-	rm -rf $(VENV) .venv-latest .venv-oldest .venv-upgrade runs/demo runs/bench
+	rm -rf $(VENV) $(GPU_VENV) .venv-latest .venv-oldest .venv-upgrade runs/demo runs/bench runs/gpu
