@@ -3,12 +3,12 @@
     make gpu
     python maintenance/gpu.py [--minutes 8] [--only NAME ...] [--output runs/gpu]
 
-Runs the tests that are marked ``cuda``, then short forms of the benchmarks: attention from 512 to
-16,384 keys (MHA and GQA, encoder and causal, bfloat16), a training step in the shapes of
-RoBERTa-large, GPT2-medium and LLaMA2-7B, and the loss of a language model of 8,192 tokens, width
-4,096 and vocabulary 128,256 beside TRL's and Liger's, where these are installed. Each part is a
-command with a time limit of its own. One that fails or is stopped loses only what it had not yet
-written, and when ``--minutes`` are over the parts that are left are named as not run.
+Runs the tests in ``tests/cuda``, all of which are marked ``cuda``, then short forms of the
+benchmarks: attention from 512 to 16,384 keys (MHA and GQA, encoder and causal, bfloat16), a training
+step in the shapes of RoBERTa-large, GPT2-medium and LLaMA2-7B, and the loss of a language model of
+8,192 tokens, width 4,096 and vocabulary 128,256 beside TRL's and Liger's, where these are installed.
+Each part is a command with a time limit of its own. One that fails or is stopped loses only what it
+had not yet written. When ``--minutes`` are over, the parts that are left are named as not run.
 
 Writes ``gpu.json`` (every number that the parts recorded) and ``gpu.md`` (the tables), and, of each
 part, a log. The exit status is 0 if every part ended well. ``--device cpu`` tries the machinery
@@ -33,38 +33,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
+from gpu_parts import Part, parts
+
 ROOT: Final = Path(__file__).resolve().parents[1]
 GRACE: Final = 5.0
 """Seconds that a part has to end after it was asked to."""
 
-ATTENTION_CASES: Final = (
-    *("dropkey", "dropkey-span", "dropattention", "key-mask", "value-column"),
-    *("flex", "value-column-flash", "key-mask-efficient"),
-)
-STEP_VARIANTS: Final = (
-    *("lora", "own-dropout", "dropkey", "dropattention", "hiddenkey-minus", "hiddenkey"),
-)
-
 ENDED_WELL, FAILED, STOPPED, NOT_RUN = "ended well", "failed", "stopped at its limit", "not run"
-
-
-@dataclass(frozen=True)
-class Part:
-    """One command.
-
-    Attributes:
-        name: of its files, and for ``--only``.
-        title: what it is about.
-        command: what runs, after the interpreter; ``{output}`` stands for the path of its record.
-        limit: seconds.
-        is_test: its record is JUnit's, and not a benchmark's.
-    """
-
-    name: str
-    title: str
-    command: tuple[str, ...]
-    limit: float
-    is_test: bool = False
 
 
 @dataclass
@@ -94,53 +69,6 @@ class Device:
 
     name: str
     details: dict[str, Any] = field(default_factory=dict)
-
-
-def parts(device: str) -> list[Part]:
-    """Return what runs, the tests first; their limits leave a minute of ten for the rest."""
-    on = ("--device", device)
-    half = ("--dtype", "bfloat16")
-    found = [
-        Part(
-            "tests",
-            "Tests marked cuda",
-            ("-m", "pytest", "-m", "cuda", "-q", "--junitxml={output}"),
-            150,
-            is_test=True,
-        )
-    ]
-    attention = ("benchmarks/attention.py", *on, *half, "--no-memory", "--limit-gib", "2")
-    keys = ("--keys", "512", "1024", "2048", "4096", "8192", "16384")
-    few = ("--head-dims", "128", "--batch", "1", "--heads", "32", "--turns", "20")
-    cases = ("--cases", *ATTENTION_CASES, "--seconds", "0.5")
-    found += [
-        Part(
-            f"attention-{layout}-{kind}",
-            f"Attention, {layout}, {kind}",
-            (*attention, *keys, *few, *cases, "--layouts", layout, "--kinds", kind,
-             "--output", "{output}"),
-            50,
-        )
-        for layout in ("mha", "gqa")
-        for kind in ("causal", "encoder")
-    ]  # fmt: skip
-    step = ("benchmarks/step.py", *on, *half, "--turns", "10", "--variants", *STEP_VARIANTS)
-    memory = ("--memory", "lora", "hiddenkey")
-    found += [
-        Part(f"step-{model}", f"A training step, {model}",
-             (*step, *memory, "--models", model, "--output", "{output}"), limit)
-        for model, limit in (("roberta-large", 45), ("gpt2-medium", 45), ("llama2-7b", 90))
-    ]  # fmt: skip
-    size = ("--tokens", "8192", "--hidden", "4096", "--vocabulary", "128256", "--repeats", "5")
-    found.append(
-        Part(
-            "lm-loss",
-            "Loss of a language model",
-            ("benchmarks/lm_loss.py", *on, *half, *size, "--output", "{output}"),
-            60,
-        )
-    )
-    return found
 
 
 def run_all(
