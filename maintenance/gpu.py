@@ -4,11 +4,11 @@
     python maintenance/gpu.py [--minutes 8] [--only NAME ...] [--output runs/gpu]
 
 Runs the tests in ``tests/cuda``, all of which are marked ``cuda``, then short forms of the
-benchmarks: attention from 512 to 16,384 keys (MHA and GQA, encoder and causal, bfloat16), a training
-step in the shapes of RoBERTa-large, GPT2-medium and LLaMA2-7B, and the loss of a language model of
-8,192 tokens, width 4,096 and vocabulary 128,256 beside TRL's and Liger's, where these are installed.
-Each part is a command with a time limit of its own. One that fails or is stopped loses only what it
-had not yet written. When ``--minutes`` are over, the parts that are left are named as not run.
+benchmarks: attention from 512 to 16,384 keys (MHA and GQA, encoder and causal, bfloat16), a step in
+the shapes of RoBERTa-large, GPT2-medium and LLaMA2-7B, and the loss of a language model of 8,192
+tokens, width 4,096 and vocabulary 128,256 beside TRL's and Liger's, where these are installed. Each
+part is a command with a time limit of its own. One that fails or is stopped loses only what it had
+not yet written. When ``--minutes`` are over, the parts that are left are named as not run.
 
 Writes ``gpu.json`` (every number that the parts recorded) and ``gpu.md`` (the tables), and, of each
 part, a log. The exit status is 0 if every part ended well. ``--device cpu`` tries the machinery
