@@ -27,6 +27,7 @@ from hiddenkey.attention.flash import rescue_of
 from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.masks import keys_of, remember_keys
 from hiddenkey.attention.view import read_mask
+from hiddenkey.framework.booleans import any_along
 
 NAME: Final = "flex_attention"
 
@@ -117,4 +118,4 @@ def _entries(mask: Any, keys: int) -> Tensor:
     batch, heads, queries, _ = mask.shape
     device = mask.kv_num_blocks.device
     entries = create_mask(mask.mask_mod, batch, heads, queries, keys, device=device)
-    return entries.any(-2).any(1)
+    return any_along(any_along(entries, -2), 1)

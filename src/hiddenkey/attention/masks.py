@@ -146,8 +146,9 @@ def _read(request: dict[str, Any], device: torch.device) -> Built:
         starts = number.diff(dim=-1, prepend=number[:, :1] - 1) != 0
         return Built(None, VisibleKeys(torch.ones_like(starts), starts))
     keys = None if visible is None else VisibleKeys(visible.bool())
-    shape = (request["batch_size"], width)
-    seen = keys or VisibleKeys(torch.ones(shape, dtype=torch.bool, device=device))
+    seen = keys
+    if seen is None and (batch := request.get("batch_size")) is not None:
+        seen = VisibleKeys(torch.ones(batch, width, dtype=torch.bool, device=device))
     causal = function is masking_utils.causal_mask_function
     # transformers 4 has no mask that goes in both directions
     both = function is getattr(masking_utils, "bidirectional_mask_function", None)
