@@ -209,6 +209,16 @@ def test_where_nothing_can_be_compared_it_says_how_that_is_mended(runs, words):
     assert table.advice.words.startswith(words)
 
 
+def test_where_plain_lora_alone_was_planned_nothing_is_missing():
+    alone = StoredPlan(PLAN.path, dataclasses.replace(PLAN.plan, methods=("lora",)))
+    (table,) = tabulate(arm((0.0,)), plan=alone).scopes[0].tasks
+    assert table.advice.action == "stay"
+    assert table.advice.words == "Train with lora: no other method was planned beside it."
+    assert "--method lora" in table.advice.code[0].text
+    (table,) = tabulate(arm((0.0,)), plan=PLAN).scopes[0].tasks
+    assert table.advice.words.startswith("Run a method beside lora"), "others were planned"
+
+
 def test_the_baseline_may_be_any_method():
     runs = [*arm((0.0,)), *arm(UP, method="hiddenkey")]
     (table,) = tabulate(runs, "hiddenkey").scopes[0].tasks

@@ -196,6 +196,10 @@ def _repair(
         words = f"Run the baseline {baseline} too, or name a method of these runs with --baseline."
         return Advice("repair", words)
     if arms == {baseline}:
+        if stored is not None and {*stored.plan.methods} == {baseline}:
+            words = f"Train with {baseline}: no other method was planned beside it."
+            is_one = len({run.arm for run in runs}) == 1
+            return Advice("stay", words, _use(runs[0].record.options) if is_one else ())
         return Advice("repair", f"Run a method beside {baseline}; 'hiddenkey methods' lists them.")
     return _add_seeds(max(1, _USUAL - len(background.seeds)), _TOO_FEW, background, runs)
 
