@@ -30,7 +30,8 @@ def scene(scale: float = 1.0):
     classes = earlier.topk(TOP).indices
     log_q = shortened(earlier, classes)
     log_q[UNSEEN] = torch.nan
-    return states.requires_grad_(), weight, labels, Past(log_q, classes, 1.5)
+    is_compared = torch.ones(ROWS, 1, dtype=torch.bool)
+    return states.requires_grad_(), weight, labels, Past(log_q, classes, is_compared, 1.5)
 
 
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["flat", "all-mass-on-one"])
@@ -61,6 +62,24 @@ def test_value_gradient_and_what_is_kept(kind, chunk, scale):
     kept = now.detach().topk(TOP).indices
     assert torch.equal(past.classes, kept)
     torch.testing.assert_close(past.log_q, shortened(now.detach(), kept))
+
+
+def test_a_mean_is_kept_of_all_rows_and_of_the_first_classes():
+    states, weight, labels, past = scene()
+    log_q, known = past.log_q.clone(), past.classes.clone()
+    past.momentum, past.is_compared[[0, 2]] = 0.75, False
+    now = (states @ weight.t()).log_softmax(-1).detach()
+    head, factors = LinearHead(weight), Factors(past.factor)
+    sums = labelled_loss(states, labels, head, None, factors, past=past, chunk_rows=3)
+    rows = bidirectional_kl(shortened(now, known), torch.nan_to_num(log_q))
+    rows[[0, *UNSEEN]] = 0
+    torch.testing.assert_close(sums.divergence, rows.sum())
+    mean = 0.75 * log_q.exp() + 0.25 * shortened(now, known).exp()
+    latest = now.topk(TOP).indices
+    mean[UNSEEN] = shortened(now, latest)[UNSEEN].exp()
+    known[UNSEEN] = latest[UNSEEN]
+    torch.testing.assert_close(past.log_q.exp(), mean)
+    assert torch.equal(past.classes, known)
 
 
 def test_a_rest_without_mass_has_a_least_logarithm():

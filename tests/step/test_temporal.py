@@ -194,6 +194,48 @@ def test_a_running_mean_begins_with_the_first_prediction():
 
 
 @pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_a_language_models_running_mean_is_the_whole_one_shortened_to_the_first_classes(lm_loss):
+    inputs = batch("causal", "right")
+    labelled = inputs["labels"][:, 1:] != -100
+    kept = {"momentum": 0.75, "top": TOP, "lm_loss": lm_loss}
+    model, attachment = without_noise("causal", "llama", **kept)
+    seen = []
+    for number in range(4):
+        with torch.no_grad():
+            logits = model.eval()(**inputs).logits.double()[:, :-1][labelled]
+        seen.append(logits.softmax(-1))
+        step(model.train(), inputs)
+        change(model, by=0.03 if number != 1 else -0.1)
+    classes = [p.topk(TOP).indices for p in seen]
+    assert not torch.equal(classes[0].sort().values, classes[2].sort().values)
+    mean = seen[0]
+    for p in seen[1:3]:  # over the whole vocabulary
+        mean = 0.75 * mean + 0.25 * p
+    now, earlier = (shortened_by_hand(p.log(), classes[0]) for p in (seen[3], mean))
+    expected = kl_by_hand(now, earlier).mean()
+    assert expected > 1e-4
+    assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_running_mean_counts_passes_that_are_not_compared():
+    """Half of the sequences are compared in each pass, and the mean is of all passes."""
+    inputs = batch("causal", "right")
+    half, all_of_them = {}, {}
+    for parts, fraction in ((half, 0.5), (all_of_them, 1.0)):
+        for lm_loss in ("full", "chunked"):
+            model, attachment = without_noise(
+                "causal", "llama", momentum=0.5, fraction=fraction, lm_loss=lm_loss
+            )
+            for _ in range(3):
+                step(model, inputs)
+                change(model)
+            parts[lm_loss] = attachment.history.state_dict()["values"]
+    for lm_loss in ("full", "chunked"):
+        torch.testing.assert_close(half[lm_loss], all_of_them[lm_loss])
+    torch.testing.assert_close(half["full"], half["chunked"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
 def test_every_keeps_all_predictions_and_compares_some(lm_loss):
     """With ``every=2`` the third pass is compared with the second, twice as heavy."""
     inputs = batch("causal", "right")
@@ -450,13 +492,6 @@ def test_settings_that_contradict_the_history_are_refused(settings, fault):
 def test_a_second_pass_has_no_history(settings):
     with pytest.raises(ConfigError, match="is for target='history'"):
         DropoutConfig(consistency=Consistency(**settings))
-
-
-@pytest.mark.parametrize("family", DECODERS)
-def test_a_running_mean_of_the_most_likely_tokens_is_refused(family):
-    model = lora_model(family, "causal")
-    with pytest.raises(ConfigError, match="momentum is for models of few classes"):
-        hiddenkey.attach(model, config(momentum=0.9))
 
 
 @pytest.mark.parametrize(

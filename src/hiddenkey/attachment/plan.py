@@ -20,7 +20,7 @@ from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.added_loss import chunked_refusal
-from hiddenkey.step.compared import ANSWERS, CHOICES, LANGUAGE, TASKS
+from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
 from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]
@@ -152,11 +152,6 @@ def _task_faults(consistency: Consistency, transformer: Any) -> list[str]:
         return [
             "consistency.on='representation' compares the tokens of one text, got a model for"
             f" {task}, whose sequences have several; use 'logits' or 'auto'"
-        ]
-    if consistency.momentum and task in LANGUAGE:
-        return [
-            "consistency.momentum is for models of few classes, got a language model, of whose"
-            " predictions only the most likely tokens are kept; use momentum=0"
         ]
     if anatomy.is_regression(transformer) and consistency.kind == SMOOTHING:
         return [

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hiddenkey.framework.compensation.temporal import LEAST_LOG_MASS
+from hiddenkey.framework.compensation.temporal import LEAST_LOG_MASS, running_mean
 
 
 @dataclass
@@ -26,14 +26,19 @@ class Past:
     """Earlier predictions of the labelled rows of a pass; the present ones take their place.
 
     Attributes:
-        log_q: ``[rows, k + 1]``, log Q; not finite in rows that are not to be compared.
+        log_q: ``[rows, k + 1]``, log Q; not finite in rows that have no earlier prediction.
         classes: ``[rows, k]``, the classes of log Q.
+        is_compared: ``[rows, 1]``, rows that enter the sum.
         factor: of the sum of D over the rows.
+        momentum: of the running mean that takes their place;
+            :func:`hiddenkey.framework.compensation.temporal.shortened_mean` has its definition.
     """
 
     log_q: Tensor
     classes: Tensor
+    is_compared: Tensor
     factor: float
+    momentum: float = 0.0
 
 
 Remember = Callable[[Tensor], Past]
@@ -43,7 +48,7 @@ Remember = Callable[[Tensor], Past]
 def compare_with_past(
     logits: Tensor, p: Tensor, normaliser: Tensor, past: Past, chunk: slice
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Compare a few rows with the past, and keep their present predictions there.
+    """Compare a few rows with the past, and keep their present predictions or the mean there.
 
     Args:
         logits: z ``[rows, vocabulary]``.
@@ -58,9 +63,13 @@ def compare_with_past(
     """
     log_q, classes = past.log_q[chunk].clone(), past.classes[chunk].clone()
     log_p = _shortened(logits, p, normaliser, classes)
-    past.classes[chunk] = logits.topk(classes.shape[1], -1).indices
-    past.log_q[chunk] = _shortened(logits, p, normaliser, past.classes[chunk])
-    log_q = torch.where(torch.isfinite(log_q).all(-1, keepdim=True), log_q, log_p)
+    is_seen = torch.isfinite(log_q).all(-1, keepdim=True)
+    latest = logits.topk(classes.shape[1], -1).indices
+    following = torch.where(is_seen, classes, latest) if past.momentum else latest
+    now = _shortened(logits, p, normaliser, following)
+    past.classes[chunk] = following
+    past.log_q[chunk] = torch.where(is_seen, running_mean(log_q, now, past.momentum), now)
+    log_q = torch.where(is_seen & past.is_compared[chunk], log_q, log_p)
     present, earlier, delta = log_p.exp(), log_q.exp(), log_p - log_q
     divergence = 0.5 * ((present - earlier) * delta).sum()
     slopes = 0.5 * (present * delta + present - earlier)  # a

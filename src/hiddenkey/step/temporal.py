@@ -20,6 +20,7 @@ from hiddenkey.framework.compensation.kl import bidirectional_kl
 from hiddenkey.framework.compensation.temporal import (
     running_mean,
     shortened,
+    shortened_mean,
     squared_difference,
 )
 from hiddenkey.framework.consistency import Consistency
@@ -181,13 +182,13 @@ class TemporalLoss(AddedLoss):
         return torch.where(is_seen.squeeze(-1), distance, 0)
 
     def _distance_of_the_top(self, log_p: Tensor, kept: Tensor) -> Tensor:
-        classes = log_p.detach().topk(self.consistency.top, -1).indices
-        now = shortened(log_p.detach(), classes)
-        earlier, known = self.history.read(kept, now, classes.shape[1])
+        top, momentum = self.consistency.top, self.consistency.momentum
+        earlier, known = self.history.read(kept, log_p[:, : top + 1], top)
         assert known is not None
         is_seen = torch.isfinite(earlier).all(-1, keepdim=True)
-        present = shortened(log_p, torch.where(is_seen, known, classes))
-        self.history.write(kept, now, classes)
+        present = shortened(log_p, known)
+        following = shortened_mean(earlier, known, log_p.detach(), is_seen, top, momentum)
+        self.history.write(kept, *following)
         distance = bidirectional_kl(present, torch.where(is_seen, earlier, present.detach()))
         return torch.where(is_seen.squeeze(-1), distance, 0)
 
@@ -222,9 +223,11 @@ class TemporalLoss(AddedLoss):
             factor *= len(labels) / len(visit.chosen)
         is_compared = _repeated(visit, counts, labels.device)[:, None]
         past = Past(
-            torch.where(is_compared, log_q, torch.nan),
+            log_q,
             classes,
+            is_compared,
             factor if visit.is_due else 0.0,
+            self.consistency.momentum,
         )
         self._past = rows, past
         return past

@@ -47,6 +47,35 @@ def shortened(log_p: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([log_p.gather(-1, classes), others.clamp_min(LEAST_LOG_MASS)], -1)
 
 
+def shortened_mean(
+    log_mean: Tensor, known: Tensor, log_p: Tensor, is_seen: Tensor, top: int, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Return what is kept of a running mean after one more prediction, and its classes.
+
+    Shortening to classes C adds probabilities up, so it is linear: of M' = m · M + (1 − m) · P the
+    shortened form is m · (M on C) + (1 − m) · (P on C), exactly, if C is the same in all three. So
+    a mean keeps the classes that were most likely in the first pass. A class that is likely only
+    later stays in the rest, and the divergence remains a lower bound of that from the whole mean.
+    Of classes that changed nothing would be known of M but that they share its rest. Without
+    momentum no mean is formed, and the most likely classes of the last pass are kept.
+
+    Args:
+        log_mean: log M on C, ``[rows, k + 1]``.
+        known: C, ``[rows, k]``.
+        log_p: log P, ``[rows, vocabulary]``.
+        is_seen: ``[rows, 1]``, whether there is an earlier mean.
+        top: k.
+        momentum: m in [0, 1).
+
+    Returns:
+        ``[rows, k + 1]`` and ``[rows, k]``.
+    """
+    latest = log_p.topk(top, -1).indices
+    classes = torch.where(is_seen, known, latest) if momentum else latest
+    now = shortened(log_p, classes)
+    return torch.where(is_seen, running_mean(log_mean, now, momentum), now), classes
+
+
 def running_mean(log_mean: Tensor, log_p: Tensor, momentum: float) -> Tensor:
     """Return log(m · mean + (1 − m) · p), for every entry.
 
