@@ -90,6 +90,21 @@ def test_another_data_set_is_refused_after_an_epoch(tmp_path):
         )
 
 
+@pytest.mark.parametrize("callback", [False, True], ids=["watch", "callback"])
+def test_numbers_that_trainer_would_drop_are_refused_and_others_are_used(callback, tmp_path):
+    numbered = [
+        {**row, "example_index": torch.tensor(7 * place)}
+        for place, row in enumerate(examples("classification", 24))
+    ]
+    settings = {"train_dataset": numbered, "callback": callback, "max_steps": 2}
+    with pytest.raises(ConsistencyError, match="which Trainer drops, so that"):
+        trained(tmp_path, **settings)
+    trained(tmp_path, **settings, remove_unused_columns=False, save_steps=2)
+    found = load_file(tmp_path / "checkpoint-2" / FILE)
+    assert len(found["keys"]) == 8
+    assert {*found["keys"].tolist()} <= {7 * place for place in range(24)}
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     trained(tmp_path, max_steps=4)
     path = tmp_path / "checkpoint-4" / FILE

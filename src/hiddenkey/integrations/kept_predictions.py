@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,7 @@ from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.files import write_whole
 from hiddenkey.log import is_first_process, logger
+from hiddenkey.step.identity import INDEX
 
 _NAME: Final = "hiddenkey_history_{}.safetensors"
 _FILE: Final = re.compile(r"hiddenkey_history_\d+\.safetensors")
@@ -104,6 +106,24 @@ class KeptPredictions:
                 " masks, no endless stream)",
                 len(history),
             )
+
+
+def refuse_dropped_numbers(trainer: Trainer) -> None:
+    """Refuse a column of the examples' numbers that Trainer would drop before the model is called.
+
+    Raises:
+        ConsistencyError: if the training data have one and ``remove_unused_columns`` is set.
+    """
+    data = trainer.train_dataset
+    names = getattr(data, "column_names", None)
+    if names is None and isinstance(data, list) and data and isinstance(data[0], Mapping):
+        names = list(data[0])
+    if trainer.args.remove_unused_columns and INDEX in (names or ()):
+        raise ConsistencyError(
+            f"the training data have a column {INDEX}, which Trainer drops, so that examples would"
+            " be recognised by what they hold; set remove_unused_columns=False in its arguments, or"
+            " leave the column out"
+        )
 
 
 def resumed_from() -> Path | None:

@@ -13,7 +13,11 @@ from hiddenkey.attachment.attachment import Attachment, attachment_of
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.config import with_own_schedule
 from hiddenkey.framework.schedule import RateSchedule, by_position
-from hiddenkey.integrations.kept_predictions import KeptPredictions, resumed_from
+from hiddenkey.integrations.kept_predictions import (
+    KeptPredictions,
+    refuse_dropped_numbers,
+    resumed_from,
+)
 from hiddenkey.integrations.reached import ReachedSites
 from hiddenkey.integrations.trainer_loss import hold_own_loss
 from hiddenkey.step.parallel import means_over_processes
@@ -101,6 +105,8 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
 
         Raises:
             AttachError: if the trainer's model does not have the attachment.
+            ConsistencyError: if Trainer drops the numbers of the examples that a history needs, or
+                if what a checkpoint holds of it is damaged.
         """
         if attachment_of(self._trainer.model) is not self._attachment:
             raise AttachError(
@@ -115,6 +121,8 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         stored = state.stateful_callbacks.get(_STATE)
         passes = stored["attributes"]["passes"] if isinstance(stored, dict) else 0
         self._attachment.consistency_passes = passes
+        if self._attachment.history is not None:
+            refuse_dropped_numbers(self._trainer)
         self._kept.begin(resumed_from(), state.epoch or 0)
 
     def on_epoch_end(
