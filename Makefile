@@ -134,6 +134,7 @@ bench: $(VENV)/.lab
 	$(BIN)/python benchmarks/attention.py --quick --output runs/bench/attention.json
 	$(BIN)/python benchmarks/step.py --quick --output runs/bench/step.json
 	$(BIN)/python benchmarks/lm_loss.py --quick --output runs/bench/lm_loss.json
+	$(BIN)/python benchmarks/kept_memory.py --quick --output runs/bench/kept_memory.json
 	$(BIN)/python benchmarks/startup.py --output runs/bench/startup.json
 	$(BIN)/python benchmarks/large_report.py --turns 1 --output runs/bench/large_report.json
 

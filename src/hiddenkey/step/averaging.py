@@ -61,6 +61,11 @@ class WeightAverage:
         self._mean: list[Tensor] = []
         self._last: list[Tensor] | None = None
 
+    @property
+    def bytes(self) -> int:
+        """Memory of what is kept now: the mean, and while it is applied the last weights."""
+        return sum(each.nbytes for each in (*self._mean, *(self._last or ())))
+
     @torch.no_grad()
     def update(self) -> None:
         """Count the weights; to be called after each optimiser step."""

@@ -47,6 +47,11 @@ class History:
         tensors = [each for each in (self._values, self._classes) if each is not None]
         return sum(self._size * each[0].numel() * each.element_size() for each in tensors)
 
+    @property
+    def capacity_bytes(self) -> int:
+        """Memory of all rows, also of those that wait for further examples."""
+        return sum(each.nbytes for each in (self._values, self._classes) if each is not None)
+
     def rows_of(self, who: Identities, counts: Sequence[int]) -> list[int]:
         """Return the first row of each example of a batch; new ones get theirs.
 
