@@ -92,7 +92,7 @@ def run(part: Part, folder: Path, limit: float) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / f"{part.name}.{'xml' if part.is_test else 'json'}"
     record.unlink(missing_ok=True)
-    command = [sys.executable, *(word.format(output=record) for word in part.command)]
+    command = [sys.executable, *(word.replace("{output}", str(record)) for word in part.command)]
     log, errors = folder / f"{part.name}.log", folder / f"{part.name}.err"
     began = time.monotonic()
     with log.open("w") as out, errors.open("w") as err:
