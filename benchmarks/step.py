@@ -13,7 +13,9 @@ Classifiers have one label for each sequence, language models predict every toke
 padded on the right unless ``--no-padding``; an attention mask is always given. ``--dtype`` is that
 of the frozen weights and the activations: LoRA's weights are float32, as PEFT makes them. Rivals:
 LoRA's dropout, the model's own dropout under PyTorch's fused attention, and R-Drop as its users
-write it, the batch doubled and gradient through both halves.
+write it, the batch doubled and gradient through both halves. ``hiddenkey-side-by-side-one`` and
+``-both`` compute HiddenKey's loss from such a doubled batch; the library runs one pass after the
+other.
 
 Time: the methods take turns step by step in one process, so that a slower moment of the machine
 meets all of them; all share one set of frozen weights. ``ratio`` is the median over the turns; for

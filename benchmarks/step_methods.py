@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import hiddenkey
 from hiddenkey.anatomy import text_config, transformer_of
 from hiddenkey.attachment import model_dropout
+from hiddenkey.framework.compensation.kl import bidirectional_kl
 from hiddenkey.framework.inference import Inference
 from step_models import IGNORED
 
@@ -34,16 +35,41 @@ def r_drop_by_doubling(model: nn.Module, inputs: Inputs) -> Tensor:
 
     The divergence is a mean over sequences, or over labelled tokens, like the task loss.
     """
+    task, one, two, labels = _doubled(model, inputs)
+    ignored = (labels == IGNORED).unsqueeze(-1)
+    forward = F.kl_div(F.log_softmax(one, -1), F.softmax(two, -1), reduction="none")
+    backward = F.kl_div(F.log_softmax(two, -1), F.softmax(one, -1), reduction="none")
+    both = forward.masked_fill(ignored, 0).sum() + backward.masked_fill(ignored, 0).sum()
+    return task + 0.5 * both / (~ignored).sum()
+
+
+def side_by_side(backward: Literal["one", "both"]) -> Callable[[nn.Module, Inputs], Tensor]:
+    """HiddenKey's loss from both passes at once, as one batch of doubled size.
+
+    The library runs one pass after the other. Here autograd goes through both halves in either
+    case: with ``one`` nothing but zeros reaches the second half.
+    """
+
+    def loss(model: nn.Module, inputs: Inputs) -> Tensor:
+        _, one, two, labels = _doubled(model, inputs)
+        counted = labels != IGNORED
+        one, two, labels = one[counted], two[counted], labels[counted]
+        if backward == "one":
+            return F.cross_entropy(one, labels) + bidirectional_kl(one, two.detach()).mean()
+        task = (F.cross_entropy(one, labels) + F.cross_entropy(two, labels)) / 2
+        return task + bidirectional_kl(one, two).mean()
+
+    return loss
+
+
+def _doubled(model: nn.Module, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the batch twice in one call; the task loss of both, either half's logits, the labels."""
     output = model(**{name: torch.cat([value, value]) for name, value in inputs.items()})
     logits, labels = output.logits, inputs["labels"]
     if labels.dim() == 2:  # a language model predicts the token that follows
         logits, labels = logits[:, :-1], labels[:, 1:]
     one, two = logits.float().chunk(2)
-    ignored = (labels == IGNORED).unsqueeze(-1)
-    forward = F.kl_div(F.log_softmax(one, -1), F.softmax(two, -1), reduction="none")
-    backward = F.kl_div(F.log_softmax(two, -1), F.softmax(one, -1), reduction="none")
-    both = forward.masked_fill(ignored, 0).sum() + backward.masked_fill(ignored, 0).sum()
-    return output.loss + 0.5 * both / (~ignored).sum()
+    return output.loss, one, two, labels
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,13 @@ def variants(own_dropout: str) -> dict[str, Variant]:
             "HiddenKey, both branches", _with_loss(backward="both"), second="gradient"
         ),
     }
+    for backward in ("one", "both"):
+        rows[f"hiddenkey-side-by-side-{backward}"] = Variant(
+            f"HiddenKey side by side, {backward} branch{'es' * (backward == 'both')}",
+            _attach("hiddenkey-minus"),
+            loss=side_by_side(backward),
+            second="gradient",
+        )
     rows["hiddenkey-bfloat16"] = Variant(
         "HiddenKey, second pass in bfloat16", _with_loss(precision="bfloat16")
     )

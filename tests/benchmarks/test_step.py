@@ -33,6 +33,7 @@ SPECS = {
     ),
 }
 VARIANTS = step_methods.variants("anywhere")
+BRANCHES = ("one", "both")
 
 
 def prepare(family, name, **arguments):
@@ -89,7 +90,8 @@ def test_variants_are_configured_as_their_names_say():
     assert loss["hiddenkey-js"].kind == "js"
     assert loss["temporal"].target == loss["hiddenkey-temporal"].target == "history"
     assert loss["label-smoothing"].kind == "label-smoothing"
-    assert [n for n, variant in VARIANTS.items() if variant.second and not loss[n]] == ["r-drop"]
+    without = [n for n, variant in VARIANTS.items() if variant.second and not loss[n]]
+    assert without == [*(f"hiddenkey-side-by-side-{branch}" for branch in BRANCHES), "r-drop"]
     top = attachment_of(prepare("bert", "hiddenkey-top-half")[1].model)
     assert top.config.layers == (1,)
 
@@ -138,6 +140,35 @@ def test_r_drop_by_doubling_is_cross_entropy_and_half_of_both_divergences(family
     torch.testing.assert_close(loss.double(), (task + divergence).mean(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", SPECS)
+@pytest.mark.parametrize("backward", BRANCHES)
+def test_side_by_side_is_the_loss_of_two_passes(family, backward):
+    """In float64 from the logits of both halves; of one branch, the other half has no gradient."""
+    _, training, inputs = prepare(family, f"hiddenkey-side-by-side-{backward}")
+    training(inputs)  # LoRA's B is zero before the first step
+    kept = []
+    handle = training.model.register_forward_hook(lambda *call: kept.append(call[-1].logits))
+    loss = training.loss(training.model, inputs)
+    handle.remove()
+    (logits,) = kept
+    (gradient,) = torch.autograd.grad(loss, logits)
+    labels, shift = inputs["labels"], 1 if family == "gpt2" else 0
+    one, two = (half[:, :-1] if shift else half for half in logits.detach().double().chunk(2))
+    labels = labels[:, 1:] if shift else labels
+    counted = labels != -100
+    p, q = one[counted].softmax(-1), two[counted].softmax(-1)
+    index = torch.arange(int(counted.sum()))
+    divergence = ((p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)) / 2
+    task = -p[index, labels[counted]].log()
+    if backward == "both":
+        task = (task - q[index, labels[counted]].log()) / 2
+    assert divergence.mean() > 1e-6
+    torch.testing.assert_close(loss.double(), (task + divergence).mean(), rtol=1e-5, atol=1e-6)
+    first, second = gradient.chunk(2)
+    assert first.any()
+    assert second.any() == (backward == "both")
+
+
 def test_batches_are_padded_on_the_right_unless_told_otherwise():
     inputs = prepare("gpt2", "lora")[2]
     assert inputs["attention_mask"].sum(-1).tolist() == [8, 7, 6, 5]
@@ -168,6 +199,7 @@ def test_bounds_follow_from_the_passes():
     assert math.isclose(bounds["hiddenkey"], 1.2)
     assert math.isclose(bounds["hiddenkey-every-4"], 1.05)
     assert bounds["hiddenkey-both"] == bounds["r-drop"] == 2
+    assert {bounds[f"hiddenkey-side-by-side-{branch}"] for branch in BRANCHES} == {2}
 
 
 def test_table_counts_the_mean_where_steps_differ():
