@@ -15,10 +15,20 @@ STUDIES: Final[Mapping[str, Command]] = {
         "beyond_transformers.command",
         "beyond_transformers.options:BeyondOptions",
     ),
+    "continual": Command(
+        "forgetting and final accuracy of one adapter that learns tasks in sequence",
+        "continual.command",
+        "continual.options:ContinualOptions",
+    ),
     "gradient_noise": Command(
         "bias and noise of LoRA's gradients under DropKey and DropAttention, equal masks",
         "gradient_noise.command",
         "gradient_noise.options:GradientNoiseOptions",
+    ),
+    "gradient_noise_runs": Command(
+        "the same over several training runs: tasks, models and seeds",
+        "gradient_noise_runs.command",
+        "gradient_noise_runs.options:NoiseRunsOptions",
     ),
     "overfitting": Command(
         "generalisation gap, calibration and confidence, with and without a method",
