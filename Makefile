@@ -122,7 +122,7 @@ peers: $(VENV)/.dev
 fuzz: $(VENV)/.dev
 	HIDDENKEY_FUZZ=$(or $(INPUTS),10000) $(BIN)/python -m pytest tests/fuzz --numprocesses=auto $(OPTIONS)
 
-# With MOMENTS above some 170, a run is ended at each file-system event that it has.
+# With MOMENTS=200 a run is ended at each file-system event that it has.
 MOMENTS ?= 20
 crash: $(VENV)/.dev
 	HIDDENKEY_CRASH=$(MOMENTS) $(BIN)/python -m pytest tests/crash
