@@ -58,7 +58,7 @@ def test_a_record_of_an_earlier_run_is_not_taken_for_this_ones(tmp_path):
 
 
 def test_a_part_that_hangs_is_stopped_with_what_it_started(tmp_path):
-    found = gpu.run(part(HANGS), tmp_path, 3)
+    found = gpu.run(part(HANGS), tmp_path, 6)
     assert found.verdict == STOPPED
     child = int(found.printed)
     status = f"/proc/{child}/stat"
