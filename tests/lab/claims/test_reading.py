@@ -48,6 +48,13 @@ def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
             assert len(counts) == 1, (name, setup.name)
 
 
+def test_claims_stand_in_the_order_of_their_numbers(plans):
+    for name in ("c10", "c9"):
+        (plans / f"{name}.yaml").write_text((plans / "c1.yaml").read_text())
+    claims, _ = read_plans(plans, "mine")
+    assert [claim.name for claim in claims] == ["C1", "C2", "C9", "C10"]
+
+
 def test_a_claim_is_read(plans):
     (claim, cost), _ = read_plans(plans, "mine")
     assert (claim.name, claim.title, claim.need, claim.scope) == (

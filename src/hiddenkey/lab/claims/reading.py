@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -166,8 +167,15 @@ class _File:
         return {**own, **typed}
 
 
+def _in_order(path: Path) -> list[str | int]:
+    """A key to sort by that puts R2 before R10: texts and the numbers between them."""
+    parts = re.split(r"(\d+)", path.stem)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+
+
 def _claim_paths(folder: Path, names: Sequence[str]) -> dict[str, Path]:
-    found = {path.stem.upper(): path for path in sorted(folder.glob("*.yaml"))}
+    paths = sorted(folder.glob("*.yaml"), key=_in_order)
+    found = {path.stem.upper(): path for path in paths}
     if not found:
         raise ConfigError(
             f"plans must be a folder with a YAML file for each claim, {str(folder)!r} has none;"
