@@ -24,7 +24,7 @@ class BeyondOptions:
     """Further seeds by which each method chooses its learning rate and dropout rate."""
     train_size: int = ONE.default(200)
     """Training examples."""
-    steps: int = ONE.default(200)
+    steps: int = ONE.default(400)
     """Optimiser steps of a run."""
     batch_size: int = ONE.default(32)
     """Examples in a batch."""

@@ -23,8 +23,9 @@ PLAIN: Final = "plain"
 PATTERNS: Final = ("element", "column", "span")
 METHODS: Final = (PLAIN, *PATTERNS)
 
-_LEARNING_RATES: Final = (1e-3, 2e-3, 4e-3, 8e-3)  # without a dropout rate to choose
-_FEWER_LEARNING_RATES, _RATES = (2e-3, 4e-3), (0.1, 0.3)
+# Both from 0.001 to 0.064: a method with a dropout rate to choose has every second of them.
+_LEARNING_RATES: Final = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 4.8e-2, 6.4e-2)
+_FEWER_LEARNING_RATES, _RATES = (1e-3, 4e-3, 1.6e-2, 6.4e-2), (0.05, 0.2)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def tiny(network):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_method_may_choose_from_as_many_settings(network):
-    assert {len(set(grid(network, method))) for method in METHODS} == {4}
+    assert {len(set(grid(network, method))) for method in METHODS} == {8}
     assert {s.rate > 0 for method in METHODS[1:] for s in grid(network, method)} == {True}
     assert {s.rate for s in grid(network, PLAIN)} == {0.0}
 
@@ -123,7 +123,7 @@ def words(monkeypatch, tmp_path):
 
 def test_from_words_to_runs_table_and_page(words, tmp_path, capsys, monkeypatch):
     assert main([*words, "--dry-run"]) == 0
-    assert "56 runs, 0 stored; the others take about" in capsys.readouterr().out
+    assert "88 runs, 0 stored; the others take about" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     assert main(words) == 0
     shown = capsys.readouterr().out
@@ -133,7 +133,7 @@ def test_from_words_to_runs_table_and_page(words, tmp_path, capsys, monkeypatch)
     assert [grid["name"] for grid in values["grids"]] == [*NETWORKS]
     assert "| plain |" in page
     stored = [json.loads(path.read_text()) for path in (tmp_path / "runs").iterdir()]
-    assert len(stored) == 2 * 4 * (4 + 3)
+    assert len(stored) == 2 * 4 * (8 + 3)
     tests = [run for run in stored if run["settings"]["stage"] == "test"]
     assert {(run["settings"]["network"], run["settings"]["method"]) for run in tests} == {
         (network, method) for network in NETWORKS for method in METHODS
@@ -141,7 +141,7 @@ def test_from_words_to_runs_table_and_page(words, tmp_path, capsys, monkeypatch)
 
     monkeypatch.setattr("beyond_transformers.training.fit", lambda *_: pytest.fail("trained again"))
     assert main(words) == 0
-    assert "56 runs, all of them stored" in capsys.readouterr().out
+    assert "88 runs, all of them stored" in capsys.readouterr().out
 
 
 def test_faults_are_told(words, capsys):
