@@ -28,8 +28,8 @@ NAME: Final = "beyond_transformers"
 FIRST_CHOICE_SEED: Final = 1000
 _PROBE: Final = 20  # steps that tell how long a run takes
 _READING: Final = (
-    "Each method chose among eight settings by the lowest mean loss on examples that are in no other"
-    " part. Then new seeds, judged once on the test examples. Means ± standard deviation;"
+    "Each method chose among eight settings by the lowest mean loss on examples that are in no"
+    " other part. Then new seeds, judged once on the test examples. Means ± standard deviation;"
     " differences paired by seed with 95 % intervals (Student's t) after Holm's correction over the"
     " three patterns."
 )
