@@ -146,10 +146,9 @@ def test_layers_are_the_named_modules_in_their_order():
         assert [site.layer for site in attachment.sites] == [0, 1, 2, 3]
 
 
-def test_a_pattern_that_names_nothing_or_no_pattern_is_refused():
-    for modules in ("nothing", None):
-        with pytest.raises(AttachError, match=r"name the modules whose outputs drop with Dropout"):
-            hiddenkey.attach(Convolutional(), config("element", modules))
+def test_without_a_pattern_the_network_is_refused():
+    with pytest.raises(AttachError, match=r"name the modules whose outputs drop with Dropout"):
+        hiddenkey.attach(Convolutional(), config("element", None))
 
 
 @pytest.mark.parametrize(
@@ -186,3 +185,12 @@ def test_a_packed_sequence_is_refused():
         pytest.raises(AttachError, match="give it padded tensors and an attention_mask"),
     ):
         model(**TEXTS)
+
+
+def test_a_name_that_no_module_has_is_told_with_those_that_there_are():
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    config = DropoutConfig((Drop("hidden", "span", 0.1),), hidden_modules="features")
+    with pytest.raises(
+        AttachError, match="hidden_modules='features' matches; name some of '0', '1'"
+    ):
+        hiddenkey.attach(network, config)

@@ -25,6 +25,9 @@ from hiddenkey.errors import AttachError
 _OTHER_TOWER = re.compile(r"vision|image|audio|speech", re.IGNORECASE)
 
 
+_MOST_SHOWN = 8
+
+
 @dataclass(frozen=True)
 class Stack:
     """A list of layers.
@@ -172,6 +175,17 @@ def _plain_stacks(transformer: nn.Module) -> list[Stack]:
 
 
 def _named_modules(whole: Part, pattern: str) -> list[Stack]:
-    """Return what a user names in a model without layers, such as a convolutional network."""
-    hits = [part for part in walk(whole) if re.fullmatch(pattern, part.name)]
-    return [Stack("", tuple(replace(part, is_named=True) for part in hits), None)] if hits else []
+    """Return what a user names in a model without layers, such as a convolutional network.
+
+    Raises:
+        AttachError: if the pattern matches no module.
+    """
+    parts = list(walk(whole))
+    hits = [part for part in parts if re.fullmatch(pattern, part.name)]
+    if not hits:
+        names = ", ".join(repr(part.name) for part in parts[:_MOST_SHOWN] if part.name)
+        raise AttachError(
+            f"{type(whole.module).__name__} has no layers with attention, and no module that"
+            f" hidden_modules={pattern!r} matches; name some of {names}"
+        )
+    return [Stack("", tuple(replace(part, is_named=True) for part in hits), None)]

@@ -7,5 +7,11 @@ from torch import Tensor
 
 
 def any_along(mask: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
-    """``mask.any(dim)``, which takes PyTorch ten times as long on a CPU as a sum does."""
+    """``mask.any(dim)``, by a sum, which is faster on a CPU.
+
+    Args:
+        mask: boolean, of any shape.
+        dim: axis along which an entry is looked for.
+        keepdim: keep that axis with length 1.
+    """
     return mask.sum(dim, keepdim=keepdim, dtype=torch.int32).ne(0)
