@@ -9,6 +9,7 @@ from typing import Any, Final
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.command import CommandOptions
+from hiddenkey.lab.plans.command_rules import command_faults
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, read_settings
@@ -67,7 +68,7 @@ def _needs_command(plan: Plan) -> list[str]:
 
 def _command_faults(plan: Plan) -> list[str]:
     assert plan.command is not None
-    faults = commands.command_faults(plan.command, plan.arguments, plan.metric)
+    faults = command_faults(plan.command, plan.arguments, plan.metric)
     if commands.is_unreadable(plan.command):
         return faults
     faults += [
