@@ -22,6 +22,7 @@ from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.queue.live import Doing
 from hiddenkey.lab.report import tabulate
+from hiddenkey.lab.report.commands import run_command
 from lab.compare.driver import OPEN, finish, worker_for
 
 SCRIPT = """
@@ -271,6 +272,31 @@ trainer = Trainer(
 )
 trainer.train()
 """
+
+
+def test_a_trainers_script_is_judged_by_the_weights_that_are_asked_for(plan, tiny_options):
+    """Both train alike, for no example comes twice: only the weights that are evaluated differ."""
+    script = Path(plan.output).with_name("train.py")
+    script.write_text(TRAINER)
+    words = f"{script} {tiny_options.model} {tiny_options.train_file} {{seed}} {{output}}"
+    last, averaged = run(
+        plan,
+        command=f"{sys.executable} {words}",
+        metric="eval_loss",
+        methods=("lora", "temporal"),
+        seeds=(0,),
+        common={"inference": "average", "average_part": 1.0},
+        per_method={"lora": {"inference": "last"}},
+    ).records()
+    assert last.result, last.error
+    assert averaged.result, averaged.error
+    for name in ("weights", "batches"):
+        assert last.observed[name] == averaged.observed[name]
+    assert "inference" not in last.options
+    assert averaged.options["inference"] == "average"
+    assert averaged.result.eval_loss.last > last.result.eval_loss.last  # the mean of it lags behind
+    flags = "--method temporal --inference average --average-part 1.0 --"
+    assert flags in run_command(averaged.options)
 
 
 def test_a_trainers_script_gets_the_method_and_starts_alike(plan, tiny_options):

@@ -1,10 +1,12 @@
 """A command of the user's own as a plan's runs."""
 
 import dataclasses
+import json
 
 import pytest
 
 from hiddenkey.lab.plans import command as commands
+from hiddenkey.lab.plans.agreement import differences, terms
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.validation import validate
@@ -72,7 +74,26 @@ def test_a_command_with_its_own_methods_varies_all_but_the_baseline():
         (f"{COMMAND} {{lr}}", {"arguments": {"lr": {}}}, "a text, a number or a list of them"),
         (COMMAND, {"metric": None}, "metric must name what is compared"),
         (COMMAND, {"search": True}, "search.space must name what the command takes"),
-        (COMMAND, {"common": {"epochs": 1}}, "common belongs to runs of 'hiddenkey train'"),
+        (COMMAND, {"common": {"epochs": 1}}, "common.epochs belongs to runs of 'hiddenkey train'"),
+        (COMMAND, {"common": {"layer": (0,)}}, "did you mean 'layers'?"),
+        (COMMAND, {"common": {"inference": "chosen"}}, "must be one of last, average, ema"),
+        (COMMAND, {"common": {"average_part": 2.0}}, "2.0"),
+        (COMMAND, {"per_method": {"lora": {"kernel": "quick"}}}, "per_method.lora.kernel must be"),
+        (COMMAND, {"per_method": {"dropkey": {"rate": 0.2}}}, "'dropkey' is not in the plan"),
+        (COMMAND, {"per_task": {"headlines": {"rate": 0.2}}}, "choose from train"),
+        (
+            f"{COMMAND} {{kernel}}",
+            {"arguments": {"kernel": "x"}, "common": {"kernel": "fused"}},
+            "common.kernel is an argument of the command too",
+        ),
+        (
+            COMMAND,
+            {"methods": ("lora", "as-is"), "per_method": {"as-is": {"kernel": "fused"}}},
+            "per_method.as-is must be empty",
+        ),
+        (f"{COMMAND} {{method}}", {"common": {"inference": "ema"}}, "takes {method} by itself"),
+        (COMMAND, {"search": {"space": {"inference": ["last", "chosen"]}}}, "got chosen"),
+        (COMMAND, {"equal_time": True}, "equal_time belongs to runs of 'hiddenkey train'"),
         (COMMAND, {"ranks": (4, 8)}, "ranks with several values must be used by the command"),
         (f"{COMMAND} {{rate}}", {}, "{rate} in the command needs values, got none; give --rates"),
         (f"{COMMAND} {{model}}", {}, "{model} in the command needs values"),
@@ -85,6 +106,60 @@ def test_a_command_with_its_own_methods_varies_all_but_the_baseline():
 def test_what_cannot_run_is_told_before_anything_starts(command, changes, said):
     found = validate(dataclasses.replace(plan(command), **changes))
     assert any(said in fault for fault in found), found
+
+
+def test_what_hiddenkey_run_takes_is_given_for_all_methods_or_for_one():
+    own = plan(
+        methods=("as-is", "lora", "hiddenkey"),
+        baseline="as-is",
+        common={"inference": "average", "rate": 0.2, "layers": [0, 1]},
+        per_task={"train": {"average_part": 0.25}},
+        per_method={"lora": {"inference": "last"}, "hiddenkey": {"consistency_weight": 2.0}},
+    )
+    assert validate(own) == []
+    as_is, lora, hiddenkey = own.command_settings()
+    assert (as_is.rate, as_is.attached) == (None, {})
+    assert (lora.rate, lora.attached) == (None, {"layers": (0, 1), "average_part": 0.25})
+    assert (hiddenkey.rate, hiddenkey.consistency_weight) == (0.2, 2.0)
+    settings = hiddenkey.launch_settings()
+    assert (settings.layers, settings.inference) == ((0, 1), "average")
+    assert settings.average_part == 0.25
+    varied = dataclasses.replace(own, rates=(0.3,)).command_settings()
+    assert [options.rate for options in varied] == [None, None, 0.3]
+
+
+def test_a_default_that_is_written_down_changes_no_run():
+    bare, written = (
+        plan(methods=("lora",), common=common).command_settings()[0]
+        for common in ({}, {"inference": "last", "layers": None, "kernel": "auto"})
+    )
+    assert bare == written
+    averaged = plan(methods=("lora",), common={"inference": "average"}).command_settings()[0]
+    runs = [CommandRun(options, "print") for options in (bare, averaged)]
+    assert runs[0].training != runs[1].training
+    assert "attached" not in runs[0].to_dict()["command"]
+
+
+def test_settings_of_an_attached_method_survive_json_and_records():
+    options = CommandOptions(
+        f"{COMMAND} {{layers}}", "train", "dropkey", "eval_accuracy", rate=0.1,
+        arguments={"layers": 4}, attached={"rates": {"attention": 0.2}, "inference": "ema"},
+    )  # fmt: skip
+    own = CommandRun(options, "print")
+    assert CommandRun.from_dict(json.loads(json.dumps(own.to_dict()))) == own
+    assert CommandOptions.from_recorded(options.recorded()) == options
+    listed = dataclasses.replace(options, command=COMMAND, arguments={}, attached={"layers": (1,)})
+    again = CommandRun.from_dict(json.loads(json.dumps(CommandRun(listed, "p").to_dict())))
+    assert again.options == listed
+    label = commands.command_label(options.recorded(), seed=False)
+    assert label == "train, dropkey rate 0.1 rates attention 0.2 inference ema, layers 4"
+
+
+def test_a_plan_with_other_attached_settings_is_another_one():
+    first = terms(plan(methods=("lora",)))
+    other = terms(plan(methods=("lora",), common={"inference": "average"}))
+    (fault,) = differences(first, other)
+    assert "inference must stay what it is in this folder, it was 'last', got 'average'" in fault
 
 
 def test_settings_of_commands_need_a_command():

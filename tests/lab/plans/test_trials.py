@@ -52,6 +52,16 @@ def test_a_weight_may_be_a_factor_of_each_methods_own():
     assert trial(pair, space={"consistency_scale": (0.25, 4.0)}).first["consistency_scale"] == 1.0
 
 
+def test_a_command_may_choose_which_weights_it_leaves():
+    chosen = searched_options(command(), {"inference": "average", "lr": 0.01, "rate": 0.3})
+    assert chosen.attached == {"inference": "average"}
+    assert chosen.arguments == {"lr": 0.01, "stage": "compare"}
+    assert searched_options(chosen, {"inference": "last"}).attached == {}
+    space = {"inference": ["last", "average", "ema"]}
+    own = Plan(command=TEXT.replace(" --part {stage}", ""), metric="acc", arguments={"lr": 1e-3})
+    assert validate(dataclasses.replace(own, search={"space": space})) == []
+
+
 def test_plain_lora_has_no_part_in_what_only_methods_have():
     assert set(trial(ours("lora")).space) == {"learning_rate"}
     assert list(trial(ours(*METHODS)).space) == ["method", *SPACE]

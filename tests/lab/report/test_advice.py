@@ -291,6 +291,11 @@ def test_runs_of_somebody_elses_command_are_told_to_run_it():
     (code,) = table.advice.code
     words = template.replace("{seed}", "SEED").replace("{output}", "OUTPUT").replace('"', "'")
     assert code.text == f"hiddenkey run --method hiddenkey --rate 0.2 --layers 1 2 -- {words}"
+    averaged = [*theirs(arm((0.0,))), *theirs(arm(UP, method="temporal", inference="average"))]
+    (table,) = tabulate(averaged).scopes[0].tasks
+    assert table.advice.code[0].text == (
+        f"hiddenkey run --method temporal --inference average -- {words}"
+    )
 
 
 def test_a_table_of_results_gets_words_without_a_command():

@@ -12,6 +12,7 @@ from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.evidence.axes import Arm, Budget, Task
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.attached import DEFAULTS
 from hiddenkey.lab.run.options import TrainOptions
 
 DATA_OPTIONS: Final = (
@@ -64,10 +65,14 @@ class ArmRun:
 def explicit(options: Mapping[str, Any]) -> dict[str, Any]:
     """Write out the method's own rate and weight, so that equal settings are equal.
 
+    A command's run names of its attached method only what is not the default: the rest is added.
+
     Returns:
         the options; ``rate`` is a number, ``None`` if nothing drops, or a text if the positions of
         the method have different rates.
     """
+    if options.get("command"):
+        options = {**DEFAULTS, **options}
     entry = methods().get(str(options.get("method")))
     if entry is None or "source" in options:  # of a table, whose names need not be ours
         return dict(options)

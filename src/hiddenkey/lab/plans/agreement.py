@@ -17,6 +17,7 @@ from typing import Any, Final
 import optuna
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.attached import DEFAULTS
 from hiddenkey.lab.plans.command import READING, CommandOptions, files
 from hiddenkey.lab.plans.identity import PATHS, VARIED, versions
 from hiddenkey.lab.plans.plan import Plan
@@ -34,9 +35,12 @@ def terms(plan: Plan) -> dict[str, Any]:
     )
     left_out = (*_VARIED, *READING, *plan.arguments)
     found = {} if plan.command is None else files(plan.command)
+    unchanged = {} if plan.command is None else DEFAULTS
     settings = {
         f"{options.method} on {options.task}": {
-            name: value for name, value in options.recorded().items() if name not in left_out
+            name: value
+            for name, value in {**unchanged, **options.recorded()}.items()
+            if name not in left_out
         }
         | {f"file {name}": print_of for name, print_of in found.items()}
         for options in chosen

@@ -18,11 +18,12 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from hiddenkey.lab.plans.attached import given, named
 from hiddenkey.lab.plans.identity import Budget, Stage, short_hash, versions
 from hiddenkey.launch import LaunchSettings
 
@@ -41,6 +42,9 @@ STAGE: Final = "stage"
 _PLACEHOLDER: Final = re.compile(r"\{\{(\w+)\}\}|\{([A-Za-z_]\w*)\}")
 READING: Final = ("metric", "metric_file", "lower_is_better")
 """Settings that say how to read what a run left, and not what it is."""
+
+_SPREAD: Final = {"arguments", "attached"}
+"""Fields whose entries are settings by themselves."""
 
 _INPUTS: Final = (
     ".py", ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt",
@@ -66,6 +70,7 @@ class CommandOptions:
         consistency_weight: weight of the consistency loss; ``None``: the method's own.
         arguments: values of further placeholders.
         seed: what ``{seed}`` stands for.
+        attached: further settings of the method that is attached, where they are not the default.
     """
 
     command: str
@@ -80,6 +85,17 @@ class CommandOptions:
     consistency_weight: float | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
+    attached: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_recorded(cls, settings: Mapping[str, Any]) -> CommandOptions:
+        """Build the options of a run from :meth:`recorded`'s form."""
+        names = {each.name for each in fields(cls)} - _SPREAD
+        own = {name: value for name, value in settings.items() if name in names}
+        used = [*names, *placeholders(str(own["command"]))]
+        rest = {name: value for name, value in settings.items() if name not in used}
+        arguments = {n: settings[n] for n in used if n in settings and n not in names}
+        return cls(**own, arguments=arguments, attached=given(rest))
 
     @property
     def attaches(self) -> bool:
@@ -91,13 +107,27 @@ class CommandOptions:
         if self.method == AS_IS:
             return LaunchSettings("lora", keep_model_dropout=True)
         return LaunchSettings(
-            self.method, rate=self.rate, consistency_weight=self.consistency_weight
+            self.method,
+            rate=self.rate,
+            consistency_weight=self.consistency_weight,
+            **self.attached,
         )
 
     def recorded(self) -> dict[str, Any]:
         """The settings that make the run what it is, as plain JSON types."""
-        fields = {name: value for name, value in vars(self).items() if name != "arguments"}
-        return {**fields, **self.arguments}
+        own = {name: value for name, value in vars(self).items() if name not in _SPREAD}
+        return {**own, **self.attached, **self.arguments}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        own = {name: value for name, value in vars(self).items() if name not in _SPREAD}
+        attached = {"attached": dict(self.attached)} if self.attached else {}
+        return {**own, "arguments": dict(self.arguments), **attached}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CommandOptions:
+        """Build the options from :meth:`to_dict`'s form."""
+        return cls(**{**values, "attached": given(values.get("attached", {}))})
 
     def words(self, output: str) -> list[str]:
         """The command's words, filled in.
@@ -151,13 +181,12 @@ class CommandRun:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        options = {**vars(self.options), "arguments": dict(self.options.arguments)}
-        return {"command": options, "fingerprint": self.fingerprint}
+        return {"command": self.options.to_dict(), "fingerprint": self.fingerprint}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CommandRun:
         """Build a run from :meth:`to_dict`'s form."""
-        return cls(CommandOptions(**values["command"]), values["fingerprint"])
+        return cls(CommandOptions.from_dict(values["command"]), values["fingerprint"])
 
 
 def placeholders(command: str) -> list[str]:
@@ -199,9 +228,11 @@ def command_label(settings: Mapping[str, Any], *, seed: bool = True) -> str:
         words.append(f"rate {settings['rate']:g}")
     if settings["consistency_weight"] is not None:
         words.append(f"weight {settings['consistency_weight']:g}")
+    attached = {n: value for n, value in given(settings).items() if n not in names}
+    words += named(attached)
     parts = [settings["task"], " ".join(words)]
-    shown = [name for name in names if name not in (*NEEDED, "method", "rate", "weight", "task")]
-    parts += [f"{name} {settings[name]}" for name in shown]
+    told = [name for name in names if name not in (*NEEDED, "method", "rate", "weight", "task")]
+    parts += [f"{name} {settings[name]}" for name in told]
     return ", ".join([*parts, f"seed {settings['seed']}"] if seed else parts)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.lab.plans import command as commands
+from hiddenkey.lab.plans.attached import VARIED, given
 from hiddenkey.lab.plans.command import STAGE, CommandOptions
 from hiddenkey.lab.plans.identity import PATHS
 from hiddenkey.lab.plans.search import (
@@ -98,7 +99,8 @@ class Plan:
     resumes: bool = False
     """The command goes on from what it finds in {output}; else that is emptied before it starts."""
     common: dict[str, Any] = field(default_factory=dict)
-    """Settings of all runs, as in 'hiddenkey train', for example --common.epochs 5."""
+    """Settings of all runs, as in 'hiddenkey train', for example --common.epochs 5; with --command
+    those of 'hiddenkey run', for example --common.inference average."""
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of one task's runs, for example --per-task.cola.max_length 64; win over common."""
     per_method: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -155,7 +157,8 @@ class Plan:
         """The settings that a search may choose."""
         if self.command is None:
             return tuple(SEARCHABLE)
-        return (*OF_METHOD, *(name for name in self.arguments if name != STAGE))
+        attached = () if "method" in commands.placeholders(self.command) else ("inference",)
+        return (*OF_METHOD, *attached, *(name for name in self.arguments if name != STAGE))
 
     def contenders(self) -> list[tuple[AnyOptions, ...]]:
         """Return what is compared; of several settings, the search chooses one."""
@@ -199,15 +202,19 @@ class Plan:
             for varied in self._varied(method)
         ]
 
+    @property
+    def named_tasks(self) -> tuple[str, ...]:
+        """The tasks; a command that takes none, where none is named, is one of its own."""
+        if self.command is None or self.tasks != _TASKS:
+            return self.tasks
+        if "task" in commands.placeholders(self.command):
+            return self.tasks
+        return (commands.label_of(self.command),)
+
     def command_settings(self) -> list[CommandOptions]:
         """Return every configuration of the command but for the seed."""
         assert self.command is not None
         names = commands.placeholders(self.command)
-        tasks = (
-            self.tasks
-            if "task" in names or self.tasks != _TASKS
-            else (commands.label_of(self.command),)
-        )
         return [
             CommandOptions(
                 self.command,
@@ -219,10 +226,10 @@ class Plan:
                 model=model,
                 rank=rank,
                 arguments=dict(zip(self.arguments, values, strict=True)),
-                **varied,
+                **{**self._attached(task, method), **varied},
             )
             for task, model, rank, method in product(
-                tasks,
+                self.named_tasks,
                 self.models if "model" in names else ("",),
                 self.ranks if "rank" in names else (0,),
                 self.methods,
@@ -232,14 +239,26 @@ class Plan:
         ]
 
     def _base(self, task: str, method: str) -> TrainOptions:
-        given = read_settings(self.common, "common")[0]
-        given |= read_settings(self.per_task.get(task, {}), "per_task")[0]
+        found = self._given(task, method)
         if self.data is not None and task in TASKS and TASKS[task].needs == "folder":
-            given["data"] = self.data
+            found["data"] = self.data
+        return TrainOptions(**{**found, "task": task, "method": method})
+
+    def _given(self, task: str, method: str) -> dict[str, Any]:
+        """The settings of a task's runs with a method, but for what the plan varies."""
+        found = read_settings(self.common, "common")[0]
+        found |= read_settings(self.per_task.get(task, {}), "per_task")[0]
         unused = unused_settings(method)
-        given = {name: value for name, value in given.items() if not name.startswith(unused)}
-        given |= read_settings(self.per_method.get(method, {}), "per_method")[0]
-        return TrainOptions(**{**given, "task": task, "method": method})
+        found = {name: value for name, value in found.items() if not name.startswith(unused)}
+        return found | read_settings(self.per_method.get(method, {}), "per_method")[0]
+
+    def _attached(self, task: str, method: str) -> dict[str, Any]:
+        """The same for a method that is attached inside of a command."""
+        if method == commands.AS_IS:
+            return {}
+        found = self._given(task, method)
+        varied = {name: found[name] for name in VARIED if name in found}
+        return {**varied, "attached": given(found)}
 
     def _varied(self, method: str) -> list[dict[str, Any]]:
         """Every combination of the rates and weights that mean something to a method."""

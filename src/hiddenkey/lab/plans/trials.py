@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from hiddenkey.lab.plans.attached import given
 from hiddenkey.lab.plans.command import STAGE, CommandOptions, CommandRun, command_label
 from hiddenkey.lab.plans.identity import Run, changed, label, options_from
 from hiddenkey.lab.plans.search import (
@@ -106,12 +107,12 @@ class SearchTrial:
 
 def _written(options: AnyOptions) -> dict[str, Any]:
     if isinstance(options, CommandOptions):
-        return {**vars(options), "arguments": dict(options.arguments)}
+        return options.to_dict()
     return changed(options)
 
 
 def _read_options(values: Mapping[str, Any]) -> AnyOptions:
-    return CommandOptions(**values) if "command" in values else options_from(values)
+    return CommandOptions.from_dict(values) if "command" in values else options_from(values)
 
 
 def _own_settings(options: AnyOptions) -> dict[str, Any]:
@@ -154,8 +155,15 @@ def searched_options(base: Options, chosen: Mapping[str, Any]) -> Options:
         return searched_options(base, {**rest, "consistency_weight": weight})
     if isinstance(base, CommandOptions):
         own = {name: value for name, value in chosen.items() if name in OF_METHOD}
-        arguments = {n: v for n, v in chosen.items() if n not in OF_METHOD}
-        return dataclasses.replace(base, **own, arguments={**base.arguments, **arguments})
+        rest = {name: value for name, value in chosen.items() if name not in OF_METHOD}
+        arguments = {n: v for n, v in rest.items() if n in base.arguments}
+        attached = {n: v for n, v in rest.items() if n not in base.arguments}
+        return dataclasses.replace(
+            base,
+            **own,
+            arguments={**base.arguments, **arguments},
+            attached=given({**base.attached, **attached}),
+        )
     changes = {**chosen, "rates": {}} if "rate" in chosen else dict(chosen)
     return dataclasses.replace(base, **changes)
 

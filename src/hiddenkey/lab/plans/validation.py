@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans import command as commands
-from hiddenkey.lab.plans.command import CommandOptions
+from hiddenkey.lab.plans.attached import DEFAULTS, VARIED
+from hiddenkey.lab.plans.command import AS_IS, CommandOptions
 from hiddenkey.lab.plans.command_rules import command_faults
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
-from hiddenkey.lab.plans.settings import TABLES, read_settings
+from hiddenkey.lab.plans.settings import TABLES, TYPES, read_settings
 from hiddenkey.lab.run.limits import limit_faults
 
 
@@ -32,12 +33,17 @@ def validate(plan: Plan) -> list[str]:
         )
     if plan.command is not None:
         return faults + _command_faults(plan) + _output_faults(plan) + _search_faults(plan)
-    faults += _needs_command(plan) + _unused(plan)
-    faults += read_settings(plan.common, "common")[1]
-    known = {"per_task": plan.tasks, "per_method": plan.methods}
+    faults += _needs_command(plan) + _unused(plan) + _settings_faults(plan)
+    return faults + _output_faults(plan) + _search_faults(plan)
+
+
+def _settings_faults(plan: Plan) -> list[str]:
+    """Unknown names, values of other types, and tables of tasks or methods that are not there."""
+    faults = read_settings(plan.common, "common")[1]
+    known = {"per_task": plan.named_tasks, "per_method": plan.methods}
     for name, other in zip(known, reversed(known), strict=True):
         faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
-    return faults + _output_faults(plan) + _search_faults(plan)
+    return faults
 
 
 def _output_faults(plan: Plan) -> list[str]:
@@ -49,7 +55,7 @@ def _output_faults(plan: Plan) -> list[str]:
 _OF_COMMAND: Final = (
     "metric", "metric_file", "lower_is_better", "arguments", "time_limit", "resumes"
 )  # fmt: skip
-_OF_TRAIN: Final = ("equal_time", "data", "common", "per_task", "per_method")
+_OF_TRAIN: Final = ("equal_time", "data")
 
 
 def _given(plan: Plan, names: Iterable[str]) -> list[str]:
@@ -97,19 +103,51 @@ def _command_faults(plan: Plan) -> list[str]:
         if name in names and name not in searched and axis not in _given(plan, (axis,))
     ]
     if "method" in names:
-        return faults
+        return faults + [
+            f"{name} holds settings of a method that is attached to a model, got it with a"
+            " command that takes {method} by itself; write them into the command, or leave them"
+            " out"
+            for name in _given(plan, _OF_ATTACHED)
+        ]
     faults += _unused(plan)
+    wrong = list(_no_attached(plan)) + _settings_faults(plan)
+    if wrong:
+        return faults + wrong
     for options in plan.command_settings():
         faults += _attach_faults(options)
     return list(dict.fromkeys(faults))
 
 
+_OF_ATTACHED: Final = ("common", "per_task", "per_method")
+
+
+def _no_attached(plan: Plan) -> Iterator[str]:
+    """Settings that are no attached method's: the command trains by itself."""
+    tables = [("common", plan.common)]
+    tables += [(f"per_task.{name}", own) for name, own in plan.per_task.items()]
+    tables += [(f"per_method.{name}", own) for name, own in plan.per_method.items()]
+    for where, own in tables:
+        if where == f"per_method.{AS_IS}" and own:
+            yield f"{where} must be empty, since it is the command unchanged; leave it out"
+        for name in own:
+            if name in TYPES and name not in (*VARIED, *DEFAULTS):
+                yield (
+                    f"{where}.{name} belongs to runs of 'hiddenkey train', got it with a command;"
+                    " write it into the command, or leave it out"
+                )
+            elif name in plan.arguments:
+                yield f"{where}.{name} is an argument of the command too; name that otherwise"
+
+
 def _attach_faults(options: CommandOptions) -> list[str]:
-    try:
-        options.launch_settings().config()
-    except ConfigError as error:
-        return list(error.faults)
-    return []
+    faults: list[str] = []
+    settings = options.launch_settings()
+    for check in (settings.config, settings.used):
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
 def _list_faults(plan: Plan) -> list[str]:
@@ -166,6 +204,11 @@ def _search_faults(plan: Plan) -> list[str]:
         faults.append(
             "search.space must name what the command takes, got none; give --search.space with one"
             f" of {', '.join(plan.searchable)}"
+        )
+    if plan.command is not None and "chosen" in search.space.get("inference", ()):
+        faults.append(
+            "search.space.inference must be of last, average and ema for a command, got chosen,"
+            " which holds out examples of 'hiddenkey train'; leave it out"
         )
     if search.together:
         faults += _together_faults(plan)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.framework.catalogue import method, methods
+from hiddenkey.lab.plans.attached import VARIED, given
 from hiddenkey.lab.plans.command import AS_IS, fill, placeholders
 from hiddenkey.lab.plans.identity import changed, options_from
 from hiddenkey.lab.run.dropout import dropout_config, rate_schedules
@@ -24,12 +25,6 @@ _COMMAND: Final = "command"
 
 _OPEN: Final = {"seed": "SEED", "output": "OUTPUT"}
 """What stands for a command's own seed and folder."""
-
-_OF_LAUNCH: Final = (
-    *("method", "rate", "rates", "consistency_weight", "consistency_every"),
-    *("layers", "keep_model_dropout", "kernel"),
-)
-"""Settings that 'hiddenkey run' takes."""
 
 
 def is_command(options: Mapping[str, Any]) -> bool:
@@ -64,10 +59,11 @@ def run_command(options: Mapping[str, Any]) -> str:
     Args:
         options: of the run's record.
     """
-    values = changed(options_from({n: options[n] for n in _OF_LAUNCH if n in options}))
-    words = ["hiddenkey", "run", *_flags({"method": options["method"], **values})]
     template = str(options[_COMMAND])
     names = placeholders(template)
+    own = {name: value for name in VARIED if (value := options.get(name)) is not None}
+    own |= given({name: value for name, value in options.items() if name not in names})
+    words = ["hiddenkey", "run", *_flags({"method": options["method"], **own})]
     values = {**options, "weight": options.get("consistency_weight"), **_OPEN}
     filled = shlex.join(fill(word, _numbers(values)) for word in shlex.split(template))
     as_is = "method" in names or options["method"] == AS_IS

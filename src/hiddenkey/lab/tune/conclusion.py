@@ -176,10 +176,7 @@ def folder_of(record: Record) -> str:
     """Name of a run's folder: its identity, but for a command that of what was trained."""
     if not record.is_command or record.result is None:
         return record.id
-    names = {field.name for field in dataclasses.fields(CommandOptions)}
-    own = {name: value for name, value in record.options.items() if name in names}
-    rest = {name: value for name, value in record.options.items() if name not in names}
-    options = CommandOptions(**own, arguments=rest)
+    options = CommandOptions.from_recorded(record.options)
     return CommandRun(options, record.result.data_fingerprint).training
 
 
