@@ -180,7 +180,7 @@ def test_it_ends_with_the_report(plan, plan_file, capsys):
 def test_a_terminal_shows_what_each_worker_does(plan, plan_file):
     """In a real terminal of 80 columns: lines move within a run, and say how long it takes."""
     common = {**plan.common, "max_steps": 120, "evaluations": 6}
-    file = plan_file(common=common, timed_steps=0)
+    file = plan_file(common=common, timed_steps=0, seeds=[0, 1])
     ours, theirs = open_terminal(columns=80)
     command = subprocess.Popen(
         [sys.executable, "-m", "hiddenkey.cli.main", "compare", file],
@@ -206,8 +206,8 @@ def test_a_terminal_shows_what_each_worker_does(plan, plan_file):
     # on a busy machine a look may miss a run, but not all of them
     assert any(len(seen) > 2 for seen in steps.values()), steps
     bars = [line for frame in frames for line in frame if line.startswith("jobs")]
-    assert all(" left" not in line for line in bars if " 0/2" in line)
-    assert any(re.search(r"1/2 +about \d+ s left", line) for line in bars)
+    assert all(" left" not in line for line in bars if " 0/4" in line)
+    assert any(re.search(r"[123]/4 +about \d+ (s|min) left", line) for line in bars)
     text = "\n".join(screen.lines)
-    assert text.count("accuracy best") == 2
+    assert text.count("accuracy best") == 4
     assert "waits for a job" not in text
