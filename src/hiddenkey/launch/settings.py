@@ -61,6 +61,16 @@ class LaunchSettings:
 
         return Inference(self.inference, self.average_part, self.ema_decay)
 
+    def faults(self) -> list[str]:
+        """Return every broken rule of the method and of the weights that are used."""
+        found: list[str] = []
+        for check in (self.config, self.used):
+            try:
+                check()
+            except ConfigError as error:
+                found += error.faults
+        return found
+
     def config(self) -> DropoutConfig:
         """Return the configuration that the settings mean.
 
@@ -84,13 +94,7 @@ def launch_environment(settings: LaunchSettings, record: Path) -> dict[str, str]
     Raises:
         ConfigError: with every fault of the settings.
     """
-    faults: list[str] = []
-    for check in (settings.config, settings.used):
-        try:
-            check()
-        except ConfigError as error:
-            faults += error.faults
-    if faults:
+    if faults := settings.faults():
         raise ConfigError(faults)
     record = Path(record).resolve()
     record.mkdir(parents=True, exist_ok=True)

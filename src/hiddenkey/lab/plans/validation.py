@@ -6,10 +6,10 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError, suggestion
+from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.attached import DEFAULTS, VARIED
-from hiddenkey.lab.plans.command import AS_IS, CommandOptions
+from hiddenkey.lab.plans.command import AS_IS
 from hiddenkey.lab.plans.command_rules import command_faults
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
@@ -114,7 +114,7 @@ def _command_faults(plan: Plan) -> list[str]:
     if wrong:
         return faults + wrong
     for options in plan.command_settings():
-        faults += _attach_faults(options)
+        faults += options.launch_settings().faults()
     return list(dict.fromkeys(faults))
 
 
@@ -137,17 +137,6 @@ def _no_attached(plan: Plan) -> Iterator[str]:
                 )
             elif name in plan.arguments:
                 yield f"{where}.{name} is an argument of the command too; name that otherwise"
-
-
-def _attach_faults(options: CommandOptions) -> list[str]:
-    faults: list[str] = []
-    settings = options.launch_settings()
-    for check in (settings.config, settings.used):
-        try:
-            check()
-        except ConfigError as error:
-            faults += error.faults
-    return faults
 
 
 def _list_faults(plan: Plan) -> list[str]:
