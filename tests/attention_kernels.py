@@ -1,10 +1,13 @@
 """Kernels that need a GPU, by stand-ins that compute exactly, and tiny models that call them."""
 
+from itertools import pairwise
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
     DataCollatorWithFlattening,
     Gemma2Config,
+    GptOssConfig,
     MistralConfig,
     masking_utils,
 )
@@ -19,7 +22,7 @@ SEQUENCES = [[5, 6, 7, 8, 9], [10, 14], [11, 12, 13]]
 METHODS = ("dropkey", "dropkey-span", "dropattention")
 
 
-def attention(query, key, value, scale, causal, window, softcap):
+def attention(query, key, value, scale, causal, window, softcap, sinks=None):
     """Attention of one sequence, ``[tokens, heads, width]``, aligned at the last query."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -33,7 +36,11 @@ def attention(query, key, value, scale, causal, window, softcap):
         hidden |= distance > 0
     if window[0] >= 0:
         hidden |= distance < -window[0]
-    weights = logits.masked_fill(hidden, -torch.inf).softmax(-1)
+    logits = logits.masked_fill(hidden, -torch.inf)
+    if sinks is not None:
+        column = sinks.double()[:, None, None].expand(-1, logits.shape[1], -1)
+        logits = torch.cat([logits, column], -1)
+    weights = logits.softmax(-1)[..., : key.shape[0]]
     return torch.einsum("hqk,khd->qhd", weights, value.double()).to(query.dtype)
 
 
@@ -78,9 +85,35 @@ class Kernels:
         return torch.cat(found)
 
 
-def use_flash(monkeypatch):
+class KernelsWithSinks(Kernels):
+    """The same with a sink for each head, as repositories of kernels have them."""
+
+    def fixed(self, q, k, v, softmax_scale=None, causal=False, window_size=(-1, -1), s_aux=None):
+        self.check(q, k, v)
+        self.calls.append("fixed")
+        rows = zip(q, k, v, strict=True)
+        return torch.stack(
+            [attention(*row, softmax_scale, causal, window_size, 0.0, s_aux) for row in rows]
+        )
+
+    def variable(
+        self, q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k,
+        softmax_scale=None, causal=False, window_size=(-1, -1), s_aux=None,
+    ):  # fmt: skip
+        self.check(q, k, v)
+        self.calls.append("variable")
+        ends = cu_seqlens_q.tolist()
+        assert ends == cu_seqlens_k.tolist()
+        found = []
+        for a, b in pairwise(ends):
+            own = (q[a:b], k[a:b], v[a:b])
+            found.append(attention(*own, softmax_scale, causal, window_size, 0.0, s_aux))
+        return torch.cat(found)
+
+
+def use_flash(monkeypatch, with_sinks=False):
     """Let transformers find the stand-in where it looks for the package; return it."""
-    kernels = Kernels()
+    kernels = KernelsWithSinks() if with_sinks else Kernels()
     found = (kernels.fixed, kernels.variable, None, utils._pad_input, utils._unpad_input)
     names = ("_flash_fn", "_flash_varlen_fn", "_flash_with_kvcache_fn", "_pad_fn", "_unpad_fn")
     for name, function in zip(names, found, strict=True):
@@ -126,6 +159,8 @@ def model_of(kind, implementation, **more):
     more = {**more, **({} if kind == "bert" else {"use_cache": False})}
     if kind in ("bert", "llama"):
         model = plain_model(kind, "causal" if kind == "llama" else "classification", **more)
+    elif kind == "gpt_oss":
+        model = _with_large_sinks(more)
     else:
         sizes = {
             "vocab_size": 60, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
@@ -137,6 +172,20 @@ def model_of(kind, implementation, **more):
             model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
     names = {"flash": "flash_attention_2", "flex": "flex_attention"}
     return with_kernel(model, names.get(implementation, implementation))
+
+
+def _with_large_sinks(more):
+    sizes = {
+        "vocab_size": 60, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+        "num_local_experts": 2, "num_experts_per_tok": 1, "sliding_window": 3, **more,
+    }  # fmt: skip
+    with seeded(0):
+        config = GptOssConfig(**sizes)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").train()
+        for name, parameter in model.named_parameters():
+            torch.nn.init.normal_(parameter, std=1.0 if name.endswith("sinks") else 0.2)
+    return model
 
 
 def batch(side):

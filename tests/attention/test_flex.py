@@ -3,14 +3,12 @@
 import pytest
 import torch
 from torch.nn.attention.flex_attention import create_block_mask
-from transformers import AttentionInterface
 
 import hiddenkey
 from attention_kernels import batch, given_masks, model_of, passed, use_flex, with_kernel
 from hiddenkey import AttachError
 from hiddenkey.attention import dispatch, masks, reference
 from hiddenkey.attention import flex as module
-from hiddenkey.attention.dispatch import PREFIX
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.framework.positions import POSITIONS
 from models import assert_same_gradients, plain_model
@@ -189,14 +187,3 @@ def test_a_function_that_would_lose_the_drop_is_refused(monkeypatch):
     finally:
         monkeypatch.undo()
         module.refusal.cache_clear()
-
-
-def test_sinks_are_refused_in_the_pass_that_has_them():
-    model = model_of("llama", "flex")
-    hiddenkey.attach(model, hiddenkey.method("dropkey", rate=0.4))
-    function = AttentionInterface._global_mapping[f"{PREFIX}flex_attention"]
-    states = torch.zeros(1, 4, 3, 8)
-    with pytest.raises(AttachError, match="passes s_aux to flex_attention, beside which keys"):
-        function(
-            model.model.layers[0].self_attn, states, states, states, None, s_aux=torch.zeros(4)
-        )

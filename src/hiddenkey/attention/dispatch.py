@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -197,11 +197,7 @@ def _attention_function(base: str) -> Any:
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         site: AttentionSite = module.__dict__["config"].__dict__["site"]
-        if kwargs.get("cache") is not None:
-            raise AttachError(
-                f"{type(module).__name__} trains with a paged cache, in which keys cannot be"
-                " dropped; leave the cache out"
-            )
+        _refuse_cache(module, kwargs)
         if site.is_intercepted or any(kwargs.get(name) is not None for name in _BESIDE_THE_MASK):
             plain = _base_function(base, module)
             keys = keys_of(attention_mask)
@@ -243,11 +239,7 @@ def _kernel_function(base: str) -> Any:
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
         site: AttentionSite = module.__dict__["config"].__dict__["site"]
-        if refused := [name for name in ("cache", "s_aux") if kwargs.get(name) is not None]:
-            raise AttachError(
-                f"{type(module).__name__} passes {' and '.join(refused)} to {base}, beside which"
-                " keys cannot be dropped; load the model with attn_implementation='sdpa'"
-            )
+        _refuse_cache(module, kwargs)
         scaling = kwargs.pop("scaling", None)
         kwargs["dropout"] = 0.0  # the model's own is off: with it there is no fused path
 
@@ -269,10 +261,19 @@ def _kernel_function(base: str) -> Any:
             kernel.read_keys(key, attention_mask, kwargs),
             is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
             scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            has_sinks=kwargs.get("s_aux") is not None,
         )
         return output.contiguous(), None
 
     return attention
+
+
+def _refuse_cache(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("cache") is not None:
+        raise AttachError(
+            f"{type(module).__name__} trains with a paged cache, in which keys cannot be"
+            " dropped; leave the cache out"
+        )
 
 
 def _base_function(base: str, module: nn.Module) -> Any:

@@ -3,8 +3,12 @@
 The value column of :mod:`hiddenkey.attention.fused` needs neither. Query, key and value become
 eight columns wider, for a kernel wants equal widths and multiples of eight; where that is more than
 it takes, a second pass computes the kept weight. The kernel's own function is called as
-transformers would call it, with padding, sliding window, soft cap and packed sequences as they
-were.
+transformers would call it, with padding, sliding window, soft cap, sinks and packed sequences as
+they were.
+
+A sink takes a part of each query's weight and is never dropped (GPT-OSS). The kernel does not say
+how large that part is, so the dropped keys get a column as well: what is kept, sink included, is
+all that they do not have.
 
 Of several sequences in one row, which such a kernel keeps apart, each keeps its first key, and a
 span is drawn within each.
@@ -99,6 +103,7 @@ def attend(
     *,
     scaling: float,
     stop_gradient: bool,
+    has_sinks: bool = False,
 ) -> Tensor:
     """Attention over the kept keys.
 
@@ -111,6 +116,7 @@ def attend(
         keep: boolean ``[batch, heads, keys]``.
         scaling: factor of the logits.
         stop_gradient: True for DropAttention, False for DropKey.
+        has_sinks: whether the kernel's weights of a query's keys sum to less than 1.
 
     Returns:
         ``[batch, queries, heads, value_dim]``.
@@ -119,17 +125,55 @@ def attend(
     if groups > 1:  # masks differ by query head, and so do its values
         key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
     rescue = rescue_of(kernels.compute_dtype(value))
-    column = (keep.to(value.dtype) + rescue).unsqueeze(-1)
-    width = value.shape[-1]
+    columns = columns_of(keep, value.dtype, rescue, has_sinks)
+    values, width = value * columns[..., :1], value.shape[-1]
     wide = max(query.shape[-1], width + kernels.WIDTHS - width % kernels.WIDTHS)
     if wide <= WIDEST:
-        values = torch.cat([value * column, column], -1)
-        padded = (F.pad(each, (0, wide - each.shape[-1])) for each in (query, key, values))
-        mixed, _ = plain(*padded, scaling)
-        kept_weight = mixed[..., width : width + 1]
+        widened = torch.cat([values, columns], -1)
+        mixed, _ = plain(*(_wide(each, wide) for each in (query, key, widened)), scaling)
+        sums = mixed[..., width : width + columns.shape[-1]]
     else:  # no room for a column: its own pass
-        mixed, _ = plain(query, key, value * column, scaling)
-        kept_weight = plain(query, key, column.expand_as(value), scaling)[0][..., :1]
+        mixed, _ = plain(query, key, values, scaling)
+        sums = plain(query, key, _wide(columns, width), scaling)[0]
     if stop_gradient:
-        kept_weight = kept_weight.detach()
-    return mixed[..., :width] / kept_weight.clamp_min(rescue * 1e-3)
+        sums = sums.detach()
+    return mixed[..., :width] / kept_weight(sums, rescue, has_sinks)
+
+
+def columns_of(keep: Tensor, dtype: torch.dtype, rescue: float, has_sinks: bool) -> Tensor:
+    """Return the columns whose sums over the keys tell the kept weight.
+
+    Args:
+        keep: boolean ``[batch, heads, keys]``.
+        dtype: of the values.
+        rescue: weight of dropped keys, by which a query that loses all its keys gets them back.
+        has_sinks: whether there are sinks.
+
+    Returns:
+        ``[batch, heads, keys, 1]``, or with a second column, the dropped keys', beside sinks.
+    """
+    kept = keep.to(dtype) + rescue
+    return torch.stack([kept, (~keep).to(dtype)] if has_sinks else [kept], -1)
+
+
+def kept_weight(sums: Tensor, rescue: float, has_sinks: bool) -> Tensor:
+    """Return the weight of the kept keys and of the sinks, which divides what the kernel returned.
+
+    Args:
+        sums: of :func:`columns_of`'s columns, ``[batch, queries, heads, columns or more]``.
+        rescue: as there.
+        has_sinks: likewise.
+
+    Returns:
+        ``[batch, queries, heads, 1]``.
+    """
+    kept = sums[..., :1].clamp_min(rescue * 1e-3)
+    if not has_sinks:
+        return kept
+    # The larger of two is the exact one: rounding can hide what a sink adds, or what is left of 1.
+    rest = torch.maximum(1 - sums[..., 1:2], kept)
+    return torch.where(kept > 2 * rescue, rest, torch.full_like(rest, rescue))
+
+
+def _wide(states: Tensor, width: int) -> Tensor:
+    return F.pad(states, (0, width - states.shape[-1]))

@@ -21,9 +21,10 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from hiddenkey.attention import kernels
-from hiddenkey.attention.flash import rescue_of
+from hiddenkey.attention.flash import columns_of, kept_weight, rescue_of
 from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.masks import keys_of, remember_keys
 from hiddenkey.attention.view import read_mask
@@ -77,6 +78,7 @@ def attend(
     *,
     scaling: float,
     stop_gradient: bool,
+    has_sinks: bool = False,
 ) -> Tensor:
     """Attention over the kept keys.
 
@@ -90,6 +92,7 @@ def attend(
         keep: boolean ``[batch, heads, keys]``.
         scaling: factor of the logits.
         stop_gradient: True for DropAttention, False for DropKey.
+        has_sinks: whether ``plain`` gives a part of each query's weight to sinks.
 
     Returns:
         ``[batch, queries, heads, value_dim]``.
@@ -103,12 +106,12 @@ def attend(
     if groups > 1:  # masks differ by query head, and so do its values
         key, value = (states.repeat_interleave(groups, 1) for states in (key, value))
     rescue = rescue_of(kernels.compute_dtype(value))
-    column = (keep.to(value.dtype) + rescue).unsqueeze(-1)
-    mixed, _ = plain(query, key, value * column, scaling)
+    columns = columns_of(keep, value.dtype, rescue, has_sinks)
+    mixed, _ = plain(query, key, value * columns[..., :1], scaling)
     with torch.no_grad():
-        narrow = column.expand(*column.shape[:-1], _NARROWEST)
-        kept_weight = plain(query, key, narrow, scaling)[0][..., :1]
-    return mixed / kept_weight.clamp_min(rescue * 1e-3)
+        narrow = F.pad(columns, (0, _NARROWEST - columns.shape[-1]))
+        sums = plain(query, key, narrow, scaling)[0]
+    return mixed / kept_weight(sums, rescue, has_sinks)
 
 
 def _entries(mask: Any, keys: int) -> Tensor:

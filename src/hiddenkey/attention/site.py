@@ -132,6 +132,7 @@ class AttentionSite:
         *,
         is_causal: bool,
         scaling: float,
+        has_sinks: bool = False,
     ) -> Tensor:
         """Attention with this site's drop in a kernel that computes no map.
 
@@ -144,6 +145,7 @@ class AttentionSite:
             keys: what is known of the keys.
             is_causal: whether the module is a causal one.
             scaling: factor of the logits.
+            has_sinks: whether a part of each query's weight goes to learnt sinks.
 
         Returns:
             ``[batch, queries, heads, value_dim]``.
@@ -159,6 +161,7 @@ class AttentionSite:
             keep,
             scaling=scaling,
             stop_gradient=drop.rescaling == "normalised",
+            has_sinks=has_sinks,
         )
 
     def _fused(
