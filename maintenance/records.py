@@ -1,0 +1,69 @@
+"""Keep the runs behind a page of results in one file, and lay them out again as a folder.
+
+    python maintenance/records.py pack runs/mpnet docs/results/records/claims_mpnet.jsonl.gz
+    python maintenance/records.py unpack docs/results/records/claims_mpnet.jsonl.gz runs/mpnet
+
+Each line is the record of a run. A command that finds the records of its runs in its folder trains
+only what is missing: with all of them it makes the same page again, and evidence that takes longer
+than a machine is to be had can go on elsewhere. Step times are no records, and are measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from hiddenkey.files import write_whole
+from hiddenkey.lab.evidence.record import Record, read_records
+
+
+def pack(folder: Path, file: Path) -> int:
+    """Write the records of a folder into a file, ordered by identity; return how many.
+
+    Records that the file has and the folder lacks stay in it. Equal records make equal files. The
+    name of the operating system's kernel is left out, for it belongs to a machine.
+
+    Raises:
+        ConfigError: if the folder holds no records, or broken ones.
+    """
+    known = {record.id: record for record in read_packed(file)} if file.exists() else {}
+    known |= {record.id: record for record in read_records(folder)}
+    lines = [json.dumps(_published(known[name]), allow_nan=False) for name in sorted(known)]
+    text = "".join(f"{line}\n" for line in lines)
+    write_whole(file, gzip.compress(text.encode(), mtime=0))
+    return len(lines)
+
+
+def _published(record: Record) -> dict[str, Any]:
+    values = record.to_dict()
+    environment = {k: v for k, v in values["environment"].items() if k != "platform"}
+    return {**values, "environment": environment}
+
+
+def unpack(file: Path, folder: Path) -> int:
+    """Write each record of a file as ``records/ID.json`` in a folder; return how many."""
+    found = read_packed(file)
+    for record in found:
+        record.save(folder)
+    return len(found)
+
+
+def read_packed(file: Path) -> list[Record]:
+    """Return the records of a file, ordered by identity."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        return [Record.from_dict(json.loads(line)) for line in lines]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=["pack", "unpack"])
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    given = parser.parse_args()
+    count = {"pack": pack, "unpack": unpack}[given.action](given.source, given.target)
+    print(f"{count} runs in {given.target}")

@@ -1,0 +1,55 @@
+"""The runs behind a page in one file, and as a folder again."""
+
+import dataclasses
+
+import pytest
+
+from hiddenkey.errors import ConfigError
+from hiddenkey.lab.evidence.record import read_records
+from lab.report.synthetic import record
+from records import pack, unpack
+
+
+def saved(folder, *runs):
+    for run in runs:
+        run.save(folder)
+    return folder
+
+
+def without_platform(run):
+    kept = {name: value for name, value in run.environment.items() if name != "platform"}
+    return dataclasses.replace(run, environment=kept)
+
+
+@pytest.fixture
+def runs():
+    environment = {"platform": "Linux-6.1-mine", "cpus": 2}
+    made = (record(seed=seed) for seed in range(3))
+    return sorted(
+        (dataclasses.replace(run, environment=environment) for run in made), key=lambda run: run.id
+    )
+
+
+def test_what_was_packed_is_unpacked(tmp_path, runs):
+    file = tmp_path / "runs.jsonl.gz"
+    assert pack(saved(tmp_path / "there", *runs), file) == 3
+    assert unpack(file, tmp_path / "here") == 3
+    assert read_records(tmp_path / "here") == [without_platform(run) for run in runs]
+
+
+def test_it_grows_over_several_folders(tmp_path, runs):
+    """Evidence of several nights, each on a new machine."""
+    file, again = tmp_path / "runs.jsonl.gz", tmp_path / "again.jsonl.gz"
+    assert pack(saved(tmp_path / "first", *runs[:2]), file) == 2
+    assert pack(saved(tmp_path / "second", *runs[1:]), file) == 3
+    pack(saved(tmp_path / "all", *runs), again)
+    assert file.read_bytes() == again.read_bytes()
+
+
+def test_a_folder_without_records_leaves_the_file_as_it_is(tmp_path, runs):
+    file = tmp_path / "runs.jsonl.gz"
+    pack(saved(tmp_path / "there", *runs), file)
+    before = file.read_bytes()
+    with pytest.raises(ConfigError, match="must be one that 'hiddenkey compare' wrote"):
+        pack(tmp_path / "nothing", file)
+    assert file.read_bytes() == before
