@@ -110,7 +110,7 @@ def test_a_claim_comes_with_the_scales(capsys):
     assert main(["recipes", "claims/c1"]) == 0
     assert main(["recipes", "claims/x2"]) == 0, "the scales are there already"
     found = [path.stem for path in files(Path("recipes/claims"))]
-    assert found == ["c1", "base", "medium", "paper", "small", "tiny", "x2"]
+    assert found == ["c1", "base", "decoders", "medium", "paper", "small", "tiny", "x2"]
     command = capsys.readouterr().out.splitlines()[-1].removeprefix("run it with: hiddenkey ")
     assert command == "claims X2 --scale small --data DATA_FOLDER --plans recipes/claims"
     page = command.replace("small --data DATA_FOLDER", "tiny --page-only --output out")

@@ -63,8 +63,8 @@ class ClaimsOptions:
     claims: tuple[str, ...] = ()
     """Names of claims, such as C1 C4; also without the flag; none: all of them."""
     scale: str = "small"
-    """tiny (minutes, only to try the path), small (2 to 3 hours on two cores), base (nights),
-    medium (one GPU), paper (the paper's models), or a YAML file of your own."""
+    """tiny (minutes, only to try the path), small (2 to 3 hours on two cores), base and decoders
+    (nights), medium (one GPU), paper (the paper's models), or a YAML file of your own."""
     seeds: int | None = None
     """Training seeds of each configuration; none: the scale's. More of them narrow intervals, and a
     larger number goes on from a smaller one; decide on it before you look at a verdict."""

@@ -1,4 +1,6 @@
 import math
+from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +10,7 @@ from hiddenkey.lab.claims.plan import Configuration
 from hiddenkey.lab.claims.reading import default_folder, read_plans
 from lab.claims.conftest import edit
 
-SCALES = ("tiny", "small", "base", "medium", "paper")
+SCALES = ("tiny", "small", "base", "decoders", "medium", "paper")
 
 
 def add(configuration, name="x"):
@@ -25,7 +27,7 @@ def faults(folder, scale, names=()):
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_plans_that_come_with_it_fit_their_scales(scale):
     claims, found = read_plans(default_folder(), scale)
-    assert len(claims) >= 9
+    assert len(claims) >= (3 if scale == "decoders" else 9)
     assert found.power.deviation > 0
     assert found.power.source
     assert all(claim.paper and claim.how for claim in claims)
@@ -46,6 +48,19 @@ def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
             methods = [scale.choices[c] for c in setup.choices if not scale.choices[c].settings]
             counts = {len(trials(choice, setup, scale)) for choice in methods}
             assert len(counts) == 1, (name, setup.name)
+
+
+def test_the_scale_base_shares_its_runs_with_the_rivals():
+    """Plain LoRA's and HiddenKey's, so that both plans go on in one folder."""
+    rivals = Path(__file__).parents[3] / "docs" / "plans" / "rivals"
+    (_, ours), (_, theirs) = read_plans(default_folder(), "base"), read_plans(rivals, "mpnet")
+    for task, name in product(ours.tasks, ("lora", "hiddenkey")):
+        tried = [
+            [options.recorded() for options in trials(s.choices[name], s.tasks[task], s)]
+            for s in (ours, theirs)
+        ]
+        assert tried[0] == tried[1]
+    assert (ours.seeds, ours.choices["lora"].by) == (theirs.seeds, theirs.choices["lora"].by)
 
 
 def test_claims_stand_in_the_order_of_their_numbers(plans):

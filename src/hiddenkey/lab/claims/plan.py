@@ -235,7 +235,7 @@ class Scale:
     """How large the evidence is.
 
     Attributes:
-        name: ``tiny``, ``small``, ``medium`` or ``paper``.
+        name: such as ``small``.
         summary: in one line, with the time it takes and where.
         seeds: training seeds of every configuration.
         repeats: measurements of a step's time for each configuration.
