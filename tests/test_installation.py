@@ -94,6 +94,15 @@ def test_another_project_around_the_package_is_not_its_source(installed, tmp_pat
 
 
 def test_a_module_tells_its_extra():
-    modules = ("psycopg.rows", "datasets", "gguf", "trl", "lightning", "peft", "yaml")
-    extras = ["postgres", "hub", "gguf", "trl", "lightning", "lab", "lab"]
+    modules = (
+        "psycopg.rows",
+        "datasets",
+        "gguf",
+        "trl",
+        "lightning",
+        "pytorch_optimizer",
+        "peft",
+        "yaml",
+    )
+    extras = ["postgres", "hub", "gguf", "trl", "lightning", "sam", "lab", "lab"]
     assert [extra_with(module) for module in modules] == extras

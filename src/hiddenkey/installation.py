@@ -24,6 +24,7 @@ _EXTRAS: Final = {
     "gguf": "gguf",
     "lightning": "lightning",
     "psycopg": "postgres",
+    "pytorch_optimizer": "sam",
     "trl": "trl",
 }
 

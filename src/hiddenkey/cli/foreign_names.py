@@ -20,6 +20,7 @@ _OURS: Final = {
     "weight_decay": "wd",
     "neftune_alpha": "neftune_noise_alpha noise_alpha",
     "mixup_alpha": "mixup",
+    "sam_rho": "rho sam",
     "model": "model_name_or_path model_name model_id base_model pretrained_model_name_or_path"
     " base_model_name_or_path tokenizer_name",
     "rank": "lora_r lora_rank r peft_lora_r",

@@ -24,7 +24,7 @@ VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight
 LATER: Final = (
     "validation", "keep", "quantize", "resample", "consistency_momentum", "consistency_top",
     "inference", "average_part", "ema_decay", "temperature", "choice_share",
-    "neftune_alpha", "mixup_alpha",
+    "neftune_alpha", "mixup_alpha", "sam_rho",
 )  # fmt: skip
 """Settings that runs of version 0.1.0 did not have; at their defaults they change no identity."""
 

@@ -43,6 +43,7 @@ SEARCHABLE: Final = {
     "weight_decay": float,
     "neftune_alpha": float,
     "mixup_alpha": float,
+    "sam_rho": float,
     "warmup_ratio": float,
     "lora_dropout": float,
     "epochs": float,

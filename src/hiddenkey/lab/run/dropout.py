@@ -47,6 +47,11 @@ def dropout_config(options: TrainOptions) -> DropoutConfig:
             f"mixup_alpha mixes each example with another one, and method {options.method!r} adds a"
             " loss on the example itself; leave one of them out"
         )
+    if options.sam_rho and config.consistency is not None:
+        faults.append(
+            f"sam_rho takes each gradient twice, and method {options.method!r} adds a loss that"
+            " counts passes; leave one of them out"
+        )
     if faults:
         raise ConfigError(faults)
     return config

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.util import find_spec
 from typing import Final
 
 from hiddenkey.errors import not_one_of
+from hiddenkey.installation import extra_with, install_command
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS, Task
 
@@ -26,6 +28,8 @@ _ADAPTERS_WITH: Final = {
 }
 """The adapters for which a setting means something."""
 
+_SAM: Final = "pytorch_optimizer"
+
 MIXED_KINDS: Final = ("classification", "regression")
 """The kinds of task whose examples mixup can mix."""
 
@@ -43,6 +47,24 @@ def adapter_faults(options: TrainOptions) -> list[str]:
         faults.append(
             "gradient_checkpointing must be off with adapter 'prefix', whose keys and values come"
             " from a cache; leave one of them out"
+        )
+    return faults
+
+
+def sharpness_faults(options: TrainOptions) -> list[str]:
+    """Return why a run cannot take its steps by SAM."""
+    if not options.sam_rho:
+        return []
+    faults = []
+    if options.gradient_accumulation > 1:
+        faults.append(
+            "gradient_accumulation must be 1 with sam_rho, for ε is that of a whole step, got"
+            f" {options.gradient_accumulation}; take a larger batch_size"
+        )
+    if find_spec(_SAM) is None:
+        faults.append(
+            f"sam_rho={options.sam_rho:g} needs package {_SAM!r}, which is missing; run:"
+            f" {install_command(extra_with(_SAM))}"
         )
     return faults
 

@@ -143,6 +143,9 @@ class TrainOptions(Source):
     mixup_alpha: float = ZERO.default(0.0)
     """Mixup of input embeddings (arXiv 1905.08941): each example is mixed with another of its batch
     by a share of Beta(alpha, alpha), in classification and regression; 0: none."""
+    sam_rho: float = ZERO.default(0.0)
+    """Sharpness-aware minimisation (arXiv 2010.01412): each step's gradient is taken at a distance
+    of rho up the loss, by pytorch_optimizer, for the price of two steps; 0: none, 0.05 is usual."""
     epochs: float = ABOVE_ZERO.default(10.0)
     """Passes over the training examples."""
     max_steps: int | None = ONE.default(None)

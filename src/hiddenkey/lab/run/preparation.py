@@ -14,7 +14,7 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import BUNDLED_MODELS
 from hiddenkey.lab.run.choice import choice_faults, chooses
 from hiddenkey.lab.run.limits import limit_faults
-from hiddenkey.lab.run.meaning import adapter_faults, task_faults
+from hiddenkey.lab.run.meaning import adapter_faults, sharpness_faults, task_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.positions import position_faults
 from hiddenkey.lab.run.quantised import quantisation_faults
@@ -108,6 +108,7 @@ def validate(options: TrainOptions) -> list[str]:
         *task_faults(options),
         *adapter_faults(options),
         *quantisation_faults(options),
+        *sharpness_faults(options),
         *model_faults(options.model),
         *position_faults(options),
         *choice_faults(options),

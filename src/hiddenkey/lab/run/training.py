@@ -49,6 +49,7 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.run.recorder import DEV, TRAIN, AlreadyTrainedError, Observer, Recorder
 from hiddenkey.lab.run.result import Result, sum_up
+from hiddenkey.lab.run.sharpness import trainer_of
 from hiddenkey.lab.run.trackers import name_logs, own_run
 from hiddenkey.lab.run.used import InferenceWeights
 from hiddenkey.lab.scores.metrics import score
@@ -210,9 +211,9 @@ def build_trainer(
     task, splits = prepared.task, prepared.splits
     trained = prepared.trained
     sample = draw(trained, len(splits.evaluation), options.data_seed, task.kind)
-    trainer = Trainer(
+    arguments = _arguments(options, prepared.config, checkpoints)
+    trainer = trainer_of(options, arguments)(
         model=model,
-        args=_arguments(options, prepared.config, checkpoints),
         data_collator=collator(tokenizer, task.kind),
         train_dataset=encode(trained, tokenizer, options.max_length, task.kind),
         eval_dataset={
