@@ -34,6 +34,27 @@ class StudyRun:
     environment: Mapping[str, Any]
 
 
+def extrapolated(take: Callable[[int], object], few: int, whole: float) -> float:
+    """Return the seconds that a whole run takes, of which what comes before its steps counts once.
+
+    Args:
+        take: runs a number of steps, and all that comes before them.
+        few: steps that tell; they and three times as many are taken, if the run has more.
+        whole: steps of the run.
+    """
+    if whole <= 3 * few:
+        return _timed(take, max(1, round(whole)))
+    take(few)  # imports, and what is read from disk for the first time
+    first, more = _timed(take, few), _timed(take, 3 * few)
+    return first + max(0.0, more - first) / (2 * few) * (whole - few)
+
+
+def _timed(take: Callable[[int], object], steps: int) -> float:
+    started = time.perf_counter()
+    take(steps)
+    return time.perf_counter() - started
+
+
 class StudyRuns:
     """The stored runs of a folder, one JSON file each, named by a hash of its settings.
 

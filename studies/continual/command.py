@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.quiet import quiet
 from study_comparisons import Quantity, methods_grid, verdicts
 from study_pages import markdown_page, show_grid
-from study_runs import Settings, StudyRuns
+from study_runs import Settings, StudyRuns, extrapolated
 
 NAME: Final = "continual"
 _PROBE: Final = 5  # steps that tell how long a run takes
@@ -119,14 +118,14 @@ def _measure(options: ContinualOptions, method: str, seed: int) -> dict[str, Any
 
 
 def _seconds(options: ContinualOptions) -> Any:
-    """Return an estimate of a run's time: at most, as loading and evaluating count with steps."""
+    """Return an estimate of a run's time."""
 
     @cache
     def of(method: str) -> float:
-        few = dataclasses.replace(options, steps=min(_PROBE, options.steps))
-        started = time.perf_counter()
-        _measure(few, method, 0)
-        return (time.perf_counter() - started) * options.steps / few.steps
+        def take(steps: int) -> None:
+            _measure(dataclasses.replace(options, steps=steps), method, 0)
+
+        return extrapolated(take, _PROBE, options.steps)
 
     def estimate(settings: Settings) -> float:
         return of(settings["method"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from hiddenkey.lab.present.words import interval, number
 from hiddenkey.lab.run.limits import limit_faults
 from hiddenkey.quiet import quiet
 from study_pages import markdown_page, show_grid
-from study_runs import Settings, StudyRuns
+from study_runs import Settings, StudyRuns, extrapolated
 
 if TYPE_CHECKING:
     from gradient_noise.options import GradientNoiseOptions
@@ -108,18 +107,18 @@ def _measure(single: GradientNoiseOptions) -> dict[str, Any]:
 
 
 def _seconds(options: NoiseRunsOptions) -> Any:
-    """Return an estimate of a run's time: at most, as loading the model counts with each pass."""
+    """Return an estimate of a run's time; passes cost the same in training and under masks."""
     from gradient_noise.options import GROUPS
 
     @cache
     def of(model: str, task: str) -> float:
-        single = dataclasses.replace(
-            options.single(task, model, 0), train_steps=2, points=(1.0,), masks=GROUPS, batches=1
-        )
-        started = time.perf_counter()
-        _measure(single)
-        spent = time.perf_counter() - started
-        return spent * _passes(options.single(task, model, 0)) / _passes(single)
+        whole = options.single(task, model, 0)
+        few = dataclasses.replace(whole, train_steps=2, points=(1.0,), masks=GROUPS, batches=1)
+
+        def take(batches: int) -> None:
+            _measure(dataclasses.replace(few, batches=batches))
+
+        return extrapolated(take, 1, _passes(whole) / _passes(few))
 
     def estimate(settings: Settings) -> float:
         return of(settings["model"], settings["task"])

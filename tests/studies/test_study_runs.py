@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from study_runs import StudyRuns
+import study_runs
+from study_runs import StudyRuns, extrapolated
 
 
 def test_a_run_is_measured_once_and_then_read(tmp_path):
@@ -33,6 +34,18 @@ def test_a_broken_record_is_measured_again(tmp_path):
         path.write_text(text)
         assert runs.find({"seed": 1}) is None
     assert runs.run({"seed": 1}, lambda: {"x": 2}).values == {"x": 2}
+
+
+def test_what_comes_before_the_steps_is_counted_once(monkeypatch):
+    """A start of 30 seconds, and 2 seconds for each step."""
+    clock = [0.0]
+    monkeypatch.setattr(study_runs.time, "perf_counter", lambda: clock[0])
+
+    def take(steps):
+        clock[0] += 30 + 2 * steps
+
+    assert extrapolated(take, 5, 100) == pytest.approx(230)
+    assert extrapolated(take, 5, 12) == pytest.approx(54)
 
 
 def test_an_error_leaves_no_record(tmp_path):
