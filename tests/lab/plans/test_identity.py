@@ -4,7 +4,9 @@ import dataclasses
 import json
 
 import pytest
+from packaging.version import Version
 
+import hiddenkey
 from hiddenkey.lab.plans import identity
 from hiddenkey.lab.plans.identity import Run, changed, options_from
 from hiddenkey.lab.run.options import TrainOptions
@@ -75,3 +77,17 @@ def test_a_number_counts_and_not_how_it_was_written(whole, fraction):
     one, other = (Run(TrainOptions(**given), "data") for given in (whole, fraction))
     assert one.id == other.id
     assert Run.from_dict(one.to_dict()).id == one.id
+
+
+def test_releases_that_train_alike_share_their_runs(monkeypatch):
+    """What counts is since when; no release can be older than that."""
+    before = Run(OPTIONS, "print").id
+    monkeypatch.setattr(hiddenkey, "__version__", "9.9")
+    identity.versions.cache_clear()
+    assert Run(OPTIONS, "print").id == before
+    monkeypatch.setattr(identity, "RUNS_SINCE", "9.9")
+    identity.versions.cache_clear()
+    assert Run(OPTIONS, "print").id != before
+    monkeypatch.undo()
+    identity.versions.cache_clear()
+    assert Version(identity.RUNS_SINCE) <= Version(hiddenkey.__version__)

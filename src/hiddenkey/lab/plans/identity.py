@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import Any, Final, Literal
 
-import hiddenkey
 from hiddenkey.lab.run.labels import label as label
 from hiddenkey.lab.run.options import TrainOptions
 
@@ -20,6 +19,12 @@ PATHS: Final = ("data", "train_file", "eval_file")
 
 VARIED: Final = ("model", "method", "rate", "rates", "rank", "consistency_weight", "seed")
 """What a plan varies from run to run of a task."""
+
+RUNS_SINCE: Final = "0.1.0"
+"""The first version of this library that trains as this one does: runs since then count as equal.
+
+A release that changes what some settings compute raises it, and comparisons begin anew then.
+"""
 
 LATER: Final = (
     "validation", "keep", "quantize", "resample", "consistency_momentum", "consistency_top",
@@ -89,7 +94,7 @@ class Run:
 @lru_cache(maxsize=1)
 def versions() -> dict[str, str]:
     """The versions that decide what a run computes."""
-    return {"hiddenkey": hiddenkey.__version__, **{name: version(name) for name in _PACKAGES}}
+    return {"hiddenkey": RUNS_SINCE, **{name: version(name) for name in _PACKAGES}}
 
 
 def short_hash(value: Any) -> str:
