@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hiddenkey.step.averaging import WeightAverage
     from hiddenkey.step.scaling import scale_update
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttachError",
