@@ -87,12 +87,13 @@ class StudyRuns:
         write_whole(self._path(settings), f"{text}\n")
         return made
 
-    def told(self, planned: Iterable[Settings], seconds: Callable[[Settings], float]) -> str:
+    def told(self, planned: Iterable[Settings], seconds: Callable[[Settings], float] | None) -> str:
         """Say how many of the planned runs are there, and how long the others will take.
 
         Args:
             planned: settings of all runs.
-            seconds: an estimate for a run, asked where none like it is stored.
+            seconds: an estimate for a run, asked where none like it is stored; ``None``: then
+                nothing is said of time, for an estimate takes minutes itself.
         """
         wanted = list(planned)
         found = [self.find(settings) for settings in wanted]
@@ -102,6 +103,8 @@ class StudyRuns:
             return f"{count(len(wanted), 'run')}, all of them stored"
         if stored:
             left, how = len(missing) * fmean(run.seconds for run in stored), "as the stored runs"
+        elif seconds is None:
+            return f"{count(len(wanted), 'run')}, none stored"
         else:
             left, how = sum(map(seconds, missing)), "by a few steps of each kind"
         return (

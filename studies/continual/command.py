@@ -39,7 +39,7 @@ def run(options: ContinualOptions) -> int:
     _refuse_faults(options)
     console, runs = standard_console(), StudyRuns(Path(options.output, "runs"))
     planned = [_settings(options, *each) for each in _planned(options)]
-    say(console, runs.told(planned, _seconds(options)))
+    say(console, runs.told(planned, _seconds(options) if options.dry_run else None))
     if options.dry_run:
         return 0
     found: dict[str, list[Any]] = {method: [] for method in options.methods}

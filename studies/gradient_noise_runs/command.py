@@ -48,7 +48,12 @@ def run(options: NoiseRunsOptions) -> int:
     quiet()
     _refuse_faults(options)
     console, runs = standard_console(), StudyRuns(Path(options.output, "runs"))
-    say(console, runs.told(map(_settings, _planned(options)), _seconds(options)))
+    say(
+        console,
+        runs.told(
+            map(_settings, _planned(options)), _seconds(options) if options.dry_run else None
+        ),
+    )
     if options.dry_run:
         return 0
     found = {}

@@ -59,6 +59,7 @@ def test_the_time_is_told_by_estimates_and_then_by_the_stored_runs(tmp_path):
     planned = [{"seed": seed} for seed in range(4)]
     said = runs.told(planned, lambda settings: 60.0 * (1 + settings["seed"]))
     assert said.startswith("4 runs, 0 stored; the others take about 10 min")
+    assert runs.told(planned, None) == "4 runs, none stored"
     runs.run(planned[0], dict)
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
