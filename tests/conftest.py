@@ -1,5 +1,6 @@
 """Settings shared by all tests."""
 
+import gc
 import inspect
 import signal
 from importlib.metadata import version
@@ -53,6 +54,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if any(item.path == place or place in item.path.parents for place in places):
             item.add_marker(pytest.mark.alone)
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from what was imported: Trainer collects after each training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)
