@@ -12,6 +12,7 @@ import numpy as np
 
 from hiddenkey.framework.catalogue import methods
 from hiddenkey.lab.evidence.record import Record
+from hiddenkey.lab.plans.identity import LATER, changed
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result, Summary, summarise
 
@@ -178,6 +179,11 @@ def _result(options, lines, last, fingerprint, budget):
 
 
 def hash_of(options):
-    """Return a number that depends on the settings alone, unlike Python's own hash."""
-    text = json.dumps(options.recorded(), sort_keys=True)
+    """Return a number that depends on the settings alone, unlike Python's own hash.
+
+    A setting that is added to the library changes nothing where it is not used.
+    """
+    used, settings = changed(options), options.recorded()
+    kept = {name: settings[name] for name in settings if name in used or name not in LATER}
+    text = json.dumps(kept, sort_keys=True)
     return int(hashlib.sha256(text.encode()).hexdigest()[:12], 16)
