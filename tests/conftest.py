@@ -56,10 +56,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.alone)
 
 
-def pytest_collection_finish():
-    """Keep the garbage collector from what was imported: Trainer collects after each training."""
-    gc.collect()
+@pytest.fixture(scope="module", autouse=True)
+def _collect_only_what_is_new():
+    """Trainer collects garbage after each training; all imported libraries would slow that down."""
     gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,5 +1,4 @@
 import csv
-import gc
 import os
 import random
 from pathlib import Path
@@ -19,14 +18,6 @@ from hiddenkey.lab.run.options import TrainOptions
 
 WORDS = [f"w{index}" for index in range(40)]
 TOPICS = ("ant", "bee", "cat")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect_only_what_is_new():
-    """Each run collects garbage; the objects of all imported libraries would slow that down."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
