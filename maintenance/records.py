@@ -13,24 +13,29 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
-from hiddenkey.lab.evidence.record import Record, read_records
+from hiddenkey.lab.evidence.record import NOT_A_RECORD, Record, read_records
 
 
 def pack(folder: Path, file: Path) -> int:
     """Write the records of a folder into a file, ordered by identity; return how many.
 
-    Records that the file has and the folder lacks stay in it. Equal records make equal files. The
-    name of the operating system's kernel is left out, for it belongs to a machine.
+    Records that the file has and the folder lacks stay in it, and finished ones that failed in the
+    folder. Equal records make equal files. The name of the operating system's kernel is left out,
+    for it belongs to a machine.
 
     Raises:
         ConfigError: if the folder holds no records, or broken ones.
     """
     known = {record.id: record for record in read_packed(file)} if file.exists() else {}
-    known |= {record.id: record for record in read_records(folder)}
+    for record in read_records(folder):
+        if record.status == "finished" or record.id not in known:
+            known[record.id] = record
     lines = [json.dumps(_published(known[name]), allow_nan=False) for name in sorted(known)]
     text = "".join(f"{line}\n" for line in lines)
     write_whole(file, gzip.compress(text.encode(), mtime=0))
@@ -65,5 +70,8 @@ if __name__ == "__main__":
     parser.add_argument("source", type=Path)
     parser.add_argument("target", type=Path)
     given = parser.parse_args()
-    count = {"pack": pack, "unpack": unpack}[given.action](given.source, given.target)
+    try:
+        count = {"pack": pack, "unpack": unpack}[given.action](given.source, given.target)
+    except (ConfigError, *NOT_A_RECORD, EOFError) as error:
+        sys.exit(f"{given.source} could not be read or {given.target} be written: {error}")
     print(f"{count} runs in {given.target}")

@@ -46,6 +46,15 @@ def test_it_grows_over_several_folders(tmp_path, runs):
     assert file.read_bytes() == again.read_bytes()
 
 
+def test_a_failure_elsewhere_does_not_replace_a_finished_run(tmp_path, runs):
+    file = tmp_path / "runs.jsonl.gz"
+    pack(saved(tmp_path / "there", runs[0]), file)
+    failed = dataclasses.replace(runs[0], status="failed", result=None, error="out of memory")
+    pack(saved(tmp_path / "elsewhere", failed, runs[1]), file)
+    unpack(file, tmp_path / "here")
+    assert read_records(tmp_path / "here") == [without_platform(run) for run in runs[:2]]
+
+
 def test_a_folder_without_records_leaves_the_file_as_it_is(tmp_path, runs):
     file = tmp_path / "runs.jsonl.gz"
     pack(saved(tmp_path / "there", *runs), file)
