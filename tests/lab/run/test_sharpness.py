@@ -9,6 +9,7 @@ import torch
 import hiddenkey
 from hiddenkey import ConfigError
 from hiddenkey.lab.run import meaning
+from hiddenkey.lab.run.mixup import mixup
 from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.step_times import times_in_turns
 from hiddenkey.lab.run.training import build_model, build_trainer, train
@@ -24,39 +25,58 @@ def options(tiny_options):
     return replace(tiny_options, method="lora", sam_rho=RHO)
 
 
-def test_a_step_is_that_of_the_equation(options, tmp_path):
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"method": "hiddenkey-minus", "rate": 0.5}, {"mixup_alpha": 1.0}],
+    ids=["plain", "dropout", "mixup"],
+)
+def test_a_step_is_that_of_the_equation(options, changes, tmp_path):
+    """Both gradients are of one loss: the second is taken with the noise of the first."""
+    options = replace(options, **changes)
     prepared = prepare(options)
     model, tokenizer = build_model(options, prepared)
     hiddenkey.attach(model.double(), prepared.config)  # which takes the model's own dropout off
     trainer = build_trainer(options, prepared, model, tokenizer, tmp_path)
     trainer.create_optimizer_and_scheduler(10)
     trainer.current_gradient_accumulation_steps = 1
-    weights = [each for each in model.parameters() if each.requires_grad]
-    reference = [each.detach().clone().requires_grad_() for each in weights]
+    trained = [each for each in model.parameters() if each.requires_grad]
+    reference = [each.detach().clone().requires_grad_() for each in trained]
     adamw = torch.optim.AdamW(reference, lr=1.0, weight_decay=0.0)
-    for batch in itertools.islice(trainer.get_train_dataloader(), 3):
-        at_w = gradients(model, batch)
-        length = torch.stack([each.square().sum() for each in at_w]).sum().sqrt()
-        with torch.no_grad():
-            for weight, gradient in zip(weights, at_w, strict=True):
-                weight += RHO * gradient / length
-        uphill = gradients(model, batch)
-        with torch.no_grad():
-            for weight, own in zip(weights, reference, strict=True):
-                weight.copy_(own)
-        trainer.training_step(model, batch)
-        for weight, gradient in zip(weights, uphill, strict=True):
-            # the norm of the gradient is taken in float32
-            torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-9)
-        for own, weight in zip(reference, weights, strict=True):
-            own.grad = weight.grad.clone()
-        adamw.param_groups[0]["lr"] = trainer.optimizer.param_groups[0]["lr"] = 0.01
-        trainer.optimizer.param_groups[1]["lr"] = 0.01
-        adamw.step()
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
-        for own, weight in zip(reference, weights, strict=True):
-            torch.testing.assert_close(weight, own, rtol=1e-9, atol=1e-12)
+    with mixup(options, model, prepared.task.kind):
+        for batch in itertools.islice(trainer.get_train_dataloader(), 3):
+            assert_a_step(model, batch, trainer, reference, adamw)
+
+
+def assert_a_step(model, batch, trainer, reference, adamw):
+    """Take one, and take it on the reference's weights by the equation's two gradients."""
+    weights = [each for each in model.parameters() if each.requires_grad]
+    state = torch.get_rng_state()
+    at_w = gradients(model, batch)
+    length = torch.stack([each.square().sum() for each in at_w]).sum().sqrt()
+    with torch.no_grad():
+        for weight, gradient in zip(weights, at_w, strict=True):
+            weight += RHO * gradient / length
+    torch.set_rng_state(state)
+    uphill = gradients(model, batch)
+    after = torch.get_rng_state()
+    torch.set_rng_state(state)
+    with torch.no_grad():
+        for weight, own in zip(weights, reference, strict=True):
+            weight.copy_(own)
+    trainer.training_step(model, batch)
+    assert torch.equal(torch.get_rng_state(), after)
+    for weight, gradient in zip(weights, uphill, strict=True):
+        # the norm of the gradient is taken in float32
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-5, atol=1e-9)
+    for own, weight in zip(reference, weights, strict=True):
+        own.grad = weight.grad.clone()
+    adamw.param_groups[0]["lr"] = trainer.optimizer.param_groups[0]["lr"] = 0.01
+    trainer.optimizer.param_groups[1]["lr"] = 0.01
+    adamw.step()
+    trainer.optimizer.step()
+    trainer.optimizer.zero_grad()
+    for own, weight in zip(reference, weights, strict=True):
+        torch.testing.assert_close(weight, own, rtol=1e-9, atol=1e-12)
 
 
 def gradients(model, batch):

@@ -5,7 +5,7 @@ A step follows the gradient at the place nearby where the loss is highest, to fi
     ε = ρ g / ‖g‖₂ with g = ∇L(w),    w ← AdamW(w, ∇L(w + ε)).
 
 The optimiser is pytorch_optimizer's. It takes both gradients from Trainer's own training step, on
-the same batch, so that a step costs two.
+the same batch with the same noise (dropout, NEFTune, mixup): both are of one L. A step costs two.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ class _TwiceAStep(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *more: Any) -> Tensor:
         """Return the loss at w; the gradients are those at w + ε."""
-        loss: Tensor = super().training_step(model, dict(inputs), *more)
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices):  # the second pass draws what the first one drew
+            loss: Tensor = super().training_step(model, dict(inputs), *more)
         optimizer: Any = getattr(self.optimizer, "optimizer", self.optimizer)  # in accelerate's
         optimizer.first_step(zero_grad=True)
         super().training_step(model, inputs, *more)
