@@ -116,6 +116,51 @@ def test_a_seed_needs_all_configurations_on_all_tasks():
     assert (nothing.p_holds, nothing.p_fails, nothing.verdict) == (1.0, 1.0, "cannot tell")
 
 
+def three_tasks(*effects):
+    names = ("first", "second", "third")
+    values = {}
+    for name, own in zip(names, effects, strict=True):
+        values |= of_effects(own, task=name)
+    return effect(contrast(), values, names)
+
+
+def test_tasks_can_be_a_sample_too():
+    """Tasks' means of 1, 2 and 3: mean 2 and a standard error of 1 / sqrt(3), 2 degrees."""
+    found = three_tasks([0.9, 1.0, 1.1], [1.9, 2.1, 2.0], [3.1, 2.9, 3.0])
+    half = 4.302653 / math.sqrt(3)
+    assert found.interval_over_tasks == pytest.approx((2 - half, 2 + half), abs=1e-6)
+    low, high = found.interval
+    assert low > 1.8
+    assert high < 2.2
+    assert found.p_holds == pytest.approx(found.estimate.above(0))
+
+
+def test_an_interval_over_tasks_is_never_the_narrower_one():
+    found = three_tasks([1.0, 2.0, 3.0], [1.1, 2.1, 3.1], [0.9, 1.9, 2.9])
+    assert found.between_tasks.deviation == pytest.approx(0.1)
+    assert found.interval_over_tasks == found.interval
+
+
+def test_too_few_tasks_or_unequal_seeds_have_no_interval_over_tasks():
+    values = of_effects([1.0, 2.0, 6.0], task="first") | of_effects([3.0, 2.0, 0.0], task="second")
+    assert effect(contrast(), values, ("first", "second")).interval_over_tasks is None
+    assert on_first(contrast(), [1.0, 2.0, 3.0]).interval_over_tasks is None
+    assert three_tasks([1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0]).between_tasks is None
+    assert three_tasks([], [], []).interval_over_tasks is None
+
+
+def test_step_times_over_tasks_are_ratios():
+    """Mean logarithms of the tasks' ratios in units of log 2: 1, 2, 3."""
+    names = ("first", "second", "third")
+    values = {
+        (name, "ours", "step time"): {0: 2.0**power, 1: 2.1**power, 2: (4 / 2.1) ** power}
+        for power, name in enumerate(names, 1)
+    }
+    found = effect(contrast("between", measure="step time", low=1, high=2), values, names)
+    factor = 2 ** (4.302653 / math.sqrt(3))
+    assert found.interval_over_tasks == pytest.approx((4 / factor, 4 * factor))
+
+
 def test_weights_give_the_sign():
     # less gap is better: the better arm has the negative weight
     asked = Contrast("smaller gap", {"ours": -1.0, "lora": 1.0}, "gap", "better", 1.0)

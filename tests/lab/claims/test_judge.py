@@ -173,10 +173,11 @@ def test_sentences_say_what_follows(expect, centre, spread, reason):
 def test_sentences_have_the_numbers():
     values = on_all([1.0, 2.0, 3.0])
     (sentence,) = judge(claim(contrast()), scale(), values).sentences
-    # 2 -+ 4.303 * sqrt((1 + 1 / 12) / 3)
+    # 2 -+ 4.303 * sqrt((1 + 1 / 12) / 3); tasks of equal means are as equal seeds
     assert sentence.startswith(
-        "ours − LoRA: +2.00 points [−0.59, +4.59] (mean of first, second and third; 3 seeds):"
-        " cannot tell: inconclusive, neither 0 nor a gain of 1 point is excluded."
+        "ours − LoRA: +2.00 points [−0.59, +4.59] (mean of first, second and third; 3 seeds; over"
+        " tasks as well [−3.37, +7.37]): cannot tell: inconclusive, neither 0 nor a gain of 1 point"
+        " is excluded."
     )
     planned = Design(3, 1.0)
     shown, needed = f"{planned.detectable():.2g} points", f"{planned.pairs_needed(1.0)}."

@@ -120,6 +120,8 @@ class Effect(Judged):
             of them have.
         estimate: of their mean; of step times on the log scale.
         tasks: the task setups that it is a mean over; empty for a single task.
+        between_tasks: estimate of the same mean with the tasks for a sample, too: of each task's
+            mean over the seeds. ``None`` below three tasks, or where a task has further seeds.
     """
 
     contrast: Contrast
@@ -127,6 +129,7 @@ class Effect(Judged):
     values: tuple[float, ...]
     estimate: Estimate
     tasks: tuple[str, ...] = ()
+    between_tasks: Estimate | None = None
 
     @property
     def label(self) -> str:
@@ -141,7 +144,22 @@ class Effect(Judged):
     @property
     def interval(self) -> tuple[float, float] | None:
         """The mean's 95 % interval; ``None`` where the values are too few."""
-        found, shown = self.estimate.interval(), self.contrast.shown
+        return self._shown(self.estimate)
+
+    @property
+    def interval_over_tasks(self) -> tuple[float, float] | None:
+        """The 95 % interval over tasks and seeds: for a further task like these.
+
+        It is Student's t on the tasks' mean effects, which differ by their seeds as well. Tasks
+        that share seeds may be correlated; where the seeds' own interval is wider, it is that one.
+        """
+        ends = [self._shown(self.estimate), self._shown(self.between_tasks)]
+        known = [each for each in ends if each is not None]
+        return max(known, key=lambda each: each[1] - each[0]) if len(known) == len(ends) else None
+
+    def _shown(self, estimate: Estimate | None) -> tuple[float, float] | None:
+        found = None if estimate is None else estimate.interval()
+        shown = self.contrast.shown
         return None if found is None else (shown(found[0]), shown(found[1]))
 
     @cached_property
@@ -183,7 +201,10 @@ def effect(
     by_seed = _by_seed(contrast, values, tasks if task is None else (task,))
     found = Estimate.of(by_seed, resolution=0 if contrast.measure == COST else None)
     shown = tuple(map(contrast.shown, by_seed))
-    return Effect(contrast, task, shown, found, tuple(tasks) if task is None else ())
+    if task is not None:
+        return Effect(contrast, task, shown, found)
+    between = _between_tasks(contrast, values, tasks, len(by_seed))
+    return Effect(contrast, None, shown, found, tuple(tasks), between)
 
 
 def level(values: Values, tasks: Sequence[str], name: str, measure: Quantity) -> Effect:
@@ -216,6 +237,16 @@ def _by_seed(contrast: Contrast, values: Values, tasks: Sequence[str]) -> list[f
         round(math.fsum(weight * scaled(known[seed]) for weight, known in parts), _DECIMALS) + 0.0
         for seed in sorted(seeds)
     ]
+
+
+def _between_tasks(
+    contrast: Contrast, values: Values, tasks: Sequence[str], seeds: int
+) -> Estimate | None:
+    """Estimate a mean over ``seeds`` seeds from the tasks' own means over them."""
+    by_task = [_by_seed(contrast, values, (task,)) for task in tasks]
+    if len(tasks) < inference.FEWEST or not seeds or any(len(own) > seeds for own in by_task):
+        return None
+    return Estimate.of([math.fsum(own) / seeds for own in by_task], resolution=0)
 
 
 def _log(ratio: float) -> float:

@@ -225,6 +225,7 @@ def _finding(finding: Ruling) -> dict[str, Any]:
 
 def _effect(effect: Effect) -> dict[str, Any]:
     contrast, (low, high) = effect.contrast, effect.interval or (None, None)
+    over_tasks = effect.interval_over_tasks or (None, None)
     return {
         "question": contrast.name,
         **_fields(contrast, "measure", "expect", "margin"),
@@ -234,6 +235,8 @@ def _effect(effect: Effect) -> dict[str, Any]:
         **_fields(effect, "task", "values", "mean", "p_holds", "p_fails", "verdict"),
         "low": low,
         "high": high,
+        "low_over_tasks": over_tasks[0],
+        "high_over_tasks": over_tasks[1],
     }
 
 

@@ -10,7 +10,7 @@ from typing import Final
 from hiddenkey.lab.claims.effects import LEVEL, Effect
 from hiddenkey.lab.claims.findings import Evidence, Ruling, design
 from hiddenkey.lab.claims.plan import COST, Scale
-from hiddenkey.lab.claims.wording import effect_text, margin, size
+from hiddenkey.lab.claims.wording import bounds, effect_text, margin, size
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.present.words import count, listing, number, probability
@@ -27,6 +27,10 @@ RULE: Final = (
     f" half of the {100 * LEVEL:g} %. An effect that is shown to be above 0 and below the margin"
     " answers both tests: the verdict is “holds”, and the text says that the effect is too small"
     " to matter."
+    "\n\n"
+    f"A mean over {FEWEST} tasks or more has a second 95 % interval, over tasks and seeds: it is"
+    " Student's t on the tasks' own means, and what to expect of a further task like these. The"
+    " verdict goes by the first interval, for it is about the tasks of the plan."
     "\n\n"
     "A claim says how many of its questions must hold. It holds if so many are shown to hold. It"
     " does not hold if so many are shown not to that the rest would be too few. Both are decided"
@@ -127,10 +131,16 @@ def _question(found: Effect) -> str:
     where = (
         f"mean of {listing(found.tasks)}" if len(found.tasks) > 1 else found.task or found.tasks[0]
     )
-    start = f"{name}: {effect_text(found)} ({where}; {_repeats(found)}): {found.verdict}"
+    start = f"{name}: {effect_text(found)} ({where}; {_repeats(found)}{_over_tasks(found)})"
+    start += f": {found.verdict}"
     if found.verdict == "cannot tell":
         return f"{start}: inconclusive, {_open(found)}.{_could_show(found)}"
     return f"{start}; {_shown(found)}."
+
+
+def _over_tasks(found: Effect) -> str:
+    ends = found.interval_over_tasks
+    return "" if ends is None else f"; over tasks as well {bounds(ends, found.contrast.measure)}"
 
 
 def _repeats(found: Effect) -> str:

@@ -49,12 +49,18 @@ def summary_grid(evidence: Evidence) -> Grid:
 
 def effects_grid(finding: Ruling) -> Grid:
     """Every contrast of a claim, over the tasks and on each."""
+    has_tasks = any(effect.between_tasks is not None for effect in finding.effects)
     rows = [
         {
             "question": Entry(asked.name, asked.name, strong=effect.task is None),
             "on": effect.task or "mean over tasks",
             "effect": numeric(effect.mean, difference(effect.mean, asked.measure)),
             "95 % interval": bounds(effect.interval, asked.measure),
+            **(
+                {"over tasks as well": bounds(effect.interval_over_tasks, asked.measure)}
+                if has_tasks
+                else {}
+            ),
             "verdict": (
                 effect.verdict if finding.counts(effect) or effect.mean is None else "left out"
             ),
