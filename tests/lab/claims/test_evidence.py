@@ -95,6 +95,12 @@ def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
     assert found.environments[0][1] == 10
     assert found.started <= found.ended
 
+    (plans.parent / "out" / "study.db").unlink()  # as where only the records were carried along
+    kept = Study(plans).evidence()
+    assert kept.runs == 10
+    assert [finding.missing for finding in kept.findings] == [0, 1]  # a step time is no record
+    assert kept.values["words", "strong", "metric"] == values
+
 
 def test_a_choice_is_open_again_when_one_of_its_runs_is_asked_for_again(plans):
     study = Study(plans, "C1")

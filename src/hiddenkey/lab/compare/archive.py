@@ -60,6 +60,16 @@ class Archive:
         except NOT_A_RECORD:
             return None
 
+    def revive(self, job: Job) -> FrozenTrial | None:
+        """A finished trial of a run whose record is here, for a study that has forgotten it."""
+        record = self.read(job.key) if job.kind == "run" else None
+        if record is None or record.result is None:
+            return None
+        attributes = {**job.attributes(), **jobs.record_attribute(record.to_dict())}
+        return optuna.create_trial(
+            state=TrialState.COMPLETE, value=value_of(record.result), user_attrs=attributes
+        )
+
 
 def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Record]:
     """Return the records of the runs among some jobs that have ended, in the order of the jobs."""
@@ -133,14 +143,6 @@ def worth_of(run: AnyRun, result: Result | None, by: Worth) -> float:
     lower = lower or (isinstance(run, CommandRun) and run.options.lower_is_better)
     tie = _TIE * loss if by == "last" and loss is not None else 0.0
     return (-found if lower else found) - tie
-
-
-def revived(job: Job, result: Result, record: Record) -> FrozenTrial:
-    """A finished trial for a run that the study has forgotten."""
-    attributes = {**job.attributes(), **jobs.record_attribute(record.to_dict())}
-    return optuna.create_trial(
-        state=TrialState.COMPLETE, value=value_of(result), user_attrs=attributes
-    )
 
 
 def buried(job: Job, state: State) -> FrozenTrial:

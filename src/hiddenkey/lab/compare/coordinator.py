@@ -19,7 +19,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from hiddenkey.lab.compare.archive import Archive, buried, records_of, revived
+from hiddenkey.lab.compare.archive import Archive, buried, records_of
 from hiddenkey.lab.compare.outline import States
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.agreement import agree
@@ -250,11 +250,10 @@ class Coordinator:
 
     def _revive(self, study: optuna.Study, job: Job) -> bool:
         """Take a finished run from its record where the study has forgotten it."""
-        record = self._archive.read(job.key) if job.kind == "run" else None
-        if record is None or record.result is None:
-            return False
-        study.add_trial(revived(job, record.result, record))
-        return True
+        trial = self._archive.revive(job)
+        if trial is not None:
+            study.add_trial(trial)
+        return trial is not None
 
     def _collect(self) -> list[Record]:
         """Write the records of all workers, on whatever machine, into the folder."""

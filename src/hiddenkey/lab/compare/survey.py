@@ -9,7 +9,7 @@ from typing import Literal
 import optuna
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.compare.archive import records_of
+from hiddenkey.lab.compare.archive import Archive, records_of
 from hiddenkey.lab.compare.coordinator import Jobs
 from hiddenkey.lab.compare.outline import States, steps
 from hiddenkey.lab.compare.probe import RunCost, measure, seconds_of_ratio
@@ -74,9 +74,32 @@ def look_ahead(plan: Plan, outline: Jobs, data: Data) -> Survey:
 def look(plan: Plan, outline: Jobs) -> States:
     """Read where the studies of a plan stand, without creating any.
 
+    A finished run whose record is in the folder counts, also where a study has forgotten it.
+
     Raises:
         ConfigError: if the storage cannot be reached, or holds a plan that this one contradicts.
     """
+    found = _stored(plan, outline)
+    archive = Archive(plan.job_store.folder)
+    # with the runs of a choice the runs that it chooses for get their names
+    while kept := _kept(archive, outline, found):
+        for name, states in kept.items():
+            found[name] = {**found.get(name, {}), **states}
+    return found
+
+
+def _kept(archive: Archive, outline: Jobs, found: States) -> dict[str, dict[str, State]]:
+    """The runs that the studies lack and the folder has, by study."""
+    kept: dict[str, dict[str, State]] = {}
+    for name, listed in outline.jobs(found).items():
+        for job in listed:
+            state = found.get(name, {}).get(job.key, State("missing"))
+            if state.status == "missing" and (trial := archive.revive(job)):
+                kept.setdefault(name, {})[job.key] = State("finished", trial)
+    return kept
+
+
+def _stored(plan: Plan, outline: Jobs) -> dict[str, Mapping[str, State]]:
     if not plan.job_store.exists:
         return {}
     storage = open_storage(plan.job_store)
