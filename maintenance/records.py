@@ -20,14 +20,15 @@ from typing import Any
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
 from hiddenkey.lab.evidence.record import NOT_A_RECORD, Record, read_records
+from hiddenkey.lab.plans.identity import PATHS
 
 
 def pack(folder: Path, file: Path) -> int:
     """Write the records of a folder into a file, ordered by identity; return how many.
 
     Records that the file has and the folder lacks stay in it, and finished ones that failed in the
-    folder. Equal records make equal files. The name of the operating system's kernel is left out,
-    for it belongs to a machine.
+    folder. Equal records make equal files. What belongs to a machine is left out: the name of the
+    operating system's kernel, and where the data are, which is no part of a run's identity.
 
     Raises:
         ConfigError: if the folder holds no records, or broken ones.
@@ -45,7 +46,15 @@ def pack(folder: Path, file: Path) -> int:
 def _published(record: Record) -> dict[str, Any]:
     values = record.to_dict()
     environment = {k: v for k, v in values["environment"].items() if k != "platform"}
-    return {**values, "environment": environment}
+    options = {k: _anywhere(k, v) if k in PATHS else v for k, v in values["options"].items()}
+    return {**values, "environment": environment, "options": options}
+
+
+def _anywhere(name: str, place: str | None) -> str | None:
+    """The word for a folder of data, or a file's name without its folder."""
+    if place is None:
+        return None
+    return "DATA_FOLDER" if name == "data" else Path(place).name
 
 
 def unpack(file: Path, folder: Path) -> int:

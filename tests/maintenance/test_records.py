@@ -1,13 +1,18 @@
 """The runs behind a page in one file, and as a folder again."""
 
 import dataclasses
+import gzip
+from pathlib import Path
 
 import pytest
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.evidence.record import read_records
+from hiddenkey.lab.plans.identity import PATHS
 from lab.report.synthetic import record
-from records import pack, unpack
+from records import pack, read_packed, unpack
+
+RECORDS = Path(__file__).parents[2] / "docs" / "results" / "records"
 
 
 def saved(folder, *runs):
@@ -35,6 +40,22 @@ def test_what_was_packed_is_unpacked(tmp_path, runs):
     assert pack(saved(tmp_path / "there", *runs), file) == 3
     assert unpack(file, tmp_path / "here") == 3
     assert read_records(tmp_path / "here") == [without_platform(run) for run in runs]
+
+
+def test_places_of_a_machine_are_not_packed(tmp_path, runs):
+    options = {**runs[0].options, "data": "/home/me/glue", "train_file": "/home/me/mine.csv"}
+    file = tmp_path / "runs.jsonl.gz"
+    pack(saved(tmp_path / "there", dataclasses.replace(runs[0], options=options)), file)
+    assert b"/home/me" not in gzip.decompress(file.read_bytes())
+    (found,) = read_packed(file)
+    assert found.id == runs[0].id
+    assert (found.options["data"], found.options["train_file"]) == ("DATA_FOLDER", "mine.csv")
+
+
+@pytest.mark.parametrize("file", sorted(RECORDS.glob("*.jsonl.gz")), ids=lambda file: file.name)
+def test_what_is_published_names_no_place_of_a_machine(file):
+    for found in read_packed(file):
+        assert {found.options.get(name) for name in PATHS} <= {"DATA_FOLDER", None}
 
 
 def test_it_grows_over_several_folders(tmp_path, runs):
