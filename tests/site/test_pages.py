@@ -102,7 +102,13 @@ def test_every_entry_of_an_axis_is_named():
     assert [code(row[0])[0] for row in cells(AXES, "What is used at inference")] == [*RULES]
 
 
-SOURCES = ("RESULTS", "BENCHMARKS", "results/overfitting", "results/inference")
+SOURCES = (
+    "RESULTS",
+    "BENCHMARKS",
+    "results/overfitting",
+    "results/inference",
+    "results/rate_transfer",
+)
 
 
 @pytest.mark.parametrize("page", ["how-to/choose_a_method.md", "concepts/evidence.md"])
