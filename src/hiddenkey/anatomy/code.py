@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 _DEPTH = 4
+_LOSSES = frozenset({"loss_function", "CrossEntropyLoss", "cross_entropy"})
 
 
 def calls(module: nn.Module) -> frozenset[str]:
@@ -25,15 +26,26 @@ def calls(module: nn.Module) -> frozenset[str]:
     return _calls(kind)
 
 
-def hands_keywords_on(module: nn.Module, name: str) -> bool:
-    """Whether a module's ``forward`` calls a method with the keywords that it collects.
+def loss_forwards(module: nn.Module) -> Iterator[tuple[FunctionType, bool]]:
+    """Return each ``forward`` that may compute a model's loss, the model's own first.
+
+    A model may leave its loss to a base class, by ``super()``, or to a child that it hands its
+    labels to.
+
+    Returns:
+        The function, and whether it gets the keywords that the model collects.
+    """
+    return _loss_forwards(module, reached=True)
+
+
+def hands_keywords_on(function: FunctionType, name: str) -> bool:
+    """Whether a function calls a method with the keywords that it collects.
 
     Args:
-        module: whose source is read; without any it is taken for one that does not.
+        function: whose source is read; without any, its collecting keywords is taken for it.
         name: of the method.
     """
-    kind: Any = type(module)
-    return _hands_keywords_on(kind, name)
+    return _hands_keywords_on(function, name)
 
 
 def constants(module: nn.Module) -> frozenset[object]:
@@ -46,13 +58,35 @@ def constants(module: nn.Module) -> frozenset[object]:
     return frozenset(found)
 
 
+def _loss_forwards(module: nn.Module, *, reached: bool) -> Iterator[tuple[FunctionType, bool]]:
+    for kind in type(module).__mro__:
+        forward = _function(vars(kind).get("forward"))
+        if forward is None:
+            continue
+        yield forward, reached
+        names = {name for code in _nested(forward.__code__) for name in code.co_names}
+        if names & _LOSSES:
+            return
+        for name, child in module.named_children():
+            if name in names and _takes_labels(child):
+                own = reached and hands_keywords_on(forward, name)
+                yield from _loss_forwards(child, reached=own)
+        if "super" not in names:
+            return
+        reached = reached and hands_keywords_on(forward, "forward")
+
+
+def _takes_labels(module: nn.Module) -> bool:
+    forward = _function(getattr(type(module), "forward", None))
+    return forward is not None and "labels" in forward.__code__.co_varnames
+
+
 @cache
-def _hands_keywords_on(kind: type[nn.Module], name: str) -> bool:
-    forward = _function(getattr(kind, "forward", None))
+def _hands_keywords_on(function: FunctionType, name: str) -> bool:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))  # type: ignore[arg-type]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
-        return False
+        return bool(function.__code__.co_flags & inspect.CO_VARKEYWORDS)
     return any(
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hiddenkey.anatomy.code import loss_forwards
 from hiddenkey.anatomy.part import Part
 from hiddenkey.errors import AttachError
 
@@ -123,11 +123,12 @@ def _is_language_model(transformer: Any) -> bool:
 
 def _shifts_labels(transformer: Any) -> bool:
     """Whether a language model's own loss compares each position with the following label."""
-    forward = inspect.unwrap(type(transformer).forward)
-    code = getattr(forward, "__code__", None)
-    if code is None or "loss_function" in code.co_names:
-        return True
-    return any("shift" in name for name in (*code.co_varnames, *code.co_names))
+    codes = [forward.__code__ for forward, _ in loss_forwards(transformer)]
+    return not codes or any(
+        "loss_function" in code.co_names
+        or any("shift" in name for name in (*code.co_varnames, *code.co_names))
+        for code in codes
+    )
 
 
 def find_head(transformer: nn.Module) -> Part:

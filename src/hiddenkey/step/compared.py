@@ -18,7 +18,6 @@ regression                features of the last layer's output       visible toke
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiddenkey import anatomy
-from hiddenkey.anatomy.code import hands_keywords_on
+from hiddenkey.anatomy.code import hands_keywords_on, loss_forwards
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
@@ -309,11 +308,11 @@ def divides_by_items(transformer: nn.Module) -> bool:
     Those that go through transformers' ``loss_function`` and hand their further arguments on. Of
     a classifier it is then so for one class of each sequence alone.
     """
-    task = anatomy.task_of(transformer)
-    if task in LANGUAGE:
-        code = getattr(inspect.unwrap(type(transformer).forward), "__code__", None)
-        return code is not None and "loss_function" in code.co_names
-    return hands_keywords_on(transformer, "loss_function")
+    name = "loss_function"
+    return any(
+        reached and name in forward.__code__.co_names and hands_keywords_on(forward, name)
+        for forward, reached in loss_forwards(transformer)
+    )
 
 
 def _of(tensor: Any, chosen: Tensor | None) -> Tensor:
