@@ -28,6 +28,7 @@ from hiddenkey.step.places import SitePlan
 from hiddenkey.step.rates import Rates
 from hiddenkey.step.shared_layers import SharedLayers
 from hiddenkey.step.smoothing import SmoothingLoss
+from hiddenkey.step.statistics import RunningStatistics
 from hiddenkey.step.temporal import TemporalLoss
 from hiddenkey.step.training_pass import TrainingPass
 from hiddenkey.step.visibility import VisibleTokens, models_inside
@@ -56,6 +57,7 @@ class StepHooks:
         random_numbers: this process's own.
         meter: the parts of the loss, of the last pass and in the mean.
         visible: the tokens that are no padding; a backward pass may ask for them again.
+        statistics: running ones, which the trained pass moves alone; ``None`` without any.
         own: the task loss that the script computes of the next pass, if it does.
         consistency: the loss between two passes, which counts them; ``None`` before
             :meth:`install`, or without one.
@@ -81,6 +83,7 @@ class StepHooks:
         self.parameters = parameter_names(entry) or parameter_names(transformer)
         self.rates, self.random_numbers, self.meter = rates, random_numbers, meter
         self.visible = VisibleTokens()
+        self.statistics = RunningStatistics.of(entry)
         self.own: OwnLoss | None = None
         self.consistency: AddedLoss | None = None
         self.shared: SharedLayers | None = None

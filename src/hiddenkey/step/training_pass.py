@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -108,7 +109,9 @@ class TrainingPass:
         """Run the second forward pass; the layers below the first noisy one run once for both."""
         chosen = loss.choose(self.arguments)
         shared = self.step.shared
-        if shared is None or not shared.run(self._run, self.arguments):
+        # layers that run once for both passes would have to move their running statistics
+        moves = self.step.statistics is not None
+        if shared is None or moves or not shared.run(self._run, self.arguments):
             return self._run_whole(loss, chosen)
         if shared.is_trusted is None:
             with torch.no_grad():
@@ -136,10 +139,12 @@ class TrainingPass:
         return loss.before(self._run, self.arguments, chosen)
 
     def _run(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the model past its own hooks, where these are installed."""
+        """Call the model once more, past its own hooks, where these are installed."""
         if self.own is not None:
             arguments = self.own.reduce(arguments)
-        return self.step.entry.forward(**caches.renamed(arguments, self.step.parameters))
+        statistics = self.step.statistics
+        with nullcontext() if statistics is None else statistics.left_alone():
+            return self.step.entry.forward(**caches.renamed(arguments, self.step.parameters))
 
 
 def _trained(extra: Tensor | None, logits: Any) -> TrainedLoss | None:
