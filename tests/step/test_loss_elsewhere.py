@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import hiddenkey
-from hiddenkey import anatomy
+from hiddenkey import ConsistencyError, anatomy
 from models import seeded
 
 TOKENS, ITEMS = 10, 12
@@ -139,3 +139,20 @@ def test_a_classifier_that_takes_no_notice_of_the_items_stays_so():
     given = {**inputs("plain"), "labels": torch.tensor([0, 1])}
     whole = model(**given).loss
     assert torch.equal(model(**given, num_items_in_batch=torch.tensor(ITEMS)).loss, whole)
+
+
+class FusedLlamaForCausalLM(LlamaForCausalLM):
+    """Computes its loss without logits, as fused losses do."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output["logits"] = None
+        return output
+
+
+@pytest.mark.parametrize("method", ["hiddenkey", "temporal", "label-smoothing"])
+def test_a_model_that_keeps_no_logits_is_refused_with_the_reason(method):
+    model = llama(FusedLlamaForCausalLM).train()
+    hiddenkey.attach(model, method, lm_loss="full")
+    with pytest.raises(ConsistencyError, match=r"compares output\.logits, but Fused.* without it"):
+        model(**inputs("plain"))

@@ -225,6 +225,25 @@ def test_a_loss_of_the_scripts_own_beside_an_untrained_consistency_loss_is_refus
         model(**inputs)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_loss_from_hidden_states_beside_an_untrained_consistency_loss_is_refused(family):
+    """As contrastive losses are; a language model's logits are not even there then."""
+    model, inputs = lora_model(family, TASKS[family]), batch(TASKS[family])
+    hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))
+    states = model(**inputs, output_hidden_states=True).hidden_states[-1]
+    states.mean(1).square().sum().backward()
+    with pytest.raises(ConsistencyError, match=r"or from hidden states, .* was not trained on"):
+        model(**inputs)
+
+
+def test_a_loss_from_hidden_states_beside_a_trained_consistency_loss_goes_on():
+    model, inputs = lora_model("bert"), batch()
+    hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))
+    for _ in range(2):
+        output = model(**inputs, output_hidden_states=True)
+        (output.loss + output.hidden_states[-1].square().mean()).backward()
+
+
 def test_passes_that_are_trained_on_later_or_in_part_go_on():
     model, inputs = lora_model("bert"), batch()
     attachment = hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.3))

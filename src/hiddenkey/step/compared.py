@@ -132,7 +132,7 @@ class ComparedRows:
             ConsistencyError: if the call returned no such output.
         """
         name = "start_logits" if self.task == ANSWERS else "logits"
-        if hasattr(output, name):
+        if getattr(output, name, None) is not None:
             return
         if isinstance(output, tuple):
             raise ConsistencyError(

@@ -145,31 +145,32 @@ class FirstPass:
 class TrainedLoss:
     """Watches whether a pass's consistency loss is trained on, by the gradients that reach it.
 
-    A script may compute a loss of its own from the logits and leave ``output.loss`` alone. The
-    consistency loss is then computed and logged, and changes nothing.
+    A script may compute a loss of its own from the logits or from hidden states, and leave
+    ``output.loss`` alone. The consistency loss is then computed and logged, and changes nothing.
 
     Args:
         consistency: the loss that was added to ``output.loss``.
-        logits: of the same pass.
+        others: of the same pass, what other losses are computed from.
     """
 
-    def __init__(self, consistency: Tensor, logits: Tensor) -> None:
+    def __init__(self, consistency: Tensor, others: Sequence[Tensor]) -> None:
         self._reached: set[str] = set()
-        for name, tensor in (("consistency", consistency), ("logits", logits)):
+        named = [("consistency", consistency), *(("another loss", tensor) for tensor in others)]
+        for name, tensor in named:
             tensor.register_hook(lambda gradient, name=name: self._reached.add(name))  # type: ignore[no-untyped-call]
 
     def check(self) -> None:
         """Refuse to go on when a backward pass went around the consistency loss.
 
         Raises:
-            ConsistencyError: if gradient reached the logits and not the loss.
+            ConsistencyError: if gradient reached the pass and not the loss.
         """
-        if "logits" in self._reached and "consistency" not in self._reached:
+        if "another loss" in self._reached and "consistency" not in self._reached:
             raise ConsistencyError(
                 "the last backward pass started from a loss of the script's own, computed from"
-                " output.logits, so that the consistency loss, which is in output.loss, was not"
-                " trained on; hold each pass by attachment.own_loss(labels) and train on"
-                " own.total(your_loss), train on output.loss, or set consistency=None"
+                " output.logits or from hidden states, so that the consistency loss, which is in"
+                " output.loss, was not trained on; hold each pass by attachment.own_loss(labels)"
+                " and train on own.total(your_loss), train on output.loss, or set consistency=None"
             )
 
 

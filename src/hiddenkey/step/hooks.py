@@ -235,8 +235,11 @@ class StepHooks:
         marked = getattr(layer, "gradient_checkpointing", False)
         if not isinstance(states, Tensor) or not states.requires_grad:
             return
-        if torch.compiler.is_compiling() and not marked:
+        compiling = torch.compiler.is_compiling()
+        if compiling and not marked:
             return
+        if self.current is not None and not compiling and layer is self._layers[-1].module:
+            self.current.states = states
         visible, rates = self.visible.stored(), self.rates.current
 
         def restore(gradient: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,9 @@ class TrainingPass:
         arguments: of the model's call, by name.
         own: the task loss that the script computes of this pass; ``None`` if the model does.
         index: the script's own numbers of the batch's examples, if it gives them.
+
+    Attributes:
+        states: ``[batch, tokens, features]``, the last layer's output with gradient.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class TrainingPass:
         self._given = arguments
         self.arguments = dict(arguments) if own is None else own.complete(arguments)
         self.target: SecondPass | SecondStates | Visit | bool | None = None
+        self.states: Tensor | None = None
 
     def begin(self) -> None:
         """Draw, and run the second forward pass."""
@@ -94,7 +98,7 @@ class TrainingPass:
         task = total if total is None or extra is None else total.detach() - extra.detach()
         meter.add(task, extra)
         predictions = getattr(output, "logits", getattr(output, "start_logits", None))
-        self.step.trained = _trained(extra, predictions)
+        self.step.trained = _trained(extra, (predictions, self.states))
 
     def _find_target(self, loss: AddedLoss) -> SecondPass | SecondStates | Visit | bool | None:
         """Return what the first forward pass is compared with; ``None`` in a pass without."""
@@ -147,8 +151,9 @@ class TrainingPass:
             return self.step.entry.forward(**caches.renamed(arguments, self.step.parameters))
 
 
-def _trained(extra: Tensor | None, logits: Any) -> TrainedLoss | None:
-    """Watch a pass whose loss and logits can both be back-propagated; ``None`` for others."""
-    if torch.compiler.is_compiling() or extra is None or not isinstance(logits, Tensor):
+def _trained(extra: Tensor | None, others: Iterable[Any]) -> TrainedLoss | None:
+    """Watch a pass whose consistency loss can be back-propagated; ``None`` for others."""
+    if torch.compiler.is_compiling() or extra is None or not extra.requires_grad:
         return None
-    return TrainedLoss(extra, logits) if extra.requires_grad and logits.requires_grad else None
+    known = [each for each in others if isinstance(each, Tensor) and each.requires_grad]
+    return TrainedLoss(extra, known) if known else None
