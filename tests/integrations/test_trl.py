@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -13,7 +13,9 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerF
 
 import hiddenkey
 from hiddenkey import ConfigError, Consistency, ConsistencyError, DropoutConfig
+from hiddenkey.integrations.callback import HiddenKeyCallback
 from hiddenkey.integrations.trainer import watch
+from hiddenkey.integrations.trl_loss import _attached_in_trls
 from models import PAD, VOCABULARY, lora_model, plain_model, seeded
 
 pytest.importorskip("trl", reason="TRL is not installed")
@@ -249,7 +251,237 @@ def test_a_mixture_of_experts_keeps_its_auxiliary_loss(steps, tmp_path):
         torch.testing.assert_close(ours[name], value, msg=name, rtol=1e-4, atol=1e-5)
 
 
+# ---------------------------------------------------------------- subclasses
+
+
+def reference_logits(trainer, model, inputs):
+    """The base model's, under ``disable_adapter``, with random numbers of their own."""
+    without_labels = {name: value for name, value in inputs.items() if name != "labels"}
+    adapted = trainer.accelerator.unwrap_model(model)
+    with torch.no_grad(), torch.random.fork_rng(), adapted.disable_adapter():
+        return model(**without_labels).logits
+
+
+def penalty(model):
+    return sum(p.square().sum() for p in model.parameters() if p.requires_grad)
+
+
+class UsesTheModel(SFTTrainer):
+    """Does all that scripts do with the model; the loss is TRL's."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        assert model is self.model
+        assert isinstance(model, PeftModel)
+        assert model.config.vocab_size == VOCABULARY
+        if model.training:
+            assert reference_logits(self, model, inputs).shape[-1] == VOCABULARY
+        return super().compute_loss(model, inputs, return_outputs=return_outputs, **kwargs)
+
+
+class Penalised(SFTTrainer):
+    """A term of its own, and TRL's loss as a mean over the labels of its pass."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = super().compute_loss(model, inputs)
+        self.losses = [*getattr(self, "losses", []), loss.item()]
+        return loss + 0.01 * penalty(model)
+
+
+class Doubled(Penalised):
+    """A subclass of a subclass, by the old form of ``super``."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inner = super(Doubled, self).compute_loss(model=model, inputs=inputs)  # noqa: UP008
+        assert model.training
+        assert model is self.model
+        return 2 * inner
+
+
+class ByName(SFTTrainer):
+    """Names the class that it calls."""
+
+    def compute_loss(self, model, inputs, *rest, **named):
+        assert model.training
+        return SFTTrainer.compute_loss(self, model, inputs, *rest, **named)
+
+
+class MadeFromOurs(ConsistencySFTTrainer):
+    def compute_loss(self, model, inputs, *rest, **named):
+        assert model is self.model
+        return super().compute_loss(model, inputs, *rest, **named)
+
+
+def assert_same(found, expected):
+    """Logs without the times, and weights."""
+    names = ("loss", "task_loss", "consistency_loss", "grad_norm", *METRICS)
+    for log, wanted in zip(found[0], expected[0], strict=True):
+        assert {n: log.get(n) for n in names} == {n: wanted.get(n) for n in names}
+    for name, value in expected[1].items():
+        assert torch.equal(found[1][name], value), name
+
+
+@pytest.mark.parametrize("kind", [UsesTheModel, ByName, MadeFromOurs])
+@pytest.mark.parametrize("config", [NOISE, WITH_LOSS], ids=["noise", "with loss"])
+def test_a_subclass_that_uses_the_model_trains_as_trls_trainer(kind, config, tmp_path):
+    own = SFTTrainer.compute_loss
+    settings = {"gradient_accumulation_steps": 2}
+    expected = train(SFTTrainer, tmp_path, config, **settings)
+    assert ("consistency_loss" in expected[0][0]) is (config is WITH_LOSS)
+    assert_same(train(kind, tmp_path, config, **settings), expected)
+    assert SFTTrainer.compute_loss is own
+
+
+@pytest.mark.parametrize("lm_loss", ["chunked", "full"])
+@pytest.mark.parametrize(("kind", "factor"), [(Penalised, 1), (Doubled, 2)])
+def test_a_subclass_adds_a_term_to_the_whole_loss(kind, factor, lm_loss, tmp_path):
+    """One pass, whose loss and gradient are known: those of TRL's trainer, and the term's."""
+    found = {}
+    for each in (SFTTrainer, kind):
+        trainer = make_trainer(each, lora_model("llama", "causal"), tmp_path)
+        attachment = hiddenkey.attach(trainer.model, WITH_LOSS, lm_loss=lm_loss)
+        watch(trainer, attachment)
+        trainer.model.train()
+        batch = next(iter(trainer.get_train_dataloader()))
+        with seeded(1):
+            loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        assert attachment.consistency_passes == 1
+        assert attachment.losses["consistency"] > 0.01
+        gradients = {n: p.grad for n, p in trainer.model.named_parameters() if p.requires_grad}
+        found[each] = loss.item(), gradients, attachment.losses, trainer
+    alone, gradients, parts, _ = found[SFTTrainer]
+    assert sum(parts.values()) == pytest.approx(alone, rel=1e-5)
+    loss, ours, our_parts, trainer = found[kind]
+    assert our_parts == parts
+    assert trainer.losses == [alone]
+    term = 0.01 * penalty(trainer.model).item()
+    assert loss == pytest.approx(factor * (alone + term), rel=1e-6)
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            wanted = factor * (gradients[name] + 0.02 * parameter.detach())
+            torch.testing.assert_close(ours[name], wanted, msg=name)
+
+
+def test_the_loss_that_a_subclass_logs_is_whole(tmp_path):
+    logs, _ = train(Penalised, tmp_path, WITH_LOSS, learning_rate=0.0)
+    expected, _ = train(SFTTrainer, tmp_path, WITH_LOSS, learning_rate=0.0)
+    term = 0.01 * penalty(lora_model("llama", "causal")).item()
+    assert term > 0.01
+    for log, wanted in zip(logs, expected, strict=True):
+        assert log["consistency_loss"] == wanted["consistency_loss"] > 0.01
+        assert log["loss"] == pytest.approx(wanted["loss"] + term, rel=1e-4)
+
+
+def test_a_reference_pass_is_no_training_pass(tmp_path):
+    """``every`` counts passes: a reference pass moves none, and its noise is the subclass's own."""
+    config = DropoutConfig(NOISE.drops, Consistency(every=2))
+    logs, _ = train(UsesTheModel, tmp_path, config)
+    assert ["consistency_loss" in log for log in logs] == [True, False, True]
+
+
+def test_the_callback_serves_a_subclass_and_gives_it_back(tmp_path):
+    own = SFTTrainer.compute_loss
+    trainer = make_trainer(UsesTheModel, lora_model("llama", "causal"), tmp_path)
+    trainer.add_callback(HiddenKeyCallback(WITH_LOSS))
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert all(log["consistency_loss"] > 0.01 for log in logs)
+    assert "compute_loss" not in vars(trainer)
+    assert SFTTrainer.compute_loss is own
+
+
+def test_evaluation_of_a_subclass_is_trls(tmp_path):
+    found = []
+    for kind, config in ((SFTTrainer, None), (UsesTheModel, WITH_LOSS)):
+        trainer = make_trainer(kind, lora_model("llama", "causal"), tmp_path)
+        if config is not None:
+            watch(trainer, hiddenkey.attach(trainer.model, config))
+        found.append(trainer.evaluate())
+    assert found[0]["eval_loss"] == found[1]["eval_loss"]
+
+
+def test_only_the_trainer_at_work_sees_trls_method_replaced(tmp_path):
+    """Another one, without ``watch``, is refused as ever, also in the midst of its call."""
+    own = SFTTrainer.compute_loss
+    other = make_trainer(SFTTrainer, lora_model("llama", "causal"), tmp_path)
+    hiddenkey.attach(other.model, WITH_LOSS)
+    other.model.train()
+
+    class CallsAnother(SFTTrainer):
+        def compute_loss(self, model, inputs, *rest, **named):
+            assert SFTTrainer.compute_loss is not own
+            with pytest.raises(ConsistencyError, match="with SFTTrainer call"):
+                other.compute_loss(other.model, dict(inputs))
+            return super().compute_loss(model, inputs, *rest, **named)
+
+    logs, _ = train(CallsAnother, tmp_path, WITH_LOSS)
+    assert all(log["consistency_loss"] > 0.01 for log in logs)
+    assert SFTTrainer.compute_loss is own
+
+
+def test_a_subclass_that_fails_leaves_trls_method_as_it_was(tmp_path):
+    own = SFTTrainer.compute_loss
+
+    class Fails(SFTTrainer):
+        fails = True
+
+        def compute_loss(self, model, inputs, *rest, **named):
+            loss = super().compute_loss(model, inputs, *rest, **named)
+            if self.fails:
+                raise RuntimeError("out of luck")
+            return loss
+
+    trainer = make_trainer(Fails, lora_model("llama", "causal"), tmp_path)
+    watch(trainer, hiddenkey.attach(trainer.model, WITH_LOSS))
+    with pytest.raises(RuntimeError, match="out of luck"):
+        trainer.train()
+    assert SFTTrainer.compute_loss is own
+    Fails.fails = False
+    trainer.train()
+    assert "consistency_loss" in trainer.state.log_history[0]
+
+
+def test_trainers_whose_calls_overlap_do_not_disturb_each_other():
+    """As those of two threads: the one that came first leaves first."""
+    own, trainers = SFTTrainer.compute_loss, [object.__new__(UsesTheModel) for _ in range(2)]
+    one, two = map(_attached_in_trls, trainers)
+    one.__enter__()
+    two.__enter__()
+    one.__exit__(None, None, None)
+    assert SFTTrainer.compute_loss is not own
+    two.__exit__(None, None, None)
+    assert SFTTrainer.compute_loss is own
+
+
+def test_a_function_in_the_place_of_the_method_can_read_the_model(tmp_path):
+    trainer = make_trainer(SFTTrainer, lora_model("llama", "causal"), tmp_path)
+    own = trainer.compute_loss
+
+    def compute_loss(model, inputs, *rest, **named):
+        assert model.training
+        assert isinstance(model, PeftModel)
+        reference_logits(trainer, model, inputs)
+        return own(model, inputs, *rest, **named)
+
+    trainer.compute_loss = compute_loss
+    watch(trainer, hiddenkey.attach(trainer.model, WITH_LOSS))
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    expected, _ = train(SFTTrainer, tmp_path, WITH_LOSS)
+    assert [log["loss"] for log in logs] == [log["loss"] for log in expected]
+
+
 # ---------------------------------------------------------------- refusals
+
+
+def test_a_subclass_that_calls_trls_fused_head_itself_is_refused(tmp_path):
+    class Own(SFTTrainer):
+        def compute_loss(self, model, inputs, *rest, **named):
+            outputs = model(**inputs, fused_lm_head=True)
+            return -outputs.log_probs.mean()
+
+    with pytest.raises(ConsistencyError, match="do not train on the model's own loss"):
+        train(Own, tmp_path, WITH_LOSS)
 
 
 def test_trls_own_trainer_is_refused_where_nobody_watches_it(tmp_path):
