@@ -1,15 +1,16 @@
 """``HiddenKeyCallback`` in Lightning: training mode, logs, ends, and models that are not found."""
 
+import dataclasses
 import warnings
 from datetime import timedelta
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 import hiddenkey
-from hiddenkey import AttachError, Consistency, DropoutConfig
+from hiddenkey import AttachError, ConfigError, Consistency, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
 from integrations.trainers import collate, examples
 from models import lora_model, plain_model
@@ -115,6 +116,52 @@ def test_a_resumed_fit_knows_the_earlier_predictions(tmp_path):
     assert found.item() == pytest.approx(whole.callback_metrics["consistency_loss"].item())
     assert found > 0
     assert len(again.state_dict()["predictions"]["keys"]) == 16
+
+
+def test_a_further_fit_begins_anew(tmp_path):
+    """As in a loop over folds: another model's predictions are not this one's."""
+    config = dataclasses.replace(
+        hiddenkey.method("temporal"), consistency=Consistency(target="history", every=2)
+    )
+    callback = HiddenKeyCallback(config)
+    fit(Module(), tmp_path, callback)
+    assert callback.state_dict()["passes"] == 3
+    again = fit(Module(), tmp_path, callback)
+    assert callback.state_dict()["passes"] == 3
+    assert again.callback_metrics["consistency_loss"] == 0
+    assert len(callback.state_dict()["predictions"]["keys"]) == 12
+
+
+class Endless(IterableDataset):
+    """As many examples, of a number that nobody knows."""
+
+    def __iter__(self):
+        return iter(examples("classification", 16))
+
+
+@pytest.mark.parametrize(
+    "limit", [{"max_epochs": 3}, {"max_epochs": -1, "max_time": "00:00:00:01"}]
+)
+def test_a_schedule_over_an_unknown_number_of_steps_is_refused(tmp_path, limit):
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[HiddenKeyCallback("coto")], **limit,
+    )  # fmt: skip
+    module = Module()
+    with pytest.raises(ConfigError, match=r"needs the number of steps .*\(max_steps\)"):
+        trainer.fit(module, DataLoader(Endless(), batch_size=4, collate_fn=collate))
+    assert attachment_of(module.model) is None
+
+
+def test_a_warm_up_in_steps_needs_no_number_of_steps(tmp_path):
+    schedule = hiddenkey.RateSchedule(warmup=2)
+    callback = HiddenKeyCallback("dropkey", rate=0.3, schedules=[schedule])
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[callback], max_epochs=1, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Module(), DataLoader(Endless(), batch_size=4, collate_fn=collate))
+    assert trainer.callback_metrics["rate/attention_logits"].item() == pytest.approx(0.3)
 
 
 def test_a_schedule_and_single_layers(tmp_path):

@@ -72,8 +72,17 @@ class RateSchedule:
 
         Args:
             step: optimiser steps done; the first pass has 0.
-            steps: of the whole training.
+            steps: of the whole training; below 1 where nobody knows.
+
+        Raises:
+            ConfigError: if the factor depends on a number of steps that nobody knows.
         """
+        by_share = isinstance(self.warmup, float) and self.warmup > 0
+        if steps < 1 and (self.decay != "constant" or by_share):
+            raise ConfigError(
+                f"a schedule ({self.described()}) needs the number of steps of the whole training,"
+                f" got {steps}; limit the training by steps (max_steps)"
+            )
         warmup = self.warmup if isinstance(self.warmup, int) else round(self.warmup * steps)
         if step < warmup:
             return step / warmup
@@ -93,7 +102,8 @@ class RateSchedule:
             steps: of the whole training.
 
         Raises:
-            ConfigError: if a position of the schedule has no site.
+            ConfigError: if a position of the schedule has no site, or the number of steps is needed
+                and not known.
         """
         sites = tuple(sites)
         present = {site.position: None for site in sites}

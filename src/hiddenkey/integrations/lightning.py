@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -64,7 +65,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
 
     Raises:
         ConfigError: if the method, a rate or the configuration is wrong. When ``fit`` begins, if
-            it does not fit the model.
+            it does not fit the model, or a schedule needs a number of steps that is not known.
         AttachError: when ``fit`` begins, if the model is not found or has an attachment already.
 
     Attributes:
@@ -93,6 +94,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._kernel, self._lm_loss = kernel, lm_loss
         self._passes = 0
         self._predictions: dict[str, Any] = {}
+        self._is_restored = False
         self.reached: ReachedSites | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -101,6 +103,9 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         model = find_model(pl_module, self._name)
         self.attachment = attach_and_say(model, self.config, self._kernel, self._lm_loss)
         model.train()
+        if not self._is_restored:  # what another fit left is of another model, for all we know
+            self._passes, self._predictions = 0, {}
+        self._is_restored = False
         self.attachment.consistency_passes = self._passes
         if self.attachment.history is not None:
             self.attachment.history.load_state_dict(self._predictions)
@@ -108,13 +113,18 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         for schedule in self._schedules:
             schedule.rates(self.attachment.sites, 0, 1)
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse a schedule over a number of steps that Lightning does not know."""
+        assert self.attachment is not None
+        for schedule in self._schedules:
+            schedule.rates(self.attachment.sites, 0, _steps(trainer))
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Set the step's rates."""
         assert self.attachment is not None
         rates: dict[str, float] = {}
         for schedule in self._schedules:
-            steps = int(trainer.estimated_stepping_batches)
-            rates |= schedule.rates(self.attachment.sites, trainer.global_step, steps)
+            rates |= schedule.rates(self.attachment.sites, trainer.global_step, _steps(trainer))
         self.attachment.set_rates(rates)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -180,7 +190,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         return {"passes": passes, "predictions": kept} if kept else {"passes": passes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where a resumed run stood."""
+        """Let the next fit go on where a resumed run stood."""
+        self._is_restored = True
         self._passes = state_dict["passes"]
         self._predictions = state_dict.get("predictions", {})
 
@@ -189,6 +200,12 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         if self.attachment is not None:
             self.attachment.detach()
         self.attachment = self.reached = None
+
+
+def _steps(trainer: Any) -> int:
+    """The optimiser steps of a fit; −1 where there is no end to them, or nobody knows."""
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if math.isfinite(steps) else -1
 
 
 def find_model(pl_module: nn.Module, name: str | None = None) -> nn.Module:
