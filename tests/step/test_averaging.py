@@ -176,6 +176,20 @@ def test_a_file_of_another_mean_is_refused(tmp_path, other, message):
         WeightAverage(model, AVERAGE, 4).load(tmp_path / "mean.safetensors")
 
 
+@pytest.mark.parametrize("rule", [AVERAGE, EMA], ids=["average", "ema"])
+def test_weights_that_are_trained_later_are_refused(rule):
+    """The mean of some beside the last of others is of a model that there never was."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    model[1].requires_grad_(False)
+    average = WeightAverage(model, rule, steps=2)
+    average.update()
+    model[0].requires_grad_(False)  # what is no longer trained has a mean all the same
+    average.update()
+    model[1].requires_grad_(True)
+    with pytest.raises(AttachError, match=r"1\.weight is trained now and was not when the mean"):
+        average.update()
+
+
 def test_what_has_no_mean_is_refused():
     with pytest.raises(AttachError, match="no weight of the model is trained"):
         WeightAverage(nn.Linear(2, 2).requires_grad_(False), EMA)

@@ -42,7 +42,8 @@ class WeightAverage:
 
     Raises:
         ConfigError: if the mean needs ``steps``.
-        AttachError: if the model trains nothing, or its weights are sharded over processes.
+        AttachError: if the model trains nothing, or its weights are sharded over processes. In
+            :meth:`update`, if other weights are trained than in the beginning.
 
     Attributes:
         inference: which mean.
@@ -54,6 +55,7 @@ class WeightAverage:
         self.inference = inference
         self.step = self.count = 0
         self._first = inference.first(steps)
+        self._model = model
         self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not self._weights:
             raise AttachError("no weight of the model is trained; average after adding an adapter")
@@ -74,6 +76,7 @@ class WeightAverage:
             return
         if self._last is not None:
             raise AttachError("training went on with the mean applied; call restore() before")
+        self._refuse_others()
         weights: list[Tensor] = [*self._weights.values()]
         if not self._mean:
             self._mean = [torch.zeros_like(p, dtype=_wide(p)) for p in weights]
@@ -149,6 +152,18 @@ class WeightAverage:
         self._mean = [
             found[name].to(p.device, _wide(p)) for name, p in self._weights.items() if count
         ]
+
+    def _refuse_others(self) -> None:
+        """Refuse weights that began to be trained later: a mean without them is of no model."""
+        known = {id(p) for p in self._weights.values()}
+        others = (p for p in self._model.parameters() if p.requires_grad and id(p) not in known)
+        if (other := next(others, None)) is not None:
+            name = next(name for name, p in self._model.named_parameters() if p is other)
+            raise AttachError(
+                f"{name} is trained now and was not when the mean of the weights began, which would"
+                " mix means with last weights; begin the mean when all weights are trained, or"
+                " take inference='last'"
+            )
 
     def _about(self) -> dict[str, Any]:
         rule = self.inference
