@@ -660,6 +660,16 @@ def test_a_deep_copy_of_an_attached_model_is_attached_on_its_own(task, after_tra
     assert snapshot(double) == snapshot(model)
 
 
+@pytest.mark.parametrize("method", ["hiddenkey", "temporal", "label-smoothing"])
+def test_a_language_model_can_be_copied_after_a_pass_without_logits(method):
+    """As ``torch.optim.swa_utils.AveragedModel`` does."""
+    model = lora_model("llama", "causal")
+    hiddenkey.attach(model, method, lm_loss="chunked")
+    inputs = batch("causal")
+    step(model, inputs)
+    assert step(copy.deepcopy(model), inputs, 3)[0] == step(model, inputs, 3)[0]
+
+
 def test_a_whole_attached_model_can_be_pickled():
     model = lora_model("bert")
     hiddenkey.attach(model, hiddenkey.method("hiddenkey", rate=0.4))

@@ -49,6 +49,21 @@ def test_the_loss_is_that_of_pytorch(family, task, lm_loss):
     assert_same_gradients(found, gradients(by_hand), rtol=1e-3, atol=1e-5)
 
 
+def test_sequences_without_a_label_are_left_out_as_in_the_task_loss():
+    inputs = batch("classification")
+    inputs["labels"][1] = -100
+    by_hand = lora_model("bert")
+    hiddenkey.attach(by_hand, NOISE)
+    with seeded(0):
+        expected = smoothed(by_hand(**inputs).logits, inputs["labels"])
+    expected.backward()
+    model = lora_model("bert")
+    hiddenkey.attach(model, SMOOTH)
+    loss, found = step(model, inputs)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    assert_same_gradients(found, gradients(by_hand), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("task", ["labels", "answers", "choices", "tokens"])
 def test_each_task_type_is_smoothed_over_its_classes(task):
     inputs = batch_for(task)

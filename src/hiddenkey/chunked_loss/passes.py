@@ -185,7 +185,7 @@ class ChunkedPasses:
             units = max(1, len(kept))
         elif isinstance(units, Tensor):
             units = units.to(states.device)
-        self.sums = sums
+        self.sums = sums._replace(loss=sums.loss.detach())  # a model with a graph cannot be copied
         self._parts = (sums.loss / units, factors.divergence * sums.divergence / units)
 
     def _factors(

@@ -218,7 +218,19 @@ class ComparedRows:
             labels = arguments["labels"]
             if labels.shape == rows.shape and rows.shape[1] > 1:
                 return (rows * labels.to(rows)).sum(-1)
+            labels = labels.clamp_min(0)  # those without a label are not known to have one
         return rows.gather(-1, labels.to(rows.device).view(-1, 1)).squeeze(-1)
+
+    def known(self, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Mark the sequences whose class is given, boolean ``[batch]``.
+
+        The task loss leaves the others out. ``None`` where rows are chosen by their labels anyway,
+        or have several.
+        """
+        labels = arguments.get("labels")
+        if self.task not in (*_CLASSIFIES, CHOICES) or self._is_multi_label or labels is None:
+            return None
+        return None if labels.is_floating_point() else labels.flatten() != IGNORED_LABEL
 
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """Return what the sum over rows is divided by."""

@@ -78,6 +78,10 @@ class SmoothingLoss(AddedLoss):
         compared.check(output)
         rows, shares = compared.rows(output, None, arguments)
         at_label = compared.at_labels(rows, output, arguments)
-        total = (smoothed_rest(rows, at_label) * shares).sum() / compared.units(arguments)
+        known, units = compared.known(arguments), compared.units(arguments)
+        if known is not None:
+            shares = shares * known
+            units = units if compared.is_sum(arguments) else known.sum().clamp_min(1)
+        total = (smoothed_rest(rows, at_label) * shares).sum() / units
         extra = self.consistency.weight * total
         return (None if compared.is_own_loss else task + extra), extra  # type: ignore[operator]
