@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
@@ -119,6 +119,20 @@ def test_a_checkpoint_without_predictions_is_gone_on_from_with_a_warning(tmp_pat
     with caplog.at_level(logging.WARNING, "hiddenkey"):
         trained(tmp_path / "again", resume=tmp_path / "checkpoint-4")
     assert "holds no predictions" in caplog.text
+
+
+def test_predictions_of_an_earlier_version_are_gone_on_without_and_with_a_warning(tmp_path, caplog):
+    trained(tmp_path, max_steps=8)
+    path = tmp_path / "checkpoint-8" / FILE
+    kept = load_file(path)
+    del kept["rule"]
+    save_file({**kept, "keys": kept["keys"] + 1}, path)
+    with caplog.at_level(logging.WARNING, "hiddenkey"):
+        made, _ = trained(tmp_path / "again", resume=path.parent)
+    assert "are of another version of hiddenkey" in caplog.text
+    compared = [log["consistency_loss"] for log in logs(made)][8:]
+    assert compared[: EPOCH - 2] == [0] * (EPOCH - 2)  # the rest of the second epoch
+    assert min(compared[EPOCH:]) > 0
 
 
 @pytest.mark.parametrize("steps", [EPOCH, EPOCH + 1])

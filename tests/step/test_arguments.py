@@ -24,6 +24,16 @@ def test_sequences_are_chosen_along_the_axis_of_the_batch():
     assert select(INPUTS, None) == INPUTS
 
 
+def test_three_sequences_are_not_taken_for_the_three_axes_of_their_positions():
+    """Qwen2-VL numbers time, height and width apart."""
+    inputs = {
+        "input_ids": torch.arange(15).view(3, 5),
+        "position_ids": torch.arange(45).view(3, 3, 5),
+    }
+    found = select(inputs, CHOSEN)["position_ids"]
+    assert found.equal(inputs["position_ids"][:, CHOSEN])
+
+
 def test_images_that_are_not_laid_out_by_sequences_are_refused():
     """Qwen2-VL takes the patches of all images in one row."""
     patches = {"pixel_values": torch.ones(40, 8), "image_grid_thw": torch.ones(4, 3)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import pytest
@@ -371,14 +372,16 @@ def test_one_whole_number_for_each_example_is_needed(numbers):
         step(model, {**batch("classification"), "example_index": numbers})
 
 
-def test_labels_that_change_between_epochs_are_refused():
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_a_text_with_other_labelled_tokens_is_another_example(lm_loss):
     inputs = batch("causal", "right")
-    model, _ = without_noise("causal", "llama", lm_loss="full")
+    model, attachment = without_noise("causal", "llama", lm_loss=lm_loss)
     step(model, inputs)
     fewer = {**inputs, "labels": inputs["labels"].clone()}
     fewer["labels"][0, :4] = -100
-    with pytest.raises(ConsistencyError, match="labels change between epochs"):
-        step(model, fewer)
+    step(model, fewer)
+    assert len(attachment.history) == 5
+    assert attachment.history.recognised == 3
 
 
 def test_labels_are_needed():
@@ -452,6 +455,22 @@ def test_of_several_processes_the_latest_prediction_counts():
     found = dict(zip(state["keys"].tolist(), state["values"].flatten().tolist(), strict=True))
     assert found == pytest.approx({1: 0.4, 2: 0.5, 3: 0.3, 4: 0.6})
     assert merged.passes == 4
+
+
+@pytest.mark.parametrize("rule", [None, 1, 3])
+def test_predictions_of_a_version_that_recognised_otherwise_are_left_out(rule, caplog):
+    own, other = kept({1: 0.1}).state_dict(), kept({2: 0.2}).state_dict()
+    del other["rule"]
+    if rule is not None:
+        other["rule"] = torch.tensor([rule])
+    history = History()
+    with caplog.at_level(logging.WARNING, "hiddenkey"):
+        history.load_state_dict(own, other)
+    assert history.state_dict()["keys"].tolist() == [1]
+    assert "are of another version of hiddenkey" in caplog.text
+    caplog.clear()
+    history.load_state_dict(own, {})
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(

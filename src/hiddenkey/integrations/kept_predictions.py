@@ -57,7 +57,7 @@ class KeptPredictions:
             return
         files = sorted(path for path in checkpoint.iterdir() if _FILE.fullmatch(path.name))
         history.load_state_dict(*(_read(path) for path in files))
-        self._must_recognise = bool(files) and epochs >= 1
+        self._must_recognise = len(history) > 0 and epochs >= 1
         if not files:
             logger.warning(
                 "%s holds no predictions, so that the temporal loss begins after one more epoch",
@@ -103,7 +103,7 @@ class KeptPredictions:
             logger.error(
                 "the temporal loss compared nothing: of %d examples none was seen twice; it needs"
                 " more than one epoch, and examples that stay the same (no augmentation, no random"
-                " masks, no endless stream)",
+                " masks, no labels that move, no endless stream)",
                 len(history),
             )
 

@@ -11,7 +11,11 @@ from torch import Tensor
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.step import caches
 
-_MEDIA = ("pixel_", "image_", "video_", "audio_", "input_features", "feature_")
+_MEDIA = (
+    *("pixel_", "image_", "video_", "visual_", "audio_", "input_features", "feature_"),
+    *("second_per_grid", "spatial_shapes"),
+)
+_LEADING = ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values")
 
 
 def visible_tokens(arguments: Mapping[str, Any], shape: torch.Size) -> Tensor | None:
@@ -43,16 +47,21 @@ def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any
 def _of_chosen(name: str, value: Any, chosen: Tensor, total: int) -> Any:
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
+    if name == "position_ids" and value.dim() == 3 and value.shape[1] == total:
+        return value[:, chosen]  # one for each axis of an image, of which there can be as many
     if value.shape[0] == total:
         return value[chosen]
-    if name == "position_ids" and value.dim() == 3 and value.shape[1] == total:
-        return value[:, chosen]  # one for each axis of an image
-    if name.startswith(_MEDIA):
+    if is_media(name):
         raise ConsistencyError(
             f"consistency.fraction below 1 chooses sequences of the batch, but {name} of shape"
             f" {list(value.shape)} is not laid out by its {total} sequences; use fraction=1"
         )
     return value
+
+
+def is_media(name: str) -> bool:
+    """Whether an argument of a model call holds, or describes, images, films or sounds."""
+    return name.startswith(_MEDIA)
 
 
 def lead(arguments: Mapping[str, Any]) -> Tensor:
@@ -61,9 +70,19 @@ def lead(arguments: Mapping[str, Any]) -> Tensor:
     Raises:
         ConsistencyError: if there is none.
     """
-    for name in ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values"):
-        if isinstance(tensor := arguments.get(name), Tensor):
-            return tensor
+    tensor: Tensor = arguments[lead_name(arguments)]
+    return tensor
+
+
+def lead_name(arguments: Mapping[str, Any]) -> str:
+    """Return the name of the input whose first dimension is the batch.
+
+    Raises:
+        ConsistencyError: if there is none.
+    """
+    for name in _LEADING:
+        if isinstance(arguments.get(name), Tensor):
+            return name
     raise ConsistencyError(
         "the consistency loss needs input_ids or inputs_embeds in the model call, got"
         f" {', '.join(arguments)}"

@@ -7,12 +7,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, distributed
 
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
-from hiddenkey.step.identity import INDEX, Identities
+from hiddenkey.log import logger
+from hiddenkey.step.identity import INDEX, RULE, Identities
 
 _FIRST_CAPACITY = 256
 LARGEST_GIB = 4.0
 """Where the store ends, in GiB; examples that never come back would fill any memory."""
+
+_OTHER_RULE = (
+    "the stored predictions are of another version of hiddenkey, which recognised examples by other"
+    " inputs of theirs; they are not used, so that the temporal loss begins after one more epoch"
+)
 
 
 class History:
@@ -60,7 +67,8 @@ class History:
             counts: rows of each.
 
         Raises:
-            ConsistencyError: if a number stands for two examples, or one whose rows have changed.
+            ConsistencyError: if a number stands for two examples, or if an example's number of
+                rows depends on how its batch is padded.
         """
         self.passes += 1
         starts = []
@@ -71,7 +79,8 @@ class History:
                 self._size += count
             start, known = self._blocks[key]
             if self._contents[key] != content or known != count:
-                raise ConsistencyError(_changed(key, who.are_numbered, known, count))
+                is_same = self._contents[key] == content
+                raise ConsistencyError(_changed(key, is_same, known, count))
             self.recognised += self._ages.get(key, self.passes) < self.passes
             self._ages[key] = self.passes
             starts.append(start)
@@ -130,6 +139,7 @@ class History:
             "ages": [self._ages[key] for key in keys],
             "counts": list(counts),
             "passes": [self.passes],
+            "rule": [RULE],
         }
         state = {name: torch.tensor(each, dtype=torch.int64) for name, each in numbers.items()}
         order = rows_by_example(list(starts), list(counts), self._values.device)
@@ -141,7 +151,8 @@ class History:
     def load_state_dict(self, *states: Mapping[str, Tensor]) -> None:
         """Replace all that is kept by what :meth:`state_dict` gave, of one or several processes.
 
-        Of an example that several have seen, the latest prediction counts.
+        Of an example that several have seen, the latest prediction counts. What a version kept that
+        recognised examples by another rule is left out, with a warning.
 
         Args:
             states: of all processes; empty ones hold nothing.
@@ -151,13 +162,17 @@ class History:
         """
         device = None if self._values is None else self._values.device
         self.clear()
-        for state in states:
-            if state:
-                self._merge(state, device)
+        given = [state for state in states if state]
+        for state in given:
+            if faults := _state_faults(state):
+                raise ConsistencyError(f"these are no stored predictions: {faults}")
+        known = [state for state in given if _rule_of(state) == RULE]
+        if len(known) < len(given):
+            logger.warning(_OTHER_RULE)
+        for state in known:
+            self._merge(state, device)
 
     def _merge(self, state: Mapping[str, Tensor], device: torch.device | None) -> None:
-        if faults := _state_faults(state):
-            raise ConsistencyError(f"these are no stored predictions: {faults}")
         values, classes = state["values"].to(device), state.get("classes")
         keys, contents = state["keys"].tolist(), state["contents"].tolist()
         ages, counts = state["ages"].tolist(), state["counts"].tolist()
@@ -170,7 +185,8 @@ class History:
                 self._blocks[key] = (self._size, counts[each])
                 self._size += counts[each]
             elif self._contents[key] != contents[each] or self._blocks[key][1] != counts[each]:
-                raise ConsistencyError(_changed(key, True, self._blocks[key][1], counts[each]))
+                is_same = self._contents[key] == contents[each]
+                raise ConsistencyError(_changed(key, is_same, self._blocks[key][1], counts[each]))
             self._contents[key], self._ages[key] = contents[each], ages[each]
             taken.append(each)
         if not taken:
@@ -226,17 +242,17 @@ def _grown(
     return grown
 
 
-def _changed(key: int, is_numbered: bool, known: int, count: int) -> str:
-    if is_numbered:
+def _changed(key: int, is_same: bool, known: int, count: int) -> str:
+    if not is_same:  # so that the script numbers its examples
         return (
             f"{INDEX} {key} stands for two different examples: it repeats, or the data set changed"
             " between epochs; number each example of the training data once, or leave it out to"
             " recognise examples by what they hold"
         )
     return (
-        f"an example has {count} labelled tokens and had {known} in an earlier pass: its labels"
-        " change between epochs, so that its earlier prediction is of another task; use"
-        " target='pass'"
+        f"an example has {count} predictions to compare and had {known} in an earlier pass, with"
+        " the same tokens and labels: its batch is padded to another length, and padding, or the"
+        f" first token behind padding on the left, has a label; set these labels to {IGNORED_LABEL}"
     )
 
 
@@ -246,6 +262,11 @@ def _too_large(history: History) -> str:
         f" {LARGEST_GIB:g}; a streamed data set without end never repeats its examples. Lower"
         " consistency.top, or use target='pass'"
     )
+
+
+def _rule_of(state: Mapping[str, Tensor]) -> int:
+    """Return by which rule examples were recognised; before 2 it was not stored."""
+    return int(state["rule"].item()) if "rule" in state else 1
 
 
 def _state_faults(state: Mapping[str, Tensor]) -> str:

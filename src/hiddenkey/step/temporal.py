@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hiddenkey import anatomy, log
+from hiddenkey import log
 from hiddenkey.chunked_loss.past import Past
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.framework.compensation.kl import bidirectional_kl
@@ -27,7 +27,7 @@ from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
-from hiddenkey.step.identity import Identities, identities
+from hiddenkey.step.identity import Identities, identities, reading_of
 
 _FIRST_VISIT = (
     "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
@@ -72,7 +72,7 @@ class TemporalLoss(AddedLoss):
     ) -> None:
         super().__init__(consistency, transformer, lm_loss, entry)
         self.history = History()
-        self._padding = getattr(anatomy.text_config(transformer), "pad_token_id", None)
+        self._reading = reading_of(transformer, by_token=self.compared.is_token_wise)
         self._visit: Visit | None = None
         self._past: tuple[Tensor, Past] | None = None
 
@@ -97,12 +97,13 @@ class TemporalLoss(AddedLoss):
                 they hold.
 
         Raises:
-            ConsistencyError: if the batch has no labels, or if the numbers do not fit it.
+            ConsistencyError: if the batch has no labels, if the numbers do not fit it, or if the
+                examples cannot be recognised without.
         """
         self.check_labels(arguments)
         log.once("temporal", _FIRST_VISIT)
         self._verify(run, arguments)
-        who = identities(arguments, index, self._padding)
+        who = identities(arguments, index, self._reading)
         return Visit(who, self.choose(arguments), self.due())
 
     def begin(self, arguments: Mapping[str, Any], target: Visit | None) -> None:
