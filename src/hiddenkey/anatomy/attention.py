@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from hiddenkey.anatomy.code import calls, constants
-from hiddenkey.anatomy.part import Part, innermost, walk
+from hiddenkey.anatomy.part import Part, innermost, matches, plain_name, walk
 from hiddenkey.anatomy.unsuited import has_tokens_as_keys
 from hiddenkey.errors import AttachError
 
@@ -77,14 +77,14 @@ def attention_in(layer: Part, pattern: str | None = None) -> list[AttentionPart]
 
 def reads_encoder(name: str) -> bool:
     """Whether a decoder's module of this name maps the encoder's output to keys or values."""
-    *around, own = name.split(".")
+    *around, own = plain_name(name).split(".")
     return bool(_NAMED_KEY.match(own)) and any(map(_NAMED_CROSS.search, around))
 
 
 def _attention(part: Part) -> AttentionPart:
     is_cross = getattr(part.module, "is_cross_attention", None)
     if not isinstance(is_cross, bool):
-        own = part.name.rpartition(".")[2]
+        own = plain_name(part.name).rpartition(".")[2]
         is_cross = bool(_NAMED_CROSS.search(own) or _NAMED_CROSS.search(type(part.module).__name__))
     names = calls(part.module)
     kind: Kind = "cross" if is_cross else "self"
@@ -125,8 +125,8 @@ def calls_softmax(module: nn.Module) -> bool:
 
 def _is_wanted(part: Part, pattern: str | None) -> bool:
     if pattern is not None:
-        return re.fullmatch(pattern, part.name) is not None
-    return computes_attention(part.module, part.name.rpartition(".")[2])
+        return matches(pattern, part.name)
+    return computes_attention(part.module, plain_name(part.name).rpartition(".")[2])
 
 
 def _is_certain(module: nn.Module) -> bool:

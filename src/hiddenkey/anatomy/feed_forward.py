@@ -13,7 +13,16 @@ from torch import nn
 
 from hiddenkey.anatomy.attention import attention_in
 from hiddenkey.anatomy.model import text_config
-from hiddenkey.anatomy.part import Gap, Part, innermost, is_inside, linear_shape, walk
+from hiddenkey.anatomy.part import (
+    Gap,
+    Part,
+    innermost,
+    is_inside,
+    linear_shape,
+    matches,
+    plain_name,
+    walk,
+)
 from hiddenkey.errors import AttachError
 
 _NAMED = re.compile(r"mlp|^ffn?|feed_?forward|moe|expert|dense_?relu|^fc\d?$|output$", re.I)
@@ -58,7 +67,7 @@ def _by_name(layer: Part, pattern: str) -> list[Part]:
     if layer.is_named:
         return [layer]
     linears = [part for part in walk(layer) if linear_shape(part.module)]
-    hits = [part for part in linears if re.fullmatch(pattern, part.name)]
+    hits = [part for part in linears if matches(pattern, part.name)]
     if len(hits) != 1:
         raise AttachError(_ambiguous(layer, f"match hidden_modules={pattern!r}", len(hits)))
     return hits
@@ -89,10 +98,10 @@ def _by_shape(transformer: nn.Module, layer: Part) -> list[Part | Gap]:
 def _expert_blocks(layer: Part, parts: list[Part]) -> list[Part]:
     """Return the outermost modules around experts, whose output is that of all experts together."""
     experts = [part for part in parts if _are_experts(part)]
-    by_name = {part.name: part for part in parts}
+    by_name = {plain_name(part.name): part for part in parts}
     blocks = {}
     for part in experts:
-        above = by_name.get(part.name.rpartition(".")[0], part)
+        above = by_name.get(plain_name(part.name).rpartition(".")[0], part)
         blocks[above.name] = above
     names = tuple(blocks)
     return [b for n, b in blocks.items() if not is_inside(n, tuple(m for m in names if m != n))]
@@ -100,9 +109,10 @@ def _expert_blocks(layer: Part, parts: list[Part]) -> list[Part]:
 
 def _are_experts(part: Part) -> bool:
     module = innermost(part).module
-    if part.name.rpartition(".")[2] == "experts" or type(module).__name__.endswith("Experts"):
+    own = plain_name(part.name).rpartition(".")[2]
+    if own == "experts" or type(module).__name__.endswith("Experts"):
         return True
-    if "expert" not in part.name.rpartition(".")[2]:
+    if "expert" not in own:
         return False
     return any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
 
@@ -168,9 +178,8 @@ def _is_side_path(layer: Part, part: Part) -> bool:
 
 
 def _path(layer: Part, part: Part) -> list[str]:
-    if part.name.startswith(f"{layer.name}."):
-        return part.name[len(layer.name) + 1 :].split(".")
-    return part.name.split(".")  # of a list beside that of the layers
+    own, around = plain_name(part.name), plain_name(layer.name)
+    return own.removeprefix(f"{around}.").split(".")  # or of a list beside that of the layers
 
 
 def _what_else(layer: Part, attention: tuple[str, ...], mixers: tuple[str, ...]) -> str:

@@ -15,9 +15,11 @@ from hiddenkey.anatomy.model import is_encoder_decoder, text_config
 from hiddenkey.anatomy.part import (
     Part,
     holds_linears,
+    in_use,
     innermost,
     is_inside,
     linear_shape,
+    matches,
     walk,
 )
 from hiddenkey.errors import AttachError
@@ -103,10 +105,10 @@ def find_stacks(
 def _stacks(part: Part, owner: Any, attention: str | None) -> Iterator[Stack]:
     inner: list[Stack] = []
     for own, child in part.module.named_children():
-        config = getattr(child, "config", None)
-        below = Part(None, f"{part.name}.{own}" if part.name else own, child)
+        below = in_use(Part(None, f"{part.name}.{own}" if part.name else own, child))
+        config = getattr(below.module, "config", None)
         inner += _stacks(below, owner if config is None else config, attention)
-        if isinstance(child, nn.ModuleList) and len(child) and all(map(computes_attention, child)):
+        if isinstance(child, nn.ModuleList) and _all_attend(child):
             inner.append(Stack(below.name, _with_siblings(part, own), owner))
     if inner:
         yield from inner
@@ -120,6 +122,12 @@ def _members(name: str, modules: nn.Module) -> tuple[Part, ...]:
     return tuple(replace(part, is_bare=computes_attention(part.module)) for part in members)
 
 
+def _all_attend(modules: nn.ModuleList) -> bool:
+    """Whether a list holds attention modules and nothing else."""
+    used = (in_use(Part(None, "", module)).module for module in modules)
+    return len(modules) > 0 and all(map(computes_attention, used))
+
+
 def _with_siblings(parent: Part, own: str) -> tuple[Part, ...]:
     """Return the layers of a model that keeps their parts in lists beside each other (XLM)."""
     start = f"{parent.name}." if parent.name else ""
@@ -131,10 +139,8 @@ def _with_siblings(parent: Part, own: str) -> tuple[Part, ...]:
         if name != own and not _is_stack(Part(None, f"{start}{name}", modules), None)
     }
     return tuple(
-        Part(
-            None,
-            f"{start}{own}.{i}",
-            module,
+        replace(
+            in_use(Part(None, f"{start}{own}.{i}", module)),
             is_bare=True,
             beside=tuple((f"{name}.{i}", modules[i]) for name, modules in lists.items()),
         )
@@ -165,9 +171,10 @@ def _has_more(layer: Part, attention: str | None) -> bool:
 def _plain_stacks(transformer: nn.Module) -> list[Stack]:
     """Return the lists as long as the config says, where no layer has attention."""
     count = getattr(text_config(transformer), "num_hidden_layers", None)
+    modules = ((part.name, part.module) for part in walk(Part(None, "", transformer)))
     lists = {
         name: module
-        for name, module in transformer.named_modules()
+        for name, module in modules
         if isinstance(module, nn.ModuleList) and len(module) == count and holds_linears(module[0])
     }
     outermost = [n for n in lists if not any(n.startswith(f"{other}.") for other in lists)]
@@ -181,7 +188,7 @@ def _named_modules(whole: Part, pattern: str) -> list[Stack]:
         AttachError: if the pattern matches no module.
     """
     parts = list(walk(whole))
-    hits = [part for part in parts if re.fullmatch(pattern, part.name)]
+    hits = [part for part in parts if matches(pattern, part.name)]
     if not hits:
         names = ", ".join(repr(part.name) for part in parts[:_MOST_SHOWN] if part.name)
         raise AttachError(

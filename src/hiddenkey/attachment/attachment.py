@@ -15,10 +15,11 @@ from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
 from hiddenkey.attachment.plan import Kernel, make_plan
+from hiddenkey.attachment.saved_copies import SavedCopies
 from hiddenkey.attachment.sequence_sites import install_sequence_sites
 from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
-from hiddenkey.errors import ConfigError, ConsistencyError
+from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import DropoutConfig
@@ -26,7 +27,7 @@ from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import Removable
-from hiddenkey.step.added_loss import LanguageModelLoss
+from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss
 from hiddenkey.step.guards import refuse_replaced, refuse_unpreserved_rng
 from hiddenkey.step.history import History
 from hiddenkey.step.hooks import StepHooks
@@ -90,9 +91,9 @@ def attach(
     plan = make_plan(config, transformer, layers, kernel, lm_loss)
     if previous := attachment_of(model):
         previous.detach()
-    attachment = Attachment(transformer, config, layers, plan, lm_loss, data_parallel_rank, entry)
+    attachment = Attachment(transformer, config, layers, plan, data_parallel_rank, entry)
     try:
-        attachment._install()
+        attachment._install(transformer, layers, plan, lm_loss)
     except BaseException:
         attachment.detach()
         raise
@@ -124,7 +125,6 @@ class Attachment:
         config: DropoutConfig,
         layers: list[Part],
         plan: SitePlan,
-        lm_loss: LanguageModelLoss = "auto",
         data_parallel_rank: int | None = None,
         entry: nn.Module | None = None,
     ) -> None:
@@ -132,10 +132,7 @@ class Attachment:
         self.sites = tuple(place.site for place in plan.places)
         self.gaps = plan.gaps
         self.meter = LossMeter()
-        self._transformer = transformer
-        self._layers = layers
-        self._plan = plan
-        self._lm_loss = lm_loss
+        self._layer_count = len(layers)
         self._counters: dict[str, ShareCounter] = {}
         self._rates = Rates(self.sites)
         self._handles: list[Removable] = []
@@ -143,9 +140,12 @@ class Attachment:
         self._silenced: list[model_dropout.Setting] = []
         self._own_dropout: str | None = None
         draws = OwnRandomNumbers(transformer, [part.module for part in layers], data_parallel_rank)
-        self._entry = transformer if entry is None else entry  # its call is one training pass
-        self._step = StepHooks(
-            transformer, self._entry, layers, plan, config, self._rates, draws, self.meter
+        entry = transformer if entry is None else entry
+        # None once detached: who reads an attachment later must not keep its model
+        self._transformer: nn.Module | None = transformer
+        self._entry: nn.Module | None = entry  # its call is one training pass
+        self._step: StepHooks | None = StepHooks(
+            transformer, entry, layers, plan, config, self._rates, draws, self.meter
         )
 
     def __enter__(self) -> Attachment:
@@ -164,7 +164,13 @@ class Attachment:
 
     @property
     def called_module(self) -> nn.Module:
-        """The module whose call is one training pass; a second pass goes past its hooks."""
+        """The module whose call is one training pass; a second pass goes past its hooks.
+
+        Raises:
+            AttachError: if it was detached, which lets go of the model.
+        """
+        if self._entry is None:
+            raise AttachError("this attachment was detached, so it has no model that is called")
         return self._entry
 
     @property
@@ -221,32 +227,43 @@ class Attachment:
                 another ``own_loss`` is open; on leaving, if a pass was seen and ``own.total`` was
                 not called.
         """
-        if self._step.own is not None:
+        if self._step is not None and self._step.own is not None:
             raise ConsistencyError("own_loss is open already; leave it before the next one")
-        if self._step.consistency is not None:
-            self._step.consistency.check_own_loss(labels)
-
-        def close() -> None:
-            self._step.own = None
-
-        self._step.own = OwnLoss(
+        if self._added_loss is not None:
+            self._added_loss.check_own_loss(labels)
+        own = OwnLoss(
             labels,
             items,
-            expects_pass=lambda: self._transformer.training and torch.is_grad_enabled(),
+            expects_pass=self._trains,
             record=self.meter.add,
-            close=close,
+            close=self._close_own_loss,
         )
-        return self._step.own
+        if self._step is not None:
+            self._step.own = own
+        return own
+
+    def _trains(self) -> bool:
+        """Whether a call would be a training pass; a detached model is thought to train."""
+        is_training = self._transformer is None or self._transformer.training
+        return is_training and torch.is_grad_enabled()
+
+    def _close_own_loss(self) -> None:
+        if self._step is not None:
+            self._step.own = None
+
+    @property
+    def _added_loss(self) -> AddedLoss | None:
+        return None if self._step is None else self._step.consistency
 
     @property
     def consistency_passes(self) -> int:
         """Training passes seen since attaching that count for ``Consistency.every``."""
-        return self._step.consistency.passes if self._step.consistency else 0
+        return self._added_loss.passes if self._added_loss else 0
 
     @consistency_passes.setter
     def consistency_passes(self, passes: int) -> None:
-        if self._step.consistency:
-            self._step.consistency.passes = passes
+        if self._added_loss:
+            self._added_loss.passes = passes
 
     @property
     def history(self) -> History | None:
@@ -255,7 +272,7 @@ class Attachment:
         Save its ``state_dict()`` in a checkpoint; on several processes call its ``exchange()``
         after each epoch. Trainer and Lightning do so by their callbacks.
         """
-        loss = self._step.consistency
+        loss = self._added_loss
         return loss.history if isinstance(loss, TemporalLoss) else None
 
     @property
@@ -264,7 +281,7 @@ class Attachment:
 
         ``None`` where its loss was not a chunked language-model loss.
         """
-        return self._step.consistency.lm_sums if self._step.consistency else None
+        return self._added_loss.lm_sums if self._added_loss else None
 
     def shares(self) -> dict[str, float]:
         """Return the observed drop rate of visible units at each site since the last call.
@@ -285,7 +302,7 @@ class Attachment:
         for drop in self.config.drops:
             own = [site for site in self.sites if site.position == drop.position]
             reach = (
-                f"{len({site.layer for site in own})} of {len(self._layers)} layers"
+                f"{len({site.layer for site in own})} of {self._layer_count} layers"
                 if own[0].layer is not None
                 else (own[0].name)
             )
@@ -304,7 +321,7 @@ class Attachment:
         return lines or [f"no noise; the model's own dropout is {state}"]
 
     def _loss_in_words(self, loss: Consistency) -> str:
-        step = self._step.consistency
+        step = self._added_loss
         words = [f"consistency: {loss.kind}", f"weight {loss.weight:g}"]
         if loss.runs_twice:
             words.append(f"backward {loss.backward}")
@@ -315,7 +332,7 @@ class Attachment:
         words += [f"momentum {loss.momentum:g}"] if loss.momentum else []
         words += [f"second pass {loss.precision}"] if loss.precision != "same" else []
         words += ["chunked"] if step and step.is_chunked else []
-        if shared := self._step.shared:
+        if self._step and (shared := self._step.shared):
             words.append(f"lower {len(shared.layers)} layers shared")
         return ", ".join(words)
 
@@ -328,44 +345,51 @@ class Attachment:
         return f" ({'; '.join(words)})" if words else ""
 
     def detach(self) -> None:
-        """Give the model back exactly as it was before :func:`attach`. Does nothing twice."""
+        """Give the model back exactly as it was before :func:`attach`. Does nothing twice.
+
+        What was counted can still be read, and the model is not kept for it.
+        """
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._step.remove()
+        if self._step is not None:
+            self._step.remove()
+        self._rates.disconnect()
         if self._attention is not None:
             self._attention.remove()
             self._attention = None
         model_dropout.restore(self._silenced)
         self._silenced = []
-        if self._transformer.__dict__.get(_ATTACHMENT) is self:
-            del self._transformer.__dict__[_ATTACHMENT]
+        held = {} if self._transformer is None else self._transformer.__dict__
+        if held.get(_ATTACHMENT) is self:
+            del held[_ATTACHMENT]
+        self._transformer = self._entry = self._step = None
 
-    def _install(self) -> None:
-        self._transformer.__dict__[_ATTACHMENT] = self
-        refuse_unpreserved_rng(self._transformer, self._layers)
-        self._counters = {place.site.key: ShareCounter() for place in self._plan.places}
+    def _install(
+        self,
+        transformer: nn.Module,
+        layers: list[Part],
+        plan: SitePlan,
+        lm_loss: LanguageModelLoss,
+    ) -> None:
+        step = self._step
+        assert step is not None  # it was not detached before
+        transformer.__dict__[_ATTACHMENT] = self
+        refuse_unpreserved_rng(transformer, layers)
+        self._counters = {place.site.key: ShareCounter() for place in plan.places}
         self._handles += install_sequence_sites(
-            self._transformer,
-            self._layers,
-            self._plan,
-            self._counters,
-            self._rates,
-            self._step,
+            transformer, layers, plan, self._counters, self._rates, step
         )
-        if self._plan.attention:
+        copies = SavedCopies(transformer, [place.part for place in plan.places], layers)
+        step.before_pass.append(copies.check)
+        if plan.attention:
             self._attention = AttentionInstallation(
-                self._transformer,
-                self._plan,
-                self.config,
-                self._counters,
-                self._rates,
-                self._step.counts,
+                transformer, plan, self.config, self._counters, self._rates, step.counts
             )
-            self._step.before_pass.append(self._attention.begin)
+            step.before_pass.append(self._attention.begin)
         if not self.config.keep_model_dropout:
-            self._silenced = model_dropout.switch_off(self._transformer)
+            self._silenced = model_dropout.switch_off(transformer)
             self._own_dropout = model_dropout.described(self._silenced)
-        self._step.install(self._counters, self._lm_loss)
+        step.install(self._counters, lm_loss)
         if self._own_dropout:
             log.once(model_dropout.OWN_DROPOUT, self._own_dropout)

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import AttentionPart
+from hiddenkey.anatomy.part import all_copies
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.intercept import intercept, remove_interrupted
 from hiddenkey.attention.site import AttentionSite
@@ -49,24 +50,27 @@ class AttentionInstallation:
         self._counters, self._rates, self._counting = counters, rates, counting
         self._handles: list[RemovableHandle] = []
         self._sites: dict[nn.Module, AttentionSite] = {}
-        modules: dict[nn.Module, list[Place]] = {}
+        found: dict[nn.Module, list[Place]] = {}
         for place in plan.attention:
-            modules.setdefault(place.part.module, []).append(place)
+            found.setdefault(place.part.module, []).append(place)
+        # copies of one module have one site
+        copies = [(all_copies(transformer, _part(own).name), own) for own in found.values()]
         self._transformer = transformer
-        routed = [module for module, places in modules.items() if _interface(places)]
+        routed = [module for modules, own in copies if _interface(own) for module in modules]
         for module in routed:
             dispatch.refuse_unsupported(transformer, module, plan.needs_map)
         self._configs: list[Any] = list({id(m.config): m.config for m in routed}.values())
         self._names = [config._attn_implementation for config in self._configs]
         if routed:
             dispatch.register(self, self._names)
-        for module, places in modules.items():
+        for modules, places in copies:
             site = self._site(places)
-            if _interface(places):
-                dispatch.route(module, site)
-                self._sites[module] = site
-            else:
-                self._handles += intercept(module, site)
+            for module in modules:
+                if _interface(places):
+                    dispatch.route(module, site)
+                    self._sites[module] = site
+                else:
+                    self._handles += intercept(module, site)
 
     def begin(self, arguments: Mapping[str, Any]) -> None:
         """Prepare for a training pass; the model's attention implementation may have changed.

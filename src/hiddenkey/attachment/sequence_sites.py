@@ -9,6 +9,7 @@ from torch import nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
+from hiddenkey.anatomy.part import all_copies
 from hiddenkey.measure import ShareCounter
 from hiddenkey.sequence.site import Removable, SequenceSite
 from hiddenkey.sequence.update import LayerDraw
@@ -50,5 +51,5 @@ def install_sequence_sites(
         draw = shared.get(place.part.layer) if place.drop.pattern == "adapter" else None
         site = SequenceSite(place.drop, visible, step.counts, counters[key], draw)
         rates.connect(key, site.set_rate)
-        handles.append(site.install(place.part.module))
+        handles += [site.install(module) for module in all_copies(transformer, name)]
     return handles

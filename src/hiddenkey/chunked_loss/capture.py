@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hiddenkey import anatomy
+from hiddenkey.anatomy.part import saved_copies
 from hiddenkey.anatomy.sharding import is_of_fsdp
 from hiddenkey.chunked_loss.head import Head, LinearHead, ModuleHead
 from hiddenkey.chunked_loss.post import Post, PostHead, Scaled, SoftCapped
@@ -154,7 +155,7 @@ class HeadCapture:
 
     def head(self) -> Head:
         """Return the head as it is now, with what the model does to its output."""
-        module = _copy_in_use(self._module)
+        module = next(iter(saved_copies(self._module).values()), self._module)
         head: Head
         if _is_plain_linear(module, 1 if module is self._module else 0):
             linear: Any = module
@@ -267,18 +268,6 @@ def _candidates(config: Any) -> list[Post]:
         else:
             posts += [Scaled(number), Scaled(number, divides=True)]
     return posts
-
-
-def _copy_in_use(module: nn.Module) -> nn.Module:
-    """Return the copy that PEFT trains of a module in ``modules_to_save``, or the module itself."""
-    wrapper: Any = module
-    copies = getattr(module, "modules_to_save", None)
-    if not isinstance(copies, nn.ModuleDict) or wrapper.disable_adapters:
-        return module
-    for name in wrapper.active_adapters[:1]:
-        if name in copies:
-            return copies[name]
-    return module
 
 
 def _is_plain_linear(module: nn.Module, own_hooks: int) -> bool:

@@ -133,6 +133,7 @@ class StepHooks:
             self.consistency.remove()
             self.consistency = None
         self.shared = None
+        self.before_pass.clear()  # what it calls leads back here, and would keep the model
 
     def _added_loss(self, settings: Consistency, lm_loss: LanguageModelLoss) -> AddedLoss:
         if settings.kind == SMOOTHING:

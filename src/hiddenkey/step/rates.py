@@ -29,6 +29,10 @@ class Rates:
         """Let the site ``key`` follow, through ``set_rate``."""
         self._setters[key] = set_rate
 
+    def disconnect(self) -> None:
+        """Let no site follow any more, and keep none."""
+        self._setters.clear()
+
     def change(self, rates: Mapping[str, float]) -> None:
         """See :meth:`hiddenkey.Attachment.set_rates`."""
         known = [*dict.fromkeys(self._positions.values()), *self._positions]
