@@ -13,20 +13,33 @@ from typing import Any, Final
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from hiddenkey.attachment.silent_config import SilentRate, own_config
+
 _NOISE = re.compile(r"dropout|pdrop$|drop_?(prob|path|rate)|layer_?drop")
 
 OWN_DROPOUT: Final = "the model's own dropout"
+
+_BEFORE: Final = "_hiddenkey_dropout"
+"""A module's attribute: by rate, what it was and how many attachments switched it off."""
 
 _ALSO_IN_EVALUATION = ("moe_token_dropout",)  # NLLB-MoE scales its experts by it
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One dropout rate of a model: an attribute of a module or its config, and what it was."""
+    """One dropout rate of a model.
+
+    Attributes:
+        module: what reads it.
+        attribute: its name in the module, or in the module's config.
+        rate: what it was.
+        silent: keeps it from a module that takes it from its config; ``None``: it was set to zero.
+    """
 
     module: Any
     attribute: str
     rate: float
+    silent: SilentRate | None = None
 
 
 def switch_off(transformer: nn.Module) -> list[Setting]:
@@ -35,27 +48,38 @@ def switch_off(transformer: nn.Module) -> list[Setting]:
     Rates are the ``p`` of dropout modules, and numbers that a module keeps under a name like
     ``dropout`` and hands to ``F.dropout`` or to attention; those by which whole layers are skipped
     (``layerdrop``, ``drop_path``) are among them. The jitter of routers stays, as some models use
-    it in evaluation too.
+    it in evaluation too. Configs keep their rates, so that a model which is saved meanwhile says
+    what its user configured; a module that takes a rate from its config reads zero.
 
     Returns:
         What was changed, for :func:`restore`.
     """
     settings: list[Setting] = []
-    for module in dict.fromkeys(_own_modules(transformer)):
-        if isinstance(module, _DropoutNd):
-            settings.append(Setting(module, "p", module.p))
-        else:
-            settings += [Setting(module, key, rate) for key, rate in _rates(module).items()]
-            settings += _read_from_config(module)
-    for setting in settings:
-        setattr(setting.module, setting.attribute, 0.0)
+    try:
+        for module in dict.fromkeys(_own_modules(transformer)):
+            for name, rate in _rates(module).items():
+                settings.append(_set_to_zero(module, name, rate))
+            for name, rate in _read_from_config(module).items():
+                shown = module is transformer or hasattr(module, "save_pretrained")
+                silent = SilentRate(module, name, only_in_calls=shown)
+                settings.append(Setting(module, name, rate, silent))
+    except BaseException:
+        restore(settings)
+        raise
     return settings
 
 
 def restore(settings: list[Setting]) -> None:
-    """Give a model back the rates that :func:`switch_off` changed."""
+    """Give a model back the rates that :func:`switch_off` changed.
+
+    A rate that another attachment switched off too, in a module that two models share, comes back
+    with the last of them.
+    """
     for setting in settings:
-        setattr(setting.module, setting.attribute, setting.rate)
+        if setting.silent is not None:
+            setting.silent.remove()
+        else:
+            _set_back(setting)
 
 
 def described(settings: list[Setting]) -> str | None:
@@ -66,6 +90,28 @@ def described(settings: list[Setting]) -> str | None:
     was = " and ".join(f"{rate:g} in {count}" for rate, count in sorted(places.items()))
     plural = "" if sum(places.values()) == 1 else "s"
     return f"{OWN_DROPOUT}: off, was {was} place{plural} (keep_model_dropout=True leaves it on)"
+
+
+def _set_to_zero(module: nn.Module, name: str, rate: float) -> Setting:
+    before = module.__dict__.setdefault(_BEFORE, {})
+    known, holders = before.get(name, (rate, 0))
+    if rate:  # somebody set it again, as in a copy of part of an attached model
+        known, holders = rate, 0
+    before[name] = (known, holders + 1)
+    setattr(module, name, 0.0)
+    return Setting(module, name, known)
+
+
+def _set_back(setting: Setting) -> None:
+    module, name = setting.module, setting.attribute
+    before = module.__dict__.get(_BEFORE, {})
+    rate, holders = before.pop(name, (setting.rate, 1))
+    if holders > 1:
+        before[name] = (rate, holders - 1)
+    else:
+        setattr(module, name, rate)
+    if not before:
+        module.__dict__.pop(_BEFORE, None)
 
 
 def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
@@ -79,7 +125,10 @@ def _own_modules(module: nn.Module) -> Iterator[nn.Module]:
         yield from _own_modules(child)
 
 
-def _rates(module: nn.Module) -> dict[str, Any]:
+def _rates(module: nn.Module) -> dict[str, float]:
+    """Return the rates that a module keeps itself."""
+    if isinstance(module, _DropoutNd):
+        return {"p": module.p}
     return {
         key: value
         for key, value in vars(module).items()
@@ -87,21 +136,29 @@ def _rates(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _read_from_config(module: nn.Module) -> list[Setting]:
+def _read_from_config(module: nn.Module) -> dict[str, float]:
     """Return the rates that a module's own code takes from its config in each pass."""
-    config = getattr(module, "config", None)
-    if config is None:
-        return []
+    config = own_config(module)
+    if config is None or isinstance(module, _DropoutNd):
+        return {}
     kind: Any = type(module)
-    names = [name for name in _config_fields(kind) if _NOISE.search(name)]
+    names = sorted(name for name in _config_fields(kind) if _NOISE.search(name))
     rates = {name: getattr(config, name, None) for name in names}
-    return [Setting(config, name, r) for name, r in rates.items() if isinstance(r, float) and r]
+    return {name: rate for name, rate in rates.items() if isinstance(rate, float) and rate}
 
 
 @cache
 def _config_fields(kind: type[nn.Module]) -> frozenset[str]:
-    try:
-        source = inspect.getsource(kind.forward)
-    except (OSError, TypeError):  # no source, such as in a notebook
-        return frozenset()
-    return frozenset(re.findall(r"self\.config\.(\w+)", source))
+    """Return what a class's forward method reads from its config, with those that it extends."""
+    found: set[str] = set()
+    for base in kind.__mro__:
+        if "forward" not in vars(base):
+            continue
+        try:
+            source = inspect.getsource(vars(base)["forward"])
+        except (OSError, TypeError):  # no source, such as in a notebook
+            break
+        found.update(re.findall(r"self\.config\.(\w+)", source))
+        if "super()" not in source:
+            break
+    return frozenset(found)
