@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset, IterableDataset
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
@@ -88,6 +89,85 @@ def test_another_data_set_is_refused_after_an_epoch(tmp_path):
         trained(
             tmp_path / "other", train_dataset=others, resume=tmp_path / "checkpoint-8", max_steps=24
         )
+
+
+class Stream(IterableDataset):
+    """Rows one after the other; nobody knows how many."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Any:
+        return iter(self.rows)
+
+
+class Indexed(Dataset):
+    """Rows by number, of a class that names no columns."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict:
+        return self.rows[place]
+
+
+def test_a_stream_is_gone_on_with_after_its_first_pass(tmp_path):
+    """The passes over the data that a resumed run skips have no steps."""
+    rows = examples("classification", 16)
+    settings = {"max_steps": 12, "save_steps": 6}
+    trained(tmp_path, train_dataset=Stream(rows), **settings)
+    resume = tmp_path / "checkpoint-6"
+    made, _ = trained(tmp_path / "again", train_dataset=Stream(rows), resume=resume, **settings)
+    compared = [log["consistency_loss"] for log in logs(made)]
+    assert len(compared) == 12
+    assert min(compared[4:]) > 0
+    others = Stream(examples("classification", 32)[16:])
+    with pytest.raises(ConsistencyError, match="are of other examples than those of this training"):
+        trained(tmp_path / "other", train_dataset=others, resume=resume, **settings)
+
+
+class Augmented(Indexed):
+    """Rows that are others each time, but for the first few."""
+
+    def __getitem__(self, place: int) -> dict:
+        row = dict(self.rows[place])
+        if place >= KNOWN:
+            row["input_ids"] = torch.randint(3, 50, row["input_ids"].shape)
+        return row
+
+
+KNOWN = 1
+
+
+def test_an_epoch_whose_examples_are_hardly_recognised_is_warned_of_once(tmp_path, caplog):
+    data = Augmented(examples("classification", 24))
+    with caplog.at_level(logging.WARNING, "hiddenkey"):
+        trained(tmp_path, train_dataset=data, save_strategy="no")
+    assert caplog.text.count("recognised 1 of the 24 examples of an epoch (4.2 %)") == 1
+    assert caplog.text.count("of an epoch") == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "hiddenkey"):
+        trained(tmp_path, save_strategy="no")
+    assert "of an epoch" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [Indexed, Stream])
+def test_numbers_that_trainer_would_drop_are_seen_in_any_data_set(kind, tmp_path):
+    rows = [{**row, "example_index": torch.tensor(3)} for row in examples("classification", 8)]
+    with pytest.raises(ConsistencyError, match="which Trainer drops, so that"):
+        trained(tmp_path, train_dataset=kind(rows), max_steps=2)
+    trained(tmp_path, train_dataset=kind(examples("classification", 8)), max_steps=2)
+
+
+def test_a_file_that_an_older_run_of_more_processes_left_is_removed(tmp_path):
+    stale = tmp_path / "checkpoint-4" / FILE.replace("0", "1")
+    stale.parent.mkdir()
+    save_file({"values": torch.zeros(1)}, stale)
+    trained(tmp_path, max_steps=4)
+    assert [path.name for path in stale.parent.glob("hiddenkey_history*")] == [FILE]
 
 
 @pytest.mark.parametrize("callback", [False, True], ids=["watch", "callback"])

@@ -19,7 +19,13 @@ from transformers import (
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
-from hiddenkey.step.identity import Reading, content_hash
+from hiddenkey.step.identity import (
+    Reading,
+    content_hash,
+    identities,
+    packed_starts,
+    per_example,
+)
 from models import PAD, VOCABULARY, batch, configuration, plain_model, seeded, step
 from task_models import model_for
 
@@ -341,6 +347,60 @@ def test_what_follows_from_the_padding_is_no_part_of_an_example():
         "sample_weight": torch.rand(1),
     }
     assert content_hash({**inputs, **more}, READING).equal(content_hash(inputs, READING))
+
+
+# ---------------------------------------------------------------- packed texts
+
+
+def row_of_two(**more: Tensor) -> dict[str, Tensor]:
+    ids = torch.tensor([[3, 9, 4, 8, 5]])
+    places = torch.tensor([[0, 1, 2, 0, 1]])
+    labels = ids.masked_fill(places == 0, -100)
+    return {"input_ids": ids, "position_ids": places, "labels": labels, **more}
+
+
+def test_a_packed_text_is_the_example_that_it_is_by_itself():
+    reading = Reading(padding=PAD, by_token=True)
+    types = torch.tensor([[1, 2, 3, 4, 5]])
+    whole = identities(row_of_two(token_type_ids=types), None, reading)
+    assert whole.starts.tolist() == [[True, False, False, True, False]]
+    for key, own in zip(whole.keys, (slice(0, 3), slice(3, 5)), strict=True):
+        row = row_of_two(token_type_ids=types)
+        alone = {name: value[:, own] for name, value in row.items()}
+        found = identities(alone, None, reading)
+        assert found.starts is None
+        assert found.keys == [key]
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+def test_packed_texts_are_read_a_few_at_a_time(texts, monkeypatch):
+    reading = Reading(padding=PAD, by_token=True)
+    expected = identities(row_of_two(), None, reading).keys
+    monkeypatch.setattr("hiddenkey.step.identity._AT_ONCE", 3 * texts)
+    assert identities(row_of_two(), None, reading).keys == expected
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"attention_mask": torch.ones(1, 5)},
+        {"labels": torch.tensor([[3, 9, 4, 8, 5]])},  # the first text's end is to predict the next
+        {"pixel_values": torch.ones(1, 3, 4, 4)},
+        {"speaker": torch.ones(1, 7)},
+        {"position_ids": torch.arange(5)[None] + 2},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_a_row_that_does_not_say_what_belongs_to_whom_is_one_example(more):
+    assert packed_starts(row_of_two(**more), Reading(padding=PAD, by_token=True)) is None
+
+
+def test_units_are_counted_by_packed_text():
+    starts = torch.tensor([[True, False, True, False], [True, False, False, False]])
+    units = torch.tensor([[False, True, True, True], [True, False, True, False]])
+    assert per_example(units, starts) == [1, 2, 2]
+    assert per_example(units[:, 1:], starts) == [1, 2, 1]
+    assert per_example(units, None) == [3, 2]
 
 
 # ---------------------------------------------------------------- trained prompts

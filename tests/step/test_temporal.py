@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import BartConfig, BartForQuestionAnswering
 
 import hiddenkey
 from hiddenkey import ConfigError, Consistency, ConsistencyError, Drop, DropoutConfig
@@ -17,11 +18,14 @@ from hiddenkey.step.identity import Identities
 from models import (
     DECODERS,
     FAMILY_TASKS,
+    PAD,
+    VOCABULARY,
     assert_same_gradients,
     batch,
     gradients,
     kl_by_hand,
     lora_model,
+    plain_model,
     seeded,
     step,
 )
@@ -335,6 +339,184 @@ def test_a_loss_of_ones_own_is_added_to():
     assert attachment.losses == pytest.approx(other.losses, rel=1e-5)
 
 
+# ---------------------------------------------------------------- answers, however they are padded
+
+LENGTHS = (6, 4, 5)
+
+
+def answering(family: str) -> Any:
+    if family != "bart":
+        return model_for(family, "answers")
+    sizes = {"d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "init_std": 0.2}
+    sizes |= {"encoder_layers": 1, "decoder_layers": 1, "max_position_embeddings": 48}
+    sizes |= {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    with seeded(0):
+        return BartForQuestionAnswering(
+            BartConfig(vocab_size=VOCABULARY, pad_token_id=PAD, **sizes)
+        ).train()
+
+
+def questions(family: str, side: str, tokens: int) -> dict[str, Tensor]:
+    """Return the same texts of different lengths, padded to so many tokens."""
+    draws = torch.Generator().manual_seed(2)
+    size = (len(LENGTHS), tokens)
+    inputs = {name: torch.zeros(size, dtype=torch.long) for name in ("input_ids", "attention_mask")}
+    first = [tokens - length if side == "left" else 0 for length in LENGTHS]
+    for row, (start, length) in enumerate(zip(first, LENGTHS, strict=True)):
+        where = slice(start, start + length)
+        inputs["input_ids"][row, where] = torch.randint(3, VOCABULARY, (length,), generator=draws)
+        inputs["attention_mask"][row, where] = 1
+    if family != "bart":  # which counts its places from the padding on
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    inputs["start_positions"] = torch.tensor(first) + 1
+    inputs["end_positions"] = torch.tensor(first) + 3
+    return inputs
+
+
+def divergence_of_answers(now: Any, earlier: Any, *inputs: dict[str, Tensor]) -> Tensor:
+    """Return the mean over texts, then over start and end, each over the text's own tokens."""
+    present, past = (each["attention_mask"].bool() for each in inputs)
+    values = [
+        kl_by_hand(getattr(now, name)[row][present[row]], getattr(earlier, name)[row][past[row]])
+        for name in ("start_logits", "end_logits")
+        for row in range(len(present))
+    ]
+    return torch.stack(values).mean()
+
+
+@pytest.mark.parametrize("by", [0.0, 0.03], ids=["same weights", "other weights"])
+@pytest.mark.parametrize(("first", "second"), [(6, 9), (9, 6)], ids=["wider", "narrower"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2", "bart"])
+def test_answers_are_compared_over_the_texts_own_tokens(family, side, first, second, by):
+    before, after = questions(family, side, first), questions(family, side, second)
+    by_hand = answering(family).eval()
+    with torch.no_grad():
+        earlier = by_hand(**before)
+    change(by_hand, by)
+    output = by_hand(**after)
+    expected = divergence_of_answers(output, earlier, after, before)
+    (output.loss + expected).backward()
+    moves = by > 0 or (family, side) == ("bart", "left")
+    assert (expected > 1e-4) == moves
+
+    model = answering(family)
+    attachment = hiddenkey.attach(model, config(DropoutConfig()))
+    step(model, before)
+    change(model, by)
+    _, found = step(model, after)
+    assert attachment.history.recognised == len(LENGTHS)
+    assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    assert_same_gradients(found, gradients(by_hand), rtol=1e-3, atol=1e-5)
+
+
+def test_a_running_mean_of_answers_does_not_depend_on_padding():
+    found = []
+    for widths in ((6, 6, 6, 6), (6, 9, 7, 10)):
+        model = answering("llama")
+        attachment = hiddenkey.attach(model, config(DropoutConfig(), momentum=0.75))
+        for tokens in widths:
+            step(model, questions("llama", "left", tokens))
+            change(model)
+        found.append(attachment.losses["consistency"])
+    assert found[0] > 1e-4
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+def test_the_padding_token_marks_an_answers_tokens_where_no_mask_does():
+    before, after = (questions("llama", "right", tokens) for tokens in (6, 9))
+    del before["attention_mask"], after["attention_mask"]
+    model = answering("llama")
+    attachment = hiddenkey.attach(model, config(DropoutConfig()))
+    step(model, before)
+    step(model, after)
+    assert attachment.history.recognised == len(LENGTHS)
+    assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)
+
+
+# ---------------------------------------------------------------- texts that are packed
+
+TEXTS = [torch.tensor(ids) for ids in ([5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16], [17, 18])]
+
+
+def packed(*order: int) -> dict[str, Any]:
+    """Return one row of texts, as TRL's collator flattens a batch."""
+    ids = torch.cat([TEXTS[each] for each in order])
+    places = torch.cat([torch.arange(len(TEXTS[each])) for each in order])
+    labels = ids.masked_fill(places == 0, -100)
+    row = {"input_ids": ids[None], "position_ids": places[None], "labels": labels[None]}
+    return {**row, "use_cache": False}  # as Trainer has it: with a cache texts see each other
+
+
+def apart() -> dict[str, Tensor]:
+    """Return the same texts, a row for each."""
+    ids = torch.nn.utils.rnn.pad_sequence(TEXTS, batch_first=True, padding_value=PAD)
+    mask = (ids != PAD).long()
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, 0] = -100
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_packed_texts_are_recognised_one_by_one(lm_loss):
+    found = []
+    for inputs in ([apart()] * 2, [packed(0, 1, 2, 3), packed(2, 0, 3, 1)]):
+        model = plain_model("llama", "causal")
+        attachment = hiddenkey.attach(model, config(DropoutConfig(), top=TOP), lm_loss=lm_loss)
+        for each in inputs:
+            _, gradient = step(model, each)
+            change(model)
+        assert len(attachment.history) == attachment.history.recognised == len(TEXTS)
+        found.append((attachment.losses["consistency"], gradient))
+    assert found[0][0] > 1e-4
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-3)
+    assert_same_gradients(found[1][1], found[0][1], rtol=1e-3, atol=1e-5)
+
+
+def test_only_packed_texts_that_were_seen_are_compared():
+    model = plain_model("llama", "causal")
+    attachment = hiddenkey.attach(model, config(DropoutConfig(), top=TOP))
+    step(model, packed(0, 1))
+    step(model, packed(2, 1, 3))
+    assert len(attachment.history) == 4
+    assert attachment.history.recognised == 1
+    assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+def test_a_fraction_chooses_rows_with_all_texts_in_them(lm_loss):
+    rows = [packed(0, 1), packed(2, 3)]  # as long as each other
+    both = {
+        name: torch.cat([row[name] for row in rows]) if name != "use_cache" else False
+        for name in rows[0]
+    }
+
+    def compared(first: dict[str, Any], **settings: Any) -> float:
+        model = plain_model("llama", "causal")
+        attachment = hiddenkey.attach(model, config(DropoutConfig(), **settings), lm_loss=lm_loss)
+        step(model, first)
+        change(model)
+        step(model, both, seed=3)
+        return attachment.losses["consistency"]
+
+    alone = [compared(row) for row in rows]
+    assert sum(alone) == pytest.approx(compared(both), rel=1e-4)
+    with seeded(3):
+        chosen = int(torch.randperm(2)[0])
+    assert compared(both, fraction=0.5) == pytest.approx(2 * alone[chosen], rel=1e-4)
+
+
+def test_texts_that_predict_each_other_are_one_example():
+    model = plain_model("llama", "causal")
+    attachment = hiddenkey.attach(model, config(DropoutConfig(), top=TOP))
+    whole = packed(0, 1, 2)
+    whole["labels"] = whole["input_ids"].clone()
+    step(model, whole)
+    step(model, whole)
+    assert len(attachment.history) == attachment.history.recognised == 1
+    assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)
+
+
 # ---------------------------------------------------------------- whose predictions they are
 
 
@@ -455,6 +637,29 @@ def test_of_several_processes_the_latest_prediction_counts():
     found = dict(zip(state["keys"].tolist(), state["values"].flatten().tolist(), strict=True))
     assert found == pytest.approx({1: 0.4, 2: 0.5, 3: 0.3, 4: 0.6})
     assert merged.passes == 4
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_a_stored_history_moves_to_where_the_model_is(classes):
+    """A checkpoint is read on the CPU; ``meta`` stands for a GPU."""
+    who = Identities([1, 2], [1, 2], are_numbered=False)
+    stored = History()
+    rows = torch.tensor(stored.rows_of(who, [1, 1]))
+    stored.read(rows, torch.zeros(2, 4, dtype=torch.float64), classes)
+    values = torch.arange(8.0, dtype=torch.float64).view(2, 4)
+    stored.write(rows, values, torch.ones(2, classes).long() if classes else None)
+    history = History()
+    history.load_state_dict(stored.state_dict())
+    there = torch.tensor(history.rows_of(who, [1, 1]))
+    found, _ = history.read(there, torch.zeros(2, 4), classes)
+    assert found.dtype == torch.float32
+    assert found.equal(values.float())
+    like = torch.empty(2, 4, device="meta")
+    for tensor in history.read(there.to("meta"), like, classes):
+        assert tensor is None or tensor.device == like.device
+    history.write(
+        there.to("meta"), like, torch.ones(2, classes, device="meta") if classes else None
+    )
 
 
 @pytest.mark.parametrize("rule", [None, 1, 3])

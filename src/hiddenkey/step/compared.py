@@ -31,6 +31,7 @@ from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead, select, visible_tokens
+from hiddenkey.step.identity import per_example
 
 _SHIFTED = ("ForCausalLM",)
 LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")
@@ -179,20 +180,22 @@ class ComparedRows:
             return pairs.flatten(0, 1), share
         return predictions, 1.0
 
-    def counts(self, output: Any, arguments: Mapping[str, Any]) -> list[int]:
-        """Return how many rows each sequence has, of :meth:`rows` for all sequences.
+    def counts(
+        self, output: Any, arguments: Mapping[str, Any], starts: Tensor | None = None
+    ) -> list[int]:
+        """Return how many rows each example has, of :meth:`rows` for all sequences.
 
         Args:
             output: of the pass.
             arguments: of the pass, by name.
+            starts: boolean ``[batch, tokens]``, where examples begin; ``None``: each sequence is
+                one.
         """
         if self.task == ANSWERS:
             return [2] * len(output.start_logits)
         predictions = output.logits
         if self.task in _BY_TOKEN:
-            labelled = self._labelled(arguments, predictions.shape[1])
-            counts: list[int] = labelled.sum(1).tolist()
-            return counts
+            return per_example(self._labelled(arguments, predictions.shape[1]), starts)
         return [predictions.shape[1] if self._is_multi_label else 1] * len(predictions)
 
     def at_labels(self, rows: Tensor, output: Any, arguments: Mapping[str, Any]) -> Tensor:

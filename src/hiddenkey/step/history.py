@@ -29,7 +29,8 @@ class History:
 
     Attributes:
         passes: training passes so far, the age of what is kept.
-        recognised: examples that were seen in an earlier pass, counted over all passes.
+        visits: examples that were seen, counted over all passes.
+        recognised: those of them that an earlier pass had seen.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,7 @@ class History:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.passes = self.recognised = 0
+        self.passes = self.visits = self.recognised = 0
         self._blocks: dict[int, tuple[int, int]] = {}  # example → its first row, number of rows
         self._contents: dict[int, int] = {}
         self._ages: dict[int, int] = {}
@@ -52,7 +53,7 @@ class History:
     def bytes(self) -> int:
         """Memory of the rows in use."""
         tensors = [each for each in (self._values, self._classes) if each is not None]
-        return sum(self._size * each[0].numel() * each.element_size() for each in tensors)
+        return sum(self._size * each.shape[1] * each.element_size() for each in tensors)
 
     @property
     def capacity_bytes(self) -> int:
@@ -81,6 +82,7 @@ class History:
             if self._contents[key] != content or known != count:
                 is_same = self._contents[key] == content
                 raise ConsistencyError(_changed(key, is_same, known, count))
+            self.visits += 1
             self.recognised += self._ages.get(key, self.passes) < self.passes
             self._ages[key] = self.passes
             starts.append(start)
@@ -119,7 +121,9 @@ class History:
             classes: ``[units, classes]``.
         """
         assert self._values is not None
-        self._values[rows, : values.shape[1]] = values.to(self._values.dtype)
+        width = values.shape[1]
+        self._values[rows, :width] = values.to(self._values.dtype)
+        self._values[rows, width:] = torch.nan  # of a longer row before
         if classes is not None and self._classes is not None:
             self._classes[rows] = classes.to(torch.int32)
 
@@ -210,9 +214,9 @@ class History:
             return
         states: list[dict[str, Tensor]] = [{} for _ in range(distributed.get_world_size())]
         distributed.all_gather_object(states, self.state_dict())
-        recognised = self.recognised
+        visits, recognised = self.visits, self.recognised
         self.load_state_dict(*states)
-        self.recognised = recognised
+        self.visits, self.recognised = visits, recognised
 
 
 def rows_by_example(starts: Sequence[int], counts: Sequence[int], device: torch.device) -> Tensor:
@@ -231,7 +235,11 @@ def _grown(
     fill: float,
     device: torch.device,
 ) -> Tensor:
-    """Return a tensor of at least so many rows and columns that begins with the given one."""
+    """Return a tensor of at least so many rows and columns that begins with the given one.
+
+    What comes of a checkpoint is not yet where the model is.
+    """
+    tensor = None if tensor is None else tensor.to(device, kind)
     if tensor is not None and len(tensor) >= rows and tensor.shape[1] >= width:
         return tensor
     old = (0, 0) if tensor is None else (len(tensor), tensor.shape[1])

@@ -2,19 +2,21 @@
 
 The hash covers all that decides which prediction is kept: tokens, images and further inputs, and
 the places that have a label. A sequence of tokens has Σ mix(tokenᵢ) · mix(i) modulo 2⁶⁴ over its
-visible tokens i, so that it is the same whatever the batch pads it to. Two of a million different
+visible tokens i, so that it is the same whatever the batch pads it to. Of sequences that are packed
+into one row each is an example. Two of a million different
 examples are mistaken for each other with a probability of about 3e-8.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hiddenkey import anatomy
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
@@ -33,7 +35,7 @@ _LABELS = ("labels", "shift_labels")
 # What follows from the other inputs and changes with a batch's padding, or decides no prediction.
 _NO_INPUT = (
     *("position_ids", "decoder_position_ids", "cache_position", "decoder_input_ids"),
-    *("start_positions", "end_positions", "num_items_in_batch"),
+    *("start_positions", "end_positions", "num_items_in_batch", "seq_idx"),
 )
 _NO_INPUT_INSIDE = ("attention_mask", "label", "weight")
 _AT_ONCE = 2**20  # entries: a hash takes several times 8 bytes for each
@@ -48,11 +50,14 @@ class Identities:
         keys: one number for each sequence of the batch.
         contents: hashes of what they hold.
         are_numbered: whether the keys are the script's own numbers.
+        starts: boolean ``[batch, tokens]``, where examples begin if rows hold several; ``None``:
+            each row is one.
     """
 
     keys: list[int]
     contents: list[int]
     are_numbered: bool
+    starts: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -103,8 +108,10 @@ def identities(
     """
     reading = reading or Reading()
     if index is None:
-        hashes: list[int] = content_hash(arguments, reading).tolist()
-        return Identities(hashes, hashes, are_numbered=False)
+        starts = packed_starts(arguments, reading)
+        parts = [arguments] if starts is None else _apart(arguments, starts)
+        hashes: list[int] = torch.cat([content_hash(each, reading) for each in parts]).tolist()
+        return Identities(hashes, hashes, are_numbered=False, starts=starts)
     contents = text_hash(arguments, reading)
     if index.is_floating_point() or index.shape != contents.shape:
         raise ConsistencyError(
@@ -114,6 +121,91 @@ def identities(
         )
     keys, hashes = torch.stack([index.to(contents.device, torch.int64), contents]).tolist()
     return Identities(keys, hashes, are_numbered=True)
+
+
+def packed_starts(arguments: Mapping[str, Any], reading: Reading) -> Tensor | None:
+    """Find where texts begin that are packed into one row, boolean ``[batch, tokens]``.
+
+    As attention does, by ``position_ids`` that begin anew, in a batch without a mask. A row counts
+    as one example where that does not say what belongs to whom: if a text's first token is to be
+    predicted from the text before, or a further input is of whole rows.
+
+    Args:
+        arguments: of a model call, by name.
+        reading: how the model reads them.
+
+    Returns:
+        ``None`` if each row is one example.
+    """
+    places, tokens = arguments.get("position_ids"), arguments.get("input_ids")
+    if not isinstance(places, Tensor) or not isinstance(tokens, Tensor):
+        return None
+    is_packable = reading.by_token and not reading.writes and places.shape == tokens.shape
+    if not is_packable or tokens.dim() != 2 or arguments.get("attention_mask") is not None:
+        return None
+    starts = places.diff(dim=1, prepend=places[:, :1]).to(tokens.device) != 1
+    if not starts[:, 1:].any() or _crosses(arguments, starts):
+        return None
+    inputs = [name for name, value in arguments.items() if _is_input(name, value, len(tokens))]
+    if any(is_media(name) or arguments[name].shape[:2] != tokens.shape for name in inputs):
+        return None
+    return starts
+
+
+def _crosses(arguments: Mapping[str, Any], starts: Tensor) -> bool:
+    """Whether the last token of a text, which is followed by another one, is to predict it."""
+    given, shifted = arguments.get("labels"), arguments.get("shift_labels")
+    labels = given[:, 1:] if shifted is None and given is not None else shifted
+    if labels is None:
+        return False
+    at_ends = starts[:, 1:] & (labels[:, : starts.shape[1] - 1] != IGNORED_LABEL).to(starts.device)
+    return bool(at_ends.any())
+
+
+def _apart(arguments: Mapping[str, Any], starts: Tensor) -> Iterator[dict[str, Tensor]]:
+    """Give each packed text a row of its own, a few at a time.
+
+    Args:
+        arguments: of a model call, by name.
+        starts: boolean ``[batch, tokens]``.
+
+    Yields:
+        Of all inputs ``[texts, longest, ...]``, with a mask, as in a batch that is not packed.
+    """
+    number = starts.flatten().cumsum(0) - 1
+    lengths = number.bincount()
+    place = torch.arange(len(number), device=number.device) - (lengths.cumsum(0) - lengths)[number]
+    given = {
+        name: value.flatten(0, 1).to(number.device)
+        for name, value in arguments.items()
+        if isinstance(value, Tensor) and value.shape[:2] == starts.shape and name not in _NO_INPUT
+    }
+    given["attention_mask"] = torch.ones_like(number)
+    at_once = max(1, _AT_ONCE // int(lengths.max()))
+    for first in range(0, len(lengths), at_once):
+        taken = (number >= first) & (number < first + at_once)
+        shape = len(lengths[first : first + at_once]), int(lengths.max())
+        where = number[taken] - first, place[taken]
+        yield {
+            name: value.new_zeros(*shape, *value.shape[1:]).index_put_(where, value[taken])
+            for name, value in given.items()
+        }
+
+
+def per_example(units: Tensor, starts: Tensor | None) -> list[int]:
+    """Count units by example. Waits for the device.
+
+    Args:
+        units: boolean ``[batch, tokens]``; the last ones, if they are fewer than the batch's.
+        starts: boolean ``[batch, tokens]``, where examples begin; ``None``: each row is one.
+    """
+    if starts is None:
+        counts: list[int] = units.sum(1).tolist()
+        return counts
+    units = F.pad(units, (starts.shape[1] - units.shape[1], 0)).flatten().long()
+    number = (starts.flatten().cumsum(0) - 1).to(units.device)
+    counts = torch.zeros_like(number[: int(number[-1]) + 1]).index_add(0, number, units).tolist()
+    return counts
 
 
 def content_hash(arguments: Mapping[str, Any], reading: Reading) -> Tensor:

@@ -25,9 +25,10 @@ from hiddenkey.framework.compensation.temporal import (
 )
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
+from hiddenkey.step.arguments import visible_tokens
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
-from hiddenkey.step.identity import Identities, identities, reading_of
+from hiddenkey.step.identity import Identities, identities, per_example, reading_of
 
 _FIRST_VISIT = (
     "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
@@ -149,9 +150,13 @@ class TemporalLoss(AddedLoss):
         compared = self.compared
         compared.check(output)
         rows, shares = compared.rows(output, None, arguments)
-        counts = compared.counts(output, arguments)
+        counts = compared.counts(output, arguments, visit.who.starts)
         kept = self._rows(visit, counts, rows.device)
-        values = self._distance(rows, kept)
+        there = None
+        if compared.task == ANSWERS:
+            there = self._answer_tokens(arguments, output.start_logits.shape).to(rows.device)
+            rows, there = _moved_together(rows, there.repeat(2, 1))
+        values = self._distance(rows, kept, there)
         is_compared = _repeated(visit, counts, rows.device)
         if compared.task == ANSWERS:  # first the start of each answer, then all ends
             is_compared = is_compared.view(-1, 2).t().flatten()
@@ -163,24 +168,53 @@ class TemporalLoss(AddedLoss):
         kept = rows_by_example(starts, counts, device)
         return kept.view(-1, 2).t().flatten() if self.compared.task == ANSWERS else kept
 
-    def _distance(self, rows: Tensor, kept: Tensor) -> Tensor:
-        """Return the divergence of each row, 0 where nothing was kept, and keep the rows."""
+    def _answer_tokens(self, arguments: Mapping[str, Any], shape: torch.Size) -> Tensor:
+        """Mark the tokens of each example among those that answers are chosen of.
+
+        An example has as many in any batch, as it has for those who recognise it. A decoder that
+        gets no tokens of its own reads the encoder's, one place later.
+
+        Args:
+            arguments: of the pass, by name.
+            shape: ``[batch, tokens]``.
+        """
+        side = "decoder_" if isinstance(arguments.get("decoder_input_ids"), Tensor) else ""
+        mask, tokens = arguments.get(f"{side}attention_mask"), arguments.get(f"{side}input_ids")
+        visible = visible_tokens({**arguments, "attention_mask": mask}, shape)
+        if visible is not None:
+            return visible
+        padding = self._reading.padding
+        if padding is not None and isinstance(tokens, Tensor) and tokens.shape == shape:
+            return tokens != padding
+        return torch.ones(shape, dtype=torch.bool)
+
+    def _distance(self, rows: Tensor, kept: Tensor, there: Tensor | None) -> Tensor:
+        """Return the divergence of each row, 0 where nothing was kept, and keep the rows.
+
+        Args:
+            rows: ``[rows, classes]`` of the present pass.
+            kept: ``[rows]``, where the history has them.
+            there: boolean ``[rows, classes]``, which of the classes a row has; ``None``: all.
+        """
         if self.compared.is_regression:
             earlier, _ = self.history.read(kept, rows)
             is_seen = torch.isfinite(earlier).all(-1, keepdim=True)
             distance = squared_difference(rows, torch.where(is_seen, earlier, rows.detach()))
             self.history.write(kept, self._mean(earlier, rows.detach(), is_seen, linear=True))
             return torch.where(is_seen.squeeze(-1), distance, 0)
+        if there is not None:
+            rows = _among(rows, there)
         log_p = torch.log_softmax(rows, -1, dtype=torch.promote_types(rows.dtype, torch.float32))
         if self._shortens(rows.shape[1]):
             return self._distance_of_the_top(log_p, kept)
         earlier, _ = self.history.read(kept, log_p)
-        is_seen = torch.isfinite(earlier).any(-1, keepdim=True)
-        # a batch that is padded further has tokens that the earlier one did not know
-        earlier = torch.where(torch.isnan(earlier), torch.finfo(log_p.dtype).min, earlier)
-        distance = bidirectional_kl(rows, torch.where(is_seen, earlier, log_p.detach()))
-        self.history.write(kept, self._mean(earlier, log_p.detach(), is_seen))
-        return torch.where(is_seen.squeeze(-1), distance, 0)
+        # what is unknown of one prediction must not count in the other: all mass would be there
+        known, now = torch.isfinite(earlier), log_p.detach()
+        if there is not None:
+            known, now = known & there, now.masked_fill(~there, torch.nan)
+        distance = bidirectional_kl(_among(rows, known), _among(earlier, known))
+        self.history.write(kept, self._mean(earlier, now, known))
+        return torch.where(known.any(-1), distance, 0)
 
     def _distance_of_the_top(self, log_p: Tensor, kept: Tensor) -> Tensor:
         top, momentum = self.consistency.top, self.consistency.momentum
@@ -213,7 +247,7 @@ class TemporalLoss(AddedLoss):
         visit = self._visit
         assert visit is not None
         assert self._chunked is not None
-        counts: list[int] = (labels != IGNORED_LABEL).sum(1).tolist()
+        counts = per_example(labels != IGNORED_LABEL, visit.who.starts)
         rows = self._rows(visit, counts, labels.device)
         top = min(self.consistency.top, self._chunked.vocabulary - 1)
         like = torch.empty(len(rows), top + 1, device=labels.device)
@@ -236,7 +270,29 @@ class TemporalLoss(AddedLoss):
 
 def _repeated(visit: Visit, counts: list[int], device: torch.device) -> Tensor:
     """Mark the units of the sequences that are compared, ``[units]``."""
-    taken = torch.full((len(counts),), visit.chosen is None, device=device)
+    starts, numbers = visit.who.starts, torch.tensor(counts, device=device)
+    sequences = len(counts) if starts is None else len(starts)
+    taken = torch.full((sequences,), visit.chosen is None, device=device)
     if visit.chosen is not None:
         taken[visit.chosen.to(device)] = True
-    return taken.repeat_interleave(torch.tensor(counts, device=device))
+    if starts is not None:
+        taken = taken.repeat_interleave(starts.sum(1).to(device))
+    return taken.repeat_interleave(numbers)
+
+
+def _among(logits: Tensor, known: Tensor) -> Tensor:
+    """Return logits ``[rows, classes]`` that leave no mass outside of some classes."""
+    return logits.masked_fill(~known, torch.finfo(logits.dtype).min)
+
+
+def _moved_together(rows: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Move what is visible to the first columns, in its order; and say which columns these are.
+
+    So a row is the same whatever its batch is padded to, and on whichever side.
+
+    Args:
+        rows: ``[rows, tokens]``.
+        visible: boolean ``[rows, tokens]``.
+    """
+    order = (~visible).to(torch.uint8).argsort(dim=-1, stable=True)
+    return rows.gather(-1, order), visible.gather(-1, order)
