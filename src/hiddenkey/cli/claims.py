@@ -164,10 +164,12 @@ def _show_power(console: Console, claims: Sequence[Claim], scale: Scale) -> None
             needed = str(power.needed or f"over {MOST}")
             counts = str(design.pairs), f"{power.contrast.margin:g}", shown, needed
             table.add_row(claim.name, power.contrast.name, *counts)
-    console.print(table)
-    scatter = scale.power
-    deviation = f"{scatter.deviation:g} percentage points ({scatter.source})"
-    say(console, f"taking the difference of two configurations on one task to vary by {deviation}")
+    if table.row_count:  # of losses and step times no deviation is known beforehand
+        console.print(table)
+        scatter = scale.power
+        deviation = f"{scatter.deviation:g} percentage points ({scatter.source})"
+        taken = "taking the difference of two configurations on one task to vary by"
+        say(console, f"{taken} {deviation}")
     if len(scale.seeds) < FEWEST:
         say(console, f"no verdict can be reached: that takes {FEWEST} seeds or more")
 

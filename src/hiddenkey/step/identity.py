@@ -3,8 +3,8 @@
 The hash covers all that decides which prediction is kept: tokens, images and further inputs, and
 the places that have a label. A sequence of tokens has Σ mix(tokenᵢ) · mix(i) modulo 2⁶⁴ over its
 visible tokens i, so that it is the same whatever the batch pads it to. Of sequences that are packed
-into one row each is an example. Two of a million different
-examples are mistaken for each other with a probability of about 3e-8.
+into one row each is an example. Two of a million different examples are mistaken for each other
+with a probability of about 3e-8.
 """
 
 from __future__ import annotations

@@ -39,6 +39,17 @@ def test_dry_run_lists_the_plan_and_its_time_and_writes_nothing(claims, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_questions_without_a_known_deviation_show_no_empty_table(plans, claims, capsys):
+    content = yaml.safe_load((plans / "c1.yaml").read_text())
+    content["contrasts"] = [{**each, "measure": "loss"} for each in content["contrasts"]]
+    (plans / "c1.yaml").write_text(yaml.safe_dump(content))
+    assert claims("C1", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "10 of 10 jobs are left" in shown
+    assert "what the seeds can show" not in shown
+    assert "no verdict can be reached: that takes 3 seeds" in shown
+
+
 @pytest.mark.parametrize(("seeds", "jobs"), [("1", 7), ("2", 10), ("5", 19)])
 def test_seeds_are_the_scales_first_and_then_those_after_them(claims, seeds, jobs, capsys):
     """Four runs choose the settings of C1's configurations; the scale has the seeds 0 and 1."""
