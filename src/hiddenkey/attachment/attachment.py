@@ -14,6 +14,7 @@ from hiddenkey.anatomy import Gap, Part
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
+from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
 from hiddenkey.attachment.sequence_sites import install_sequence_sites
@@ -89,7 +90,10 @@ def attach(
         raise ConfigError(faults)
     layers = anatomy.find_layers(transformer, config.attention_modules, config.hidden_modules)
     plan = make_plan(config, transformer, layers, kernel, lm_loss)
-    if previous := attachment_of(model):
+    previous = attachment_of(model)
+    parts = [place.part for place in plan.places]
+    refuse_owned(parts, previous)
+    if previous is not None:
         previous.detach()
     attachment = Attachment(transformer, config, layers, plan, data_parallel_rank, entry)
     try:
@@ -363,6 +367,7 @@ class Attachment:
         held = {} if self._transformer is None else self._transformer.__dict__
         if held.get(_ATTACHMENT) is self:
             del held[_ATTACHMENT]
+        disown(self)
         self._transformer = self._entry = self._step = None
 
     def _install(
@@ -375,6 +380,7 @@ class Attachment:
         step = self._step
         assert step is not None  # it was not detached before
         transformer.__dict__[_ATTACHMENT] = self
+        take([place.part for place in plan.places], self)
         refuse_unpreserved_rng(transformer, layers)
         self._counters = {place.site.key: ShareCounter() for place in plan.places}
         self._handles += install_sequence_sites(
