@@ -222,6 +222,41 @@ def test_a_language_models_running_mean_is_the_whole_one_shortened_to_the_first_
     assert attachment.losses["consistency"] == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
+@pytest.mark.parametrize("earlier_top", [12, 7])
+def test_a_resumed_training_may_keep_fewer_classes(earlier_top, lm_loss):
+    inputs = batch("causal", "right")
+    found = []
+    for first_top in (earlier_top, TOP):
+        model, attachment = without_noise("causal", "llama", top=first_top, lm_loss=lm_loss)
+        step(model, inputs)
+        kept = attachment.history.state_dict()
+        change(model)
+        attachment = hiddenkey.attach(model, config(DropoutConfig(), top=TOP), lm_loss=lm_loss)
+        attachment.history.load_state_dict(kept)
+        _, gradient = step(model, inputs)
+        found.append((attachment.losses["consistency"], gradient))
+    assert found[1][0] > 1e-4
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
+    assert_same_gradients(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("tops", [(TOP, VOCABULARY), (VOCABULARY, TOP), (TOP, 12)])
+def test_what_cannot_be_read_with_another_number_of_classes_counts_as_unseen(tops):
+    inputs = batch("causal", "right")
+    model, attachment = without_noise("causal", "llama", top=tops[0], lm_loss="full")
+    step(model, inputs)
+    kept = attachment.history.state_dict()
+    change(model)
+    attachment = hiddenkey.attach(model, config(DropoutConfig(), top=tops[1]), lm_loss="full")
+    attachment.history.load_state_dict(kept)
+    step(model, inputs)
+    assert attachment.losses["consistency"] == 0
+    change(model)
+    step(model, inputs)
+    assert attachment.losses["consistency"] > 1e-4
+
+
 def test_a_running_mean_counts_passes_that_are_not_compared():
     """Half of the sequences are compared in each pass, and the mean is of all passes."""
     inputs = batch("causal", "right")

@@ -9,6 +9,7 @@ from torch import Tensor, distributed
 
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
+from hiddenkey.framework.compensation.temporal import narrowed
 from hiddenkey.log import logger
 from hiddenkey.step.identity import INDEX, RULE, Identities
 
@@ -104,6 +105,7 @@ class History:
         """
         width = like.shape[1]
         kind = torch.promote_types(like.dtype, torch.float32)
+        self._keep_readable(classes)
         self._values = _grown(self._values, self._size, width, kind, torch.nan, like.device)
         if classes:
             self._classes = _grown(self._classes, self._size, classes, torch.int32, 0, like.device)
@@ -126,6 +128,16 @@ class History:
         self._values[rows, width:] = torch.nan  # of a longer row before
         if classes is not None and self._classes is not None:
             self._classes[rows] = classes.to(torch.int32)
+
+    def _keep_readable(self, classes: int) -> None:
+        """Bring what is kept to another number of classes; a resumed training may ask for one."""
+        if self._values is None:
+            return
+        if (self._classes is None) != (classes == 0):  # columns are then other classes
+            self._values.fill_(torch.nan)
+            self._classes = None
+        elif self._classes is not None and self._classes.shape[1] > classes:
+            self._values, self._classes = narrowed(self._values, self._classes, classes)
 
     def _classes_at(self, rows: Tensor) -> Tensor:
         assert self._classes is not None

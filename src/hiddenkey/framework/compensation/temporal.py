@@ -47,6 +47,23 @@ def shortened(log_p: Tensor, classes: Tensor) -> Tensor:
     return torch.cat([log_p.gather(-1, classes), others.clamp_min(LEAST_LOG_MASS)], -1)
 
 
+def narrowed(log_p: Tensor, classes: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """Return shortened distributions with fewer classes; those left out join the others.
+
+    Args:
+        log_p: ``[rows, k + 1]`` from :func:`shortened`; NaN where a row is unknown.
+        classes: ``[rows, k]``.
+        top: how many of the k remain, the most likely ones.
+
+    Returns:
+        ``[rows, top + 1]`` and ``[rows, top]``.
+    """
+    order = log_p[:, :-1].argsort(dim=-1, descending=True)
+    kept, others = order[:, :top], log_p[:, :-1].gather(-1, order[:, top:])
+    others = torch.cat([others, log_p[:, -1:]], -1).logsumexp(-1, keepdim=True)
+    return torch.cat([log_p.gather(-1, kept), others], -1), classes.gather(-1, kept)
+
+
 def shortened_mean(
     log_mean: Tensor, known: Tensor, log_p: Tensor, is_seen: Tensor, top: int, momentum: float
 ) -> tuple[Tensor, Tensor]:
