@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import hiddenkey
-from hiddenkey import AttachError, ConfigError, Consistency, DropoutConfig
+from hiddenkey import AttachError, ConfigError, Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
 from integrations.trainers import collate, examples
 from models import lora_model, plain_model
@@ -49,16 +49,16 @@ class Module(lightning.LightningModule):
         return torch.optim.SGD([p for p in self.model.parameters() if p.requires_grad], lr=1e-2)
 
 
-def fit(module, folder, callback, **settings):
+def fit(module, folder, callback, rows=None, checkpoint=None, **settings):
     trainer = lightning.Trainer(
         accelerator="cpu", default_root_dir=folder, logger=False, log_every_n_steps=1,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
         **{"max_steps": 3, **settings},
     )  # fmt: skip
-    rows = examples("classification", 16)
+    rows = examples("classification", 16) if rows is None else rows
     train = DataLoader(rows, batch_size=4, collate_fn=collate)
-    checkpoint = settings.get("ckpt")
-    trainer.fit(module, train, DataLoader(rows, batch_size=8, collate_fn=collate), checkpoint)
+    evaluation = DataLoader(examples("classification", 16), batch_size=8, collate_fn=collate)
+    trainer.fit(module, train, evaluation, ckpt_path=checkpoint, weights_only=False)
     return trainer
 
 
@@ -116,6 +116,44 @@ def test_a_resumed_fit_knows_the_earlier_predictions(tmp_path):
     assert found.item() == pytest.approx(whole.callback_metrics["consistency_loss"].item())
     assert found > 0
     assert len(again.state_dict()["predictions"]["keys"]) == 16
+
+
+class Augmented(Dataset):
+    """Other tokens each time."""
+
+    def __init__(self, seed: int) -> None:
+        self._rows, self._draws = examples("classification", 16), torch.Generator()
+        self._draws.manual_seed(seed)
+
+    def __len__(self):
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        tokens = torch.randint(3, 50, (12,), generator=self._draws)
+        return {**self._rows[index], "input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+
+
+def test_a_fit_whose_examples_never_come_again_is_told(tmp_path, caplog):
+    callback = HiddenKeyCallback("temporal")
+    fit(Module(), tmp_path, callback, rows=Augmented(1), max_steps=-1, max_epochs=3)
+    assert caplog.text.count("recognised 0 of the 16 examples of an epoch (0.0 %)") == 1
+    assert "compared nothing: of 48 examples none was seen twice" in caplog.text
+
+
+def test_a_fit_that_meets_its_examples_again_is_told_nothing(tmp_path, caplog):
+    fit(Module(), tmp_path, HiddenKeyCallback("temporal"), max_steps=-1, max_epochs=3)
+    assert "recognised" not in caplog.text
+    assert "compared nothing" not in caplog.text
+
+
+def test_going_on_with_other_examples_is_refused(tmp_path):
+    trainer = fit(Module(), tmp_path, HiddenKeyCallback("temporal"), max_steps=-1, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "stored.ckpt")
+    path = str(tmp_path / "stored.ckpt")
+    settings = {"max_steps": -1, "max_epochs": 4, "checkpoint": path}
+    fit(Module(), tmp_path, HiddenKeyCallback("temporal"), **settings)
+    with pytest.raises(ConsistencyError, match="the checkpoint are of other examples than those"):
+        fit(Module(), tmp_path, HiddenKeyCallback("temporal"), rows=Augmented(2), **settings)
 
 
 def test_a_further_fit_begins_anew(tmp_path):

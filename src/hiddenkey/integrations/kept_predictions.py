@@ -21,21 +21,12 @@ from transformers.trainer_utils import RemoveColumnsCollator
 from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.files import write_whole
-from hiddenkey.log import is_first_process, logger
-from hiddenkey.step.history import History
+from hiddenkey.integrations.recognition import Recognition
+from hiddenkey.log import logger
 from hiddenkey.step.identity import INDEX
 
 _NAME: Final = "hiddenkey_history_{}.safetensors"
 _FILE: Final = re.compile(r"hiddenkey_history_(\d+)\.safetensors")
-LEAST_RECOGNISED = 0.05
-"""Share of an epoch's examples that must have been seen before, or a warning is logged."""
-
-_FEW_RECOGNISED: Final = (
-    "the temporal loss recognised %d of the %d examples of an epoch (%.1f %%) from an earlier one,"
-    " and compares no others. Augmentation, random masks, and packing that joins other texts each"
-    " time make new examples: leave them off, or use target='pass'. Where only images or further"
-    " inputs change, give each example a number in a column %s"
-)
 
 
 class KeptPredictions:
@@ -46,11 +37,8 @@ class KeptPredictions:
     """
 
     def __init__(self, attachment: Attachment) -> None:
-        self._attachment = attachment
-        self._checkpoint: Path | None = None
-        self._must_recognise = False
-        self._is_first_epoch, self._warned = True, False
-        self._counts = 0, 0, 0
+        self._history = attachment.history
+        self._recognition: Recognition | None = None
 
     def begin(self, checkpoint: Path | None, epochs: float) -> None:
         """Begin a training, or go on with one.
@@ -62,21 +50,14 @@ class KeptPredictions:
         Raises:
             ConsistencyError: if what the checkpoint holds is damaged.
         """
-        history = self._attachment.history
+        history = self._history
         if history is None:
             return
-        self._checkpoint, self._must_recognise = checkpoint, False
-        self._is_first_epoch, self._warned = True, False
-        if checkpoint is None:
-            history.load_state_dict()
-            self._counts = _counts(history)
-            return
-        files = sorted(path for path in checkpoint.iterdir() if _FILE.fullmatch(path.name))
+        entries = [] if checkpoint is None else checkpoint.iterdir()
+        files = sorted(path for path in entries if _FILE.fullmatch(path.name))
         history.load_state_dict(*(_read(path) for path in files))
-        self._counts = _counts(history)
-        self._must_recognise = len(history) > 0 and epochs >= 1
-        self._is_first_epoch = not self._must_recognise
-        if not files:
+        self._recognition = Recognition(history, checkpoint, epochs)
+        if checkpoint is not None and not files:
             logger.warning(
                 "%s holds no predictions, so that the temporal loss begins after one more epoch",
                 checkpoint,
@@ -88,28 +69,8 @@ class KeptPredictions:
         Raises:
             ConsistencyError: if a resumed training knew none of its examples.
         """
-        history = self._attachment.history
-        if history is None:
-            return
-        if history.passes > self._counts[0]:  # not where a resumed run only skipped batches
-            self._judge(history)
-        history.exchange()
-        self._counts = _counts(history)
-
-    def _judge(self, history: History) -> None:
-        """Refuse, or warn of, an epoch whose examples an earlier one did not have."""
-        if self._must_recognise and not history.recognised:
-            raise ConsistencyError(
-                f"the predictions in {self._checkpoint} are of other examples than those of this"
-                " training: none of them came again in an epoch; go on with the data set that the"
-                " checkpoint was trained on, or begin a new training"
-            )
-        visits, recognised = history.visits - self._counts[1], history.recognised - self._counts[2]
-        is_judged = not (self._is_first_epoch or self._warned)
-        self._must_recognise = self._is_first_epoch = False
-        if is_judged and recognised < LEAST_RECOGNISED * visits and is_first_process():
-            self._warned = True
-            logger.warning(_FEW_RECOGNISED, recognised, visits, 100 * recognised / visits, INDEX)
+        if self._recognition is not None:
+            self._recognition.end_epoch()
 
     def save(self, folder: Path, rank: int) -> None:
         """Write what this process has seen into a checkpoint, in place of an older run's.
@@ -118,7 +79,7 @@ class KeptPredictions:
             folder: of the checkpoint.
             rank: of this process.
         """
-        history = self._attachment.history
+        history = self._history
         if history is None or not folder.is_dir():
             return
         from safetensors.torch import save
@@ -128,14 +89,8 @@ class KeptPredictions:
 
     def report(self) -> None:
         """Log an error where the loss never had anything to compare with."""
-        history = self._attachment.history
-        if history is not None and history.passes and not history.recognised and is_first_process():
-            logger.error(
-                "the temporal loss compared nothing: of %d examples none was seen twice; it needs"
-                " more than one epoch, and examples that stay the same (no augmentation, no random"
-                " masks, no labels that move, no endless stream)",
-                len(history),
-            )
+        if self._recognition is not None:
+            self._recognition.report()
 
 
 def refuse_dropped_numbers(trainer: Trainer) -> None:
@@ -197,11 +152,6 @@ def resumed_from() -> Path | None:
             folder = found["resume_from_checkpoint"]
             return Path(folder) if isinstance(folder, str | os.PathLike) else None
     return None
-
-
-def _counts(history: History) -> tuple[int, int, int]:
-    """Return the passes so far, the examples that they saw, and how many of them were known."""
-    return history.passes, history.visits, history.recognised
 
 
 def _remove_others(folder: Path) -> None:

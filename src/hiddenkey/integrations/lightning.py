@@ -19,6 +19,7 @@ from hiddenkey.framework.config import DropoutConfig, with_own_schedule
 from hiddenkey.framework.schedule import RateSchedule, by_position
 from hiddenkey.integrations.configured import attach_and_say, configured
 from hiddenkey.integrations.reached import ReachedSites
+from hiddenkey.integrations.recognition import Recognition
 from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.parallel import means_over_processes
 
@@ -95,6 +96,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._passes = 0
         self._predictions: dict[str, Any] = {}
         self._is_restored = False
+        self._recognition: Recognition | None = None
         self.reached: ReachedSites | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -116,6 +118,9 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse a schedule over a number of steps that Lightning does not know."""
         assert self.attachment is not None
+        if (history := self.attachment.history) is not None:
+            source = "the checkpoint" if len(history) else None
+            self._recognition = Recognition(history, source, trainer.current_epoch)
         for schedule in self._schedules:
             schedule.rates(self.attachment.sites, 0, _steps(trainer))
 
@@ -128,9 +133,13 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.attachment.set_rates(rates)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let processes exchange the predictions that a temporal loss compares with."""
-        if self.attachment is not None and self.attachment.history is not None:
-            self.attachment.history.exchange()
+        """Let processes exchange the predictions that a temporal loss compares with.
+
+        Raises:
+            ConsistencyError: if a resumed fit knew none of its examples.
+        """
+        if self._recognition is not None:
+            self._recognition.end_epoch()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Log where a step's metrics are due."""
@@ -163,6 +172,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.reached.read(pl_module.device)
         if trainer.global_step:
             self.reached.report()
+            if self._recognition is not None:
+                self._recognition.report()
         self._passes = self.attachment.consistency_passes
         if self.attachment.history is not None:
             self._predictions = self.attachment.history.state_dict()
@@ -199,7 +210,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         """Give the model back as it was. Does nothing twice."""
         if self.attachment is not None:
             self.attachment.detach()
-        self.attachment = self.reached = None
+        self.attachment = self.reached = self._recognition = None
 
 
 def _steps(trainer: Any) -> int:
