@@ -16,18 +16,15 @@ from hiddenkey.errors import AttachError, ConfigError
 
 ALONE = (
     "crash",
-    "lab/claims/test_command.py",
     "lab/compare/test_command.py",
     "lab/compare/test_postgres.py",
     "lab/compare/test_processes.py",
-    "lab/report/test_large.py",
     "lab/run/test_processes.py",
-    "lab/run/test_smollm2.py",
     "maintenance/test_trial.py",
     "packaging",
     "parallel",
 )
-"""Tests of several processes with time limits, or of time and memory: nothing runs beside them."""
+"""Tests of several processes with time limits: nothing runs beside them."""
 
 # PEFT before 0.22 looks for past_key_values, which transformers 5.24 renamed
 DO_NOT_FIT = "cache" in inspect.signature(BertModel.forward).parameters and Version(
