@@ -104,6 +104,8 @@ def test_every_fault_of_a_file_comes_together(tmp_path):
         ("a: [", r"a\.yaml: must be YAML \(.*\); fix the file"),
         ("- a", r"a\.yaml: must hold settings as 'name: value', got list"),
         ("", r"a\.yaml: must hold settings as 'name: value', got NoneType"),
+        ("rank: 4\nseed: 1\nrank: 8", r"must be YAML \('rank' is there twice, in lines 1 and 3\)"),
+        ("rates:\n  hidden: 0\n  hidden: 0.1", r"'hidden' is there twice, in lines 2 and 3"),
     ],
 )
 def test_corrupt_file_is_named(tmp_path, content, message):

@@ -1,8 +1,12 @@
 """What the command refuses; whole comparisons by the command are in tests/lab/compare."""
 
+from types import SimpleNamespace
+
 import pytest
 import yaml
+from rich.console import Console
 
+from hiddenkey.cli import compare
 from hiddenkey.cli.main import main
 
 
@@ -69,3 +73,19 @@ def test_an_unknown_key_in_the_file_names_the_nearest(plan_file, capsys):
         assert part in errors
     assert main(["compare", "no-such-file.yaml"]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (0, ""),
+        (1, "beside them: 1 run of"),
+        (9, "beside them: 9 runs of earlier plans, or of other"),
+    ],
+)
+def test_runs_that_a_folder_has_beside_the_plans_are_counted(other, said, capsys):
+    coordinator = SimpleNamespace(
+        records=list, other_runs=lambda: other, problems=list, may_retry=lambda: False
+    )
+    assert not compare.conclude(Console(), coordinator, ())
+    assert capsys.readouterr().out.startswith(said)

@@ -63,13 +63,14 @@ def test_what_an_earlier_command_left_in_the_record_does_not_count(tmp_path, cap
     ("words", "message"),
     [
         ([], "the command must follow after --, got none"),
+        (["python", "a.py"], "the command must follow after --, got 'python' without; for example"),
         (["--method", "hiddenkey", "--"], "the command must follow after --, got none"),
         (["--method", "hiddenky", "--", "true"], "did you mean 'hiddenkey'"),
         (["--rat", "0.1", "--", "true"], "--rat is not a setting; did you mean '--rate'"),
         (["--rates.hidden", "2", "--", "true"], "must be in [0, 1), got 2"),
         (["--method", "dropkey", "--consistency-every", "2", "--", "true"], "no consistency loss"),
     ],
-    ids=["nothing", "no command", "method", "flag", "rate", "loss"],
+    ids=["nothing", "no dashes", "no command", "method", "flag", "rate", "loss"],
 )
 def test_wrong_words_are_told_and_nothing_starts(words, message, capfd):
     assert main(["run", *words]) == 2

@@ -49,6 +49,19 @@ def test_run_shows_sites_progress_and_a_closing_table(tmp_path, capsys):
     assert f"{accuracy['best']:.4f}" in capsys.readouterr().out
 
 
+def test_texts_that_are_cut_are_counted(tmp_path, capsys):
+    long, short = " ".join(["word"] * 40), "word and word"
+    rows = [f"{long} {index},a\n{short} {index},b\n" for index in range(10)]
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(rows))
+    words = ["--task", "file", "--train-file", str(path), "--text-columns", "text"]
+    more = ["--holdout", "0.2", "--max-length", "16", "--max-steps", "1", "--evaluations", "1"]
+    output = ["--output", str(tmp_path / "run")]
+    assert main(["train", "--method", "lora", *words, *more, *output]) == 0
+    said = "8 of 16 training examples reach max_length, 16 tokens: what lies beyond is cut"
+    assert said in capsys.readouterr().out.splitlines()
+
+
 def test_recipe_of_a_finished_run_repeats_it(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", "--method", "lora", *SMALL, "--output", str(first)]) == 0

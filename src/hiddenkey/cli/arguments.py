@@ -23,7 +23,7 @@ from hiddenkey.cli.foreign_names import known_elsewhere
 from hiddenkey.cli.sections import group
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
-from hiddenkey.lab.plans.settings import is_huge, read_yaml
+from hiddenkey.lab.plans.settings import in_words, is_huge, read_yaml
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
@@ -214,7 +214,7 @@ def _type_fault(
         else:
             parser.parse_object({flag: value}, defaults=False, _skip_validation=True)
     except (ArgumentError, ValueError, ArithmeticError, RecursionError):
-        return [f"{shown} must be {_in_words(_type_of(kind, flag))}, got {value!r}; see --help"]
+        return [f"{shown} must be {in_words(_type_of(kind, flag))}, got {value!r}; see --help"]
     return []
 
 
@@ -222,14 +222,14 @@ def _value_faults(kind: type[Any], flag: str, value: Any, shown: str) -> list[st
     """What the parser takes and nobody means: no value, NUL in a text, 1_000 as a number."""
     wanted = _type_of(kind, flag)
     if value is None and "None" not in wanted:
-        return [f"{shown} must be {_in_words(wanted)}, got null; leave it out for the default"]
+        return [f"{shown} must be {in_words(wanted)}, got null; leave it out for the default"]
     if any(re.search("[\0\ud800-\udfff]", text) for text in _texts(value)):
         return [f"{shown} must be text without NUL and halves of characters, got {value!r}; fix it"]
     if "str" not in wanted and re.search("int|float", wanted):
         for text in filter(_ODD_NUMBER.fullmatch, _texts(value)):
-            return [f"{shown} must be {_in_words(wanted)}, got {text!r}; write plain digits"]
+            return [f"{shown} must be {in_words(wanted)}, got {text!r}; write plain digits"]
     if re.search("int|float|dict", wanted) and any(map(is_huge, _texts(value))):
-        return [f"{shown} must be {_in_words(wanted)}, got {value!r}; give a smaller number"]
+        return [f"{shown} must be {in_words(wanted)}, got {value!r}; give a smaller number"]
     return []
 
 
@@ -246,10 +246,3 @@ def _type_of(kind: type[Any], flag: str) -> str:
     """The type of a setting, as it is written."""
     types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
     return types.get(flag.partition(".")[0], "Any | None")
-
-
-def _in_words(annotation: str) -> str:
-    words = annotation.replace(" | None", " or null")
-    words = re.sub(r"tuple\[(\w+), \.\.\.\]", r"a list of \1", words)
-    words = re.sub(r"dict\[(\w+), (\w+)\]", r"\2 by \1", words)
-    return re.sub(r"Literal\[(.*?)\]", r"one of \1", words).replace('"', "").replace("'", "")

@@ -40,7 +40,7 @@ from hiddenkey.lab.plans.identity import label
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.stored import store_plan
 from hiddenkey.lab.plans.validation import validate
-from hiddenkey.lab.present.words import failed_alike
+from hiddenkey.lab.present.words import count, failed_alike
 from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1
@@ -174,7 +174,7 @@ def conclude(console: Console, coordinator: Coordinator, several: Sequence[str])
     if finished:
         console.print(_table(finished, several))
     if other := coordinator.other_runs():
-        say(console, f"{other} more finished runs of earlier plans are in the folder")
+        say(console, f"beside them: {count(other, 'run')} of earlier plans, or of other data")
     problems = coordinator.problems()
     told = ((r.reason, name_of(r, several, seed=False), int(r.options["seed"])) for r in failed)
     for words in (*failed_alike(told), *problems):

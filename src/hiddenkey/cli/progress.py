@@ -37,6 +37,13 @@ class ShownProgress(Observer, TrainerCallback):  # type: ignore[misc]
         for line in attachment.summary():
             self._print(line)
 
+    def cut(self, count: int, whole: int, length: int) -> None:
+        """Print it."""
+        self._print(
+            f"{count:,} of {whole:,} training examples reach max_length, {length} tokens: what lies"
+            " beyond is cut"
+        )
+
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """Print the values of one evaluation."""
         shown = [f"step {line['step']}", f"epoch {line['epoch']:.4g}"]

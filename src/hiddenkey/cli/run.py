@@ -19,6 +19,7 @@ from hiddenkey.launch import LaunchSettings, launch_environment, why_unattached
 from hiddenkey.launch.stages import THREE_LINES, clear
 
 _EXAMPLE: Final = "hiddenkey run --method hiddenkey-minus --rate 0.1 -- python train.py --lr 2e-4"
+_LIKE: Final = f"for example: {_EXAMPLE}"
 _UNATTACHED: Final = 1
 _NOT_FOUND: Final = 127
 _KILLED: Final = 128  # and the signal's number, as shells say
@@ -71,13 +72,15 @@ def run(words: Sequence[str]) -> int:
     from hiddenkey.cli.arguments import parse
 
     flags, command = _split(words)
+    if "--" not in words and words and not words[0].startswith("-"):
+        raise ConfigError(f"the command must follow after --, got {words[0]!r} without; {_LIKE}")
     try:
         options = parse(RunOptions, "run", flags)
     except SystemExit:  # after --help
         print(f"\nThe command follows after --, for example:\n  {_EXAMPLE}")
         raise
     if not command:
-        raise ConfigError(f"the command must follow after --, got none; for example: {_EXAMPLE}")
+        raise ConfigError(f"the command must follow after --, got none; {_LIKE}")
     with _record(options.record) as record:
         status = start(command, launch_environment(options.settings(), record))
         return status or _look(record, options.method)

@@ -51,6 +51,29 @@ def test_numbers_with_decimals_are_scores(tmp_path):
     assert "regression" not in guess(stars, {}).settings
 
 
+def test_many_whole_numbers_may_be_scores(tmp_path):
+    path = write(tmp_path / "a.jsonl", rows(40, text=long, label=lambda i: i % 20))
+    assert (
+        guess(path, {})
+        .reasons["label_column"]
+        .endswith("if these are scores, add regression: true")
+    )
+    few = write(tmp_path / "b.jsonl", rows(40, text=long, label=lambda i: i % 10))
+    assert "regression" not in guess(few, {}).reasons["label_column"]
+
+
+def test_a_file_without_a_line_of_names_is_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    lines = [f"{long(index)},{'yes' if index % 2 else 'no'}\n" for index in range(12)]
+    path.write_text("".join(lines))
+    with pytest.raises(ConfigError, match=r"must begin with the names .* of the label 'no'; write"):
+        guess(path, {})
+    path.write_text(
+        "message,spam\n" + "".join(f"{long(i)},{'spam' if i % 2 else 'ham'}\n" for i in range(12))
+    )
+    assert guess(path, {}).settings == {"text_columns": ["message"], "label_column": "spam"}
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [

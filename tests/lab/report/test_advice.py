@@ -72,7 +72,11 @@ def test_of_configurations_that_are_not_distinguished_the_cheaper_is_taken():
 
 def test_a_configuration_that_is_shown_to_be_better_than_the_others_is_taken_at_any_cost():
     advice = advice_on(arm(UP, method="dropkey"), slower(arm(HIGHER, method="hiddenkey"), 9))
-    assert advice.words.startswith("Train with hiddenkey. It is shown to be better than the other")
+    words = "Train with hiddenkey. It is shown to be better than the other"
+    assert advice.words == f"{words} one that is better too."
+    third = arm((0.052, 0.04), method="hiddencut")
+    advice = advice_on(arm(UP, method="dropkey"), third, arm(HIGHER, method="hiddenkey"))
+    assert advice.words == f"{words} 2 that are better too."
 
 
 def test_of_rates_that_are_not_distinguished_the_methods_own_is_taken():

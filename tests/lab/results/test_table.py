@@ -75,6 +75,52 @@ def test_a_missing_seed_is_said_and_the_rest_compared(write):
     assert next(c.comparison.count for c in table.cells if c.comparison) == 5
 
 
+@pytest.mark.parametrize("metric", ["accuracy", "eval_f1-macro", "Top 1 acc"])
+def test_a_fraction_among_percentages_is_refused_with_its_line(write, metric):
+    header = "task,configuration,seed,metric,value"
+    lines = [f"t,plain,{seed},{metric},{80 + seed}" for seed in range(3)]
+    mixed = [*lines, f"t,ours,0,{metric},0.83", f"t,ours,1,{metric},84"]
+    told = faults(lambda: read_results(write(mixed, header=header)))
+    assert "line 5: " in told
+    assert "must have one unit, got 0.83 beside 84; write all as fractions, or all" in told
+    small = [f"t,ours,{seed},{metric},0.{seed}" for seed in range(3)]
+    assert len(read_results(write([*lines, *small], header=header))) == 6, "less than one percent"
+    begun = [f"t,plain,0,{metric},{value},{step}" for step, value in ((0, 0.9), (9, 80))]
+    assert len(read_results(write(begun, header=f"{header},step"))) == 1, "before it learnt"
+
+
+def test_other_numbers_may_be_on_both_sides_of_one(write):
+    lines = [f"t,plain,{seed},bleu,{value}" for seed, value in enumerate((0.9, 1.5, 80))]
+    assert len(read_results(write(lines, header="task,configuration,seed,metric,value"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            [f"t,ours,{seed},accuracy,nan" for seed in range(4)],
+            "Train the runs again that failed, and give their rows new values.",
+        ),
+        (
+            [f"t,ours,{seed},accuracy,0.8" for seed in range(4, 8)],
+            "Train all configurations with the same seeds: 3 pairs are the fewest that can show"
+            " anything, and 5 are usual. Add their rows to the file.",
+        ),
+        (
+            ["t,ours,0,accuracy,0.8", "t,ours,7,accuracy,0.8"],
+            "Train all configurations with the same seeds: 3 pairs are the fewest that can show"
+            " anything, and 5 are usual. Add their rows to the file.",
+        ),
+    ],
+)
+def test_what_mends_a_table_is_no_command_of_ours(write, lines, words):
+    plain = [f"t,plain,{seed},accuracy,0.8" for seed in range(4)]
+    path = write([*plain, *lines], header="task,configuration,seed,metric,value")
+    (table,) = tabulate(read_results(path), "plain").scopes[0].tasks
+    assert table.advice.words == words
+    assert table.advice.code == ()
+
+
 def test_a_diverged_run_counts_as_failed(write):
     lines = [*rows(), "sst,ours,9,eval_accuracy,nan,20,1", "sst,plain,9,eval_accuracy,0.8,20,1"]
     tables = tabulate(read_results(write(lines)), "plain")

@@ -211,6 +211,29 @@ def test_equal_texts_are_on_one_side_and_are_counted(tmp_path):
     assert described(splits)[-1] == splits.notes[0]
 
 
+def test_what_misleads_is_told_of_what_is_left_after_drawing(tmp_path):
+    rows = [*((f"t{index}", "a") for index in range(99)), ("rare", "b")]
+    path = tmp_path / "a.csv"
+    said = "all evaluation examples are 'a', so always answering that is right"
+    assert one_file(path, rows).notes == (said,), "the one b is trained on"
+    leaking = one_file(path, rows, holdout=None, eval_file=str(path), eval_size=50, train_size=50)
+    shared = {*texts(leaking.train)} & {*texts(leaking.evaluation)}
+    assert leaking.notes[0].startswith(f"{len(shared)} of 50 evaluation examples have the text")
+
+
+@pytest.mark.parametrize("rows", [[("x", 1.5)], [("x", 2), ("y", 2.0)]])
+def test_scores_that_no_correlation_can_judge_are_refused(tmp_path, rows):
+    path, judged = tmp_path / "a.csv", tmp_path / "b.csv"
+    judged.write_text("text,label\n" + "".join(f"{text},{score}\n" for text, score in rows))
+    numbers = [(f"t{index}", index) for index in range(9)]
+    with pytest.raises(
+        ConfigError, match=rf"evaluation scores must differ, .*, got {len(rows)} of"
+    ):
+        one_file(path, numbers, holdout=None, eval_file=str(judged), regression=True)
+    splits = one_file(path, numbers, regression=True)
+    assert len({example.label for example in splits.evaluation}) == 2
+
+
 def test_a_file_of_one_text_alone_cannot_be_held_out(tmp_path):
     with pytest.raises(
         ConfigError, match=r"holdout must leave examples on both sides, got 0\.2 of 6"

@@ -36,6 +36,7 @@ def test_correlations_from_their_definitions():
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
 def test_undefined_correlation_counts_as_zero(name):
     assert METRICS[name](np.ones(4), np.arange(4.0)) == 0.0
+    assert METRICS[name](np.ones(1), np.ones(1)) == 0.0
 
 
 def test_every_task_names_known_metrics():

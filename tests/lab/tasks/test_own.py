@@ -9,6 +9,8 @@ import pytest
 from hiddenkey import ConfigError
 from hiddenkey.lab.tasks import Example, Source, find_task
 from hiddenkey.lab.tasks.classes import described
+from hiddenkey.lab.tasks.files import FileFaults
+from hiddenkey.lab.tasks.tables import read_rows
 
 
 def load(train, evaluation, **settings):
@@ -32,6 +34,26 @@ def test_tsv_has_no_quoting_and_a_byte_order_mark_is_dropped(tmp_path):
     train = write(tmp_path / "a.tsv", '\ufeffa\tb\ty\n"x\ty"\t1\nz\tw\t0\n')
     splits = load(train, train, text_columns=("a", "b"), label_column="y")
     assert splits.train[0] == Example(('"x', 'y"'), 1)
+
+
+def test_a_separator_in_the_name_of_the_one_column_is_part_of_it(tmp_path):
+    path = write(tmp_path / "a.csv", "one; or two\nx\n")
+    assert [row.values for row in read_rows(path, ("one; or two",), FileFaults(path))] == [
+        {"one; or two": "x"}
+    ]
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n"])
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_lines_end_as_on_any_machine(tmp_path, kind, end):
+    between = "," if kind == "csv" else "\t"
+    lines = [f"text{between}label", f"one{between}yes", f"two{between}no"]
+    if kind == "jsonl":
+        lines = [json.dumps({"text": t, "label": y}) for t, y in (("one", "yes"), ("two", "no"))]
+    train = tmp_path / f"a.{kind}"
+    train.write_bytes("".join(line + end for line in lines).encode())
+    splits = load(train, train, text_columns=("text",))
+    assert splits.train == (Example(("one",), 1), Example(("two",), 0))
 
 
 def test_jsonl_pairs_with_number_labels(tmp_path):
@@ -85,6 +107,11 @@ def test_label_that_training_lacks_is_refused_in_evaluation(tmp_path):
         ("a.jsonl", b"[1]\n", r"line 1: must be one JSON object, got '\[1\]'; fix the line"),
         ("a.jsonl", b'{"text": "x"}\n', "line 1: must have a column 'label', got 'text'; name one"),
         ("a.jsonl", b'{"text": 3, "label": 0}\n{"text": "", "label": 1}', "must hold text, got 3"),
+        ("a.csv", b"text;label\nx, y;0\n", "line 1: must have commas .*, got semicolons; save it"),
+        ("a.csv", b"text\tlabel\nx\t0\n", "must have commas .*, got tabs; name the file .tsv"),
+        ("a.tsv", b"text,label\nx,0\n", "must have tabs .*, got commas; name the file .csv"),
+        ("a.csv", b"sep=;\ntext;label\nx;0\n", "line 1: must name the columns, got .* 'sep=;'"),
+        ("a.csv", b"sep=,\ntext,label\nx,0\n", "line 1: must name the columns, got Excel's 'sep='"),
         ("a.txt", b"x", "must be one of .csv, .tsv, .jsonl, .parquet, got"),
         ("a.csv", b"text,label\nx,1\ny,1\n", "must hold 2 to 1000 different labels, got 1; name"),
     ],
@@ -245,6 +272,15 @@ def test_both_missing_files_are_named(tmp_path):
     assert caught.value.faults == (
         f"{tmp_path / 'a.csv'}: does not exist; check the path",
         f"{tmp_path / 'b.csv'}: does not exist; check the path",
+    )
+
+
+def test_a_relative_path_is_told_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load("a.csv", None, text_columns=("text",))
+    assert caught.value.faults == (
+        f"a.csv: does not exist in the folder {tmp_path}; check the path",
     )
 
 

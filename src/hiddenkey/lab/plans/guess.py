@@ -27,6 +27,8 @@ _PAIRS: Final = (
 _MOST_CLASSES: Final = 100
 _SCORES: Final = 10
 """Different numbers, some with decimals, beyond which they are scores and not classes."""
+_NAME: Final = 3
+"""Words of a column's name; a sentence has more."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
             f" {', '.join(names)}; name"
             " them by --common.text_columns [NAME] and --common.label_column NAME"
         )
+    if not {"text_columns", "label_column"} & {*given} and _is_row(texts, label):
+        raise ConfigError(
+            f"{path}: must begin with the names of its columns, got a row of the label"
+            f" {label.name!r}; write a line such as text,label above it"
+        )
     settings: dict[str, Any] = {"text_columns": texts, "label_column": label.name}
     reasons = {"text_columns": why_texts, "label_column": why_label}
     if _are_scores(label):
@@ -108,6 +115,11 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> _Column:
     values = (row.get(name) for row in rows)
     return _Column(name, tuple(value for value in values if value is not None and value != ""))
+
+
+def _is_row(texts: Sequence[str], label: _Column) -> bool:
+    """Whether the first line holds no names but a row: one of the labels, and a sentence."""
+    return label.name in label.counts and any(len(name.split()) > _NAME for name in texts)
 
 
 def _are_scores(column: _Column) -> bool:
@@ -136,7 +148,14 @@ def _described(column: _Column) -> str:
         return f"numbers from {min(column.numbers):g} to {max(column.numbers):g}"
     counts = column.counts.most_common(8)
     shown = ", ".join(f"{name} {count:,}" for name, count in counts)
-    return f"{len(column.counts)} classes: {shown}" + (", …" if len(column.counts) > 8 else "")
+    more = ", …" if len(column.counts) > 8 else ""
+    hint = "; if these are scores, add regression: true" if _may_be_scores(column) else ""
+    return f"{len(column.counts)} classes: {shown}{more}{hint}"
+
+
+def _may_be_scores(column: _Column) -> bool:
+    """Whether the labels are so many whole numbers that they may well be amounts."""
+    return len({*column.numbers}) > _SCORES
 
 
 def _texts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
 if TYPE_CHECKING:
+    import yaml
     from jsonargparse import ArgumentParser
 
 TYPES: Final = {
@@ -102,10 +103,15 @@ def is_huge(value: Any) -> bool:
 
 @lru_cache(maxsize=1)
 def _loader() -> Any:
-    """A loader to which 1_000, 0x10, 010 and 1:30 are texts and not numbers."""
+    """A loader to which 1_000, 0x10, 010 and 1:30 are texts, and a key is written once."""
     import yaml
 
     class Loader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            _refuse_repeated([key for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return node
+
         yaml_implicit_resolvers = {  # noqa: RUF012
             first: [each for each in found if not each[0].endswith(":int")]
             for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -114,6 +120,20 @@ def _loader() -> Any:
     decimal = re.compile(r"[-+]?(0|[1-9][0-9]*)$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:int", decimal, list("-+0123456789"))
     return Loader
+
+
+def _refuse_repeated(keys: Sequence[yaml.ScalarNode]) -> None:
+    """YAML takes the last of several values of one key, and the first one is lost in silence."""
+    from yaml.constructor import ConstructorError
+
+    first: dict[str, int] = {}
+    for key in keys:
+        line = key.start_mark.line + 1
+        if key.value in first:
+            raise ConstructorError(
+                problem=f"{key.value!r} is there twice, in lines {first[key.value]} and {line}"
+            )
+        first[key.value] = line
 
 
 def _values(tree: Any) -> Iterator[Any]:
@@ -147,9 +167,19 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
             try:
                 typed[name] = _parser().parse_object({name: value}, defaults=False)[name]
             except (ArgumentError, OverflowError):
-                wanted = TYPES[name].replace(" | None", " or null")
+                wanted = in_words(TYPES[name])
                 faults.append(f"{where}.{name} must be {wanted}, got {value!r}; fix it")
     return typed, faults
+
+
+def in_words(annotation: str) -> str:
+    """A setting's type as messages write it."""
+    words = annotation.replace("dict[str, Any]", "settings by name")
+    words = words.replace("dict[str, settings by name]", "settings by name by name")
+    words = re.sub(r"tuple\[(\w+), \.\.\.\]", r"a list of \1", words)
+    words = re.sub(r"dict\[(\w+), (\w+)\]", r"\2 by \1", words)
+    words = re.sub(r"Literal\[(.*?)\]", r"one of \1", words)
+    return words.replace(" | ", " or ").replace("None", "null").replace('"', "").replace("'", "")
 
 
 def _no_setting(name: str) -> str:

@@ -47,6 +47,8 @@ def _settings_faults(plan: Plan) -> list[str]:
 
 
 def _output_faults(plan: Plan) -> list[str]:
+    if not plan.output:  # which would be the folder that the command is started in
+        return ["output must name a folder, got none; leave it out for the usual one"]
     if os.path.isfile(plan.output):  # which, unlike Path's, is quiet about folders it may not read
         return [f"output must be a folder, got file {plan.output!r}; name another"]
     return []

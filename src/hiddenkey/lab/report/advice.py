@@ -149,10 +149,15 @@ def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRu
     stored = _covering(background.plan, runs)
     seeds = _enlarged(background.seeds, more, stored)
     words = f"Add {count(more, 'seed')}: {why} {_time(more, background)}".strip()
-    if any("source" in run.record.options for run in runs):  # of a table, which we cannot enlarge
+    if _is_table(runs):
         return Advice("add seeds", f"{words} Add their rows to the file.")
     path = stored.path if stored else None
     return Advice("add seeds", words, (Code("a shell", compare_command(path, seeds=seeds)),))
+
+
+def _is_table(runs: Sequence[ArmRun]) -> bool:
+    """Whether the runs are rows of somebody's table, which no command of ours can enlarge."""
+    return any("source" in run.record.options for run in runs)
 
 
 def _enlarged(seeds: Sequence[int], more: int, stored: StoredPlan | None) -> list[int]:
@@ -189,6 +194,8 @@ def _repair(
     stored = _covering(background.plan, runs)
     path = stored.path if stored else None
     arms = {cell.arm.method for cell in cells}
+    if _is_table(runs) and any(cell.failed for cell in cells):
+        return Advice("repair", "Train the runs again that failed, and give their rows new values.")
     if not cells or any(cell.failed for cell in cells):
         code = Code("a shell", compare_command(path, retry_failed=()))
         return Advice("repair", "Mend what the failed runs say, and run them again.", (code,))
@@ -201,7 +208,16 @@ def _repair(
             is_one = len({run.arm for run in runs}) == 1
             return Advice("stay", words, _use(runs[0].record.options) if is_one else ())
         return Advice("repair", f"Run a method beside {baseline}; 'hiddenkey methods' lists them.")
-    return _add_seeds(max(1, _USUAL - len(background.seeds)), _TOO_FEW, background, runs)
+    more = _USUAL - len(background.seeds)
+    if _is_table(runs) and _unequal(cells):
+        words = f"Train all configurations with the same seeds: {_TOO_FEW} Add their rows to the"
+        return Advice("add seeds", f"{words} file.")
+    return _add_seeds(max(1, more), _TOO_FEW, background, runs)
+
+
+def _unequal(cells: Sequence[Cell]) -> bool:
+    """Whether configurations have other seeds than each other, so that more would not be paired."""
+    return len({tuple(seed for seed, _ in cell.values) for cell in cells}) > 1
 
 
 def _none_better(compared: Sequence[Cell]) -> str:

@@ -57,7 +57,8 @@ def _reason(
     if len(better) == 1:
         return "It is the only configuration that is shown to be better."
     if len(alike) == 1:
-        return f"It is shown to be better than the other {len(better) - 1} that are better too."
+        others = f"{len(better) - 1} that are" if len(better) > 2 else "one that is"
+        return f"It is shown to be better than the other {others} better too."
     if found is best:
         return (
             f"Of {len(better)} better configurations it has the best mean, and none that is not"

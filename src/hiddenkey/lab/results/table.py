@@ -8,6 +8,7 @@ training until then). Other columns are passed over. Configurations of equal see
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,10 @@ OPTIONAL: Final = ("step", "seconds")
 FORMATS: Final = (".csv", ".tsv", ".jsonl")
 
 _LARGEST: Final = 2**53
+_SHARES: Final = frozenset(("accuracy", "acc", "f1", "auc", "precision", "recall"))
+"""Words in the names of metrics that are shares, which people write in percent too."""
+_ROOM: Final = 0.5
+"""Share of the smallest percentage that a fraction has, in percent, if it is of that kind."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def read_results(path: Path, metric: str | None = None, *, lower: bool = False) 
     for number in numbers:
         runs[number.run].append(number)
     mains = _main_metrics(numbers, metric)
+    refuse(_mixed_units(numbers, path))
     return [_record(run, found, mains[run[0]], path, lower=lower) for run, found in runs.items()]
 
 
@@ -168,6 +174,28 @@ def _main_metrics(numbers: Sequence[Number], wanted: str | None) -> dict[str, st
             " --metric"
         )
     return mains
+
+
+def _mixed_units(numbers: Sequence[Number], path: Path) -> FileFaults:
+    """Find runs of one task whose shares are fractions beside others' percentages.
+
+    A percentage may be below 1 too, so a fraction is a run that would fit among the percentages.
+    """
+    best: dict[tuple[str, str], dict[tuple[str, str, int], Number]] = defaultdict(dict)
+    for number in sorted(numbers, key=lambda each: each.value):
+        if _SHARES & {*re.split(r"[^a-z0-9]+", number.metric.lower())}:
+            best[number.run[0], number.metric][number.run] = number
+    faults = FileFaults(path)
+    for (task, metric), runs in best.items():
+        percentages = [each.value for each in runs.values() if 1 < each.value <= 100]
+        for number in runs.values() if percentages else ():
+            if number.value <= 1 and 100 * number.value >= _ROOM * min(percentages):
+                faults.add(
+                    f"{metric} of {task} must have one unit, got {number.value:g} beside"
+                    f" {max(percentages):g}; write all as fractions, or all in percent",
+                    number.line,
+                )
+    return faults
 
 
 def _record(

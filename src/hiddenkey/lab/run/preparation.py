@@ -21,6 +21,7 @@ from hiddenkey.lab.run.quantised import quantisation_faults
 from hiddenkey.lab.run.trackers import tracker_faults
 from hiddenkey.lab.tasks import TASKS, Example, Splits, Task, find_task
 from hiddenkey.lab.tasks.generation import merge_references
+from hiddenkey.lab.tasks.remarks import remarks
 from hiddenkey.lab.tasks.sampling import draw, split_apart
 
 if TYPE_CHECKING:
@@ -168,7 +169,20 @@ def load_splits(options: TrainOptions) -> Splits:
     if options.validation is not None:
         splits = _hold_out(splits, "validation", options, task)
     evaluation = draw(splits.evaluation, options.eval_size, 0, task.kind)
-    return dataclasses.replace(splits, evaluation=evaluation)
+    splits = dataclasses.replace(splits, evaluation=evaluation)
+    _refuse_one_score(splits, task)
+    return dataclasses.replace(splits, notes=(*splits.notes, *remarks(splits, task.kind)))
+
+
+def _refuse_one_score(splits: Splits, task: Task) -> None:
+    """Scores are judged by correlations, which equal ones do not have."""
+    scores = {example.label for example in splits.evaluation}
+    if task.kind == "regression" and len(scores) < 2:
+        count, score = len(splits.evaluation), next(iter(scores))
+        raise ConfigError(
+            "evaluation scores must differ, or no correlation with them is defined, got"
+            f" {count:,} of {score:g}; evaluate on more examples"
+        )
 
 
 def _draw_seed(options: TrainOptions) -> int:

@@ -44,6 +44,9 @@ class Observer:
     def attached(self, attachment: Attachment) -> None:
         """The dropout is attached to the model, training starts next."""
 
+    def cut(self, count: int, whole: int, length: int) -> None:
+        """So many of all training examples have ``length`` tokens; what lies beyond was cut."""
+
     def evaluated(self, line: Mapping[str, Any]) -> None:
         """A line was added to ``metrics.jsonl``."""
 

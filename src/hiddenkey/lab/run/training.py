@@ -116,6 +116,7 @@ def train(
         for callback in (recorder, *callbacks):
             trainer.add_callback(callback)
         observer.attached(attachment)
+        _tell_cut(trainer, options.max_length, observer)
         if checkpoint is not None:
             recorder.go_on_from(checkpoint)
         mixed = mixup(options, model, prepared.task.kind)
@@ -143,6 +144,12 @@ def train(
     folder.write_text(f"adapter/{CARD}", card(story))
     folder.write_result(result)
     return result
+
+
+def _tell_cut(trainer: Trainer, longest: int, observer: Observer) -> None:
+    rows = trainer.train_dataset
+    if count := sum(len(row["input_ids"]) >= longest for row in rows):
+        observer.cut(count, len(rows), longest)
 
 
 def _kept(folder: RunFolder, recorder: Recorder, observer: Observer) -> tuple[int, Path | None]:

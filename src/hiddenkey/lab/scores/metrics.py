@@ -1,7 +1,7 @@
 """Metrics by name, as GLUE defines them: scikit-learn and scipy do the arithmetic.
 
-Every metric is better when larger. A correlation that is undefined, because one side is constant,
-counts as 0.
+Every metric is better when larger. A correlation that is undefined, because one side is constant
+or there is a single value, counts as 0.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ def correlation(name: str, predictions: Values, references: Values) -> float:
     """Correlation of predicted and true scores, by a function of :mod:`scipy.stats`."""
     from scipy import stats
 
+    if len(references) < 2:
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.ConstantInputWarning)
         warnings.simplefilter("ignore", stats.NearConstantInputWarning)

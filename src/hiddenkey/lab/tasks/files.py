@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,8 @@ def read_bytes(path: Path, faults: FileFaults) -> bytes | None:
             return None
         raw = path.read_bytes()
     except FileNotFoundError:
-        faults.add("does not exist; check the path")
+        where = "" if path.is_absolute() else f" in the folder {os.getcwd()}"
+        faults.add(f"does not exist{where}; check the path")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", error)
         faults.add(f"cannot be read ({reason}); check its permissions")

@@ -48,7 +48,7 @@ def split_apart(examples: Sequence[Example], size: int, seed: int, kind: Kind) -
     """
     by_text: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
-        by_text[tuple(" ".join(text.split()).casefold() for text in example.texts)].append(index)
+        by_text[text_of(example)].append(index)
     doubled = len(examples) - len(by_text)
     if not doubled:
         return split(examples, size, seed, kind), 0
@@ -57,6 +57,11 @@ def split_apart(examples: Sequence[Example], size: int, seed: int, kind: Kind) -
         label = examples[group[0]].label
         strata[int(label) if kind == "classification" else 0].append(group)
     return _parted(examples, _whole_groups(strata, size, random.Random(seed))), doubled
+
+
+def text_of(example: Example) -> tuple[str, ...]:
+    """An example's texts, the same for those that differ in upper case and spaces alone."""
+    return tuple(" ".join(text.split()).casefold() for text in example.texts)
 
 
 def _parted(examples: Sequence[Example], chosen: Collection[int]) -> Parts:

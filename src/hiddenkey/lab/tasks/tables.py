@@ -25,6 +25,8 @@ from hiddenkey.lab.tasks.classes import near, open_spelling, spelling
 from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
 
 FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+_SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
+_IN_WORDS: Final = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _LONGEST_FIELD: Final = 2**31 - 1
 """Characters of a CSV field; Python's own limit of 131,072 is shorter than some documents."""
 _HALF_PAIR: Final = re.compile(r"\\u[dD][89a-fA-F]")
@@ -145,7 +147,10 @@ def _table_rows(
     suffix, header = kind
     records = _records(suffix, raw, faults)
     if header is None:
-        _, header = next(records, (0, None))
+        start, header = next(records, (0, None))
+        if header is not None and (fault := _odd_header(suffix, header, needed)):
+            faults.add(fault, start)
+            return
     if header is None or _lacks_columns(header, needed, faults):
         return
     for line, fields in records:
@@ -153,6 +158,20 @@ def _table_rows(
             faults.add(f"must have {len(header)} fields, got {len(fields)}; fix the row", line)
         else:
             yield Row(line, dict(zip(header, fields, strict=True)))
+
+
+def _odd_header(suffix: str, header: Sequence[str], needed: Sequence[str]) -> str:
+    """What the first line is instead of names of columns, as spreadsheets save them; else empty."""
+    first = header[0]
+    if first.lower().startswith("sep="):
+        return f"must name the columns, got Excel's {first!r}; delete the line"
+    own = _SEPARATORS[suffix]
+    other = next((each for each in _IN_WORDS if each != own and each in first), None)
+    if len(header) > 1 or first in needed or other is None:
+        return ""
+    fitting = next((kind for kind, each in _SEPARATORS.items() if each == other), None)
+    step = f"name the file {fitting}" if fitting else f"save it with {_IN_WORDS[own]}"
+    return f"must have {_IN_WORDS[own]} between its columns, got {_IN_WORDS[other]}; {step}"
 
 
 def _records(suffix: str, raw: bytes, faults: FileFaults) -> Iterator[tuple[int, list[str]]]:
@@ -176,8 +195,9 @@ def _records(suffix: str, raw: bytes, faults: FileFaults) -> Iterator[tuple[int,
 
 def _lines(raw: bytes) -> Iterator[tuple[int, str]]:
     # str.splitlines would also break at form feeds and Unicode separators inside a sentence
-    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline="\n")
-    return enumerate((line.removesuffix("\n") for line in text), start=1)
+    end = "\n" if b"\n" in raw else "\r"  # alone, as old Macs ended lines
+    text = io.TextIOWrapper(io.BytesIO(raw), "utf-8-sig", newline=end)
+    return enumerate((line.removesuffix(end) for line in text), start=1)
 
 
 def _json_rows(raw: bytes, needed: Sequence[str], faults: FileFaults) -> Iterator[Row]:
