@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import hiddenkey
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.sequence.site import SequenceSite
 from hiddenkey.testing import examine_position
-from models import batch, lora_model, plain_model
+from models import PAD, VOCABULARY, batch, lora_model, plain_model
 from testing.own_attachments import is_noisy
 from testing.own_models import own_model
 
@@ -33,6 +34,17 @@ def test_a_position_with_zeros_and_padding_passes():
     """Embeddings of padding are zero by themselves: whether they fell does not show."""
     model = plain_model("llama", "causal", layers=1)
     report = examine_position("input", model, batch("causal"), pattern="feature")
+    assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("pattern", ["element", "span"])
+def test_a_position_whose_layers_flatten_the_batch_passes(pattern):
+    """OPT's feed-forward block sees the tokens of all sequences, one after the other."""
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "vocab_size": VOCABULARY}
+    config = OPTConfig(**sizes, num_hidden_layers=1, num_attention_heads=4, pad_token_id=PAD)
+    report = examine_position(
+        "hidden", OPTForCausalLM(config), batch("causal", "right"), pattern=pattern
+    )
     assert report.passed, str(report)
 
 

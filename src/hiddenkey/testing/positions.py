@@ -27,7 +27,7 @@ class _Probe:
 
     before: Tensor  # the units as they would be without noise, [batch, tokens, features]
     after: Tensor  # the units with noise; a function of before in the autograd graph
-    visible: Tensor  # tokens that are not known to be padding, [batch, tokens]
+    visible: Tensor  # tokens that are not known to be padding, the first dimensions of before
     reported: float  # share of dropped units, as the attachment says
 
     @property
@@ -67,9 +67,7 @@ class _Units:
             reported = {site.name: shares[site.key] for site in sites}
             mask = batch.get("attention_mask")
             for (module, before), (_, after) in zip(raw, noisy, strict=True):
-                visible = before.new_ones(before.shape[:2], dtype=torch.bool)
-                if isinstance(mask, Tensor) and mask.shape == visible.shape:
-                    visible = mask.bool()
+                visible = _visible(before, mask)
                 yield f"{module}, {name}", _Probe(before, after, visible, reported[module])
 
     @property
@@ -80,6 +78,15 @@ class _Units:
         with self.examination.attached() as attachment:
             names = [site.name for site in attachment.sites]
         return {name: self.examination.transformer.get_submodule(name) for name in names}
+
+
+def _visible(before: Tensor, mask: Any) -> Tensor:
+    """Return the tokens that are no padding; a layer may flatten the batch, or put tokens first."""
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        for seen in (mask, mask.flatten(), mask.t()):
+            if before.dim() == seen.dim() + 1 and before.shape[:-1] == seen.shape:
+                return seen.bool()
+    return before.new_ones(before.shape[:2], dtype=torch.bool)
 
 
 def examine_position(
