@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from hiddenkey.framework.compensation.probabilities import log_probabilities
+
 
 def js_consistency(logits: Tensor, inference_logits: Tensor) -> Tensor:
     """Return L_JS = D_KL(P₁‖P̄) for every row, P̄ from an inference-mode pass.
@@ -17,9 +19,7 @@ def js_consistency(logits: Tensor, inference_logits: Tensor) -> Tensor:
     Returns:
         ``[rows]``, float32 or wider, in nats.
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    log_p = torch.log_softmax(logits, -1, dtype=wide)
-    log_mean = torch.log_softmax(inference_logits, -1, dtype=wide)
+    log_p, log_mean = log_probabilities(logits), log_probabilities(inference_logits)
     p, delta = log_p.exp(), log_p - log_mean
     near = delta.clamp(-1, 1)  # expm1 overflows far away, where the plain form is exact enough
     terms = torch.where(

@@ -1,7 +1,8 @@
 """Bidirectional KL between two training passes (R-Drop, arXiv 2106.14448)."""
 
-import torch
 from torch import Tensor
+
+from hiddenkey.framework.compensation.probabilities import log_probabilities
 
 
 def bidirectional_kl(logits_1: Tensor, logits_2: Tensor) -> Tensor:
@@ -17,10 +18,5 @@ def bidirectional_kl(logits_1: Tensor, logits_2: Tensor) -> Tensor:
     Returns:
         ``[rows]``, float32 or wider, in nats.
     """
-    log_p1 = torch.log_softmax(logits_1, -1, dtype=_at_least_float32(logits_1))
-    log_p2 = torch.log_softmax(logits_2, -1, dtype=_at_least_float32(logits_2))
+    log_p1, log_p2 = log_probabilities(logits_1), log_probabilities(logits_2)
     return 0.5 * ((log_p1.exp() - log_p2.exp()) * (log_p1 - log_p2)).sum(-1)
-
-
-def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)

@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from hiddenkey.framework.compensation.probabilities import log_probabilities
+
 
 def mixture_consistency(logits_1: Tensor, logits_2: Tensor) -> Tensor:
     """Return ½ (D_KL(M‖P₁) + D_KL(M‖P₂)) for every row, M = ½ (P₁ + P₂), P = softmax(logits).
@@ -19,9 +21,7 @@ def mixture_consistency(logits_1: Tensor, logits_2: Tensor) -> Tensor:
     Returns:
         ``[rows]``, float32 or wider, in nats.
     """
-    wide = torch.promote_types(logits_1.dtype, torch.float32)
-    log_p1 = torch.log_softmax(logits_1, -1, dtype=wide)
-    log_p2 = torch.log_softmax(logits_2, -1, dtype=wide)
+    log_p1, log_p2 = log_probabilities(logits_1), log_probabilities(logits_2)
     mean = 0.5 * (log_p1.exp() + log_p2.exp())
     half = 0.5 * (log_p1 - log_p2)
     near = half.clamp(-1, 1)  # sinh overflows far away
