@@ -1,10 +1,12 @@
 """LoRA on other layers than projections, and what is trained in full beside it."""
 
+import math
 from collections import OrderedDict
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import AutoModelForCausalLM, MixtralConfig
 
@@ -12,7 +14,7 @@ import hiddenkey
 from adapters.every import NOISE, peft_may_warn, two_passes
 from hiddenkey import DropoutConfig
 from hiddenkey.attachment import model_dropout
-from models import assert_same_gradients, batch, gradients, plain_model, seeded, step
+from models import assert_same_gradients, batch, gradients, lora_model, plain_model, seeded, step
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -170,3 +172,29 @@ def test_lora_on_parameters_of_experts_leaves_the_places_where_they_are(fields, 
     with hiddenkey.attach(mixture(**fields), NOISE) as attachment:
         names = [site.name for site in attachment.sites if site.position == "hidden"]
     assert names == ["model.layers.0.mlp", "model.layers.1.mlp"]
+
+
+@pytest.mark.parametrize("method", ["hiddenkey", "droplora", "coto"])
+@pytest.mark.parametrize("how", ["plain", "checkpointing", "compiled"])
+def test_a_model_in_evaluation_mode_whose_adapters_train(method, how):
+    """PEFT leaves the layers that it adds so, whatever the mode of the model (peft#3753)."""
+    model = lora_model("bert", feed_forward=True)
+    transformer = model.get_base_model()
+    if how == "checkpointing":
+        model.activation_checkpointing_enable()
+    inputs = batch()
+    with hiddenkey.attach(model, method) as attachment:
+        if how == "compiled":
+            model = torch.compile(model, backend="eager")
+        model.eval()
+        expected, gradients_then = step(model, inputs)
+        model.train()
+        for module in transformer.modules():
+            module.training = isinstance(module, LoraLayer)
+        loss, found = step(model, inputs)
+        assert all(math.isnan(share) for share in attachment.shares().values())
+        assert loss == expected
+        assert_same_gradients(found, gradients_then, rtol=0, atol=0)
+        model.train()
+        model(**inputs)
+        assert not any(math.isnan(share) for share in attachment.shares().values())

@@ -337,3 +337,11 @@ def test_models_loaded_for_two_tasks_keep_their_own_refusals():
     with pytest.raises(ConfigError, match="means nothing for regression"):
         hiddenkey.attach(single, on_logits)
     hiddenkey.attach(plain_model("bert"), on_logits)
+
+
+@pytest.mark.parametrize("position", ["hidden", "update"])
+def test_feed_forward_blocks_that_see_a_few_tokens_at_a_time(position):
+    model = lora_model("bert", feed_forward=True, chunk_size_feed_forward=3)
+    with pytest.raises(AttachError, match=r"layer\.0 .* 3 tokens at a time.* to 0 in the model's"):
+        hiddenkey.attach(model, DropoutConfig((Drop(position, "element", 0.1),)))
+    hiddenkey.attach(model, "dropkey").detach()

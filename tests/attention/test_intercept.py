@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
 import hiddenkey
 from hiddenkey import AttachError, Drop, DropoutConfig
@@ -15,7 +15,7 @@ from hiddenkey.attention import dispatch, reference
 from hiddenkey.attention.intercept import Interception, intercept, remove_interrupted
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.measure import ShareCounter
-from models import FAMILIES, assert_same_gradients, batch, plain_model, seeded, step
+from models import FAMILIES, assert_same_gradients, batch, plain_model, run, seeded, step
 
 BATCH, HEADS, LENGTH, WIDTH = 3, 4, 13, 8
 DROPS = [
@@ -441,3 +441,40 @@ def test_soft_caps_and_sinks_are_those_of_the_model(kind):
     attachment = hiddenkey.attach(model, hiddenkey.method("dropkey", rate=0.4))
     assert step(model, inputs)[0] != pytest.approx(expected[0], rel=1e-5)
     assert all(0.2 < share < 0.5 for share in attachment.shares().values())
+
+
+def with_distances(module, query, key, value, attention_mask, scaling=None, **kwargs):
+    """A function of one's own: logits fall with the distance."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    places = torch.arange(key.shape[2])
+    bias = -0.5 * (places - places[: query.shape[2], None]).abs().to(query)
+    allowed = (
+        torch.ones(len(places), len(places)).tril() if attention_mask is None else attention_mask
+    )
+    mask = bias.masked_fill(~allowed.bool(), torch.finfo(query.dtype).min)
+    output = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return output.transpose(1, 2).contiguous(), None
+
+
+@pytest.mark.parametrize("name", ["dropkey", "dropattention"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_function_in_the_place_of_transformers_own(name, when, monkeypatch):
+    """It runs in training too, before attach and after, and its keys fall."""
+    model, inputs = plain_model("llama", dropout=0.0), batch()
+    theirs = hiddenkey.attach(model, hiddenkey.method(name, rate=1e-9))
+    run(model, inputs)
+    if when == "before":
+        theirs.detach()
+    with monkeypatch.context() as patch:
+        patch.setitem(AttentionInterface._global_mapping, "sdpa", with_distances)
+        if when == "before":
+            theirs = hiddenkey.attach(model, hiddenkey.method(name, rate=1e-9))
+        noisy = run(model, inputs).logits
+        theirs.set_rates({theirs.sites[0].position: 0.5})
+        theirs.shares()
+        run(model, inputs)
+        assert all(0.1 < share < 0.9 for share in theirs.shares().values())
+        theirs.detach()
+        torch.testing.assert_close(noisy, run(model, inputs).logits, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(noisy, run(model, inputs).logits, atol=1e-3)

@@ -14,7 +14,7 @@ from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.sequence import site as sequence_site
 from hiddenkey.testing import examine_position
-from models import batch, gradients, lora_model, plain_model, run, seeded
+from models import assert_same_gradients, batch, gradients, lora_model, plain_model, run, seeded
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -241,6 +241,28 @@ def test_processes_draw_masks_of_their_own():
                 shares.append(tuple(at.shares().values()))
         outcomes.setdefault(rank, []).append(shares)
     assert outcomes[0][0] == outcomes[0][1] != outcomes[1][0]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("texts", [1, 2])
+def test_a_layer_that_runs_again_draws_as_it_did(reentrant, texts):
+    """A mask that all of a layer share is no random number less for what draws after it.
+
+    transformers checkpoints a layer's forward alone, so that no hook of the layer runs again; with
+    two passes before the backward pass, the last mask is that of the second.
+    """
+    found = []
+    for checkpointing in (False, True):
+        model = lora_model("bert", feed_forward=True, lora_dropout=0.3)
+        if checkpointing:
+            how = {"use_reentrant": reentrant}
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+            model.enable_input_require_grads()
+        drops = (Drop("update", "adapter", 0.4), Drop("hidden", "element", 0.3))
+        with hiddenkey.attach(model, DropoutConfig(drops)), seeded(2):
+            sum(model(**batch(seed=each)).loss for each in range(texts)).backward()
+        found.append(gradients(model))
+    assert_same_gradients(*found)
 
 
 class TestAdaptersThatChange:

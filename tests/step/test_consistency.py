@@ -1,6 +1,8 @@
 """The second pass and its loss, against two passes compared by hand."""
 
 import dataclasses
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -676,3 +678,65 @@ def test_regression_on_images_compares_representations(outputs):
     refused = dataclasses.replace(attachment.config, consistency=Consistency(on="logits"))
     with pytest.raises(hiddenkey.ConfigError, match="means nothing for regression"):
         hiddenkey.attach(model, refused)
+
+
+@dataclasses.dataclass
+class Output:
+    loss: Tensor
+    logits: Tensor
+
+
+class Frozen(NamedTuple):
+    loss: Tensor
+    logits: Tensor
+
+
+class OwnOutputForSequenceClassification(transformers.BertForSequenceClassification):
+    """A model of one's own, which returns objects of its own."""
+
+    kind: Any = Output
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        return self.kind(loss=output.loss, logits=output.logits)
+
+
+@pytest.mark.parametrize("kind", [Output, SimpleNamespace])
+@pytest.mark.parametrize("method", ["hiddenkey", "temporal", "label-smoothing"])
+def test_outputs_that_are_no_dictionaries(kind, method):
+    plain, inputs = plain_model("bert", dropout=0.0), batch()
+    model = OwnOutputForSequenceClassification(plain.config).train()
+    model.load_state_dict(plain.state_dict())
+    model.kind = kind
+    results = []
+    for each in (plain, model):
+        with hiddenkey.attach(each, method) as attachment:
+            step(each, inputs)
+            loss, found = step(each, inputs)
+            parts = attachment.losses
+        assert loss == pytest.approx(parts["task"] + parts["consistency"])
+        results.append((parts, found))
+    assert results[0][0] == results[1][0]
+    assert_same_gradients(results[0][1], results[1][1])
+
+
+def test_an_output_that_cannot_be_changed_is_refused():
+    model = OwnOutputForSequenceClassification(plain_model("bert").config).train()
+    model.kind = Frozen
+    with (
+        hiddenkey.attach(model, "hiddenkey"),
+        pytest.raises(ConsistencyError, match=r"returned a Frozen, which .*\.own_loss"),
+    ):
+        model(**batch())
+
+
+def test_a_task_that_becomes_another_one_is_refused():
+    model, inputs = plain_model("bert"), batch()
+    inputs["labels"] = torch.randn(4, 3)
+    with hiddenkey.attach(model, "hiddenkey"):
+        model.config.problem_type = "regression"
+        with pytest.raises(ConsistencyError, match=r"from classes to regression.* attach after"):
+            model(**inputs)
+    with hiddenkey.attach(model, "hiddenkey") as attachment:
+        model(**inputs)
+        assert attachment.losses["consistency"] > 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 from transformers import BartConfig, BartForQuestionAnswering
 
@@ -775,3 +777,28 @@ def test_the_table_says_what_is_compared():
         Drop("attention_logits", "column", 0.1),
         Drop("hidden", "element", 0.1),
     )
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_each_adapter_has_predictions_of_its_own(numbered):
+    """Two adapters that take turns are two models; so is the one that both are added to."""
+    model = lora_model("bert")
+    with seeded(3):
+        model.add_adapter("other", LoraConfig(target_modules=["value"], init_lora_weights=False))
+    model.train()
+    inputs = batch() | ({"example_index": torch.arange(4)} if numbered else {})
+    logits, divergences = {}, []
+    with hiddenkey.attach(model, "temporal") as attachment:
+        for name in ("default", "other", "none", "default", "other", "none"):
+            if name != "none":
+                model.set_adapter(name)
+            with model.disable_adapter() if name == "none" else nullcontext():
+                now = model(**inputs).logits
+            divergences.append(attachment.losses["consistency"])
+            if name in logits:
+                expected = kl_by_hand(now, logits[name]).mean().item()
+                assert divergences[-1] == pytest.approx(expected, rel=1e-4, abs=1e-9)
+            logits[name] = now.detach()
+            change(model)
+    assert divergences[:3] == [0.0] * 3
+    assert all(each > 1e-5 for each in divergences[3:5])  # the frozen model is the same again

@@ -61,6 +61,7 @@ class AttentionInstallation:
             dispatch.refuse_unsupported(transformer, module, plan.needs_map)
         self._configs: list[Any] = list({id(m.config): m.config for m in routed}.values())
         self._names = [config._attn_implementation for config in self._configs]
+        self._sdpa_is_replaced = bool(routed) and dispatch.sdpa_is_replaced()
         if routed:
             dispatch.register(self, self._names)
         for modules, places in copies:
@@ -95,12 +96,13 @@ class AttentionInstallation:
     def _renew(self) -> None:
         names = [config._attn_implementation for config in self._configs]
         dispatch.register(self, names)  # a copy of a model has not done so yet
-        if names == self._names:
+        is_replaced = dispatch.sdpa_is_replaced()
+        if names == self._names and is_replaced == self._sdpa_is_replaced:
             return
         for module, site in self._sites.items():
             dispatch.refuse_unsupported(self._transformer, module, self._plan.needs_map)
             site.is_intercepted = dispatch.needs_interception(module)
-        self._names = names
+        self._names, self._sdpa_is_replaced = names, is_replaced
 
     def remove(self) -> None:
         """Give the model back as it was."""

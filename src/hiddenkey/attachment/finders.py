@@ -65,8 +65,9 @@ def find_hidden(
     """Return the last linear layer of each feed-forward block (HiddenCut, arXiv 2106.00149).
 
     Raises:
-        AttachError: if a layer leaves open which it is, or no layer has one.
+        AttachError: if a layer leaves open which it is, none has one, or a layer runs in chunks.
     """
+    _refuse_chunks(layers)
     return anatomy.find_feed_forward(transformer, layers, config.hidden_modules)
 
 
@@ -146,8 +147,9 @@ def find_update(
     """Return the modules of each layer that add an adapter's update B·A·x, as LoRA's and DoRA's do.
 
     Raises:
-        AttachError: if no layer has one, or an adapter is merged.
+        AttachError: if no layer has one, an adapter is merged, or a layer runs in chunks.
     """
+    _refuse_chunks(layers)
     if any(layer.is_named for layer in layers):
         raise AttachError(
             f"position 'update' is an adapter in the layers of a transformer, and"
@@ -177,6 +179,17 @@ def find_update(
         *(Gap(None, name, "update", f"it {why}") for name, why in refusals.items() if why),
         *_adapted_outside(transformer),
     ]
+
+
+def _refuse_chunks(layers: list[Part]) -> None:
+    """Refuse feed-forward blocks that see a few tokens at a time: a mask is of a whole sequence."""
+    for part in (part for layer in layers for part in (layer, *anatomy.walk(layer))):
+        if size := getattr(part.module, "chunk_size_feed_forward", 0):
+            raise AttachError(
+                f"{part.name} runs its feed-forward block on {size} tokens at a time, so that no"
+                " mask could be drawn for a whole sequence; set chunk_size_feed_forward to 0 in the"
+                " model's config before the model is made"
+            )
 
 
 def _adapted(part: Part) -> list[Part]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
-from hiddenkey.anatomy.part import all_copies
+from hiddenkey.anatomy.part import all_copies, is_inside
 from hiddenkey.measure import ShareCounter
 from hiddenkey.sequence.site import Removable, SequenceSite
 from hiddenkey.sequence.update import LayerDraw
@@ -49,7 +49,16 @@ def install_sequence_sites(
         decoder = anatomy.in_decoder(transformer, name) and not anatomy.reads_encoder(name)
         visible = functools.partial(step.visible.of, decoder)
         draw = shared.get(place.part.layer) if place.drop.pattern == "adapter" else None
-        site = SequenceSite(place.drop, visible, step.counts, counters[key], draw)
+        grid = functools.partial(step.visible.shape, decoder)
+        around = (layer.module for layer in layers if is_inside(name, (layer.name,)))
+        order = any(map(_puts_tokens_first, around))
+        site = SequenceSite(place.drop, visible, step.counts, counters[key], draw, grid, order)
         rates.connect(key, site.set_rate)
         handles += [site.install(module) for module in all_copies(transformer, name)]
     return handles
+
+
+def _puts_tokens_first(layer: nn.Module) -> bool:
+    """Whether a layer has PyTorch's attention in its default order, tokens before sequences."""
+    own = (module for module in layer.modules() if isinstance(module, nn.MultiheadAttention))
+    return any(not module.batch_first for module in own)

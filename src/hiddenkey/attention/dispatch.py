@@ -169,11 +169,14 @@ def refuse_unsupported(transformer: nn.Module, module: nn.Module, needs_map: str
 def needs_interception(module: nn.Module) -> bool:
     """Whether an attention module's own function must run, with its softmax intercepted.
 
-    It must where the module passes more than a mask (soft caps, sinks, position biases), or where
-    its eager function computes more than attention.
+    It must where the module passes more than a mask (soft caps, sinks, position biases), where
+    its eager function computes more than attention, or where somebody has put a function of their
+    own in the place of transformers'.
     """
     if _has_no_map(implementation(module)):
         return False
+    if implementation(module) == "sdpa" and sdpa_is_replaced():
+        return True
     forward = inspect.unwrap(type(module).forward)
     names = {
         name for names in forward.__code__.co_consts if isinstance(names, tuple) for name in names
@@ -185,6 +188,14 @@ def needs_interception(module: nn.Module) -> bool:
     if implementation(module) != "eager":
         return False
     return not _PLAIN_EAGER.issuperset(_base_function("eager", module).__code__.co_names)
+
+
+def sdpa_is_replaced() -> bool:
+    """Whether transformers' table has somebody's own function under the name ``sdpa``."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    return ALL_ATTENTION_FUNCTIONS["sdpa"] is not sdpa_attention_forward
 
 
 def _attention_function(base: str) -> Any:

@@ -38,6 +38,10 @@ class SequenceSite:
         counting: whether draws count now; not while activation checkpointing runs a layer again.
         counter: the measured share.
         shared: the draw that this module has in common with others; ``None`` if it draws alone.
+        grid: gives the batch's ``[batch, tokens]``, padding included, or ``None``; ``None``: nobody
+            knows.
+        tokens_first: whether states are ``[tokens, batch, features]``, as in fairseq's models,
+            XLNet and PyTorch's attention by default; where the grid tells, it is known from there.
     """
 
     drop: Drop
@@ -45,6 +49,8 @@ class SequenceSite:
     counting: Callable[[], bool]
     counter: ShareCounter = field(default_factory=ShareCounter)
     shared: LayerDraw | None = None
+    grid: Callable[[], torch.Size | None] | None = None
+    tokens_first: bool = False
     _module: nn.Module = field(init=False, repr=False)
 
     def install(self, module: nn.Module) -> Removable:
@@ -112,16 +118,46 @@ class SequenceSite:
         return not self._module.training or self.drop.rate == 0
 
     def apply(self, states: Tensor) -> Tensor:
-        """Drop units of ``states``, ``[batch, tokens, features]`` or ``[batch, features]``."""
+        """Drop units of ``states``, ``[batch, tokens, features]`` or ``[batch, features]``.
+
+        Some code gives its linear layers the tokens of all sequences in one row after the other
+        (OPT); they are dropped as those of their sequences.
+        """
         if self.is_silent:
             return states
+        if (sequences := self.in_sequences(states)) is not None:
+            return self.apply(sequences).reshape(states.shape)
+        self._see_order(states)
+        ordered = states.transpose(0, 1) if self.tokens_first and states.dim() == 3 else states
         visible = self.visible()
-        if visible is None or visible.shape != states.shape[:2]:
+        if visible is None or visible.shape != ordered.shape[:2]:
             visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)
-        keep = self._draw(states, visible)
+        keep = self._draw(ordered, visible)
         if self.counting():
-            self._count(keep, visible, states)
+            self._count(keep, visible, ordered)
+        if ordered is not states:
+            keep = keep.transpose(0, 1).contiguous()
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
+
+    def _see_order(self, states: Tensor) -> None:
+        """Find out which axis is the tokens'; with as many sequences as tokens nothing tells."""
+        grid = self.grid() if self.grid and states.dim() == 3 else None
+        if grid is None or grid[0] == grid[1]:
+            return
+        if states.shape[:2] == grid:
+            self.tokens_first = False
+        elif states.shape[:2] == grid[::-1]:
+            self.tokens_first = True
+
+    def in_sequences(self, states: Tensor) -> Tensor | None:
+        """Return the tokens of a whole batch, ``[batch · tokens, features]``, by sequences.
+
+        ``None`` for everything else.
+        """
+        grid = self.grid() if self.grid and states.dim() == 2 else None
+        if grid is None or grid[1] == 1 or len(states) != grid.numel():
+            return None
+        return states.reshape(*grid, -1)
 
     def apply_to_map(self, states: Tensor) -> Tensor:
         """Drop units of a feature map, ``[batch, channels, height, width]``."""

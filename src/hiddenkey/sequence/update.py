@@ -114,7 +114,8 @@ class UpdateHooks:
     def _drop(self, end: str, states: Tensor) -> Tensor:
         if end not in self._ends or self._weighs or self._site.is_silent:
             return states
-        if states.dim() == 2:  # tokens that a router chose: of unknown sequences, so of one
+        if states.dim() == 2 and self._site.in_sequences(states) is None:
+            # tokens that a router chose: of unknown sequences, so of one
             return self._site.apply(states[None])[0]
         return self._site.apply(states)
 
@@ -128,7 +129,10 @@ class LayerDraw:
 
     def __init__(self, layer: nn.Module) -> None:
         self._drawn: tuple[float, Tensor] | None = None
-        self._handle = layer.register_forward_pre_hook(self._begin)
+        self._handles = [
+            layer.register_forward_pre_hook(self._begin),
+            layer.register_forward_hook(self._prepare_recomputing),
+        ]
 
     def mask(self, rate: float, draw: Callable[[], Tensor]) -> Tensor:
         """Return the layer's keep mask; a module of another rate has one of its own."""
@@ -137,8 +141,28 @@ class LayerDraw:
         return self._drawn[1] if self._drawn[0] == rate else draw()
 
     def remove(self) -> None:
-        """Take the hook off."""
-        self._handle.remove()
+        """Take the hooks off."""
+        for handle in self._handles:
+            handle.remove()
 
     def _begin(self, layer: nn.Module, args: Any) -> None:
         self._drawn = None
+
+    def _prepare_recomputing(self, layer: nn.Module, args: Any, output: Any) -> None:
+        """Let activation checkpointing run the layer again with the draw of this call.
+
+        transformers checkpoints a layer's ``forward``, so that no hook of the layer runs again. Its
+        first module then has to draw again, as all random numbers after it depend on that. Where a
+        part of the layer alone may run again, the draw is taken to be one from before that part.
+        """
+        states = output[0] if isinstance(output, tuple) else output
+        if not isinstance(states, Tensor) or not states.requires_grad:
+            return
+        if torch.compiler.is_compiling():  # draws and their repetition are in one graph
+            return
+        drawn = None if getattr(layer, "gradient_checkpointing", False) else self._drawn
+
+        def restore(gradient: Tensor) -> None:
+            self._drawn = drawn
+
+        states.register_hook(restore)  # type: ignore[no-untyped-call]

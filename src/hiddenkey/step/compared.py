@@ -80,7 +80,18 @@ class ComparedRows:
         Args:
             arguments: that the model itself gets, whose labels can settle what its task is.
             own: whether its task loss is computed outside of the model.
+
+        Raises:
+            ConsistencyError: if the model's task has become another one.
         """
+        if anatomy.is_regression(self._transformer) != self.is_regression:
+            was, now = (
+                ("regression", "classes") if self.is_regression else ("classes", "regression")
+            )
+            raise ConsistencyError(
+                f"problem_type or num_labels of the model's config changed after attach, from {was}"
+                f" to {now}, of which other predictions are compared; attach after that change"
+            )
         self.is_own_loss = own
         self._is_multi_label = self._asks_for_several(arguments.get("labels"))
 

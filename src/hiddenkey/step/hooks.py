@@ -168,7 +168,17 @@ class StepHooks:
             changed = args, kwargs
         if module.training:
             self._begin(module, args, kwargs, index)
+        else:
+            self._silence()
         return changed
+
+    def _silence(self) -> None:
+        """Draw nothing in a model that does not train, though parts of it may be set to.
+
+        PEFT leaves the layers that it adds in training mode, whatever the model's own is.
+        """
+        if any(place.part.module.training for place in self._plan.places):
+            self.rates.act(dict.fromkeys(self.rates.current, 0.0))
 
     def _begin(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], index: Any
@@ -221,6 +231,7 @@ class StepHooks:
         """Leave nothing of a pass on the model, however it ended. Does nothing twice."""
         self.current, self._is_called = None, False
         self.random_numbers.end()
+        self.rates.act(self.rates.current)
         if self.shared is not None:
             self.shared.release()
         if self.consistency is not None:
@@ -241,7 +252,7 @@ class StepHooks:
             return
         if self.current is not None and not compiling and layer is self._layers[-1].module:
             self.current.states = states
-        visible, rates = self.visible.stored(), self.rates.current
+        visible, rates = self.visible.stored(), self.rates.acting
 
         def restore(gradient: Tensor) -> None:
             self.visible.restore(visible)

@@ -17,13 +17,14 @@ class Rates:
 
     Attributes:
         current: rates of the passes that begin now, by :attr:`Site.key`; never changed in place.
+        acting: those that the sites draw with at this moment.
     """
 
     def __init__(self, sites: Sequence[Site]) -> None:
         self.current: Mapping[str, float] = {site.key: site.rate for site in sites}
         self._positions = {site.key: site.position for site in sites}
         self._setters: dict[str, Callable[[float], None]] = {}
-        self._acting: Mapping[str, float] = self.current
+        self.acting: Mapping[str, float] = self.current
 
     def connect(self, key: str, set_rate: Callable[[float], None]) -> None:
         """Let the site ``key`` follow, through ``set_rate``."""
@@ -50,8 +51,8 @@ class Rates:
 
     def act(self, rates: Mapping[str, float]) -> None:
         """Let the sites draw with ``rates``: a pass that runs again with those that it had."""
-        if self._acting is rates:
+        if self.acting is rates:
             return
-        self._acting = rates
+        self.acting = rates
         for key, set_rate in self._setters.items():
             set_rate(rates[key])

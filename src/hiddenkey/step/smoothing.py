@@ -10,6 +10,7 @@ from torch import Tensor
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation.smoothing import smoothed_rest
 from hiddenkey.step.added_loss import AddedLoss, Run
+from hiddenkey.step.outputs import put
 
 
 class SmoothingLoss(AddedLoss):
@@ -69,7 +70,7 @@ class SmoothingLoss(AddedLoss):
         if self._chunked is not None:
             parts = self._chunked.finish(output, None)
             if parts is not None:
-                output["logits"] = None
+                put(output, "logits", None)
                 return parts
         task: Tensor | None = getattr(output, "loss", None)
         if not target:

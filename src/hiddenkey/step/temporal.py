@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hiddenkey import log
+from hiddenkey.anatomy.low_rank import adapters_at_work
 from hiddenkey.chunked_loss.past import Past
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.framework.compensation.kl import bidirectional_kl
@@ -29,6 +30,7 @@ from hiddenkey.step.arguments import visible_tokens
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
 from hiddenkey.step.identity import Identities, identities, per_example, reading_of
+from hiddenkey.step.outputs import put
 
 _FIRST_VISIT = (
     "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
@@ -74,6 +76,7 @@ class TemporalLoss(AddedLoss):
         super().__init__(consistency, transformer, lm_loss, entry)
         self.history = History()
         self._reading = reading_of(transformer, by_token=self.compared.is_token_wise)
+        self._adapters = adapters_at_work(transformer)
         self._visit: Visit | None = None
         self._past: tuple[Tensor, Past] | None = None
 
@@ -105,6 +108,9 @@ class TemporalLoss(AddedLoss):
         log.once("temporal", _FIRST_VISIT)
         self._verify(run, arguments)
         who = identities(arguments, index, self._reading)
+        adapters = adapters_at_work(self._transformer)
+        if adapters != self._adapters:  # whose predictions are those of another model
+            who = who.under(repr(adapters))
         return Visit(who, self.choose(arguments), self.due())
 
     def begin(self, arguments: Mapping[str, Any], target: Visit | None) -> None:
@@ -138,7 +144,7 @@ class TemporalLoss(AddedLoss):
                 assert self._past is not None
                 rows, past = self._past
                 self.history.write(rows, past.log_q, past.classes)
-                output["logits"] = None
+                put(output, "logits", None)
                 return parts[0], parts[1] if target.is_due else None
         extra = self._divergence(output, arguments, target)
         if not target.is_due:

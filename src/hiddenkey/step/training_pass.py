@@ -15,6 +15,7 @@ from hiddenkey.step.added_loss import AddedLoss
 from hiddenkey.step.arguments import select
 from hiddenkey.step.consistency import SecondPass, TwoPassLoss
 from hiddenkey.step.guards import TrainedLoss
+from hiddenkey.step.outputs import put
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.shared_layers import SharedLayers
 from hiddenkey.step.smoothing import SmoothingLoss
@@ -94,7 +95,7 @@ class TrainingPass:
             self.own.receive(extra)
             return
         if total is not None and total is not output.loss:
-            output["loss"] = total
+            put(output, "loss", total)
         task = total if total is None or extra is None else total.detach() - extra.detach()
         meter.add(task, extra)
         predictions = getattr(output, "logits", getattr(output, "start_logits", None))

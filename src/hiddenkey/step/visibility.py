@@ -1,11 +1,12 @@
-"""Which tokens of the batch at work are no padding, for positions outside attention."""
+"""Which tokens the batch at work has and which are no padding, for positions outside attention."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from hiddenkey.anatomy import Part
@@ -13,6 +14,8 @@ from hiddenkey.anatomy.model import in_decoder
 from hiddenkey.step.arguments import visible_tokens
 
 _TOKENS = {"input_ids", "inputs_embeds"}
+T = TypeVar("T")
+Stored = tuple[dict[bool, Tensor], dict[bool, torch.Size]]
 
 
 class VisibleTokens:
@@ -20,6 +23,7 @@ class VisibleTokens:
 
     def __init__(self) -> None:
         self._by_side: dict[bool, Tensor] = {}
+        self._shapes: dict[bool, torch.Size] = {}
 
     def see_inside(self, decoder: bool, arguments: Mapping[str, Any]) -> None:
         """Take those of one side from the arguments of a call inside of the model's, by name.
@@ -32,26 +36,34 @@ class VisibleTokens:
             self._by_side = {**self._by_side, decoder: visible}
         elif arguments.get("attention_mask") is None:
             self._by_side = {side: own for side, own in self._by_side.items() if side != decoder}
+        if (shape := _shape(arguments)) is not None:
+            self._shapes = {**self._shapes, decoder: shape}
 
     def see(self, arguments: Mapping[str, Any]) -> None:
         """Take them from the arguments of a model's call, by name."""
-        visible = _visible_of_call(arguments)
+        visible = _first_of_call(_visible, arguments)
         self._by_side = {} if visible is None else {False: visible}
         mask = arguments.get("decoder_attention_mask")
         if isinstance(mask, Tensor) and mask.dim() == 2:
             self._by_side[True] = mask.bool()
+        shape = _first_of_call(_shape, arguments)
+        self._shapes = {} if shape is None else {False: shape}
 
     def of(self, decoder: bool) -> Tensor | None:
         """Return those of an encoder-decoder's decoder, or of what comes first."""
         return self._by_side.get(decoder)
 
-    def stored(self) -> dict[bool, Tensor]:
-        """Return what :meth:`restore` takes."""
-        return self._by_side
+    def shape(self, decoder: bool) -> torch.Size | None:
+        """Return ``[batch, tokens]`` of one side, padding included, as far as it is known."""
+        return self._shapes.get(decoder)
 
-    def restore(self, stored: dict[bool, Tensor]) -> None:
+    def stored(self) -> Stored:
+        """Return what :meth:`restore` takes."""
+        return self._by_side, self._shapes
+
+    def restore(self, stored: Stored) -> None:
         """See what an earlier pass saw."""
-        self._by_side = stored
+        self._by_side, self._shapes = stored
 
 
 def models_inside(
@@ -82,19 +94,24 @@ def models_inside(
 
 
 def _visible(arguments: Mapping[str, Any]) -> Tensor | None:
+    shape = _shape(arguments)
+    return None if shape is None else visible_tokens(arguments, shape)
+
+
+def _shape(arguments: Mapping[str, Any]) -> torch.Size | None:
     given = (arguments.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
     tokens = next((tensor for tensor in given if isinstance(tensor, Tensor)), None)
-    if tokens is None or tokens.dim() < 2:
-        return None
-    return visible_tokens(arguments, tokens.shape[:2])
+    return None if tokens is None or tokens.dim() < 2 else tokens.shape[:2]
 
 
-def _visible_of_call(arguments: Mapping[str, Any]) -> Tensor | None:
-    """Return those of a model's call, which may hold its tokens in a dictionary.
+def _first_of_call(
+    find: Callable[[Mapping[str, Any]], T | None], call: Mapping[str, Any]
+) -> T | None:
+    """Return what a model's call says, which may hold its tokens in a dictionary.
 
     sentence-transformers' model is called so, and runs the model in it by its ``forward``, whose
     call no hook sees.
     """
-    inside = (value for value in arguments.values() if isinstance(value, Mapping))
-    found = (_visible(given) for given in (arguments, *inside))
-    return next((visible for visible in found if visible is not None), None)
+    inside = (value for value in call.values() if isinstance(value, Mapping))
+    found = (find(given) for given in (call, *inside))
+    return next((each for each in found if each is not None), None)
