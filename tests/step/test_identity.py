@@ -19,13 +19,8 @@ from transformers import (
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
-from hiddenkey.step.identity import (
-    Reading,
-    content_hash,
-    identities,
-    packed_starts,
-    per_example,
-)
+from hiddenkey.step.identity import Reading, content_hash, identities
+from hiddenkey.step.packed import packed_starts, per_example
 from models import PAD, VOCABULARY, batch, configuration, plain_model, seeded, step
 from task_models import model_for
 
@@ -376,7 +371,7 @@ def test_a_packed_text_is_the_example_that_it_is_by_itself():
 def test_packed_texts_are_read_a_few_at_a_time(texts, monkeypatch):
     reading = Reading(padding=PAD, by_token=True)
     expected = identities(row_of_two(), None, reading).keys
-    monkeypatch.setattr("hiddenkey.step.identity._AT_ONCE", 3 * texts)
+    monkeypatch.setattr("hiddenkey.step.packed.AT_ONCE", 3 * texts)
     assert identities(row_of_two(), None, reading).keys == expected
 
 
@@ -392,7 +387,7 @@ def test_packed_texts_are_read_a_few_at_a_time(texts, monkeypatch):
     ids=lambda more: next(iter(more)),
 )
 def test_a_row_that_does_not_say_what_belongs_to_whom_is_one_example(more):
-    assert packed_starts(row_of_two(**more), Reading(padding=PAD, by_token=True)) is None
+    assert packed_starts(row_of_two(**more)) is None
 
 
 def test_units_are_counted_by_packed_text():

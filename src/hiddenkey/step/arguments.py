@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -15,6 +15,14 @@ _MEDIA = (
     *("pixel_", "image_", "video_", "visual_", "audio_", "input_features", "feature_"),
     *("second_per_grid", "spatial_shapes"),
 )
+NO_INPUT: Final = (
+    *("position_ids", "decoder_position_ids", "cache_position", "decoder_input_ids"),
+    *("start_positions", "end_positions", "num_items_in_batch", "seq_idx"),
+)
+"""What follows from the other inputs and changes with a batch's padding, or decides no
+prediction."""
+
+_NO_INPUT_INSIDE = ("attention_mask", "label", "weight")
 _LEADING = ("input_ids", "inputs_embeds", "pixel_values", "input_features", "input_values")
 
 
@@ -62,6 +70,16 @@ def _of_chosen(name: str, value: Any, chosen: Tensor, total: int) -> Any:
 def is_media(name: str) -> bool:
     """Whether an argument of a model call holds, or describes, images, films or sounds."""
     return name.startswith(_MEDIA)
+
+
+def is_further_input(name: str, value: Any, batch: int) -> bool:
+    """Whether an argument, beside the first, says something of the examples of the batch."""
+    if not isinstance(value, Tensor) or value.dim() == 0:
+        return False
+    if is_media(name):
+        return True
+    is_other = name in NO_INPUT or any(part in name for part in _NO_INPUT_INSIDE)
+    return len(value) == batch and not is_other
 
 
 def lead(arguments: Mapping[str, Any]) -> Tensor:

@@ -31,7 +31,7 @@ from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead, select, visible_tokens
-from hiddenkey.step.identity import per_example
+from hiddenkey.step.packed import per_example
 
 _SHIFTED = ("ForCausalLM",)
 LANGUAGE = ("ForCausalLM", "ForMaskedLM", "ForConditionalGeneration")

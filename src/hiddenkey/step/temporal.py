@@ -29,8 +29,9 @@ from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
 from hiddenkey.step.arguments import visible_tokens
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
-from hiddenkey.step.identity import Identities, identities, per_example, reading_of
+from hiddenkey.step.identity import Identities, identities, reading_of
 from hiddenkey.step.outputs import put
+from hiddenkey.step.packed import per_example
 
 _FIRST_VISIT = (
     "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
