@@ -18,13 +18,12 @@ from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
 from hiddenkey.attachment.sequence_sites import install_sequence_sites
+from hiddenkey.attachment.summary import described, loss_described
 from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.catalogue import method
-from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import DropoutConfig
-from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.site import Site
 from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.sequence.site import Removable
@@ -302,51 +301,17 @@ class Attachment:
 
     def summary(self) -> list[str]:
         """Return one line for each drop, one for the loss, and one for what was switched off."""
-        lines = []
-        for drop in self.config.drops:
-            own = [site for site in self.sites if site.position == drop.position]
-            reach = (
-                f"{len({site.layer for site in own})} of {self._layer_count} layers"
-                if own[0].layer is not None
-                else (own[0].name)
-            )
-            kernels = " and ".join(dict.fromkeys(site.kernel for site in own))
-            lines.append(
-                f"{drop.position}: {drop.pattern}, rate {drop.rate:g}, rescale {drop.rescaling},"
-                f" {reach}{self._without(drop.position)}, {kernels}"
-            )
-        if self.config.consistency is not None:
-            lines.append(self._loss_in_words(self.config.consistency))
+        loss = self.config.consistency
+        noise = [
+            described(drop, self.sites, self.gaps, self._layer_count) for drop in self.config.drops
+        ]
+        lines = noise if loss is None else [*noise, loss_described(loss, self._step)]
         if schedule := self.config.schedule:
             lines.append(f"{schedule.described()}; in a loop of your own: set_rates")
         if self._own_dropout:
             return [*(lines or ["no noise"]), self._own_dropout]
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
-
-    def _loss_in_words(self, loss: Consistency) -> str:
-        step = self._added_loss
-        words = [f"consistency: {loss.kind}", f"weight {loss.weight:g}"]
-        if loss.runs_twice:
-            words.append(f"backward {loss.backward}")
-        if isinstance(step, TemporalLoss):
-            words.append(f"to each example's last prediction ({step.memory})")
-        if loss.kind != SMOOTHING:
-            words += [f"fraction {loss.fraction:g}", f"every {loss.every}"]
-        words += [f"momentum {loss.momentum:g}"] if loss.momentum else []
-        words += [f"second pass {loss.precision}"] if loss.precision != "same" else []
-        words += ["chunked"] if step and step.is_chunked else []
-        if self._step and (shared := self._step.shared):
-            words.append(f"lower {len(shared.layers)} layers shared")
-        return ", ".join(words)
-
-    def _without(self, position: str) -> str:
-        gaps = [gap.layer for gap in self.gaps if gap.position == position]
-        numbers = ", ".join(str(layer) for layer in gaps if layer is not None)
-        outside = [g.name for g in self.gaps if g.position == position and g.layer is None]
-        words = [f"layers without: {numbers}"] if numbers else []
-        words += [f"not in {', '.join(outside)}"] if outside else []
-        return f" ({'; '.join(words)})" if words else ""
 
     def detach(self) -> None:
         """Give the model back exactly as it was before :func:`attach`. Does nothing twice.
