@@ -152,6 +152,23 @@ def test_grid_shows_spread_and_difference_to_lora(page):
     assert rows["feed-forward output"][2] == ["\u2013"]
 
 
+@pytest.mark.parametrize(("column", "name", "digits"), [(0, "metric", 2), (2, "loss", 4)])
+def test_all_measures_are_shown_whatever_is_asked_of_them(page, column, name, digits):
+    values = measure()
+    rows = {row[0][0]: row[1:] for row in page.table("All measures")}
+    assert all(len(cells) == 3 for cells in rows.values())  # no time of steps
+    lora, ours = (
+        np.mean([[values[task, arm, name][s] for s in range(6)] for task in COUNTED], axis=0)
+        for arm in ("lora", "rank16")
+    )
+    gain = ours - lora
+    interval = stats.t.interval(0.95, 5, gain.mean(), stats.sem(gain))
+    low, mean, high = (shown(each, digits) for each in (interval[0], gain.mean(), interval[1]))
+    spread = f"{ours.mean():.{digits}f} ± {ours.std(ddof=1):.{digits}f}"
+    assert rows["rank16"][column] == [spread, f"{mean} [{low}, {high}]"]
+    assert len(rows["lora"][column]) == 1
+
+
 def test_tasks_that_do_not_count_have_their_reason(found, page):
     rows = {row[0][0]: row for row in page.table("Tasks")}
     assert rows["headlines"][4] == ["yes"]

@@ -19,6 +19,7 @@ from hiddenkey.lab.claims.tables import (
     drawing_grid,
     effects_grid,
     environment_grids,
+    measures_grid,
     power_grid,
     scores_grid,
     summary_grid,
@@ -89,6 +90,7 @@ def render_page(evidence: Evidence, pictures: Sequence[Picture]) -> str:
             for index, finding in enumerate(evidence.findings, 1)
         ],
         rule=(*RULE.split("\n\n"), *plan_words(evidence)),
+        measures=_with_rows(measures_grid(evidence)),
         power=power_grid(evidence),
         chosen=_with_rows(chosen_grid(evidence), scores_grid(evidence)),
         environments=environment_grids(evidence),
@@ -136,7 +138,8 @@ def _blocks(evidence: Evidence, pictures: Sequence[Picture]) -> Iterator[str]:
     yield from map(_prose, (*RULE.split("\n\n"), *plan_words(evidence)))
     for finding in evidence.findings:
         yield from _claim(finding, _section(finding, evidence, pictures))
-    for grid in _with_rows(tasks_grid(evidence.findings, evidence), chosen_grid(evidence)):
+    tables = measures_grid(evidence), tasks_grid(evidence.findings, evidence), chosen_grid(evidence)
+    for grid in _with_rows(*tables):
         yield f"### {grid.title}"
         yield _table(grid)
 

@@ -112,6 +112,29 @@ def values_grid(finding: Ruling, evidence: Evidence, measure: Quantity) -> Grid:
     )
 
 
+def measures_grid(evidence: Evidence) -> Grid:
+    """Every measure of each configuration that ran on all tasks that count, judged or not."""
+    findings = evidence.findings
+    left_out = {task for f in findings for task in f.left_out}
+    planned = dict.fromkeys(task for f in findings for task in f.claim.tasks)
+    tasks = [task for task in planned if task not in left_out]
+    known = {measure for _, _, measure in evidence.values} - {COST}
+    measures: list[Quantity] = [measure for measure in MEASURES if measure in known]
+    names = dict.fromkeys((BASELINE, *(n for f in findings for n in f.claim.configurations)))
+    rows = [
+        [name, *(_cell(evidence, tasks, name, measure) for measure in measures)]
+        for name in names
+        if level(evidence.values, tasks, name, "metric").values
+    ]
+    notes = (
+        f"{'Means' if len(tasks) > 1 else 'Values'} of {listing(tasks, 9) or 'no task'} ± standard"
+        " deviation over the seeds. Below them the difference to plain LoRA, seed by seed, with its"
+        " 95 % interval. No verdict rests on this table, and it corrects for no number of looks.",
+    )
+    columns = ("configuration", *(measure.replace("_", " ") for measure in measures))
+    return make_grid("measures", "All measures", columns, rows, notes)
+
+
 def _p_value(p: float) -> Entry:
     return numeric(p, probability(p).removeprefix("= "))
 
