@@ -56,7 +56,9 @@ def test_marginal_means_choose():
         (0.002, 0.1): 0.75, (0.002, 0.2): 0.74, (0.002, 0.3): 0.76,
     }  # fmt: skip
     scores = {Setting(*key): value for key, value in scores.items()}
-    found = choose(SETUP, DROPKEY, [(key, result(value)) for key, value in scores.items()])
+    found = choose(
+        "news", DROPKEY, {"news": [(key, result(value)) for key, value in scores.items()]}
+    )
     assert found.setting == Setting(0.002, 0.2)  # 0.75 and 0.77, not the best cell
     assert found.scores == pytest.approx(scores)
     assert (found.task, found.choice, found.runs) == ("news", "dropkey", 6)
@@ -69,7 +71,7 @@ def test_lengths_are_tried_with_every_other_setting_and_chosen_by_their_means():
         (lr, epochs, rate) for lr in (0.001, 0.002) for epochs in (3, 10) for rate in (0.1, 0.2)
     ]
     pairs = [(setting_of(long, vars(t)), result(0.5 + 0.01 * (t.epochs == 10))) for t in tried]
-    found = choose(SETUP, long, pairs)
+    found = choose("news", long, {"news": pairs})
     assert found.setting == Setting(0.001, 0.1, 10)
     configuration = Configuration("dropkey", "dropkey", {}, "dropkey")
     scale = dataclasses.replace(SCALE, choices={"dropkey": long})
@@ -81,14 +83,15 @@ def test_the_loss_can_decide_in_place_of_the_metric():
     losses = {Setting(0.001, None): 0.4, Setting(0.002, None): 0.6}
     pairs = [(s, dataclasses.replace(result(0.9 * loss), eval_loss=Summary(loss, 1, loss)))
              for s, loss in losses.items()]  # fmt: skip
-    found = choose(SETUP, by_loss, [*pairs, (Setting(0.004, None), None)])
+    found = choose("news", by_loss, {"news": [*pairs, (Setting(0.004, None), None)]})
     assert found.setting == Setting(0.001, None)
     assert found.scores[Setting(0.002, None)] == -0.6
     assert found.scores[Setting(0.004, None)] == -math.inf
 
 
 def test_of_equal_means_the_smaller_value_is_chosen():
-    found = choose(SETUP, DROPKEY, [(Setting(lr, 0.1), result(0.5)) for lr in (0.002, 0.001)])
+    pairs = [(Setting(lr, 0.1), result(0.5)) for lr in (0.002, 0.001)]
+    found = choose("news", DROPKEY, {"news": pairs})
     assert found.setting.learning_rate == 0.001
 
 
@@ -97,14 +100,25 @@ def test_a_run_that_diverged_counts_against_its_setting():
     for lost in (result(None), None):
         results = [lost if value is None else result(value) for _, value in outcomes]
         pairs = zip([Setting(rate, None) for rate, _ in outcomes], results, strict=True)
-        found = choose(SETUP, LORA, pairs)
+        found = choose("news", LORA, {"news": pairs})
         assert found.setting == Setting(0.001, None)
         assert math.isclose(found.scores[Setting(0.002, None)], -0.05)
 
 
 def test_without_a_result_nothing_is_chosen():
-    assert choose(SETUP, LORA, []) is None
-    assert (
-        choose(SETUP, LORA, [(Setting(0.001, None), None), (Setting(0.002, None), result(None))])
-        is None
-    )
+    assert choose("news", LORA, {"news": []}) is None
+    lost = [(Setting(0.001, None), None), (Setting(0.002, None), result(None))]
+    assert choose("news", LORA, {"news": lost}) is None
+
+
+def test_tasks_decide_together_each_by_its_differences():
+    """Of two tasks the easier one lost a run, which must not count against its setting."""
+    slow, fast = Setting(0.001, None), Setting(0.002, None)
+    easy = [(slow, result(0.90)), (fast, result(0.91))]
+    hard = [(slow, result(0.60)), (slow, result(0.60)), (fast, result(0.50))]
+    found = choose("easy", LORA, {"easy": easy, "hard": hard})
+    assert (found.task, found.setting, found.runs) == ("easy", slow, 5)
+    assert found.scores[fast] == pytest.approx(0.705)
+    lost = choose("easy", LORA, {"easy": easy[1:], "hard": hard})
+    assert lost.setting == slow
+    assert choose("easy", LORA, {"easy": easy, "hard": []}).setting == fast

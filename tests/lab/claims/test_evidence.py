@@ -133,6 +133,26 @@ def test_a_choice_is_open_again_when_one_of_its_runs_is_asked_for_again(plans):
     )
 
 
+def test_one_choice_for_all_tasks_waits_for_all_of_them_whatever_is_asked(plans):
+    def change(scale):
+        scale["choices"]["scope"] = "all tasks"
+        scale["tasks"]["others"] = {**scale["tasks"]["words"], "max_length": 12}
+
+    edit(plans / "scales" / "mine.yaml", change)
+    study = Study(plans, "C1")  # whose only task is 'words'
+    tried = study.outline.jobs({})["claims out"]
+    lora = [job for job in tried if options_of(job).get("method", "lora") == "lora"]
+    assert (len(tried), len(lora), study.outline.total) == (8, 4, 8 + 3 * 2)
+    by_rate = {0.01: (0.7, 0.5), 0.02: (0.6, 0.9)}
+    states = {}
+    for job in lora:
+        first = job is lora[0] or job is lora[1]
+        states[job.key] = ended(job, last=by_rate[options_of(job)["learning_rate"]][not first])
+    assert study.outline.chosen({key: states[key] for key in [*states][:3]}) == {}
+    found = study.outline.chosen(states)["words", "lora"]
+    assert (found.setting.learning_rate, found.runs) == (0.02, 4)  # by 'words' alone: 0.01
+
+
 def options_of(job):
     return job.payload["options"]
 

@@ -11,6 +11,7 @@ from hiddenkey.lab.claims.findings import Setting
 from hiddenkey.lab.claims.page import render_page
 from hiddenkey.lab.claims.plan import Claim, Contrast
 from hiddenkey.lab.claims.sentences import RULE
+from hiddenkey.lab.claims.tables import chosen_grid, scores_grid
 from hiddenkey.lab.present.markup import Picture
 from lab.claims.synthetic import TASKS, claims, evidence, measure
 
@@ -308,3 +309,19 @@ def test_ids_are_unique_and_links_lead_somewhere(page):
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
     labelled = {values["aria-labelledby"] for _, values in page.tags if "aria-labelledby" in values}
     assert labelled <= set(page.ids)
+
+
+def test_a_choice_for_all_tasks_stands_once():
+    found = evidence()
+    choices = {
+        name: dataclasses.replace(own, scope="all tasks")
+        for name, own in found.scale.choices.items()
+    }
+    scale = dataclasses.replace(found.scale, choices=choices)
+    together = dataclasses.replace(found, scale=scale)
+    for grid, rows in ((chosen_grid, 2), (scores_grid, None)):
+        shown = [[cell.text for cell in row] for row in grid(together).rows]
+        assert {row[0] for row in shown} == {"all tasks"}
+        assert {row[1] for row in shown} == {"lora", "dropkey"}
+        assert rows is None or len(shown) == rows
+        assert len({row[0].text for row in grid(found).rows}) > 1

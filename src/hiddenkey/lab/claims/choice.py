@@ -72,30 +72,51 @@ def held_out(options: TrainOptions, setup: TaskSetup) -> TrainOptions:
 
 
 def choose(
-    setup: TaskSetup, choice: Choice, results: Iterable[tuple[Setting, Result | None]]
+    task: str, choice: Choice, results: Mapping[str, Iterable[tuple[Setting, Result | None]]]
 ) -> Chosen | None:
     """Choose by marginal means; of equal ones the smaller value.
 
     Args:
-        setup: the task.
+        task: the task.
         choice: what is chosen between.
-        results: outcome of each run; ``None`` if it diverged.
+        results: outcome of each run, by the task that it ran on; ``None`` if it diverged.
 
     Returns:
         The choice; ``None`` if no run has a metric.
     """
-    found = [(setting, _worth(choice, result)) for setting, result in results]
-    if all(value is None for _, value in found):
+    found = {
+        name: [(setting, _worth(choice, result)) for setting, result in own]
+        for name, own in results.items()
+    }
+    if all(value is None for own in found.values() for _, value in own):
         return None
     worst = _DIVERGED if choice.by == "metric" else -math.inf
-    worth = [(setting, worst if value is None else value) for setting, value in found]
+    by_task = [
+        [(setting, worst if value is None else value) for setting, value in own]
+        for own in found.values()
+        if own
+    ]
+    worth = [each for own in by_task for each in own]
+    compared = worth
+    if len(by_task) > 1:
+        compared = [each for own in by_task for each in _within_task(own)]
     return Chosen(
-        task=setup.name,
+        task=task,
         choice=choice.name,
-        setting=Setting(*(_best_part(worth, index) for index in range(len(Setting._fields)))),
+        setting=Setting(*(_best_part(compared, index) for index in range(len(Setting._fields)))),
         runs=len(worth),
         scores=_marginal(worth, lambda setting: setting),
     )
+
+
+def _within_task(worth: Sequence[tuple[Setting, float]]) -> list[tuple[Setting, float]]:
+    """Return what a task's runs are worth beside each other, where tasks decide together.
+
+    A setting that misses a run on an easy task must not look bad for it.
+    """
+    finite = [value for _, value in worth if math.isfinite(value)]
+    middle = mean(finite) if finite else 0.0
+    return [(setting, value - middle) for setting, value in worth]
 
 
 def setting_of(choice: Choice, options: Mapping[str, Any]) -> Setting:

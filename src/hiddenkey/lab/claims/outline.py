@@ -56,7 +56,9 @@ class EvidenceOutline:
     ) -> None:
         self._name, self._scale, self._data, self._local = name, scale, data, local
         self._trained, self._timed = _trained(claims), _timed(claims)
-        choices = dict.fromkeys((task, own.chosen_as) for (task, _), own in self._trained.items())
+        needed = dict.fromkeys((task, own.chosen_as) for (task, _), own in self._trained.items())
+        self._decides = {key: _deciding(key, scale) for key in needed}
+        choices = dict.fromkeys(chain(needed, *self._decides.values()))
         self._trials = {
             (task, name): [*map(self._here, trials(scale.choices[name], scale.tasks[task], scale))]
             for task, name in choices
@@ -104,14 +106,13 @@ class EvidenceOutline:
         states = look.get(self._name, {})
         return [
             f"{choice} on {task}: no run of its choice succeeded"
-            for (task, choice), listed in self._choices.items()
-            if all(job.key in states and states[job.key].done for job in listed)
-            and self._answer((task, choice), states) is None
+            for task, choice in self._decides
+            if self._ended((task, choice), states) and self._answer((task, choice), states) is None
         ]
 
     def chosen(self, states: Mapping[str, State]) -> dict[Key, Chosen]:
         """Return what has been chosen, by task setup and choice."""
-        answers = {key: self._answer(key, states) for key in self._choices}
+        answers = {key: self._answer(key, states) for key in self._decides}
         return {key: answer for key, answer in answers.items() if answer is not None}
 
     def settings(self) -> list[TrainOptions]:
@@ -144,21 +145,30 @@ class EvidenceOutline:
         The answer is remembered with their trials: an ended trial never changes, and a run that is
         asked for again gets another one.
         """
-        listed = self._choices[key]
-        if not all(job.key in states and states[job.key].done for job in listed):
+        if not self._ended(key, states):
             return None
-        ended = [states[job.key].trial for job in listed]
+        places = self._decides[key]
+        ended = [states[job.key].trial for place in places for job in self._choices[place]]
         before, answer = self._answers.get(key, (None, None))
         if before != ended:
-            results = [
-                (setting_of(self._scale.choices[key[1]], record.options), record.result)
-                for record in records_of(listed, states)
-                if record.result is not None or record.counts_as_worst
-            ]
             task, name = key
-            answer = choose(self._scale.tasks[task], self._scale.choices[name], results)
+            choice = self._scale.choices[name]
+            results = {
+                place[0]: [
+                    (setting_of(choice, record.options), record.result)
+                    for record in records_of(self._choices[place], states)
+                    if record.result is not None or record.counts_as_worst
+                ]
+                for place in places
+            }
+            answer = choose(task, choice, results)
             self._answers[key] = ended, answer
         return answer
+
+    def _ended(self, key: Key, states: Mapping[str, State]) -> bool:
+        """Whether all runs that decide a choice have ended."""
+        listed = chain(*(self._choices[place] for place in self._decides[key]))
+        return all(job.key in states and states[job.key].done for job in listed)
 
     def _run_jobs(self, chosen: Mapping[Key, Chosen]) -> dict[Key, list[Job]]:
         """The runs of each configuration on each task whose choice is done, by seed."""
@@ -232,6 +242,18 @@ def _trained(claims: Sequence[Claim]) -> dict[Key, Configuration]:
             for name in dict.fromkeys((BASELINE, *claim.trained)):
                 found.setdefault((task, name), known[name])
     return found
+
+
+def _deciding(key: Key, scale: Scale) -> tuple[Key, ...]:
+    """Tasks, with the choice, whose runs decide it.
+
+    All tasks of the scale that make it, and not only those of the claims that are asked for: a
+    claim has the same answer alone and among others.
+    """
+    _, name = key
+    if scale.choices[name].scope == "each task":
+        return (key,)
+    return tuple((task, name) for task, setup in scale.tasks.items() if name in setup.choices)
 
 
 def _timed(claims: Sequence[Claim]) -> dict[Key, Configuration]:

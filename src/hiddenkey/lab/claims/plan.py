@@ -6,8 +6,9 @@ that matters, how many contrasts must hold, and the tasks. ``reading`` fills the
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -125,6 +126,24 @@ class Drawing:
         drawn = {name for points in self.series.values() for name in points.values()}
         return drawn | {name for cells in self.cells.values() for name in cells.values()}
 
+    def only(self, names: Collection[str]) -> Drawing:
+        """Return it without the lines and cells of all other configurations.
+
+        A line on which plain LoRA alone is left is no line.
+        """
+        lines = {
+            label: {number: name for number, name in points.items() if name in names}
+            for label, points in self.series.items()
+        }
+        rows = {
+            row: {column: name for column, name in cells.items() if name in names}
+            for row, cells in self.cells.items()
+        }
+        series = {label: own for label, own in lines.items() if {*own.values()} - {BASELINE}}
+        return dataclasses.replace(
+            self, series=series, cells={row: cells for row, cells in rows.items() if cells}
+        )
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -161,6 +180,16 @@ class Claim:
         used = weighed.union(*(drawing.shown for drawing in self.pictures))
         return [name for name in self.configurations if name in used]
 
+    def asked(self) -> Claim:
+        """Return it with what its questions compare and plain LoRA, without what is only drawn."""
+        compared = {BASELINE}.union(*(contrast.weights for contrast in self.contrasts))
+        pictures = [drawing.only(compared) for drawing in self.pictures]
+        return dataclasses.replace(
+            self,
+            configurations={k: own for k, own in self.configurations.items() if k in compared},
+            pictures=tuple(d for d in pictures if d.shown or d.kind == "effects"),
+        )
+
     @property
     def timed(self) -> list[str]:
         """Names of the configurations whose steps are timed."""
@@ -180,6 +209,8 @@ class Choice:
         rates: dropout rates tried; empty for a method without.
         epochs: lengths tried; empty: the task's own.
         by: ``metric``: the main metric decides; ``loss``: the loss.
+        scope: ``each task`` has a choice of its own; or ``all tasks`` of the scale have one
+            together, by the mean over them, which rests on as many times the runs.
         seeds: training seeds of each setting. A method without a rate is trained with as many seeds
             more as the others have rates, so that each gets the same number of runs.
     """
@@ -192,6 +223,7 @@ class Choice:
     seeds: tuple[int, ...]
     epochs: tuple[float, ...] = ()
     by: Literal["metric", "loss"] = "metric"
+    scope: Literal["each task", "all tasks"] = "each task"
 
 
 @dataclass(frozen=True)
@@ -243,6 +275,7 @@ class Scale:
         tasks: task setups by name.
         choices: choices by name.
         power: what was known of the scatter over seeds before the runs.
+        asked_only: train only what a question compares, and not what a figure shows beside it.
     """
 
     name: str
@@ -253,3 +286,4 @@ class Scale:
     tasks: Mapping[str, TaskSetup]
     choices: Mapping[str, Choice]
     power: AssumedScatter
+    asked_only: bool = False

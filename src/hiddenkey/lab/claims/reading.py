@@ -24,7 +24,7 @@ from hiddenkey.lab.plans import recipes
 from hiddenkey.lab.plans.settings import read_settings, read_yaml
 
 _Kind = TypeVar("_Kind")
-_AXES: Final = ("learning_rates", "rates", "seeds", "epochs", "by")
+_AXES: Final = ("learning_rates", "rates", "seeds", "epochs", "by", "scope")
 _NAMES: Final = {"arms": "configurations"}
 """Names that files of earlier versions use, and today's."""
 
@@ -236,7 +236,7 @@ def _claim(
             for own, configuration in claim.configurations.items():
                 place = f"configurations: {own}: choice on task {task!r}"
                 file.one_of(place, configuration.chosen_as, scale.tasks[task].choices)
-    return claim
+    return claim.asked() if scale.asked_only and not file.faults else claim
 
 
 def _methods(
@@ -287,6 +287,12 @@ def _setup(name: str, given: Any, choices: Collection[str], file: _File) -> Task
     setup = file.build(TaskSetup, values, place, "options", name=name)
     for choice in (*setup.choices, *setup.learning_rates):
         file.one_of(f"{place}: choices", choice, choices)
+    for choice in setup.learning_rates:
+        if choice in choices and choices[choice].scope == "all tasks":
+            file.add(
+                f"{place}: learning_rates of {choice!r} must be those of all tasks, which have one"
+                " choice together; leave them out"
+            )
     whole = setup.options.get("train_size") is None
     if whole != (0 < setup.validation < 1):
         file.add(

@@ -292,9 +292,17 @@ def environment_grids(evidence: Evidence) -> tuple[Grid, ...]:
 
 
 def _ordered(evidence: Evidence) -> list[Chosen]:
-    """What was chosen, in the scale's order of tasks and choices."""
+    """What was chosen, in the scale's order of tasks and choices; once, if it is for all tasks."""
     tasks, choices = list(evidence.scale.tasks), list(evidence.scale.choices)
-    return sorted(evidence.chosen, key=lambda c: (tasks.index(c.task), choices.index(c.choice)))
+    found = sorted(evidence.chosen, key=lambda c: (tasks.index(c.task), choices.index(c.choice)))
+    shared = {name for name, own in evidence.scale.choices.items() if own.scope == "all tasks"}
+    first = {
+        each.choice: dataclasses.replace(each, task="all tasks")
+        for each in reversed(found)
+        if each.choice in shared
+    }
+    together = sorted(first.values(), key=lambda c: choices.index(c.choice))
+    return [*together, *(each for each in found if each.choice not in shared)]
 
 
 def _half_width(power: Power) -> Entry:
