@@ -1,6 +1,4 @@
 import math
-from itertools import product
-from pathlib import Path
 
 import pytest
 
@@ -50,17 +48,21 @@ def test_every_method_of_a_scale_is_chosen_by_the_same_number_of_runs():
             assert len(counts) == 1, (name, setup.name)
 
 
-def test_the_scale_base_shares_its_runs_with_the_rivals():
-    """Plain LoRA's and HiddenKey's, so that both plans go on in one folder."""
-    rivals = Path(__file__).parents[3] / "docs" / "plans" / "rivals"
-    (_, ours), (_, theirs) = read_plans(default_folder(), "base"), read_plans(rivals, "mpnet")
-    for task, name in product(ours.tasks, ("lora", "hiddenkey")):
-        tried = [
-            [options.recorded() for options in trials(s.choices[name], s.tasks[task], s)]
-            for s in (ours, theirs)
-        ]
-        assert tried[0] == tried[1]
-    assert (ours.seeds, ours.choices["lora"].by) == (theirs.seeds, theirs.choices["lora"].by)
+def test_a_scale_may_train_only_what_is_asked():
+    """C4's questions weigh two of its three rates, and its figure keeps those."""
+    claims, scale = read_plans(default_folder(), "base", ["C4"])
+    assert scale.asked_only
+    names = {"lora"} | {
+        f"{method} {rate}"
+        for method in ("dropkey", "hiddencut", "dropattention")
+        for rate in (0.1, 0.5)
+    }
+    assert set(claims[0].configurations) == set(claims[0].trained) == names
+    sweep = claims[0].pictures[0]
+    assert sweep.shown == names
+    assert set(sweep.series) == {"DropKey", "HiddenCut", "DropAttention"}
+    whole, _ = read_plans(default_folder(), "small", ["C4"])
+    assert names < set(whole[0].trained)
 
 
 def test_claims_stand_in_the_order_of_their_numbers(plans):
