@@ -88,7 +88,9 @@ tools:
 	{ apt-get update -qq && apt-get install -qq -y --no-install-recommends $(TOOLS); } >/dev/null \
 	    || echo "could not install $(TOOLS): their tests are skipped"
 
-test: check tools
+# Packages of Debian are installed while the code is checked.
+test:
+	@$(MAKE) --no-print-directory -j2 check tools
 	$(BIN)/python -m pytest -m 'not alone' --numprocesses=auto --maxprocesses=4 --dist=loadfile
 	$(BIN)/python -m pytest -m alone
 

@@ -21,7 +21,6 @@ ALONE = (
     "lab/compare/test_processes.py",
     "lab/run/test_processes.py",
     "maintenance/test_trial.py",
-    "packaging",
     "parallel",
 )
 """Tests of several processes with time limits: nothing runs beside them."""
