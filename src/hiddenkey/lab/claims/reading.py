@@ -280,7 +280,7 @@ def _scale(file: _File) -> Scale:
     return scale
 
 
-def _setup(name: str, given: Any, choices: Collection[str], file: _File) -> TaskSetup:
+def _setup(name: str, given: Any, choices: Mapping[str, Choice], file: _File) -> TaskSetup:
     place = f"tasks: {name}"
     usual = {"task": name, "choices": [*choices], "validation": 0, "floor": 0.0}
     values = usual | file.value(Mapping[str, object], given, place)
