@@ -11,6 +11,7 @@ import threading
 import pytest
 import torch
 import transformers
+from torch._guards import CompileContext, compile_context
 from transformers import AttentionInterface, GPT2Config
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -117,6 +118,19 @@ def tables_of_transformers():
     masks = {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ALL_MASK_ATTENTION_FUNCTIONS}
     local = dict(ALL_MASK_ATTENTION_FUNCTIONS._local_mapping)
     return functions, masks, local, list(AttentionInterface._global_mapping)
+
+
+def test_a_model_that_is_collected_while_another_is_compiled_leaves_the_tables_alone():
+    """The compiler has read them, and writes guards on what it read."""
+    before = tables_of_transformers()
+    model = plain_model("llama")
+    hiddenkey.attach(model, NOISE)
+    attached = tables_of_transformers()
+    with compile_context(CompileContext(None)):
+        del model
+        assert tables_of_transformers() == attached != before
+    hiddenkey.attach(plain_model("llama"), NOISE).detach()
+    assert tables_of_transformers() == before
 
 
 def test_evaluation_shows_the_maps_that_it_shows_without_attachment(model_and_batch):

@@ -510,3 +510,15 @@ def test_training_under_trainer_is_the_same_both_ways(settings, peft, tmp_path):
             assert one[name] == pytest.approx(two[name], rel=tolerance), name
         assert one["consistency_loss"] > 0.001
         assert one["task_loss"] + one["consistency_loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("method", ["hiddenkey", "temporal", "label-smoothing"])
+def test_a_pass_without_logits_says_so_once(method, caplog, monkeypatch):
+    """Before a script that reads them meets None, as distillation does."""
+    monkeypatch.setattr("hiddenkey.log._said", set())
+    caplog.set_level("INFO", logger="hiddenkey")
+    model = plain_model("llama", "causal")
+    hiddenkey.attach(model, method, lm_loss="chunked")
+    for _ in range(2):
+        assert model(**batch("causal")).logits is None
+    assert caplog.text.count("attach with lm_loss='full'") == 1

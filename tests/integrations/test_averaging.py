@@ -202,3 +202,18 @@ def test_fsdp_is_refused():
 def test_wrong_names_are_told_when_the_callback_is_made():
     with pytest.raises(ConfigError, match="did you mean 'average'"):
         HiddenKeyCallback("lora", inference="averages")
+
+
+def test_an_evaluation_loop_of_the_scripts_own_runs_and_stays(tmp_path):
+    trainer, callback, _ = made(tmp_path, EMA, eval_strategy="steps", eval_steps=4)
+    plain, seen = trainer.evaluation_loop, []
+
+    def own(*given, **named):
+        seen.append(callback.averaging.average.count)
+        return plain(*given, **named)
+
+    trainer.evaluation_loop = own
+    trainer.train()
+    trainer.evaluate()
+    assert seen == [4, 8, 8]
+    assert vars(trainer)["evaluation_loop"] is own

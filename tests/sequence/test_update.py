@@ -319,6 +319,14 @@ class TestAdaptersThatChange:
             assert not masks
 
 
+@pytest.mark.parametrize(("start", "is_told"), [("pissa", True), ("gaussian", False)])
+def test_an_adapter_that_holds_pretrained_weights_is_told(start, is_told, caplog):
+    """What it drops is then no update, but part of the frozen path."""
+    config = LoraConfig(target_modules=TARGETS, init_lora_weights=start)
+    with hiddenkey.attach(get_peft_model(plain_model("bert"), config), "droplora"):
+        assert ("moved the largest part of the frozen weights" in caplog.text) is is_told
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("config", "reason"),

@@ -262,3 +262,29 @@ def with_adapter(config):
 def test_an_update_that_b_does_not_scale_is_refused(config, message):
     with pytest.raises(AttachError, match=message):
         scale_update(with_adapter(config), 0.5)
+
+
+@pytest.mark.parametrize("is_moving", [True, False])
+def test_running_statistics_that_move_are_told(is_moving, caplog):
+    """They belong to the last weights, so that the mean's predictions can be far off."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    model[1].train(is_moving)
+    average = WeightAverage(model, AVERAGE, steps=4)
+    trained(average, model, 4)
+    told = [record for record in caplog.records if "update_bn" in record.getMessage()]
+    assert len(told) == is_moving
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "settings", "name"),
+    [
+        ("bert", "classification", {"bias": "lora_only"}, "query.base_layer.bias"),
+        ("bert", "classification", {"modules_to_save": ["word_embeddings"]}, "word_embeddings"),
+        ("llama", "causal", {"modules_to_save": ["lm_head"]}, "lm_head"),
+    ],
+)
+def test_an_update_beside_other_pretrained_weights_is_not_scaled(family, task, settings, name):
+    kind = TaskType.CAUSAL_LM if task == "causal" else TaskType.SEQ_CLS
+    model = get_peft_model(plain_model(family, task), LoraConfig(task_type=kind, **settings))
+    with pytest.raises(AttachError, match=rf"{name}\S* is trained beside LoRA"):
+        scale_update(model, 0.5)

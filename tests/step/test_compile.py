@@ -1,11 +1,14 @@
 """torch.compile: no graph break in attention, one graph for all steps, and the same numbers."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch._dynamo.utils import counters
 from transformers import BloomConfig, BloomForSequenceClassification
 
 import hiddenkey
+from hiddenkey import Consistency
 from hiddenkey.framework.patterns import draws
 from models import assert_same_gradients, batch, lora_model, seeded, step
 
@@ -80,3 +83,19 @@ def test_the_first_step_of_all_may_be_compiled(build, method, kernel):
     assert_same_gradients(gradients, plain, rtol=1e-4, atol=1e-5)
     assert attachment.shares() == pytest.approx(shares)
     assert all(share > 0.02 for share in shares.values())
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own
+def test_noise_is_not_lost_to_what_was_compiled_for_a_model_without():
+    """A temporal loss breaks the graph, and the parts are shared by all models of a class."""
+    before = lora_model("bert", layers=1)
+    hiddenkey.attach(before, "temporal")
+    step(torch.compile(before, backend="eager"), batch())
+    noise = hiddenkey.method("droplora", rate=0.4)
+    config = dataclasses.replace(noise, consistency=Consistency(target="history"))
+    model = lora_model("bert", layers=1)
+    attachment = hiddenkey.attach(model, config)
+    loss, _ = step(torch.compile(model, backend="eager"), batch(), 3)
+    assert all(share > 0 for share in attachment.shares().values())
+    hiddenkey.attach(model, config)
+    assert loss == pytest.approx(step(model, batch(), 3)[0], rel=1e-5)

@@ -21,7 +21,7 @@ from hiddenkey import Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
 from hiddenkey.step.identity import Reading, content_hash, identities
 from hiddenkey.step.packed import packed_starts, per_example
-from models import PAD, VOCABULARY, batch, configuration, plain_model, seeded, step
+from models import CACHE, PAD, VOCABULARY, batch, configuration, plain_model, seeded, step
 from task_models import model_for
 
 IMAGE = VOCABULARY - 1
@@ -444,3 +444,19 @@ def test_features_are_recognised_if_no_trained_weights_compute_them(is_trained):
         return
     assert passes(model, embedded(), embedded())[1] == pytest.approx(0, abs=1e-6)
     assert known(model) == (4, 4)
+
+
+def test_what_a_cache_holds_is_part_of_an_example():
+    """One continuation of two texts that were read before."""
+    model = plain_model("llama", "causal", dropout=0.0).eval()
+    inputs = {"input_ids": batch("causal", "none")["input_ids"]}
+    texts = torch.randint(3, VOCABULARY, (2, 4, 5), generator=torch.Generator().manual_seed(1))
+
+    def after(text):
+        with torch.no_grad():
+            read = model(input_ids=text, use_cache=True)
+        return identities({**inputs, "past_key_values": read[CACHE]}, None).keys
+
+    assert after(texts[0]) == after(texts[0])
+    assert not set(after(texts[0])) & set(after(texts[1]))
+    assert not set(after(texts[0])) & set(identities(inputs, None).keys)

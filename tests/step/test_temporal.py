@@ -802,3 +802,29 @@ def test_each_adapter_has_predictions_of_its_own(numbered):
             change(model)
     assert divergences[:3] == [0.0] * 3
     assert all(each > 1e-5 for each in divergences[3:5])  # the frozen model is the same again
+
+
+def test_an_example_that_is_twice_in_a_batch_is_recognised_twice():
+    inputs = {name: torch.cat([each, each]) for name, each in batch("classification").items()}
+    model, attachment = without_noise()
+    for _ in range(2):
+        step(model, inputs)
+    assert (attachment.history.visits, attachment.history.recognised) == (16, 8)
+
+
+def test_of_an_example_that_is_twice_in_a_batch_the_last_prediction_is_kept():
+    """Whole: on a GPU two that write to one row at once would mix."""
+    history = History()
+    who = Identities([7, 8, 7], [7, 8, 7], are_numbered=False)
+    rows = torch.tensor(history.rows_of(who, [1, 1, 1]))
+    history.read(rows, torch.zeros(3, 2), classes=1)
+    written = []
+    setter = torch.Tensor.__setitem__
+    values = torch.tensor([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]])
+    with pytest.MonkeyPatch.context() as patch:
+        keep = lambda own, key, value: written.append(value) or setter(own, key, value)  # noqa: E731
+        patch.setattr(torch.Tensor, "__setitem__", keep)
+        history.write(rows, values, torch.tensor([[5], [6], [9]]))
+    assert written[0].tolist() == [[4.0, 5.0], [2.0, 3.0], [4.0, 5.0]]
+    assert written[-1].tolist() == [[9], [6], [9]]
+    assert history.state_dict()["values"].tolist() == [[4.0, 5.0], [2.0, 3.0]]

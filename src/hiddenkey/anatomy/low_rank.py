@@ -10,6 +10,9 @@ from torch.nn.modules.conv import _ConvNd
 Pair = tuple[nn.Module, nn.Module]
 """The modules of A, inputs to ranks, and of B, ranks to outputs."""
 
+_MOVED = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initialisations of PEFT that take the adapter's first update out of the frozen weights."""
+
 _CONTAINERS = (nn.ModuleDict, nn.ModuleList, nn.ParameterDict, nn.ParameterList)
 
 
@@ -56,6 +59,13 @@ def adapters_at_work(transformer: nn.Module) -> tuple[str, ...]:
 def is_merged(module: nn.Module) -> bool:
     """Whether an adapter's update is in the frozen weight at this moment."""
     return bool(getattr(module, "merged", False))
+
+
+def moved_start(model: nn.Module) -> str | None:
+    """Return an initialisation by which a model's adapter holds part of the frozen weights."""
+    configs: Any = getattr(model, "peft_config", {})
+    starts = [str(getattr(each, "init_lora_weights", "")).lower() for each in configs.values()]
+    return next((start for start in starts if start.startswith(_MOVED)), None)
 
 
 def update_refusal(module: nn.Module) -> str | None:

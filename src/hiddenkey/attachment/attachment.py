@@ -14,6 +14,7 @@ from hiddenkey.anatomy import Gap, Part
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
+from hiddenkey.attachment.compiled import forget_compiled
 from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
@@ -100,6 +101,7 @@ def attach(
     except BaseException:
         attachment.detach()
         raise
+    forget_compiled()
     return attachment
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from hiddenkey import anatomy
+from hiddenkey import anatomy, log
 from hiddenkey.anatomy import Gap, Part
-from hiddenkey.anatomy.low_rank import is_adapted, is_merged, update_refusal
+from hiddenkey.anatomy.low_rank import is_adapted, is_merged, moved_start, update_refusal
 from hiddenkey.anatomy.part import is_inside
 from hiddenkey.anatomy.unsuited import refusal
 from hiddenkey.errors import AttachError
@@ -168,6 +168,7 @@ def find_update(
             f"the adapter of {merged[0]} is merged into its layer, so there is no update to drop;"
             " call unmerge_adapter() before attach"
         )
+    _warn_of_moved_weights(transformer)
     reached = {part.layer for part in found.values()}
     return [
         *found.values(),
@@ -179,6 +180,18 @@ def find_update(
         *(Gap(None, name, "update", f"it {why}") for name, why in refusals.items() if why),
         *_adapted_outside(transformer),
     ]
+
+
+def _warn_of_moved_weights(transformer: nn.Module) -> None:
+    """Say that the frozen path is noisy too, where an adapter began with a part of it."""
+    start = moved_start(transformer)
+    if start is not None and log.is_first_process():
+        log.logger.warning(
+            "init_lora_weights=%r moved the largest part of the frozen weights into the adapter, so"
+            " that noise on its update drops pretrained weights, and not only what was learnt; use"
+            " another initialisation with the position 'update', or a low rate",
+            start,
+        )
 
 
 def _refuse_chunks(layers: list[Part]) -> None:

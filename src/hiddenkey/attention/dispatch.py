@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._guards import CompileContext
 
 from hiddenkey.attention import flash, flex
 from hiddenkey.attention.intercept import Interception
@@ -116,13 +117,21 @@ def unregister(user: Any) -> None:
 
 
 def _unregister_unused() -> None:
-    if any(True for _ in _users):
-        return
+    if any(True for _ in _users) or _is_compiling_code():
+        return  # the next one that is given up tidies up for both
     from transformers import AttentionInterface
 
     for name in [name for name in AttentionInterface._global_mapping if name.startswith(PREFIX)]:
         AttentionInterface._global_mapping.pop(name, None)
     forget_masks()
+
+
+def _is_compiling_code() -> bool:
+    """Whether torch.compile is at work, which has read the tables and writes guards on them.
+
+    Any object may be collected meanwhile, also a model that nobody detached.
+    """
+    return CompileContext.try_get() is not None
 
 
 def implementation(module: nn.Module) -> str | None:

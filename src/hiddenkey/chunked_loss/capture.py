@@ -65,7 +65,7 @@ class _Pass:
 def refusal(transformer: Any) -> str | None:
     """Say why a model cannot run without its logits; ``None`` if it may."""
     if anatomy.task_of(transformer) not in ("ForCausalLM", "ForMaskedLM"):
-        return "it is no language model"
+        return "it is no causal or masked language model"
     if not isinstance(transformer.get_output_embeddings(), nn.Module):
         return "it names no output embedding"
     code = getattr(inspect.unwrap(type(transformer).forward), "__code__", None)

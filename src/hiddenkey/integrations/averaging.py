@@ -37,6 +37,8 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: Trainer, inference: Inference, *, used: bool = True) -> None:
         self._trainer, self._inference, self._used = trainer, inference, used
         self.average: WeightAverage | None = None
+        self._holding: Any = None  # the evaluation in the place of the trainer's
+        self._held: Any = None  # one that the script had given this trainer
 
     def file(self, checkpoint: str | Path) -> Path:
         """Return where the mean is in a checkpoint."""
@@ -95,18 +97,24 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
 
     def release(self) -> None:
         """Give the trainer's evaluation back as it was. Does nothing twice."""
-        vars(self._trainer).pop("evaluation_loop", None)
+        own = vars(self._trainer)
+        if self._holding is not None and own.get("evaluation_loop") is self._holding:
+            del own["evaluation_loop"]
+            if self._held is not None:
+                self._trainer.evaluation_loop = self._held
+        self._holding = self._held = None
 
     def _hold_evaluation(self) -> None:
         """Let evaluations of this one trainer, and no other, run with the mean."""
         evaluate = self._trainer.evaluation_loop
+        self._held = vars(self._trainer).get("evaluation_loop")
 
         def with_the_mean(*given: Any, **named: Any) -> Any:
             assert self.average is not None
             with self.average.applied():
                 return evaluate(*given, **named)
 
-        self._trainer.evaluation_loop = with_the_mean
+        self._trainer.evaluation_loop = self._holding = with_the_mean
 
 
 def _checkpoint() -> Path:

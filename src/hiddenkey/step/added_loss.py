@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from hiddenkey import anatomy
+from hiddenkey import anatomy, log
 from hiddenkey.chunked_loss import capture
 from hiddenkey.chunked_loss.passes import ChunkedPasses
 from hiddenkey.chunked_loss.sums import KINDS, Sums
@@ -18,10 +18,16 @@ from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead
 from hiddenkey.step.compared import ComparedRows
+from hiddenkey.step.outputs import put
 
 LanguageModelLoss = Literal["auto", "chunked", "full"]
 # Below this many classes logits are no larger than the hidden states of a few layers.
 LARGE_VOCABULARY = 8192
+
+_NO_LOGITS = (
+    "training passes compute the loss without logits, so that output.logits is None in them; where"
+    " a script reads them, as distillation does, attach with lm_loss='full'"
+)
 
 Run = Callable[[Mapping[str, Any]], Any]
 
@@ -168,6 +174,12 @@ class AddedLoss(ABC):
         first = lead(arguments)
         count = max(1, round(self.consistency.fraction * first.shape[0]))
         return torch.randperm(first.shape[0], device=first.device)[:count]
+
+    def _leave_without_logits(self, output: Any) -> None:
+        """Take out of an output what was not computed, and say so before a script asks for it."""
+        put(output, "logits", None)
+        if not torch.compiler.is_compiling():
+            log.once("logits", _NO_LOGITS)
 
     def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a pass can go without logits; a loss of the script's own needs them."""

@@ -11,10 +11,19 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from hiddenkey import log
 from hiddenkey.errors import AttachError, ConfigError
 from hiddenkey.framework.inference import Inference
+from hiddenkey.step.statistics import RunningStatistics
 
 _LAYOUT: Final = "hiddenkey"
+
+_STATISTICS: Final = (
+    "the model has running statistics (batch normalisation), which are those of the last weights"
+    " and fit their mean badly: an evaluation of the mean can be wrong by much. Estimate them anew"
+    " for the mean by passes in training mode over training data (torch.optim.swa_utils.update_bn),"
+    " keep these modules in evaluation mode in training, or take inference='last'"
+)
 
 
 class WeightAverage:
@@ -79,6 +88,7 @@ class WeightAverage:
         self._refuse_others()
         weights: list[Tensor] = [*self._weights.values()]
         if not self._mean:
+            self._warn_of_statistics()
             self._mean = [torch.zeros_like(p, dtype=_wide(p)) for p in weights]
         self.count += 1
         share = self.inference.share(self.count)
@@ -164,6 +174,15 @@ class WeightAverage:
                 " mix means with last weights; begin the mean when all weights are trained, or"
                 " take inference='last'"
             )
+
+    def _warn_of_statistics(self) -> None:
+        """Say once, while the model trains, that a mean of weights has other statistics.
+
+        A mean of the statistics would be worse still (tried on ResNet): they vary with the weights.
+        """
+        statistics = RunningStatistics.of(self._model)
+        if statistics is not None and statistics.are_moving and log.is_first_process():
+            log.logger.warning(_STATISTICS)
 
     def _about(self) -> dict[str, Any]:
         rule = self.inference

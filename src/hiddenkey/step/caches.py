@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, MutableMapping
+from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from typing import Any, Final
 
 from torch import Tensor
@@ -38,6 +38,21 @@ def remove_from(output: Any) -> None:
     """Take the cache out of a model's output, in place."""
     if isinstance(output, MutableMapping) and (name := given(dict(output))) is not None:
         output[name] = None
+
+
+def held(cache: Any) -> Tensor | None:
+    """Return what a cache holds of its first layer, ``[batch, ...]``; ``None`` if it is empty."""
+    if isinstance(cache, Tensor):
+        return cache if cache.dim() > 2 else None
+    if isinstance(cache, Mapping):
+        parts: Iterable[Any] = cache.values()
+    elif isinstance(cache, list | tuple):
+        parts = cache
+    elif isinstance(cache, type) or not (hasattr(cache, "__dict__") and hasattr(cache, "update")):
+        return None
+    else:
+        parts = vars(cache).values()
+    return next((found for part in parts if (found := held(part)) is not None), None)
 
 
 def copied(cache: Any, chosen: Tensor | None = None) -> Any:

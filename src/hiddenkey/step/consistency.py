@@ -23,7 +23,6 @@ from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run, inference_mode
 from hiddenkey.step.arguments import lead, select
-from hiddenkey.step.outputs import put
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ class TwoPassLoss(AddedLoss):
         if self._chunked is not None and not isinstance(target, SecondPass):
             parts = self._chunked.finish(output, target)
             if parts is not None:
-                put(output, "logits", None)
+                self._leave_without_logits(output)
                 return parts
         task: Tensor | None = getattr(output, "loss", None)
         if not isinstance(target, SecondPass):

@@ -44,6 +44,7 @@ class History:
         self._contents: dict[int, int] = {}
         self._ages: dict[int, int] = {}
         self._size = 0
+        self._has_repeats = False  # in the pass at work, whose batch holds an example twice
         self._values: Tensor | None = None
         self._classes: Tensor | None = None
 
@@ -73,6 +74,8 @@ class History:
                 rows depends on how its batch is padded.
         """
         self.passes += 1
+        seen = self._ages.keys() & set(who.keys)
+        self._has_repeats = len(set(who.keys)) < len(who.keys)
         starts = []
         for key, content, count in zip(who.keys, who.contents, counts, strict=True):
             if key not in self._blocks:
@@ -84,7 +87,7 @@ class History:
                 is_same = self._contents[key] == content
                 raise ConsistencyError(_changed(key, is_same, known, count))
             self.visits += 1
-            self.recognised += self._ages.get(key, self.passes) < self.passes
+            self.recognised += key in seen
             self._ages[key] = self.passes
             starts.append(start)
         return starts
@@ -123,6 +126,9 @@ class History:
             classes: ``[units, classes]``.
         """
         assert self._values is not None
+        if self._has_repeats:  # several writers of one row would mix on a GPU
+            last = _last_of_each(rows, self._size)
+            values, classes = values[last], None if classes is None else classes[last]
         width = values.shape[1]
         self._values[rows, :width] = values.to(self._values.dtype)
         self._values[rows, width:] = torch.nan  # of a longer row before
@@ -237,6 +243,13 @@ def rows_by_example(starts: Sequence[int], counts: Sequence[int], device: torch.
     firsts = torch.tensor(starts, dtype=torch.int64).repeat_interleave(lengths)
     within = torch.arange(len(firsts)) - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     return (firsts + within).to(device)
+
+
+def _last_of_each(rows: Tensor, size: int) -> Tensor:
+    """Return for each entry of ``rows``, numbers below ``size``, where its number stands last."""
+    places = torch.arange(len(rows), device=rows.device)
+    last = places.new_zeros(size).scatter_reduce(0, rows, places, "amax")
+    return last[rows]
 
 
 def _grown(

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from hiddenkey import anatomy
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.errors import ConsistencyError
-from hiddenkey.step import media
+from hiddenkey.step import caches, media
 from hiddenkey.step.arguments import is_further_input, is_media, lead, lead_name
 from hiddenkey.step.hashes import in_order, in_place, mixed, named, summed
 from hiddenkey.step.packed import apart, packed_starts
@@ -143,7 +143,18 @@ def content_hash(arguments: Mapping[str, Any], reading: Reading) -> Tensor:
         if name != first and is_further_input(name, value, len(given)):
             _refuse_trained(name, value)
             total = total + named(name, _further_hash(name, value, arguments, reading))
+    context = _context(arguments)
+    if context is not None and len(context) == len(given):
+        total = total + named("cache", in_place(context.to(given.device)))
     return total
+
+
+def _context(arguments: Mapping[str, Any]) -> Tensor | None:
+    """Return what a cache holds of texts that were read before, ``[batch, ...]``."""
+    name = caches.given(arguments)
+    context = None if name is None else caches.held(arguments[name])
+    # a prefix that is trained is the same for all examples, and another in each step
+    return None if context is None or context.requires_grad else context
 
 
 def text_hash(arguments: Mapping[str, Any], reading: Reading) -> Tensor:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
+from hiddenkey import anatomy
+from hiddenkey.anatomy.low_rank import moved_start
 from hiddenkey.errors import AttachError, ConfigError
+from hiddenkey.step.compared import LANGUAGE
 
 _OUTPUTS: Final = (".lora_B.", ".lora_embedding_B.")
-_MOVED: Final = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations of PEFT that take the adapter's first update out of the frozen weights."""
 
 
 def scale_update(model: nn.Module, factor: float) -> None:
     """Multiply the update of a model's LoRA: its weights become W₀ + factor · (W − W₀).
 
-    The factor goes into LoRA's B, so that whoever loads what is saved afterwards gets it. A head
-    that was trained beside the adapter stays: it had no weights before.
+    The factor goes into LoRA's B, so that whoever loads what is saved afterwards gets it. A new
+    head that was trained beside the adapter stays: it had no weights before. Other weights that
+    were (biases, embeddings, a language model's head) are refused.
 
     Args:
         model: with LoRA of PEFT, or of the same names.
@@ -58,12 +60,26 @@ def unscalable(model: nn.Module) -> str:
         return "DoRA divides by the length of its weights, which are not linear in B"
     if not any(output in name for name in names for output in _OUTPUTS):
         return "it has no LoRA that is trained"
-    configs: Any = getattr(model, "peft_config", {})
-    for config in configs.values():
-        start = str(getattr(config, "init_lora_weights", "")).lower()
-        if start.startswith(_MOVED):
-            return f"its initialisation {start!r} moved part of the frozen weights into LoRA"
+    if start := moved_start(model):
+        return f"its initialisation {start!r} moved part of the frozen weights into LoRA"
+    if name := _trained_beside(model):
+        return f"{name} is trained beside LoRA, and its weights of before are not known"
     return ""
+
+
+def _trained_beside(model: nn.Module) -> str | None:
+    """Name a weight that was pretrained and is trained by itself: a bias, an embedding, a norm.
+
+    A new head is none: it had no weights before. A language model's head had.
+    """
+    transformer = anatomy.transformer_of(model)
+    body = getattr(transformer, "base_model", transformer)
+    if anatomy.task_of(transformer) in LANGUAGE:
+        body = transformer
+    elif body is transformer:  # what is its head is not known
+        return None
+    trained = (name for name, p in body.named_parameters() if p.requires_grad)
+    return next((name for name in trained if "lora_" not in name), None)
 
 
 def _outputs(model: nn.Module) -> list[Tensor]:

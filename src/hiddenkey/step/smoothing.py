@@ -10,7 +10,6 @@ from torch import Tensor
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.compensation.smoothing import smoothed_rest
 from hiddenkey.step.added_loss import AddedLoss, Run
-from hiddenkey.step.outputs import put
 
 
 class SmoothingLoss(AddedLoss):
@@ -70,7 +69,7 @@ class SmoothingLoss(AddedLoss):
         if self._chunked is not None:
             parts = self._chunked.finish(output, None)
             if parts is not None:
-                put(output, "logits", None)
+                self._leave_without_logits(output)
                 return parts
         task: Tensor | None = getattr(output, "loss", None)
         if not target:

@@ -26,6 +26,11 @@ class RunningStatistics:
         tracking = [module for module in normalising if module.track_running_stats]
         return cls(tracking) if tracking else None
 
+    @property
+    def are_moving(self) -> bool:
+        """Whether a pass would move some now: none of modules in evaluation mode."""
+        return any(module.training for module in self._tracking)
+
     @contextmanager
     def left_alone(self) -> Iterator[None]:
         """Let passes in training mode see the batch's own statistics and leave the running ones."""

@@ -30,7 +30,6 @@ from hiddenkey.step.arguments import visible_tokens
 from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
 from hiddenkey.step.identity import Identities, identities, reading_of
-from hiddenkey.step.outputs import put
 from hiddenkey.step.packed import per_example
 
 _FIRST_VISIT = (
@@ -145,7 +144,7 @@ class TemporalLoss(AddedLoss):
                 assert self._past is not None
                 rows, past = self._past
                 self.history.write(rows, past.log_q, past.classes)
-                put(output, "logits", None)
+                self._leave_without_logits(output)
                 return parts[0], parts[1] if target.is_due else None
         extra = self._divergence(output, arguments, target)
         if not target.is_due:
