@@ -30,6 +30,7 @@ from hiddenkey.lab.claims.page import write
 from hiddenkey.lab.claims.plan import Claim, Scale
 from hiddenkey.lab.compare import survey
 from hiddenkey.lab.compare.coordinator import Coordinator
+from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.compare.survey import JobRow
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
@@ -48,7 +49,7 @@ def run(options: ClaimsOptions) -> int:
     folder = reading.default_folder() if options.plans is None else Path(options.plans)
     claims, scale = reading.read_plans(folder, options.scale, options.claims)
     scale = _with_seeds(scale, options.seeds)
-    store = _store(options, scale)
+    store = under_its_name(_store(options, scale))
     data, local = Data(), _local(options, scale)
     outline = EvidenceOutline(store.name, claims, scale, data, local)
     if faults := data.faults(outline.settings(), models=not options.page_only):

@@ -95,6 +95,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "compare": _command(
         "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
         "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
+        rewrite="hiddenkey.lab.plans.stored:in_its_folder",
     ),
     "tune": _command(
         "choose a method and its settings for your data, confirm them, and train",

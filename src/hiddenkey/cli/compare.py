@@ -31,6 +31,7 @@ from hiddenkey.lab.compare.first_plan import next_command, write_first_plan
 from hiddenkey.lab.compare.outline import Outline, States
 from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import Prospect, prospects
+from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.compare.survey import JobRow, Survey, look, look_ahead
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
@@ -50,6 +51,8 @@ def run(plan: Plan) -> int:
     """Run what is missing of a plan and return the exit status: 1 if a run failed."""
     if plan.init is not None:
         return _write_first_plan(plan)
+    if plan.study is None:
+        plan = under_its_name(plan)
     if plan.command is not None:
         return _run_command(plan)
     data = check(plan)

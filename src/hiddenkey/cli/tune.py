@@ -28,6 +28,7 @@ from hiddenkey.lab.compare.coordinator import Coordinator
 from hiddenkey.lab.compare.outline import Outline
 from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import prospects
+from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.compare.survey import Costs
 from hiddenkey.lab.evidence.costs import read_step_times
 from hiddenkey.lab.evidence.overfitting import find_overfitting
@@ -56,7 +57,7 @@ def run(options: TuneOptions) -> int:
     if options.dry_run:
         _show_stages(console, plan, effort, prices)
         return 0
-    look, failed = _work(console, first_look(plan), "first look at plain LoRA")
+    look, failed = _work(console, _named(first_look(plan), plan), "first look at plain LoRA")
     if not any(record.result for record in look):
         return _FAILED
     if effort is None:  # the time of a command is known from its runs alone
@@ -70,11 +71,16 @@ def run(options: TuneOptions) -> int:
     ]
     say(console, notes[0])
     seeds = wanted_seeds(plan, options, data)[: effort.seeds]
-    stage = confirmation(plan, effort.trials, seeds, plain=plain)
+    stage = _named(confirmation(plan, effort.trials, seeds, plain=plain), plan)
     records, lost = _work(console, stage, "choice" if plain else "choice and confirmation")
     return _end(console, plan, stage, records, notes, by_loss=options.by == "loss") or int(
         failed or lost
     )
+
+
+def _named(stage: Plan, plan: Plan) -> Plan:
+    """A stage under the name that its folder knows it by, unless the user named the whole."""
+    return stage if plan.study else under_its_name(stage)
 
 
 def _effort(plan: Plan, options: TuneOptions, data: Data) -> tuple[Effort | None, Prices | None]:

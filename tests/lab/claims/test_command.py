@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import yaml
 
+from hiddenkey.cli import claims as command
 from hiddenkey.cli.main import main
 from hiddenkey.lab import split_assets
 from hiddenkey.lab.claims import reading
@@ -117,6 +118,18 @@ def test_a_claim_without_tasks_at_the_scale_is_refused_by_name_only(plans, capsy
     assert "C2 have none" in capsys.readouterr().err
     assert main(["claims", *words, "--page-only"]) == 0
     assert "DropKey costs nothing" not in capsys.readouterr().out
+
+
+def test_a_renamed_folder_goes_on_with_its_study(plans, tmp_path, monkeypatch):
+    """Step times are in the study, and in no record."""
+    seen = []
+    monkeypatch.setattr(command, "work_off", lambda console, work, *_: seen.extend(work.studies))
+    words = ["claims", "C2", "--scale", "mine", "--workers", "1", "--plans", str(plans)]
+    for name in ("out", "moved"):
+        assert main([*words, "--output", str(tmp_path / name)]) == 0
+        if name == "out":
+            (tmp_path / "out").rename(tmp_path / "moved")
+    assert seen == ["claims out", "claims out"]
 
 
 def test_the_tiny_scale_goes_the_whole_path_for_every_claim(tmp_path):

@@ -14,14 +14,15 @@ from hiddenkey.cli.running import line
 from hiddenkey.errors import DivergedError
 from hiddenkey.lab import scores
 from hiddenkey.lab.compare import coordinator as coordinators
-from hiddenkey.lab.compare import view
+from hiddenkey.lab.compare import probe, view
 from hiddenkey.lab.compare import worker as workers
+from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.evidence.record import read_records
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.run.step_times import WARM_UP, times_in_turns
 from hiddenkey.lab.scores.java import MissingToolError
 from hiddenkey.step.temporal import TemporalLoss
-from lab.compare.driver import begin, finish, outcomes, run_here, worker_for
+from lab.compare.driver import OPEN, begin, finish, outcomes, run_here, worker_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
@@ -42,6 +43,12 @@ def trained(monkeypatch):
 
 def folder(plan):
     return Path(plan.output)
+
+
+def close():
+    """End all commands, so that their folder may be moved."""
+    while OPEN:
+        OPEN.pop().close()
 
 
 def test_every_combination_is_run_once_and_recorded(plan, trained):
@@ -102,6 +109,50 @@ def test_records_bring_a_lost_study_back(plan, trained):
     trained.clear()
     assert outcomes(run_here(plan).records()) == first
     assert len(trained) == 1, "the run whose record was broken; its run folder is still there"
+
+
+def test_a_renamed_folder_keeps_what_failed_and_what_was_measured(plan, trained, monkeypatch):
+    monkeypatch.setattr(probe, "ratio", lambda *_: 2.0)
+    plan = replace(plan, equal_time=True, per_method={"lora": {"layers": [7]}})
+    first = outcomes(run_here(plan).records())
+    close()
+    moved = replace(plan, output=str(folder(plan).rename(folder(plan).with_name("moved"))))
+    named = under_its_name(moved)
+    assert (moved.name, named.name) == ("moved", "compare")
+    trained.clear()
+    coordinator = begin(named)
+    assert coordinator.advance().finished
+    assert outcomes(coordinator.records()) == first
+    assert trained == []
+
+
+def test_a_cost_is_kept_where_the_study_is_lost(plan, monkeypatch):
+    monkeypatch.setattr(probe, "ratio", lambda *_: 2.0)
+    plan = replace(plan, equal_time=True)
+    first = outcomes(run_here(plan).records())
+    close()
+    (folder(plan) / "study.db").unlink()
+    (kept,) = (folder(plan) / "costs").iterdir()
+    monkeypatch.setattr(probe, "ratio", lambda *_: pytest.fail("it was measured before"))
+    assert outcomes(run_here(plan).records()) == first
+    close()
+    (folder(plan) / "study.db").unlink()
+    kept.write_text("{")
+    monkeypatch.setattr(probe, "ratio", lambda *_: 2.0)
+    assert outcomes(run_here(plan).records()) == first
+
+
+def test_only_one_comparison_of_a_folder_can_have_lost_its_name(plan, monkeypatch):
+    assert under_its_name(plan) == plan, "there is no folder yet"
+    store = plan.job_store
+    begin(plan)
+    begin(replace(plan, study="other"))
+    close()
+    assert under_its_name(plan) == plan
+    moved = replace(plan, output=str(store.folder.rename(store.folder.with_name("moved"))))
+    assert under_its_name(moved) == moved, "either might be meant"
+    monkeypatch.setenv("HIDDENKEY_STORAGE", "sqlite:///shared.db")
+    assert under_its_name(moved) == moved, "a shared database knows it by its folder"
 
 
 def test_a_failing_run_is_recorded_and_stops_no_other(plan, trained, monkeypatch):

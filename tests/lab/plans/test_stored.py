@@ -62,3 +62,19 @@ def test_a_file_that_is_no_plan_counts_as_none(tmp_path, text):
     if text is not None:
         (tmp_path / "plan.yaml").write_text(text)
     assert read_plan(tmp_path) is None
+
+
+def test_in_a_folder_that_was_moved_it_is_of_that_folder(plan, tmp_path):
+    store_plan(plan)
+    (tmp_path / "out" / "locks").mkdir()
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    path = str(moved / "plan.yaml")
+
+    def read(*words):
+        return COMMANDS["compare"].read("compare", list(words)).output
+
+    assert read(path) == read("--config", path) == read(f"--config={path}") == str(moved)
+    assert read(path, "--output", "elsewhere") == "elsewhere"
+    copy = tmp_path / "plan.yaml"  # a copy beside other files names no folder
+    copy.write_text((moved / "plan.yaml").read_text())
+    assert read(str(copy)) == str(tmp_path / "out")

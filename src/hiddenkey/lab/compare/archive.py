@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +11,7 @@ from typing import Any, Final
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hiddenkey.files import write_whole
 from hiddenkey.lab.evidence.record import FOLDER, NOT_A_RECORD, Record
 from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.identity import Run
@@ -23,8 +26,14 @@ WORST: Final = float("-inf")
 """Value of a run whose metric could not be computed, or of a search's run that diverged."""
 
 
+COSTS: Final = "costs"
+"""Folder of the measured costs, beside that of the records: a study's name may change."""
+
+_RATIO: Final = "ratio"
+
+
 class Archive:
-    """The records in a comparison's folder.
+    """The records and measured costs in a comparison's folder.
 
     Args:
         folder: the folder.
@@ -46,6 +55,7 @@ class Archive:
             if trial.state.is_finished() and (study, trial.number) not in self._collected:
                 self._collected.add((study, trial.number))
                 new += [Record.from_dict(values) for values in jobs.records(trial).values()]
+                self._keep_cost(trial)
         for record in new:
             stored = self.read(record.id)
             kept = stored is not None and stored.status == "finished" != record.status
@@ -61,7 +71,9 @@ class Archive:
             return None
 
     def revive(self, job: Job) -> FrozenTrial | None:
-        """A finished trial of a run whose record is here, for a study that has forgotten it."""
+        """A finished trial of a job whose outcome is here, for a study that has forgotten it."""
+        if job.kind == "probe":
+            return self._revive_cost(job)
         record = self.read(job.key) if job.kind == "run" else None
         if record is None or record.result is None:
             return None
@@ -69,6 +81,24 @@ class Archive:
         return optuna.create_trial(
             state=TrialState.COMPLETE, value=value_of(record.result), user_attrs=attributes
         )
+
+    def _keep_cost(self, trial: FrozenTrial) -> None:
+        ratio = trial.user_attrs.get(_RATIO)
+        if ratio is not None and not (path := self._cost(trial.user_attrs["job"])).is_file():
+            write_whole(path, json.dumps({_RATIO: ratio}) + "\n")
+
+    def _revive_cost(self, job: Job) -> FrozenTrial | None:
+        try:
+            ratio = float(json.loads(self._cost(job.key).read_text(encoding="utf-8"))[_RATIO])
+        except NOT_A_RECORD:
+            return None
+        if not 0 < ratio < math.inf:
+            return None
+        attributes = {**job.attributes(), _RATIO: ratio}
+        return optuna.create_trial(state=TrialState.COMPLETE, value=-ratio, user_attrs=attributes)
+
+    def _cost(self, key: str) -> Path:
+        return self._folder / COSTS / f"{key}.json"
 
 
 def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Record]:

@@ -76,7 +76,7 @@ def agree(study: optuna.Study, plan: Plan, *, created: bool) -> None:
         study.set_user_attr(_ATTRIBUTE, merged)
 
 
-def terms_of(study: optuna.Study) -> dict[str, Any] | None:
+def terms_of(study: optuna.Study | optuna.study.StudySummary) -> dict[str, Any] | None:
     """The terms that earlier plans left in a study."""
     found: dict[str, Any] | None = study.user_attrs.get(_ATTRIBUTE)
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ FILE: Final = "plan.yaml"
 _HEADER: Final = (
     "# Written by 'hiddenkey compare': all settings of the comparison in this folder.\n"
 )
+_LOCKS: Final = "locks"
+"""A folder that every comparison's folder has."""
+
 _OF_ONE_CALL: Final = ("retry_failed", "accept_changes", "dry_run")
 _PASSWORD: Final = re.compile(r"://[^/@]*:[^/@]*@")
 
@@ -66,6 +69,32 @@ def read_plan(folder: Path) -> StoredPlan | None:
         plan.settings()
         return StoredPlan(path, plan)
     return None
+
+
+def in_its_folder(words: Sequence[str]) -> list[str]:
+    """Return the words of the command with the folder of a plan that lies in its comparison's.
+
+    A folder that was renamed or moved, or is named from elsewhere, would else be begun anew at the
+    place that its plan was written for. Words that name an output themselves stay as they are.
+    """
+    flags = [word.partition("=")[0] for word in words]
+    paths = [Path(word.removeprefix("--config=")) for word in words if word.endswith(FILE)]
+    if "--output" in flags or len(paths) != 1 or not _is_in_its_folder(paths[0]):
+        return list(words)
+    return [*words, f"--output={paths[0].parent}"]
+
+
+def _is_in_its_folder(path: Path) -> bool:
+    """Whether a plan is the one that a comparison left in its folder, which is not the plan's."""
+    if path.name != FILE or not (path.parent / _LOCKS).is_dir():
+        return False
+    with suppress(OSError):
+        if path.read_text(encoding="utf-8", errors="replace").startswith(_HEADER):
+            stored = read_plan(path.parent)
+            return stored is not None and (
+                Path(stored.plan.output).resolve() != path.parent.resolve()
+            )
+    return False
 
 
 def _lists(value: Any) -> Any:
