@@ -1,6 +1,7 @@
 """From plans to evidence: what is run, what is shared, what goes on after a stop."""
 
 import dataclasses
+import shutil
 
 import optuna
 import pytest
@@ -95,10 +96,13 @@ def test_from_plans_to_verdicts_and_on_after_a_stop(plans):
     assert found.environments[0][1] == 10
     assert found.started <= found.ended
 
-    (plans.parent / "out" / "study.db").unlink()  # as where only the records were carried along
+    (plans.parent / "out" / "study.db").unlink()
     kept = Study(plans).evidence()
     assert kept.runs == 10
-    assert [finding.missing for finding in kept.findings] == [0, 1]  # a step time is no record
+    assert [finding.missing for finding in kept.findings] == [0, 0]
+    shutil.rmtree(plans.parent / "out" / "costs")  # as where only the records were carried along
+    kept = Study(plans).evidence()
+    assert [finding.missing for finding in kept.findings] == [0, 1]
     assert kept.values["words", "strong", "metric"] == values
 
 
@@ -191,6 +195,17 @@ def test_claims_share_runs_and_a_further_claim_adds_its_own(plans):
     jobs = second.outline.jobs({"claims out": second.states()})["claims out"]
     left = [job.kind for job in jobs if job.key not in second.states()]
     assert left == ["probe"]
+
+
+def test_what_is_only_timed_has_its_settings_chosen_too(plans):
+    """C2 compares a step's time alone, and no other claim makes DropKey's choice for it."""
+    study = Study(plans, "C2")
+    assert study.outline.total == 4 + 2 + 1
+    tried = study.outline.jobs({})["claims out"]
+    assert {options_of(job).get("method", "lora") for job in tried} == {"lora", "dropkey"}
+    states = {job.key: ended(job, last=0.5) for job in tried}
+    named = study.outline.jobs({"claims out": states})["claims out"]
+    assert [job.kind for job in named if job.key not in states] == ["run", "run", "probe"]
 
 
 def test_another_plan_of_the_scale_means_other_runs(plans):

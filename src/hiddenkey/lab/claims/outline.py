@@ -56,7 +56,8 @@ class EvidenceOutline:
     ) -> None:
         self._name, self._scale, self._data, self._local = name, scale, data, local
         self._trained, self._timed = _trained(claims), _timed(claims)
-        needed = dict.fromkeys((task, own.chosen_as) for (task, _), own in self._trained.items())
+        used = chain(self._trained.items(), self._timed.items())
+        needed = dict.fromkeys((task, own.chosen_as) for (task, _), own in used)
         self._decides = {key: _deciding(key, scale) for key in needed}
         choices = dict.fromkeys(chain(needed, *self._decides.values()))
         self._trials = {
