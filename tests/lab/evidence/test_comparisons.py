@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hiddenkey.lab.evidence.comparisons import compare_paired
+from hiddenkey.lab.evidence.comparisons import adjust_holm, compare_paired
 from hiddenkey.lab.evidence.inference import excludes
 
 # as metrics are: few digits, so that shifts lose none
@@ -208,3 +208,15 @@ def test_the_scale_changes_no_judgement(pairs, scale):
     assert (scaled.wins, scaled.ties, scaled.losses) == (one.wins, one.ties, one.losses)
     assert scaled.p_value == pytest.approx(one.p_value, rel=1e-5, abs=1e-9)
     assert scaled.difference == pytest.approx(scale * one.difference, rel=1e-6, abs=1e-9 * scale)
+
+
+@pytest.mark.parametrize(("count", "family", "enough"), [(3, 1, 6), (5, 1, 6), (3, 4, 8)])
+def test_equal_differences_decide_where_the_sign_test_does(count, family, enough):
+    """Their scatter, which any other number of pairs would rest on, is not known."""
+    wild = compare_paired([0.9, 0.5, 0.7], [0.1, 0.6, 0.5])
+    found = compare_paired([0.82] * count, [0.8] * count)
+    corrected = adjust_holm({0: found, **dict.fromkeys(range(1, family), wild)})
+    assert min(each.pairs_to_decide for each in (found, corrected[0])) == 6
+    assert corrected[0].pairs_to_decide == enough
+    equal = compare_paired([0.82] * enough, [0.8] * enough)
+    assert adjust_holm({0: equal, **dict.fromkeys(range(1, family), wild)})[0].verdict == "better"

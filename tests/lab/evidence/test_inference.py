@@ -155,3 +155,11 @@ def test_a_ratio_is_a_geometric_mean_and_turns_over():
 def test_a_ratio_of_what_is_not_positive_is_refused():
     with pytest.raises(ValueError, match=r"a ratio is of positive numbers, got 0\.0; leave that"):
         Ratio.of([1.0, 0.0], [1.0, 1.0])
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e-3, 1e300])
+def test_the_size_of_values_is_no_matter(size):
+    plain = Estimate.of([1.0, 1.25, 2.0])
+    found = Estimate.of([size, 1.25 * size, 2 * size])
+    assert found.deviation == pytest.approx(size * plain.deviation)
+    assert found.error == pytest.approx(size * plain.error)

@@ -125,7 +125,7 @@ def test_inconclusive_names_the_seeds_that_decide_and_their_time():
     words = shlex.split(table.advice.code[0].text)
     assert words == [
         *("hiddenkey", "compare", "my runs/plan.yaml", "--seeds"),
-        *map(str, range(wanted)),
+        f"0-{wanted - 1}",
     ]
     assert f"about {wanted} seeds would decide" in " ".join(table.verdict.sentences)
 
@@ -137,7 +137,7 @@ def test_of_several_inconclusive_ones_the_verdicts_own_is_decided_on():
     said = next(each for each in table.verdict.sentences if "would decide" in each)
     wanted = int(said.partition("about ")[2].split()[0])
     assert f"about {wanted} in all would decide on dropkey, the most" in table.advice.words
-    assert table.advice.code[0].text.endswith(f" {wanted - 1}")
+    assert table.advice.code[0].text.endswith(f" 0-{wanted - 1}")
 
 
 def test_what_is_decided_already_is_not_what_seeds_are_for():
@@ -173,14 +173,24 @@ def test_seeds_go_on_after_the_largest_and_leave_out_those_that_chose_the_settin
     ]
     (table,) = tabulate(runs, plan=StoredPlan(PLAN.path, plan)).scopes[0].tasks
     words = shlex.split(table.advice.code[0].text)
-    assert words[4:11] == ["0", "1", "2", "3", "4", "7", "8"]
+    assert words[4:9] == ["0", "1", "2", "3", "4"]
+    assert words[9].startswith("7-")
 
 
 def test_without_a_plan_that_covers_the_runs_the_command_names_the_readers_own():
     other = StoredPlan(PLAN.path, dataclasses.replace(PLAN.plan, methods=("lora", "dropkey")))
     for plan in (None, other):
         text = advice_on(arm(OPEN, method="hiddenkey"), plan=plan).code[0].text
-        assert text.startswith("hiddenkey compare PLAN.yaml --seeds 0 1 2")
+        assert text.startswith("hiddenkey compare PLAN.yaml --seeds 0-")
+
+
+def test_equal_differences_tell_no_number_of_seeds_but_the_sign_tests():
+    table = table_of(arm((0.02,), 3, method="hiddenkey"), plan=PLAN, seeds=3)
+    said = "Add 3 seeds: all 3 differences are equal, so nothing shows how far they vary; 6 in all"
+    assert table.advice.words.startswith(said)
+    assert table.advice.code[0].text.endswith("--seeds 0 1 2 3 4 5")
+    (note,) = [each for each in table.verdict.sentences if "below 6 pairs" in each]
+    assert "Underpowered" not in note
 
 
 def test_two_seeds_are_brought_to_the_usual_number():

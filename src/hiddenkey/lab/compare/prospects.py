@@ -214,7 +214,7 @@ def _scatter(cells: Sequence[Cell]) -> Scatter | None:
         for cell in cells
         if cell.is_main("last") and cell.comparison and cell.comparison.count >= FEWEST
     ]
-    if not compared:
+    if all(each.estimate.is_constant for each in compared):  # nothing shows how far they vary
         return None
     free = sum(each.count - 1 for each in compared)
     squares = sum((each.count - 1) * (each.estimate.deviation or 0.0) ** 2 for each in compared)

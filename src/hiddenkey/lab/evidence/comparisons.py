@@ -14,6 +14,7 @@ from hiddenkey.lab.evidence.inference import (
     LEVEL,
     Estimate,
     differences,
+    equal_values_needed,
     excludes,
     finite,
 )
@@ -130,10 +131,13 @@ class PairedComparison:
 
         An interval of half the margin on each side of its middle excludes 0 or lies within the
         margin, wherever its middle is. ``None`` above :data:`~hiddenkey.lab.evidence.planning.MOST`
-        pairs, and below three, which say nothing of the deviation.
+        pairs, and below three, which say nothing of the deviation. Equal differences say nothing of
+        it either: if all further ones are equal too, the sign test decides.
         """
         if self.count < FEWEST:
             return None
+        if self.estimate.is_constant:
+            return equal_values_needed(1 - self.confidence)
         deviation = self.estimate.error * math.sqrt(self.count)
         design = Design(self.count, deviation, level=1 - self.confidence)
         enough = design.pairs_to_narrow(self.margin / 2)
@@ -150,7 +154,7 @@ class PairedComparison:
         notes = [self._why_inconclusive()] if self.verdict == "inconclusive" else []
         if self._is_small and self.verdict in ("better", "worse"):
             notes.append(f"The difference is smaller than {self.margin:.3g}, so it hardly matters.")
-        if self.count >= FEWEST and self.estimate.deviation == 0:
+        if self.count >= FEWEST and self.estimate.is_constant:
             notes.append(
                 f"All {self.count} differences are equal, so nothing shows how far they would vary."
             )
@@ -160,6 +164,8 @@ class PairedComparison:
         if self.count < FEWEST:
             have = "is 1" if self.count == 1 else f"are {self.count}"
             return f"{FEWEST} pairs are the fewest that can show anything, here {have}."
+        if self.estimate.is_constant:
+            return f"Equal differences decide nothing below {self.pairs_to_decide} pairs."
         together = f" among {self.family} comparisons" if self.family > 1 else ""
         enough = self.pairs_to_decide
         advice = f"; about {enough} seeds would decide" if enough else ""

@@ -76,13 +76,20 @@ class Estimate:
             error = abs(values[0]) / critical(count - 1, 2.0**-count)
             return cls(count, values[0], 0.0, error)
         mean = math.fsum(values) / count
-        variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+        # unlike a sum of squares, no distance is too large or too small for a float
+        deviation = math.dist(values, [mean] * count) / math.sqrt(count - 1)
         step = common_step(values) if resolution is None else resolution
-        return cls(count, mean, math.sqrt(variance), math.sqrt((variance + step**2 / 12) / count))
+        error = math.hypot(deviation, step / math.sqrt(12)) / math.sqrt(count)
+        return cls(count, mean, deviation, error)
 
     def widened(self, factor: float) -> Estimate:
         """Return the estimate with a larger standard error, for values that share data."""
         return dataclasses.replace(self, error=factor * self.error)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all of several values are equal: nothing shows how far they would vary."""
+        return self.count > 1 and self.deviation == 0
 
     def interval(self, confidence: float = 1 - LEVEL) -> tuple[float, float] | None:
         """Return the interval of the mean; ``None`` below three values.
@@ -179,6 +186,11 @@ class Ratio:
         """Return the interval of the ratio; ``None`` below three pairs."""
         found = self.logarithm.interval(confidence)
         return None if found is None else (math.exp(found[0]), math.exp(found[1]))
+
+
+def equal_values_needed(level: float) -> int:
+    """Return the fewest equal values to whose mean the sign test gives a p-value of the level."""
+    return max(FEWEST, math.ceil(1 - math.log2(level)))
 
 
 def critical(free: float, alpha: float) -> float:

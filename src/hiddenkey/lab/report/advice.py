@@ -142,6 +142,11 @@ def _decide(
         )
     on = f" on {cell.arm.label}, the most favourable one" if len(still_open) > 1 else ""
     why = f"about {found.pairs_to_decide} in all would decide{on}."
+    if found.estimate.is_constant:
+        why = (
+            f"all {found.count} differences are equal{on}, so nothing shows how far they vary;"
+            f" {found.pairs_to_decide} in all decide if they stay equal."
+        )
     return _add_seeds(found.pairs_to_decide - found.count, why, background, runs)
 
 
