@@ -212,6 +212,8 @@ def _in_words(hint: Any) -> str:
         return ", ".join(map(str, inner))
     if origin is tuple:
         return f"list of {_in_words(inner[0])}"
+    if origin is dict and typing.get_origin(inner[1]) is dict:
+        return "a table of settings for each name"
     if origin is dict:
         return f"{_in_words(inner[1])} by name"
     if inner:

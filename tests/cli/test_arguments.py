@@ -7,6 +7,7 @@ import pytest
 
 from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
+from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.cli.foreign_names import _BY_NAME, _OURS, _REASONS
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.run.options import TrainOptions
@@ -262,3 +263,11 @@ def test_numbers_of_hundreds_of_digits_are_refused(words, tmp_path):
     path.write_text(f"{words[0][2:].replace('.', ': {')}: {words[1]}{'}' * ('.' in words[0])}")
     (fault,) = faults("--config", str(path))
     assert fault == f"{path}: must hold numbers of at most 300 digits; give a smaller one"
+
+
+def test_a_row_of_whole_numbers_is_named_by_its_ends():
+    read = COMMANDS["compare"].read
+    assert read("compare", ["--seeds", "0-3", "7"]).seeds == (0, 1, 2, 3, 7)
+    for wrong in ("3-0", "0-99999999", "a-b"):
+        with pytest.raises(ConfigError, match="--seeds must be"):
+            read("compare", ["--seeds", wrong])

@@ -28,6 +28,8 @@ from hiddenkey.lab.plans.settings import in_words, is_huge, read_yaml
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
 _ODD_NUMBER: Final = re.compile(r"[-+]?(0[xob]\w*|0\d+|[\d.]*\d_[\d_.]*|\d+(:\d+)+)", re.IGNORECASE)
+_ROW: Final = re.compile(r"(0|[1-9]\d{0,9})-(0|[1-9]\d{0,9})")
+_LONGEST_ROW: Final = 10_000
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -129,7 +131,18 @@ def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
 def _as_list(values: list[str], item: type) -> str:
     if len(values) == 1 and values[0].startswith("["):
         return _as_texts(values[0]) if item is str else values[0]
+    if item is int:
+        values = [number for value in values for number in _of_row(value)]
     return json.dumps(values) if item is str else "[" + ",".join(values) + "]"
+
+
+def _of_row(value: str) -> list[str]:
+    """The numbers of ``0-9``; any other word, and a row too long to be meant, stays as it is."""
+    if ends := _ROW.fullmatch(value):
+        row = range(int(ends[1]), int(ends[2]) + 1)
+        if 0 < len(row) <= _LONGEST_ROW:
+            return list(map(str, row))
+    return [value]
 
 
 def _as_texts(value: str) -> str:

@@ -23,6 +23,7 @@ from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import command_label
 from hiddenkey.lab.plans.identity import label, options_from
 from hiddenkey.lab.present.words import duration as duration
+from hiddenkey.lab.present.words import numbers
 from hiddenkey.lab.queue.pool import Pool
 from hiddenkey.lab.queue.storage import outlast_outages
 
@@ -170,8 +171,8 @@ def show_jobs(
         ended = [sum(row.status == status for row in found) for status in ("finished", "failed")]
         left = [row for row in found if not row.done]
         seconds = f"{fmean(row.seconds for row in left):.1f}" if left else ""
-        seeds = dict.fromkeys(str(row.options.seed) for row in left if "run" in what)
-        table.add_row(task, what, *map(str, ended), str(len(left)), seconds, " ".join(seeds))
+        seeds = numbers(row.options.seed for row in left if "run" in what)
+        table.add_row(task, what, *map(str, ended), str(len(left)), seconds, seeds)
     console.print(table)
     whole = sum(row.seconds for row in rows) / workers
     count = sum(not row.done for row in rows)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hiddenkey.lab.present.entries import Grid
 
 _WIDTH_OF_FILES: Final = 120
+_HUGE: Final = 1e9
 
 
 def standard_console() -> Console:
@@ -71,8 +72,8 @@ def print_json(value: Any, indent: int = 2) -> None:
 
 
 def number(value: float | None) -> str:
-    """Write a metric, or a hyphen where there is none."""
-    return "-" if value is None else f"{value:.4f}"
+    """Write a metric, or a hyphen where there is none; a huge one with an exponent."""
+    return "-" if value is None else f"{value:.4f}" if abs(value) < _HUGE else f"{value:.4e}"
 
 
 def say(console: Console, text: str) -> None:

@@ -36,6 +36,11 @@ if method == "fails" and not pathlib.Path(sys.argv[4] + ".mended").exists():
     sys.exit("no such column")
 if method == "nan":
     print("hiddenkey: step=10 eval_accuracy=0.5\\nhiddenkey: step=20 eval_accuracy=nan")
+if method == "recovers":
+    print("hiddenkey: step=10 eval_accuracy=nan eval_f1=inf")
+    print("hiddenkey: step=20 eval_accuracy=0.5 eval_f1=nan")
+if method == "killed":
+    os.kill(os.getpid(), 9)
 if method == "silent":
     sys.exit()
 if method == "sleeps":
@@ -133,11 +138,13 @@ def test_a_command_that_resumes_finds_what_it_left(plan):
     [
         ("nan", "the training diverged: accuracy is nan at step 20"),
         ("silent", "left no number"),
-        ("sleeps", "took longer than 1 seconds"),
+        ("killed", "the command was ended by SIGKILL (status 137) and printed nothing"),
+        ("sleeps", "took longer than 8 seconds"),
     ],
 )
 def test_a_run_without_a_result_says_why(plan, method, reason):
-    changed = {"methods": ("lora", method), "seeds": (0,), "time_limit": 1}
+    limit = 8 if method == "sleeps" else None  # a busy machine starts Python in seconds
+    changed = {"methods": ("lora", method), "seeds": (0,), "time_limit": limit}
     lora, other = run(plan, **changed).records()
     assert lora.result
     assert other.result is None
@@ -320,3 +327,12 @@ def test_a_trainers_script_gets_the_method_and_starts_alike(plan, tiny_options):
     assert plain.result.eval_loss.last == plain.result.metrics["loss"].last
     assert plain.result.steps == 3
     assert plain.result.eval_examples == 8
+
+
+def test_a_metric_that_was_no_number_for_a_while_is_missing_there(plan):
+    """A record holds plain JSON, which has no NaN."""
+    lora, other = run(plan, methods=("lora", "recovers"), seeds=(0,)).records()
+    assert other.result.metrics["accuracy"].best == 0.5
+    assert [line["eval_accuracy"] for line in other.metrics] == [None, 0.5]
+    assert other.result.metrics["f1"].best is None
+    assert {each.id for each in read_records(Path(plan.output))} == {lora.id, other.id}

@@ -5,7 +5,7 @@ import pytest
 
 from hiddenkey.lab.present.entries import Entry, make_grid
 from hiddenkey.lab.present.formats import to_csv, to_latex, to_markdown
-from hiddenkey.lab.present.words import MISSING, listing, number, probability, signed
+from hiddenkey.lab.present.words import MISSING, listing, number, numbers, probability, signed
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.comparison_grids import comparison_grid, methods_grid
 from hiddenkey.lab.report.grids import scope_grids, search_grid
@@ -164,3 +164,13 @@ def test_search_grid_is_bold_at_the_leading_setting():
 )
 def test_words(shown, expected):
     assert shown == expected
+
+
+def test_many_neighbours_are_named_by_their_ends():
+    assert numbers([3, 1, 2, 100]) == "1 2 3 100"
+    assert numbers([*range(30), 40]) == "0-29 40"
+
+
+def test_huge_numbers_have_an_exponent():
+    assert number(123456789.0) == "123456789.000"
+    assert signed(1.5e12) == "+1.500e+12"

@@ -173,3 +173,18 @@ def test_json_lines_are_read_too(write):
     lines = [json.dumps(dict(zip(names, line.split(","), strict=True))) for line in rows()]
     path = write(lines[1:], "results.jsonl", header=lines[0])
     assert len(read_results(path)) == 12
+
+
+def test_a_column_for_each_metric_is_told_from_a_missing_one(write):
+    header = "task,configuration,seed,accuracy,loss"
+    said = faults(lambda: read_results(write(["sst,plain,0,0.8,1"], header=header)))
+    assert "a column for each metric (accuracy, loss)" in said
+    assert "table.melt(" in said
+
+
+def test_a_number_that_was_none_for_a_while_is_missing_there(write):
+    lines = ["sst,plain,0,accuracy,nan,10,1", "sst,plain,0,accuracy,0.8,20,2"]
+    (found,) = read_results(write([*lines, "sst,plain,0,f1,inf,20,2"]))
+    assert found.result.metrics["accuracy"].best == 0.8
+    assert found.result.metrics["f1"].last is None
+    assert [line.get("eval_accuracy") for line in found.metrics] == [None, 0.8]

@@ -121,3 +121,34 @@ def test_nothing_at_all_says_how_to_leave_something(folder):
     (folder / "printed.log").write_bytes(b"\xff\xfe no metric")
     with pytest.raises(ConfigError, match=r"left no number.*save_state.*hiddenkey: step=10"):
         find(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('{"eval": {"accuracy": 0.75}}', [{"step": 1, "eval.accuracy": 0.75}]),
+        ("[0.75]", None),
+        ("0.75", None),
+    ],
+)
+def test_numbers_are_named_by_the_tables_that_they_are_in(folder, content, lines):
+    path = folder / "output" / "scores.json"
+    path.write_text(content)
+    if lines is None:
+        with pytest.raises(ConfigError, match=r"left no number: nothing is in output/scores\.json"):
+            find(folder, "eval.accuracy", named=path)
+        return
+    found = metric_lines(find(folder, "eval.accuracy", named=path), "eval.accuracy")
+    assert [line["step"] for line in found] == [1]
+    assert found[0]["eval_eval.accuracy"] == 0.75
+
+
+def test_a_comma_or_a_percent_sign_behind_a_number_is_no_part_of_it(folder):
+    (folder / "printed.log").write_text("hiddenkey: step=10, eval_accuracy=71.5%, eval_loss=2\n")
+    assert find(folder).lines == ({"step": 10.0, "eval_accuracy": 71.5, "eval_loss": 2.0},)
+
+
+def test_a_line_that_was_left_half_costs_no_other(folder):
+    path = folder / "scores.jsonl"
+    path.write_text('{"step": 1, "acc": 0.5}\n{"step": 2, "ac')
+    assert find(folder, "acc", named=path).lines == ({"step": 1.0, "acc": 0.5},)

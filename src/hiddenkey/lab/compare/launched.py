@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from hiddenkey.files import write_whole
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.plans.command import CommandRun, fill
 from hiddenkey.lab.queue.live import Doing
-from hiddenkey.lab.results.command_result import metric_lines, result_of
+from hiddenkey.lab.results.command_result import finite_lines, metric_lines, result_of
 from hiddenkey.lab.results.trainer_output import find_metric
 from hiddenkey.lab.run.result import Result
 from hiddenkey.launch import launch_environment, why_unattached
@@ -106,7 +107,7 @@ def launch(
     lines = metric_lines(source, run.options.metric)
     seconds = float(json.loads((folder / _DONE).read_text(encoding="utf-8"))["seconds"])
     result = result_of(run, lines, seen, source=source, seconds=seconds)
-    return Launched(result, tuple(lines), seen)
+    return Launched(result, tuple(finite_lines(lines)), seen)
 
 
 def progress(folder: Path, run: CommandRun, name: str) -> Doing:
@@ -160,7 +161,9 @@ def _start(folder: Path, run: CommandRun, limits: Limits, look: Callable[[], Non
             os.close(reading)
             _end(process)
     if status:
-        raise CommandError(f"the command ended with status {status}\n{_tail(folder)}")
+        tail = _tail(folder)
+        how = f"the command {_ended(status)}"
+        raise CommandError(f"{how}\n{tail}" if tail else f"{how} and printed nothing")
 
 
 def _variables(folder: Path, run: CommandRun) -> dict[str, str]:
@@ -196,7 +199,15 @@ def _tail(folder: Path) -> str:
     """The end of what a command printed; its last line says most about what went wrong."""
     text = (folder / "printed.log").read_bytes()[-_LONGEST_TAIL:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
-    return "\n".join(lines) or "it printed nothing"
+    return "\n".join(lines)
+
+
+def _ended(status: int) -> str:
+    """How a command ended that did not end well; a shell writes a signal as 128 and its number."""
+    number = -status if status < 0 else status - 128
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(number).name} (status {status})"
+    return f"ended with status {status}"
 
 
 def _observed(folder: Path, run: CommandRun) -> dict[str, Any]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.command import NEEDED, OWN, READING, placeholders
 
+_OF_SHELL: Final = frozenset(("|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1"))
+"""Words that only a shell understands."""
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_]\w*=")
 _TAKEN: Final = (*OWN, *READING, "command", "consistency_weight")
 
 
@@ -30,20 +36,46 @@ def command_faults(command: str, arguments: Mapping[str, Any], metric: str | Non
     faults = [] if metric else [_no_metric()]
     names = placeholders(command)
     faults += [_lacks(name, command) for name in NEEDED if name not in names]
-    faults += [
-        f"command has {{{name}}}, of which nothing is known"
+    faults += _unknown("command", names, arguments)
+    faults += [*_argument_faults(arguments, names)]
+    if not placeholders(words[0]) and shutil.which(words[0]) is None:
+        hint = "give its path, or put 'python' before a script"
+        if _VARIABLE.match(words[0]):
+            hint = "put 'env' before it"
+        faults.append(f"command must start with a program, {words[0]!r} is none; {hint}")
+    if shell := next(filter(_OF_SHELL.__contains__, words), None):
+        faults.append(
+            f"command is started without a shell, for which {shell!r} is a word like others; write"
+            " a script that takes {seed} and {output}, and name that"
+        )
+    return faults
+
+
+def metric_file_faults(file: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Return every broken rule of the name of a command's file of metrics.
+
+    Args:
+        file: with its placeholders.
+        arguments: values of further placeholders.
+    """
+    names = placeholders(file)
+    faults = _unknown("metric_file", names, arguments)
+    if not faults and not {*NEEDED} & {*names}:
+        faults.append(
+            "metric_file must hold {output} or {seed}, else all runs would be read from one file;"
+            f" got {file!r}; for example: {{output}}/{Path(file).name}"
+        )
+    return faults
+
+
+def _unknown(where: str, names: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{where} has {{{name}}}, of which nothing is known"
         f"{suggestion(name, [*OWN, *arguments]) or ''}; give --arguments.{name} VALUE, or write"
         f" {{{{{name}}}}} for the braces themselves"
         for name in names
         if name not in (*OWN, *arguments)
     ]
-    faults += [*_argument_faults(arguments, names)]
-    if not placeholders(words[0]) and shutil.which(words[0]) is None:
-        faults.append(
-            f"command must start with a program, {words[0]!r} is none; give its path, or put"
-            " 'python' before a script"
-        )
-    return faults
 
 
 def _no_metric() -> str:

@@ -66,8 +66,8 @@ class Plan:
     consistency_weights: tuple[float, ...] = ()
     """Weights of the consistency loss, for the methods that have one; none: each method's own."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Training seeds; with the same seed all methods see the same weights and batches. --dry-run
-    says what so many can show."""
+    """Training seeds, on the command line also as 0-9; with the same seed all methods see the same
+    weights and batches. --dry-run says what so many can show."""
     baseline: str = "lora"
     """The method that the others are compared with."""
     equal_time: bool = False

@@ -175,7 +175,7 @@ def read_settings(values: Mapping[str, Any], where: str) -> tuple[dict[str, Any]
 def in_words(annotation: str) -> str:
     """A setting's type as messages write it."""
     words = annotation.replace("dict[str, Any]", "settings by name")
-    words = words.replace("dict[str, settings by name]", "settings by name by name")
+    words = words.replace("dict[str, settings by name]", "a table of settings for each name")
     words = re.sub(r"tuple\[(\w+), \.\.\.\]", r"a list of \1", words)
     words = re.sub(r"dict\[(\w+), (\w+)\]", r"\2 by \1", words)
     words = re.sub(r"Literal\[(.*?)\]", r"one of \1", words)

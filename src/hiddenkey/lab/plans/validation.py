@@ -10,7 +10,7 @@ from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans import command as commands
 from hiddenkey.lab.plans.attached import DEFAULTS, VARIED
 from hiddenkey.lab.plans.command import AS_IS
-from hiddenkey.lab.plans.command_rules import command_faults
+from hiddenkey.lab.plans.command_rules import command_faults, metric_file_faults
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, TYPES, read_settings
@@ -77,6 +77,8 @@ def _needs_command(plan: Plan) -> list[str]:
 def _command_faults(plan: Plan) -> list[str]:
     assert plan.command is not None
     faults = command_faults(plan.command, plan.arguments, plan.metric)
+    if plan.metric_file is not None:
+        faults += metric_file_faults(plan.metric_file, plan.arguments)
     if commands.is_unreadable(plan.command):
         return faults
     faults += [
@@ -122,6 +124,11 @@ def _command_faults(plan: Plan) -> list[str]:
 
 _OF_ATTACHED: Final = ("common", "per_task", "per_method")
 
+_HELD_OUT: Final = ("temperature", "choice_share")
+"""Settings of a run that are fitted on training examples which it holds out."""
+
+_WEIGHTS: Final = ", or name last, average or ema"
+
 
 def _no_attached(plan: Plan) -> Iterator[str]:
     """Settings that are no attached method's: the command trains by itself."""
@@ -131,8 +138,14 @@ def _no_attached(plan: Plan) -> Iterator[str]:
     for where, own in tables:
         if where == f"per_method.{AS_IS}" and own:
             yield f"{where} must be empty, since it is the command unchanged; leave it out"
-        for name in own:
-            if name in TYPES and name not in (*VARIED, *DEFAULTS):
+        for name, value in own.items():
+            if name in _HELD_OUT or (name, value) == ("inference", "chosen"):
+                yield (
+                    f"{where}.{name} needs examples that are held out of the training, which only"
+                    f" 'hiddenkey train' does, got {value!r} with a command; leave it out"
+                    f"{_WEIGHTS if name == 'inference' else ''}"
+                )
+            elif name in TYPES and name not in (*VARIED, *DEFAULTS):
                 yield (
                     f"{where}.{name} belongs to runs of 'hiddenkey train', got it with a command;"
                     " write it into the command, or leave it out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -158,7 +159,9 @@ def render(plot: Plot) -> tuple[str, bytes]:
 
     svg, png = io.StringIO(), io.BytesIO()
     # the salt makes the ids of a figure the same in every report
-    with rc_context({**_SETTINGS, "svg.hashsalt": plot.name}):
+    with rc_context({**_SETTINGS, "svg.hashsalt": plot.name}), warnings.catch_warnings():
+        # an SVG names its characters, and whoever shows it has a font for them
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         figure = Figure(figsize=(WIDTH, plot.height), layout="constrained")
         FigureCanvasAgg(figure)
         plot.draw(figure)

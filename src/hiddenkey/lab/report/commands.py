@@ -13,6 +13,7 @@ from hiddenkey.framework.catalogue import method, methods
 from hiddenkey.lab.plans.attached import VARIED, given
 from hiddenkey.lab.plans.command import AS_IS, fill, placeholders
 from hiddenkey.lab.plans.identity import changed, options_from
+from hiddenkey.lab.present.words import numbers
 from hiddenkey.lab.run.dropout import dropout_config, rate_schedules
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
@@ -107,7 +108,9 @@ def compare_command(plan: Path | None, **axes: Sequence[Any]) -> str:
     """
     words = ["hiddenkey", "compare", "PLAN.yaml" if plan is None else str(plan)]
     for name, values in axes.items():
-        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+        whole = values and all(type(value) is int for value in values)
+        given = numbers(values).split() if whole else map(str, values)
+        words += [f"--{name.replace('_', '-')}", *given]
     return shlex.join(words)
 
 

@@ -65,6 +65,7 @@ def result_of(
     """
     options, main = run.options, measure_of(run.options.metric)
     refuse_diverged(lines[-1], main)
+    lines = finite_lines(lines)
     names = dict.fromkeys([main, *(_measured(name) for line in lines for name in line)])
     smaller = {main} if options.lower_is_better else set()
     metrics = {
@@ -99,6 +100,17 @@ def result_of(
         train_examples=observed.get("examples"),
         eval_examples=observed.get("eval_examples"),
     )
+
+
+def finite_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return evaluations as runs of ours store them: what is no finite number is missing."""
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in line.items()
+        }
+        for line in lines
+    ]
 
 
 def refuse_diverged(line: Mapping[str, Any], main: str) -> None:

@@ -14,21 +14,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from hiddenkey.errors import DIVERGED, ConfigError, suggestion
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import short_hash
-from hiddenkey.lab.results.command_result import measure_of
+from hiddenkey.lab.results.command_result import finite_lines, measure_of
 from hiddenkey.lab.run.result import Result, Summary, summarise
 from hiddenkey.lab.scores import lower_is_better
 from hiddenkey.lab.tasks.files import FileFaults, refuse
-from hiddenkey.lab.tasks.tables import Row, read_rows
+from hiddenkey.lab.tasks.tables import Row, column_names, read_rows
 
 NEEDED: Final = ("task", "configuration", "seed", "metric", "value")
 OPTIONAL: Final = ("step", "seconds")
 FORMATS: Final = (".csv", ".tsv", ".jsonl")
 
+_SHOWN: Final = 5
 _LARGEST: Final = 2**53
 _SHARES: Final = frozenset(("accuracy", "acc", "f1", "auc", "precision", "recall"))
 """Words in the names of metrics that are shares, which people write in percent too."""
@@ -84,6 +85,7 @@ def read_results(path: Path, metric: str | None = None, *, lower: bool = False) 
 
 def _read(path: Path) -> list[Number]:
     faults = FileFaults(path)
+    refuse(_wide(path))
     numbers: list[Number] = []
     seen: dict[tuple[object, ...], int] = {}
     for row in read_rows(path, NEEDED, faults):
@@ -103,6 +105,19 @@ def _read(path: Path) -> list[Number]:
         numbers.append(number)
     refuse(faults)
     return numbers
+
+
+def _wide(path: Path) -> FileFaults:
+    """Find that a table has a column for each metric, where it should have a row."""
+    faults, names = FileFaults(path), column_names(path)
+    others = [name for name in names if name not in (*NEEDED, *OPTIONAL)]
+    if others and {*NEEDED} - {*names} == {"metric", "value"}:
+        faults.add(
+            "must have a row for each number, with the columns metric and value, got a column for"
+            f" each metric ({', '.join(others[:_SHOWN])}); with pandas: table.melt([name for name"
+            f" in {[*NEEDED[:3], *OPTIONAL]} if name in table], var_name='metric')"
+        )
+    return faults
 
 
 def _number(row: Row, faults: FileFaults) -> Number | None:
@@ -210,6 +225,7 @@ def _record(
     last = next(line for line in reversed(ordered) if f"eval_{main}" in line)
     diverged = not math.isfinite(last[f"eval_{main}"])
     error = f"{DIVERGED}: {main} is {last[f'eval_{main}']}" if diverged else None
+    finite = finite_lines(ordered)
     options = {
         "task": task, "model": "", "method": configuration, "rank": 0, "seed": seed,
         "source": path.name, "lower_is_better": lower,
@@ -220,8 +236,8 @@ def _record(
         stage="compare",
         budget="steps",
         status="failed" if diverged else "finished",
-        result=None if diverged else _result(run, numbers, ordered, main, lower=lower),
-        metrics=tuple(ordered),
+        result=None if diverged else _result(run, numbers, finite, main, lower=lower),
+        metrics=tuple(finite),
         environment={},
         error=error,
         attempts=1,
@@ -233,7 +249,7 @@ def _record(
 def _result(
     run: tuple[str, str, int],
     numbers: Sequence[Number],
-    lines: Sequence[Mapping[str, float]],
+    lines: Sequence[Mapping[str, Any]],
     main: str,
     *,
     lower: bool,

@@ -74,7 +74,7 @@ def find_metric(
         if metric in source.names:
             return source
     known = list(dict.fromkeys(name for source in found for name in source.names))
-    where = named or f"{output.name}/ or what was printed"
+    where = f"{output.name}/ or what was printed" if named is None else _shown(named, output)
     if not known:
         raise ConfigError(
             f"the command left no number: nothing is in {where}; let it save its metrics"
@@ -84,6 +84,11 @@ def find_metric(
     shown = ", ".join(known[:_MOST_SHOWN]) + (", …" if len(known) > _MOST_SHOWN else "")
     hint = suggestion(metric, known) or "; name one of them"
     raise ConfigError(f"metric {metric!r} is not in {where}, which has {shown}{hint}")
+
+
+def _shown(named: Path, output: Path) -> Path:
+    """A file's name that does not differ from run to run, so that equal faults are told once."""
+    return named.relative_to(output.parent) if named.is_relative_to(output) else named
 
 
 def _sources(output: Path, printed: Path, record: Path, named: Path | None) -> Iterator[Source]:
@@ -129,7 +134,7 @@ def _trainer_state(path: Path) -> Iterator[Line]:
 
 def _json_lines(path: Path) -> Iterator[Line]:
     for text in path.read_text(encoding="utf-8").splitlines():
-        if text.strip():
+        with suppress(ValueError, TypeError):  # a line that an interrupted command left half
             yield _numbers(json.loads(text))
 
 
@@ -147,13 +152,24 @@ def _table(path: Path) -> Iterator[Line]:
 
 
 def _numbers(values: Mapping[str, Any]) -> Line:
-    """The numbers among some values; NaN and infinities stay, so that divergence is seen."""
-    found = {}
+    """The numbers among some values; NaN and infinities stay, so that divergence is seen.
+
+    A number inside of another table is named by both: ``eval.accuracy``. People write a comma
+    behind a number, or a percent sign.
+
+    Raises:
+        TypeError: if the values have no names.
+    """
+    if not isinstance(values, Mapping):
+        raise TypeError("numbers need names")
+    found: dict[str, float] = {}
     for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": own for inner, own in _numbers(value).items()}
         if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
             continue
         with suppress(ValueError, OverflowError):
-            found[str(name)] = float(value)
+            found[str(name)] = float(value.rstrip(",;% ") if isinstance(value, str) else value)
     return found
 
 
