@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.plan import Contrast, Drawing
+from hiddenkey.lab.claims.wording import AXES
 from hiddenkey.lab.present.canvas import render, standalone
 from lab.claims.synthetic import RANKS, claims, evidence, measure
 
@@ -158,3 +159,10 @@ def test_one_seed_is_drawn_without_intervals():
     found = evidence(seeds=range(1), values=measure(range(1), repeats=1))
     for plot in list_plots(found):
         assert draw(plot).axes
+
+
+def test_measures_have_their_names_in_words_at_an_axis():
+    assert AXES["ece"] == "ECE"
+    assert AXES["brier"] == "Brier score"
+    assert AXES["brier_after_temperature"] == "Brier score after temperature"
+    assert AXES["loss_after_temperature"] == "loss after temperature"

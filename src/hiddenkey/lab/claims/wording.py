@@ -16,12 +16,17 @@ UNITS: Final = {
 }  # fmt: skip
 """What a measure is counted in, percentage points as "points"; a loss has no unit."""
 
+
+def _calibration(name: str) -> str:
+    return name.replace("_", " ").replace("ece", "ECE").replace("brier", "Brier score")
+
+
 AXES: Final = {
     "metric": "main metric, points",
     "best": "main metric at its best, points",
     "gap": "training − evaluation, points",
     "loss": "evaluation loss",
-    **{name: name.replace("_", " ").replace("ece", "ECE") for name in CALIBRATION},
+    **{name: _calibration(name) for name in CALIBRATION},
     COST: "step time, relative to LoRA's",
 }
 """What stands at an axis of a figure."""
