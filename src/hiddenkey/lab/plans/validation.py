@@ -173,7 +173,7 @@ def _unused(plan: Plan) -> list[str]:
     """Axes that no method has would be dropped in silence."""
     return [
         f"{name} are for methods that {what}, got none among {', '.join(plan.methods)}; leave them"
-        " out or add such a method"
+        f" out, with '--{name} []' where a plan's file has them, or add such a method"
         for name, what, beginning in (
             ("rates", "drop", "rate"),
             ("consistency_weights", "have a consistency loss", "consistency_"),
