@@ -193,6 +193,15 @@ def test_a_configuration_means_the_same_in_all_claims(plans):
         (lambda s: s.update(power=3), "power must be name: value, got 3"),
         (lambda s: s["tasks"]["words"].update(validation=0.5), "validation must be a number"),
         (lambda s: s["tasks"]["words"].update(choices=["dora"]), "choices must be one of lora"),
+        (lambda s: s.update(asked_only="no"), "asked_only must be true or false, got 'no'"),
+        (lambda s: s["choices"].update(scope="tasks"), "scope must be one of each task, all tasks"),
+        (
+            lambda s: (
+                s["choices"].update(scope="all tasks"),
+                s["tasks"]["words"].update(learning_rates={"lora": [0.1]}),
+            ),
+            "learning_rates of 'lora' must be those of all tasks",
+        ),
     ],
 )
 def test_a_fault_of_a_scale_is_told(plans, change, told):

@@ -124,23 +124,18 @@ def test_nothing_at_all_says_how_to_leave_something(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "lines"),
-    [
-        ('{"eval": {"accuracy": 0.75}}', [{"step": 1, "eval.accuracy": 0.75}]),
-        ("[0.75]", None),
-        ("0.75", None),
-    ],
+    ("content", "value"), [('{"eval": {"accuracy": 0.75}}', 0.75), ("[0.75]", None), ("0.75", None)]
 )
-def test_numbers_are_named_by_the_tables_that_they_are_in(folder, content, lines):
+def test_numbers_are_named_by_the_tables_that_they_are_in(folder, content, value):
     path = folder / "output" / "scores.json"
     path.write_text(content)
-    if lines is None:
+    if value is None:
         with pytest.raises(ConfigError, match=r"left no number: nothing is in output/scores\.json"):
             find(folder, "eval.accuracy", named=path)
         return
     found = metric_lines(find(folder, "eval.accuracy", named=path), "eval.accuracy")
     assert [line["step"] for line in found] == [1]
-    assert found[0]["eval_eval.accuracy"] == 0.75
+    assert found[0]["eval_eval.accuracy"] == value
 
 
 def test_a_comma_or_a_percent_sign_behind_a_number_is_no_part_of_it(folder):

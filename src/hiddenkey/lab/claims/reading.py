@@ -136,8 +136,12 @@ class _File:
             return _NEUTRAL.get(kind, "")
         if kind is Literal:
             return self.one_of(place, given, parts)
-        if kind in (str, bool):
-            return " ".join(str(given).split()) if kind is str else given
+        if kind is str:
+            return " ".join(str(given).split())
+        if kind is bool:
+            if not isinstance(given, bool):
+                self.add(f"{place} must be true or false, got {given!r}; write it without quotes")
+            return given is True
         if dataclasses.is_dataclass(kind):
             return self.build(hint, given, place)
         may_be_empty = kind is tuple and parts[0] not in (int, float)
