@@ -86,8 +86,8 @@ class MapFindings:
     """What attention maps showed.
 
     Attributes:
-        dropped: share of the visible entries that fell.
-        mass: mean share of a query's attention, without noise, on the keys that fell.
+        dropped: share of the visible entries that were dropped.
+        mass: mean share of a query's attention, without noise, on the dropped keys.
         shares: gradient on dropped keys, by method.
         k: quantiles of equation 10's k over all kept keys of queries that lost one.
         k_attended: the same with each key weighing as much as the attention w' that it gets.
@@ -165,7 +165,7 @@ class MapStatistics:
 def gradient_ratio(weights: Tensor, kept_weights: Tensor) -> Tensor:
     """Return k of equation 10 for every key: DropKey's ∂w'_u/∂g_u over DropAttention's.
 
-    k = (1 − w'_u) / (1 − w_u), from 0, where u is the only key left, to 1, where nothing fell.
+    k = (1 − w'_u) / (1 − w_u), from 0, where u is the only key left, to 1, where nothing was dropped.
 
     Args:
         weights: w = softmax(g), ``[..., keys]``.

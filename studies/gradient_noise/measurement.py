@@ -67,7 +67,7 @@ class Setting:
 
     Attributes:
         point: where in the training run.
-        pattern: which keys fell together.
+        pattern: which keys were dropped together.
         rate: dropout rate.
         moments: by method (and ``extra``), then one mapping by matrix for each batch.
         maps: what the attention maps showed, in an eighth of the masks.

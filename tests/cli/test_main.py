@@ -107,7 +107,7 @@ def test_version(capsys, monkeypatch):
         (
             OSError(28, "No space left on device", "runs/x"),
             2,
-            "hiddenkey methods: error: runs/x: No space left on device; mend that or choose another"
+            "hiddenkey methods: error: runs/x: No space left on device; fix that or choose another"
             " place, and run the same command again\n",
         ),
         (KeyboardInterrupt(), 130, "hiddenkey methods: stopped\n"),

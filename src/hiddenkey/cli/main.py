@@ -77,7 +77,7 @@ def _refused_by_system(error: OSError) -> str:
     """Say what the operating system refused: a full disk, a lost folder, no right to it."""
     where = f"{str(error.filename)[:200]}: " if error.filename else ""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{where}{reason}; mend that or choose another place, and run the same command again"
+    return f"{where}{reason}; fix that or choose another place, and run the same command again"
 
 
 def _unforeseen(error: Exception) -> str:

@@ -212,8 +212,8 @@ def test_more_than_a_thousand_seeds_are_not_worth_it():
     [
         (arm((0.0,)), "Run a method beside lora"),
         (arm((0.0,), method="dropkey"), "Run the baseline lora too"),
-        ([*arm((0.0,)), record(method="dropkey", error="no")], "Mend what the failed runs say"),
-        ([record(error="no"), record(method="dropkey", error="no")], "Mend what the failed runs"),
+        ([*arm((0.0,)), record(method="dropkey", error="no")], "Fix what the failed runs say"),
+        ([record(error="no"), record(method="dropkey", error="no")], "Fix what the failed runs"),
         ([*arm((0.0,)), *arm((0.0,), 1, method="dropkey")], "Add 1 seed: 3 pairs are the fewest"),
     ],
 )

@@ -1,7 +1,7 @@
 """From a plan to jobs: pure functions of the plan, its data and what is known so far.
 
 A grid's runs are known from the start. With a search, the runs of a method follow when its search
-is done; with equal time, the shortened runs follow when the cost of the method is measured.
+is done; time-matched, the shortened runs follow when the cost of the method is measured.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[
 
     Args:
         records: those of one scope.
-        budget: of the scope; under equal time the number of steps does not make an arm.
+        budget: of the scope; time-matched, the number of steps does not make an arm.
         baseline: name of the baseline's method.
     """
     tasks = find_tasks(records)

@@ -139,7 +139,7 @@ def name_plots(listed: Iterable[Plot]) -> list[Plot]:
     """Return figures under the names of their files, which no two share."""
     plots: dict[str, Plot] = {}
     for plot in listed:
-        parts = [plot.name or plot.kind, plot.task, "equal time" if plot.budget == "time" else ""]
+        parts = [plot.name or plot.kind, plot.task, "time-matched" if plot.budget == "time" else ""]
         name = re.sub(r"[^a-z0-9]+", "_", " ".join(parts).lower()).strip("_")[:80]
         unique = next(u for u in chain([name], (f"{name}_{n}" for n in count(2))) if u not in plots)
         plots[unique] = dataclasses.replace(plot, name=unique)

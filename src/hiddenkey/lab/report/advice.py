@@ -203,7 +203,7 @@ def _repair(
         return Advice("repair", "Train the runs again that failed, and give their rows new values.")
     if not cells or any(cell.failed for cell in cells):
         code = Code("a shell", compare_command(path, retry_failed=()))
-        return Advice("repair", "Mend what the failed runs say, and run them again.", (code,))
+        return Advice("repair", "Fix what the failed runs say, and run them again.", (code,))
     if baseline not in arms:
         words = f"Run the baseline {baseline} too, or name a method of these runs with --baseline."
         return Advice("repair", words)

@@ -129,7 +129,7 @@ def _intents(name: str, folder: Path) -> Splits:
         ) from None
     names = tuple(sorted({intent for _, intent in rows["train"]}))
     if unknown := sorted({intent for _, intent in rows["test"]} - set(names)):
-        raise ConfigError(f"{path}: intent {unknown[0]!r} is in 'test' alone; mend the file")
+        raise ConfigError(f"{path}: intent {unknown[0]!r} is in 'test' alone; correct the file")
     examples = {
         part: [Example((text.strip(),), names.index(intent)) for text, intent in own]
         for part, own in rows.items()
