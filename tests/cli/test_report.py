@@ -109,3 +109,22 @@ def test_the_folders_plan_is_what_more_seeds_are_added_to(tmp_path, capsys):
     store_plan(Plan(methods=("lora", "hiddenkey"), output=str(folder)))
     report([str(folder)])
     assert f"hiddenkey compare {folder}/plan.yaml --seeds 0-" in capsys.readouterr().out
+
+
+def test_the_margin_is_the_plans_unless_another_is_given(tmp_path, capsys):
+    runs = study(gains={"hiddenkey": 0.1}, rates=(0.1,))
+    folder = store(tmp_path / "compare", runs)
+    store_plan(Plan(methods=("lora", "hiddenkey"), output=str(folder), margin=0.9))
+    for words, margin in (([], "0.9"), (["--margin", "0.8"], "0.8")):
+        report([str(folder), *words])
+        capsys.readouterr()
+        page = (folder / "report" / "report.html").read_text()
+        assert f"smaller than {margin}, so it hardly matters" in page
+
+
+@pytest.mark.parametrize("margin", ["0", "-0.01", "inf", "nan", "much"])
+def test_a_margin_that_is_none_is_refused(tmp_path, margin):
+    folder = store(tmp_path / "compare", [record()])
+    with pytest.raises(ConfigError, match="margin"):
+        report([str(folder), "--margin", margin])
+    assert not (folder / "report").exists()

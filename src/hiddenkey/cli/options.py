@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hiddenkey.lab.run.limits import ABOVE_ZERO
+
 
 @dataclass(frozen=True)
 class DemoOptions:
@@ -48,6 +50,9 @@ class ReportOptions:
     columns task, configuration, seed, metric and value (optional: step, seconds)."""
     baseline: str = "lora"
     """Method that the others are compared with; in a file, the configuration."""
+    margin: float | None = ABOVE_ZERO.default(None)
+    """The smallest difference of the main metric that matters, on its scale; none: that of the
+    comparison, else 0.01, or 1 % of the baseline's mean where that is above 1."""
     output: str | None = None
     """Folder of the report; none: FOLDER/report, for a file FILE-report."""
     metric: str | None = None

@@ -11,6 +11,7 @@ from rich.console import Console
 from hiddenkey.cli.options import ReportOptions
 from hiddenkey.cli.terminal import say, standard_console
 from hiddenkey.errors import ConfigError, suggestion
+from hiddenkey.lab.run.limits import limit_faults
 
 if TYPE_CHECKING:
     from hiddenkey.lab.report.tables import Tables
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def run(options: ReportOptions) -> int:
     """Write the report and return the exit status."""
+    if faults := limit_faults(options):
+        raise ConfigError(faults)
     path = Path(options.folder)
     output = None if options.output is None else Path(options.output)
     if path.is_file():
@@ -29,11 +32,17 @@ def run(options: ReportOptions) -> int:
             "metric and lower-is-better belong to a file of results, got them with a folder; leave"
             " them out"
         )
-    write(standard_console(), path, options.baseline, output)
+    write(standard_console(), path, options.baseline, output, options.margin)
     return 0
 
 
-def write(console: Console, folder: Path, baseline: str, output: Path | None = None) -> None:
+def write(
+    console: Console,
+    folder: Path,
+    baseline: str,
+    output: Path | None = None,
+    margin: float | None = None,
+) -> None:
     """Write the report on a comparison's folder and print each task's verdict.
 
     Args:
@@ -41,6 +50,7 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
         folder: folder of the comparison.
         baseline: method that the others are compared with.
         output: folder of the report; ``None`` for ``report`` in the comparison's.
+        margin: smallest difference of the main metric that matters; ``None`` for the plan's.
 
     Raises:
         ConfigError: if the records are broken, or there is none of the baseline.
@@ -50,7 +60,8 @@ def write(console: Console, folder: Path, baseline: str, output: Path | None = N
     from hiddenkey.lab.plans.stored import read_plan
     from hiddenkey.lab.report import tabulate
 
-    tables = tabulate(read_records(folder), baseline, read_step_times(folder), read_plan(folder))
+    timed, plan = read_step_times(folder), read_plan(folder)
+    tables = tabulate(read_records(folder), baseline, timed, plan, margin)
     _write(console, tables, output or folder / "report", folder.resolve().name)
 
 
@@ -67,7 +78,7 @@ def _write_table(console: Console, path: Path, options: ReportOptions, output: P
             f"baseline must be a configuration of the file ({', '.join(names)}), got"
             f" {options.baseline!r}{hint}"
         )
-    _write(console, tabulate(records, options.baseline), output, path.stem)
+    _write(console, tabulate(records, options.baseline, margin=options.margin), output, path.stem)
 
 
 def _write(console: Console, tables: Tables, output: Path, title: str) -> None:

@@ -42,6 +42,14 @@ def test_too_few_seeds_reach_no_verdict(seeds):
     assert found.needed > 3
 
 
+def test_a_smaller_margin_needs_more_seeds():
+    (usual,) = prospects(PLAN, [])
+    (fine,) = prospects(replace(PLAN, margin=0.005), [])
+    assert (usual.scatter.margin, fine.scatter.margin) == (0.01, 0.005)
+    assert fine.needed > 3 * usual.needed
+    assert fine.detectable == usual.detectable
+
+
 def test_a_plan_of_the_baseline_alone_compares_nothing():
     (found,) = prospects(Plan(methods=("lora",)), [])
     assert not found.reaches_verdict
@@ -71,6 +79,8 @@ def test_scatter_is_measured_where_runs_are_finished():
     (found,) = prospects(replace(PLAN, rates=(0.1,)), with_values(runs, [*plain, *ours]))
     assert found.scatter.deviation == pytest.approx(0.02160247)
     assert "measured on 4 finished pairs" in found.scatter.source
+    (own,) = prospects(replace(PLAN, margin=0.5), with_values(runs, [*plain, *ours]))
+    assert own.scatter == replace(found.scatter, margin=0.5)
     (few,) = prospects(PLAN, with_values(runs, [*plain, *ours])[:6])
     assert few.scatter.deviation == ASSUMED, "two pairs measure nothing"
 

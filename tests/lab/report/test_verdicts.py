@@ -6,14 +6,14 @@ from lab.report.synthetic import record, with_values
 BASE = [0.80, 0.82, 0.78, 0.81, 0.79, 0.83, 0.77, 0.80]
 
 
-def verdict_of(*shifts, seeds=8, methods=("dropkey", "hiddenkey", "hiddencut")):
+def verdict_of(*shifts, seeds=8, methods=("dropkey", "hiddenkey", "hiddencut"), margin=None):
     """Return the verdict on methods that differ from the baseline by these values."""
     runs = with_values([record(seed=s) for s in range(seeds)], BASE[:seeds])
     for method, shift in zip(methods, shifts, strict=False):
         own = [record(method=method, seed=s) for s in range(seeds)]
         values = [BASE[s] + (shift[s % len(shift)]) for s in range(seeds)]
         runs += with_values(own, values)
-    (table,) = tabulate(runs).scopes[0].tasks
+    (table,) = tabulate(runs, margin=margin).scopes[0].tasks
     return table.verdict
 
 
@@ -67,6 +67,20 @@ def test_better_shows_difference_interval_p_and_wins():
 def test_no_difference_is_not_called_equality():
     sentences = " ".join(verdict_of(NOTHING).sentences)
     assert "No difference as large as 0.01: the intervals reach from −0.0" in sentences
+
+
+def test_a_margin_of_ones_own_decides_what_hardly_matters():
+    assert verdict_of(NOTHING, margin=0.02).answer == "no clear difference"
+    assert "as large as 0.02" in " ".join(verdict_of(NOTHING, margin=0.02).sentences)
+    assert verdict_of(NOTHING, margin=0.002).answer == "inconclusive"
+    assert verdict_of(UP, margin=0.002).answer == "better"
+
+
+def test_the_margin_is_the_main_metrics_alone():
+    runs = [record(method=method, seed=s) for method in ("lora", "dropkey") for s in range(8)]
+    cells = tabulate(runs, margin=0.5).scopes[0].tasks[0].cells
+    found = {cell.measure.main: cell.comparison.margin for cell in cells if cell.comparison}
+    assert found == {True: 0.5, False: pytest.approx(0.01, rel=0.5)}
 
 
 def test_three_seeds_can_reach_a_verdict():

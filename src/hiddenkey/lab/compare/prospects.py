@@ -8,6 +8,7 @@ else assumed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -149,7 +150,7 @@ def prospects(
         examples: that a configuration is evaluated on, where that is known.
     """
     finished = [r for r in records if r.result is not None and r.budget == "steps"]
-    known = _measured(finished, plan.baseline)
+    known = _measured(finished, plan)
     if plan.command is not None:
         return _of_command(plan, finished, known)
     settings, starts = plan.settings(), [group[0] for group in plan.contenders()]
@@ -158,7 +159,7 @@ def prospects(
         options = [each for each in settings if each.task == task]
         resolved = find_task(task, options[0])
         judged = None if examples is None else min(map(examples, options))
-        usual = None if resolved.kind == "generation" else assumed(judged)
+        usual = None if resolved.kind == "generation" else _wanted(assumed(judged), plan)
         firsts = [each for each in options if each in starts]
         comparisons = sum(each.method != plan.baseline for each in firsts)
         found.append(
@@ -180,7 +181,7 @@ def _of_command(
 ) -> list[Prospect]:
     """Say it for a command, whose time is known from its finished runs alone."""
     metric = measure_of(plan.metric or "")
-    usual = assumed() if metric.rpartition("_")[2] in _SHARES else None
+    usual = _wanted(assumed(), plan) if metric.rpartition("_")[2] in _SHARES else None
     seconds = [record.result.seconds for record in finished if record.result is not None]
     firsts = [group[0] for group in plan.contenders()]
     by_task = Counter(options.task for options in firsts)
@@ -199,12 +200,20 @@ def _of_command(
     ]
 
 
-def _measured(records: Sequence[Record], baseline: str) -> dict[str, Scatter]:
+def _wanted(scatter: Scatter, plan: Plan) -> Scatter:
+    """The same scatter with the plan's own margin, if it names one."""
+    return scatter if plan.margin is None else dataclasses.replace(scatter, margin=plan.margin)
+
+
+def _measured(records: Sequence[Record], plan: Plan) -> dict[str, Scatter]:
     """The scatter of each task with enough finished pairs, pooled over its configurations."""
+    baseline, margin = plan.baseline, plan.margin
     by_task: dict[str, list[ArmRun]] = defaultdict(list)
     for run in find_runs(records, "steps", baseline):
         by_task[run.task.name].append(run)
-    found = {task: _scatter(tabulate_cells(runs, baseline)) for task, runs in by_task.items()}
+    found = {
+        task: _scatter(tabulate_cells(runs, baseline, margin)) for task, runs in by_task.items()
+    }
     return {task: scatter for task, scatter in found.items() if scatter is not None}
 
 

@@ -56,8 +56,17 @@ class Cell:
         return self.measure.main and self.measure.checkpoint == checkpoint
 
 
-def tabulate_cells(runs: Sequence[ArmRun], baseline: str) -> tuple[Cell, ...]:
-    """Summarise all arms of one task by each measure; Holm's correction is over its arms."""
+def tabulate_cells(
+    runs: Sequence[ArmRun], baseline: str, margin: float | None = None
+) -> tuple[Cell, ...]:
+    """Summarise all arms of one task by each measure; Holm's correction is over its arms.
+
+    Args:
+        runs: of the task.
+        baseline: method that the others are compared with.
+        margin: smallest difference of the main metric that matters; ``None`` for the usual one of
+            :func:`~hiddenkey.lab.evidence.comparisons.compare_paired`, which all others have.
+    """
     groups: dict[Arm, list[ArmRun]] = defaultdict(list)
     for run in runs:
         groups[run.arm].append(run)
@@ -65,7 +74,13 @@ def tabulate_cells(runs: Sequence[ArmRun], baseline: str) -> tuple[Cell, ...]:
     return tuple(
         cell
         for measure in _measures(runs)
-        for cell in compare_arms(groups, against, measure, partial(value_of, measure=measure))
+        for cell in compare_arms(
+            groups,
+            against,
+            measure,
+            partial(value_of, measure=measure),
+            margin if measure.main else None,
+        )
     )
 
 
@@ -74,6 +89,7 @@ def compare_arms(
     against: Mapping[Arm, Arm | None],
     measure: Measure,
     read: Callable[[ArmRun], float | None],
+    margin: float | None = None,
 ) -> list[Cell]:
     """Summarise arms by one measure and compare each with its baseline, with Holm's correction.
 
@@ -82,12 +98,13 @@ def compare_arms(
         against: each arm's arm of the baseline, as ``find_baselines`` returns them.
         measure: what is compared.
         read: a run's value; ``None`` where it has none.
+        margin: smallest difference that matters; ``None`` for the usual one.
     """
     cells = {arm: _cell(arm, runs, measure, read, against[arm]) for arm, runs in groups.items()}
     for arm, cell in cells.items():
         base = against[arm]
         if base is not None:
-            cells[arm] = _compared(cell, cells[base])
+            cells[arm] = _compared(cell, cells[base], margin)
     found = {arm: cell.comparison for arm, cell in cells.items() if cell.comparison is not None}
     for arm, adjusted in (adjust_holm(found) if found else {}).items():
         cells[arm] = dataclasses.replace(cells[arm], comparison=adjusted)
@@ -157,7 +174,7 @@ def _cell(
     )
 
 
-def _compared(cell: Cell, base: Cell) -> Cell:
+def _compared(cell: Cell, base: Cell, margin: float | None) -> Cell:
     ours, theirs = dict(cell.values), dict(base.values)
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -167,6 +184,7 @@ def _compared(cell: Cell, base: Cell) -> Cell:
         [ours[seed] for seed in seeds],
         [theirs[seed] for seed in seeds],
         larger_is_better=cell.measure.larger_is_better,
+        margin=margin,
     )
     return dataclasses.replace(cell, comparison=comparison)
 

@@ -26,7 +26,7 @@ from hiddenkey.lab.plans.search import (
 )
 from hiddenkey.lab.plans.settings import misplaced, read_settings
 from hiddenkey.lab.queue.store import JobStore
-from hiddenkey.lab.run.limits import ONE, WORKERS, ZERO
+from hiddenkey.lab.run.limits import ABOVE_ZERO, ONE, WORKERS, ZERO
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.tasks import TASKS
 
@@ -70,6 +70,10 @@ class Plan:
     weights and batches. --dry-run says what so many can show."""
     baseline: str = "lora"
     """The method that the others are compared with."""
+    margin: float | None = ABOVE_ZERO.default(None)
+    """The smallest difference of the main metric that matters to you, on its scale: 0.005 is half a
+    percentage point. Decide on it before you look at a verdict. None: 0.01, or 1 % of the
+    baseline's mean where that is above 1."""
     equal_time: bool = False
     """Also run each method with fewer steps, so that it takes as long as the baseline."""
     search: dict[str, Any] | bool | None = None

@@ -71,17 +71,19 @@ class Advice:
 
 @dataclass(frozen=True)
 class Background:
-    """What else an advice rests on.
+    """What else a verdict and its advice rest on.
 
     Attributes:
         plan: of the comparison; ``None`` if its folder has none.
         seeds: of all compared runs.
         seed_seconds: what one seed of all configurations took; ``None`` if it is not known.
+        margin: smallest difference of the main metric that matters; ``None`` for the usual one.
     """
 
     plan: StoredPlan | None = None
     seeds: tuple[int, ...] = ()
     seed_seconds: float | None = None
+    margin: float | None = None
 
 
 def advise(

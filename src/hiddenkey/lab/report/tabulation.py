@@ -36,6 +36,7 @@ def tabulate(
     baseline: str = "lora",
     timed: Sequence[StepTimes] = (),
     plan: StoredPlan | None = None,
+    margin: float | None = None,
 ) -> Tables:
     """Return everything that a report says about the records.
 
@@ -44,6 +45,7 @@ def tabulate(
         baseline: method that the others are compared with.
         timed: steps that took turns.
         plan: of the comparison, where its folder has it.
+        margin: smallest difference of the main metric that matters; ``None`` for the plan's.
 
     Raises:
         ConfigError: if the baseline is no method that the records or the library know.
@@ -56,7 +58,8 @@ def tabulate(
     replaced = newest(steps)[1] | newest(time)[1]
     rows, environments = tabulate_runs([*steps, *time, *search], replaced, differing)
     searched = plan.plan.searched if plan else None
-    known = _background(plan, [*newest(steps)[0], *newest(time)[0]])
+    margin = margin or (plan.plan.margin if plan else None)
+    known = _background(plan, [*newest(steps)[0], *newest(time)[0]], margin)
     scopes = [_scope(steps, "steps", baseline, timed, known)] if steps else []
     if time:
         both = [*(run.record for run in time), *_beside(time, steps, baseline)]
@@ -115,7 +118,7 @@ def _task_table(
     timed: Sequence[StepTimes],
     known: Background,
 ) -> TaskTable:
-    cells = tabulate_cells(runs, baseline)
+    cells = tabulate_cells(runs, baseline, known.margin)
     costs = tabulate_costs(runs, cells, baseline, timed)
     verdict = judge(cells, baseline, budget)
     return TaskTable(
@@ -133,14 +136,16 @@ def _task_table(
     )
 
 
-def _background(plan: StoredPlan | None, runs: Sequence[ArmRun]) -> Background:
+def _background(
+    plan: StoredPlan | None, runs: Sequence[ArmRun], margin: float | None
+) -> Background:
     """What advice on one task needs of all runs: a command adds seeds to every configuration."""
     seconds: dict[tuple[Task, Arm, str], list[float]] = defaultdict(list)
     for run in runs:
         if (own := run.record.wall_seconds) is not None:
             seconds[run.task, run.arm, run.record.budget].append(own)
     total = sum(map(fmean, seconds.values())) if seconds else None
-    return Background(plan, tuple(sorted({run.seed for run in runs})), total)
+    return Background(plan, tuple(sorted({run.seed for run in runs})), total, margin)
 
 
 def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | None, str]:
