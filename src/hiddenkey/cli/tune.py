@@ -103,13 +103,14 @@ def _planned(plan: Plan, options: TuneOptions, data: Data, prices: Prices) -> Ef
     given = options.search if isinstance(options.search, dict) else {}
     return effort_for(
         options.runs,
-        None if options.minutes is None else options.minutes * 60 * plan.workers,
+        None if options.minutes is None else options.minutes * 60,
         len(search.seeds),
         wanted_seeds(plan, options, data),
         prices,
         given=bool(options.seeds),
         trials=given.get("trials", TRIALS),
         algorithm=search.algorithm,
+        workers=plan.workers,
     )
 
 

@@ -6,10 +6,9 @@ from hiddenkey.errors import ConfigError
 from hiddenkey.lab.tune.budget import MOST_TRIALS, Effort, Prices, effort_for, share
 
 
-def planned(runs=None, seconds=None, per_trial=1, seeds=8, prices=None, given=False):
-    return effort_for(
-        runs, seconds, per_trial, range(seeds), prices or Prices(), given=given
-    )  # fmt: skip
+def planned(runs=None, seconds=None, per_trial=1, seeds=8, prices=None, given=False, workers=1):
+    own = prices or Prices()
+    return effort_for(runs, seconds, per_trial, range(seeds), own, given=given, workers=workers)
 
 
 @pytest.mark.parametrize("runs", range(23, 90))
@@ -59,3 +58,11 @@ def test_too_small_a_budget_names_the_least_that_is_not():
         planned(51, seeds=20, given=True)
     with pytest.raises(ConfigError, match=r"minutes must be at least about 48 .*at 60 s a run.*40"):
         planned(seconds=2400, prices=Prices(60.0, 200.0))
+
+
+def test_workers_share_the_time():
+    prices = Prices(plain=10.0, other=30.0)
+    assert planned(seconds=340, prices=prices, workers=2) == planned(seconds=680, prices=prices)
+    words = r"minutes must be at least about 24 .*at 60 s a run with 2 workers\), got 20;"
+    with pytest.raises(ConfigError, match=words):
+        planned(seconds=1200, prices=Prices(60.0, 200.0), workers=2)

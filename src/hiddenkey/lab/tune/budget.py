@@ -118,18 +118,20 @@ def effort_for(
     given: bool,
     trials: int = TRIALS,
     algorithm: Algorithm = "tpe",
+    workers: int = 1,
 ) -> Effort:
     """Return what a budget allows.
 
     Args:
         runs: training runs in all; ``None`` without such a budget.
-        seconds: of one run after the other; ``None`` without such a budget.
+        seconds: from start to end; ``None`` without such a budget.
         per_trial: seeds of a trial.
         seeds: of the confirmation.
         prices: of a run, in seconds.
         given: the user named the seeds, so that none is left out.
         trials: of each side without a budget.
         algorithm: of the search.
+        workers: runs at the same time.
 
     Raises:
         ConfigError: if it reaches no verdict, with the least budget that does.
@@ -138,7 +140,8 @@ def effort_for(
         return Effort(trials, per_trial, len(seeds), algorithm)
     fewest = len(seeds) if given else min(len(seeds), SEEDS[0])
     unit = prices if seconds is not None else Prices()
-    found = share(float(seconds or runs or 0), per_trial, len(seeds), fewest, unit, algorithm)
+    budget = float(seconds * workers if seconds is not None else runs or 0)
+    found = share(budget, per_trial, len(seeds), fewest, unit, algorithm)
     if found is not None:
         return found
     least = Effort(FEWEST_TRIALS, per_trial, fewest, algorithm)
@@ -149,9 +152,9 @@ def effort_for(
             f"runs must be at least {least.runs} to reach a verdict ({said}), got {runs}; give"
             f" --runs {least.runs}"
         )
-    minutes = math.ceil(least.price(prices) / 60)
+    minutes = math.ceil(least.price(prices) / workers / 60)
+    at_once = f" with {workers} workers" if workers > 1 else ""
     raise ConfigError(
         f"minutes must be at least about {minutes} to reach a verdict here ({said}, at"
-        f" {prices.plain:.0f} s a run), got {seconds / 60:.3g} of one run after the other; give"
-        " more, or --runs"
+        f" {prices.plain:.0f} s a run{at_once}), got {seconds / 60:.3g}; give more, or --runs"
     )
