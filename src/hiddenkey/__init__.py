@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hiddenkey.attachment.attachment import Attachment, attach
+    from hiddenkey.attachment.step_cost import StepCost
     from hiddenkey.errors import AttachError, ConfigError, ConsistencyError, VersionWarning
     from hiddenkey.framework.catalogue import Method, method, methods
     from hiddenkey.framework.config import Drop, DropoutConfig
@@ -38,6 +39,7 @@ __all__ = [
     "Method",
     "RateSchedule",
     "Site",
+    "StepCost",
     "VersionWarning",
     "WeightAverage",
     "attach",
@@ -49,6 +51,7 @@ __all__ = [
 
 _MODULES = {
     "attachment.attachment": ("Attachment", "attach"),
+    "attachment.step_cost": ("StepCost",),
     "framework.catalogue": ("Method", "method", "methods"),
     "framework.config": ("Drop", "DropoutConfig"),
     "framework.consistency": ("Consistency",),

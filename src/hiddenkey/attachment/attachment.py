@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 import torch
@@ -19,6 +19,7 @@ from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
 from hiddenkey.attachment.sequence_sites import install_sequence_sites
+from hiddenkey.attachment.step_cost import ROUNDS, StepCost, measure
 from hiddenkey.attachment.summary import described, loss_described
 from hiddenkey.attachment.versions import warn_untried
 from hiddenkey.chunked_loss.sums import Sums
@@ -239,7 +240,7 @@ class Attachment:
         own = OwnLoss(
             labels,
             items,
-            expects_pass=self._trains,
+            expects_pass=lambda: self.trains,
             record=self.meter.add,
             close=self._close_own_loss,
         )
@@ -247,10 +248,12 @@ class Attachment:
             self._step.own = own
         return own
 
-    def _trains(self) -> bool:
+    @property
+    def trains(self) -> bool:
         """Whether a call would be a training pass; a detached model is thought to train."""
         is_training = self._transformer is None or self._transformer.training
-        return is_training and torch.is_grad_enabled()
+        is_paused = self._step is not None and self._step.is_paused
+        return is_training and not is_paused and torch.is_grad_enabled()
 
     def _close_own_loss(self) -> None:
         if self._step is not None:
@@ -300,6 +303,28 @@ class Attachment:
             key: 0.0 if math.isnan(share) and self._rates.current[key] == 0 else share
             for key, share in shares.items()
         }
+
+    def step_cost(self, loss: Callable[[], Tensor], *, rounds: int = ROUNDS) -> StepCost:
+        """Measure what a training pass costs with this attachment, beside the same without.
+
+        ::
+
+            print(attachment.step_cost(lambda: model(**batch).loss))
+
+        Forward and backward passes with the method and without take turns. They leave no trace: no
+        gradient, count, prediction or random number is another one afterwards.
+
+        Args:
+            loss: calls the model on one batch and returns its loss, a scalar.
+            rounds: pairs of passes to time, after two that warm up.
+
+        Raises:
+            AttachError: if the model is not in training mode, has no weight to train, or no loss
+                comes back.
+        """
+        if self._step is None:
+            raise AttachError("this attachment was detached, so there is nothing to measure")
+        return measure(self._step, self._counters, loss, rounds)
 
     def summary(self) -> list[str]:
         """Return one line for each drop, one for the loss, and one for what was switched off."""

@@ -66,6 +66,7 @@ class StepHooks:
         before_pass: called with the arguments, by name, before each training pass.
         trained: whether the last consistency loss was trained on; ``None`` where none is watched.
         current: the call at work, ``None`` between calls.
+        is_paused: whether training passes run without noise and added loss, as if not attached.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class StepHooks:
         self.first_pass: FirstPass | None = None
         self.trained: TrainedLoss | None = None
         self.current: TrainingPass | None = None
+        self.is_paused = False
         self._transformer, self._layers = transformer, list(layers)
         self._plan, self._config = plan, config
         self._sites = [place.site for place in plan.places]
@@ -166,7 +168,7 @@ class StepHooks:
         if index is not None:
             kwargs = {name: value for name, value in kwargs.items() if name != INDEX}
             changed = args, kwargs
-        if module.training:
+        if module.training and not self.is_paused:
             self._begin(module, args, kwargs, index)
         else:
             self._silence()
