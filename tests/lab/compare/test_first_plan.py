@@ -41,7 +41,7 @@ def test_a_plan_for_a_csv_has_all_it_needs_and_runs(here, tiny_model):
     assert "hiddenkey compare 'my data.compare.yaml' --dry-run" in text
     assert "3 classes: ant 20, bee 20, cat 20" in text
     assert "98 of 100 texts have at most 9 tokens (by the model's tokenizer)" in text
-    assert said[1] == "file: evaluation examples: 12 (ant: 4, bee: 4, cat: 4)"
+    assert said[2] == "file: evaluation examples: 12 (ant: 4, bee: 4, cat: 4)"
     plan = read(path)
     assert plan["methods"] == ["lora", "hiddenkey-minus", "hiddenkey"]
     assert plan["seeds"] == [0, 1, 2], "what the user gave stays"
@@ -111,7 +111,8 @@ def test_what_is_given_beside_it_is_kept(here, tiny_model):
         workers=1,
     )
     path, said = write_first_plan(given)
-    assert said[1] == "file: evaluation examples: 21 (ant: 7, bee: 7, cat: 7)"
+    assert said[0].startswith("file: texts from column 'text', labels from column ")
+    assert said[2] == "file: evaluation examples: 21 (ant: 7, bee: 7, cat: 7)"
     plan = read(path)
     assert (plan["methods"], plan["search"]) == (["lora", "dropkey"], search)
     assert plan["common"]["eval_file"] == "dev.csv"

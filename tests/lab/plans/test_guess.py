@@ -42,6 +42,17 @@ def test_columns_are_known_by_name_or_by_what_they_hold(tmp_path, columns, texts
     assert found.reasons["label_column"].endswith(("12, b 12", "8, b 8, c 8", "0 12, 1 12"))
 
 
+def test_several_columns_that_may_be_the_label_are_not_chosen_from(tmp_path):
+    columns = {"text": long, "toxic": lambda i: i % 2, "threat": lambda i: i % 2, "id": int}
+    path = write(tmp_path / "a.jsonl", rows(24, **columns))
+    with pytest.raises(ConfigError, match="got 'toxic', 'threat' with 2 different values each"):
+        guess(path, {})
+    assert guess(path, {"label_column": "toxic"}).settings["label_column"] == "toxic"
+    fewer = {**columns, "threat": lambda i: i % 3}
+    found = guess(write(tmp_path / "b.jsonl", rows(24, **fewer)), {})
+    assert found.settings["label_column"] == "toxic"
+
+
 def test_numbers_with_decimals_are_scores(tmp_path):
     path = write(tmp_path / "a.jsonl", rows(40, text=long, score=lambda i: i / 8))
     found = guess(path, {})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.assets import need_model
@@ -55,9 +55,14 @@ class Data:
 
     def described(self) -> list[str]:
         """What each choice of data holds."""
-        found = [(json.loads(choice)["task"], splits) for choice, splits in self._splits.items()]
-        lines = [f"{task}: {line}" for task, splits in found for line in described(splits)]
-        lines += [f"{task}: {line}" for task, _ in found for line in _skipped(TASKS[task])]
+        found = [(json.loads(choice), splits) for choice, splits in self._splits.items()]
+        tasks = [choice["task"] for choice, _ in found]
+        lines = [
+            f"{choice['task']}: {line}"
+            for choice, splits in found
+            for line in (*_columns(choice), *described(splits))
+        ]
+        lines += [f"{task}: {line}" for task in tasks for line in _skipped(TASKS[task])]
         return list(dict.fromkeys(lines))
 
     def faults(self, runs: Iterable[TrainOptions], *, models: bool = True) -> list[str]:
@@ -87,6 +92,13 @@ class Data:
 
 def _need_model(options: TrainOptions) -> None:
     need_model(options.model)
+
+
+def _columns(choice: Mapping[str, Any]) -> Iterator[str]:
+    """Which columns of a file of one's own are read, as a guess may be wrong."""
+    if choice["task"] == "file":
+        texts = " and ".join(map(repr, choice["text_columns"]))
+        yield f"texts from column {texts}, labels from column {choice['label_column']!r}"
 
 
 def _skipped(task: Task) -> Iterator[str]:

@@ -91,7 +91,7 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
     if form := find_form(names):
         return Guess("completion", {}, {"train_file": f"read as {form.name}, by their columns"})
     columns = [_column(name, rows) for name in names]
-    label, why_label = _label(columns, given)
+    label, why_label = _label(path, columns, given)
     texts, why_texts = _texts(columns, label, given)
     if label is None or not texts:
         raise ConfigError(
@@ -127,8 +127,14 @@ def _are_scores(column: _Column) -> bool:
     return len({*numbers}) > _SCORES and not all(number.is_integer() for number in numbers)
 
 
-def _label(columns: Sequence[_Column], given: Mapping[str, Any]) -> tuple[_Column | None, str]:
-    """The label's column and the reason: it is named so, or has the fewest different values."""
+def _label(
+    path: Path, columns: Sequence[_Column], given: Mapping[str, Any]
+) -> tuple[_Column | None, str]:
+    """The label's column and the reason: it is named so, or has the fewest different values.
+
+    Raises:
+        ConfigError: if several columns have the fewest.
+    """
     if name := given.get("label_column"):
         return next((each for each in columns if each.name == name), None), "as you said"
     named = {each.name.lower(): each for each in columns if len(each.counts) >= 2}
@@ -139,8 +145,18 @@ def _label(columns: Sequence[_Column], given: Mapping[str, Any]) -> tuple[_Colum
         for each in columns
         if 2 <= len(each.counts) <= min(_MOST_CLASSES, len(each.values) // 2)
     ]
-    found = min(reversed(few), key=lambda each: len(each.counts), default=None)
-    return found, f"the fewest different values; {_described(found)}" if found else ""
+    fewest = min((len(each.counts) for each in few), default=0)
+    found = [each for each in few if len(each.counts) == fewest]
+    if len(found) > 1:
+        raise ConfigError(
+            f"{path}: must have one column that can be the label, got"
+            f" {', '.join(repr(each.name) for each in found)} with {fewest} different values each;"
+            " name one by --common.label_column NAME (a text has one label; tune or compare several"
+            " columns one after the other)"
+        )
+    if not found:
+        return None, ""
+    return found[0], f"the fewest different values; {_described(found[0])}"
 
 
 def _described(column: _Column) -> str:
