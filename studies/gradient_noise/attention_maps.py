@@ -165,7 +165,8 @@ class MapStatistics:
 def gradient_ratio(weights: Tensor, kept_weights: Tensor) -> Tensor:
     """Return k of equation 10 for every key: DropKey's ∂w'_u/∂g_u over DropAttention's.
 
-    k = (1 − w'_u) / (1 − w_u), from 0, where u is the only key left, to 1, where nothing was dropped.
+    k = (1 − w'_u) / (1 − w_u), from 0, where u is the only key left, to 1, where
+    nothing was dropped.
 
     Args:
         weights: w = softmax(g), ``[..., keys]``.

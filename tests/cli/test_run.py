@@ -14,6 +14,9 @@ PYTHON = sys.executable
 WAITS = """
 import pathlib, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+for number in getattr(signal, "SIGUSR1", 0), getattr(signal, "SIGHUP", 0):
+    if number:
+        signal.signal(number, lambda *_: sys.exit(9))
 pathlib.Path(sys.argv[1]).touch()
 try:
     time.sleep(60)
@@ -64,13 +67,25 @@ def test_what_an_earlier_command_left_in_the_record_does_not_count(tmp_path, cap
     [
         ([], "the command must follow after --, got none"),
         (["python", "a.py"], "the command must follow after --, got 'python' without; for example"),
+        (["--method", "hiddenkey", "a.py"], "the command must follow after --; for example"),
+        (["--rate", "0.1", "python", "a.py", "--lr", "1"], "the command must follow after --; for"),
         (["--method", "hiddenkey", "--"], "the command must follow after --, got none"),
         (["--method", "hiddenky", "--", "true"], "did you mean 'hiddenkey'"),
         (["--rat", "0.1", "--", "true"], "--rat is not a setting; did you mean '--rate'"),
         (["--rates.hidden", "2", "--", "true"], "must be in [0, 1), got 2"),
         (["--method", "dropkey", "--consistency-every", "2", "--", "true"], "no consistency loss"),
     ],
-    ids=["nothing", "no dashes", "no command", "method", "flag", "rate", "loss"],
+    ids=[
+        "nothing",
+        "no dashes",
+        "no dashes, a flag",
+        "no dashes, its flags",
+        "no command",
+        "method",
+        "flag",
+        "rate",
+        "loss",
+    ],
 )
 def test_wrong_words_are_told_and_nothing_starts(words, message, capfd):
     assert main(["run", *words]) == 2
@@ -92,9 +107,11 @@ def test_help_shows_the_flags_and_an_example(capsys):
 
 @posix
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 5), (signal.SIGTERM, 7), (signal.SIGKILL, 137)]
+    ("name", "status"),
+    [("SIGINT", 5), ("SIGTERM", 7), ("SIGUSR1", 9), ("SIGHUP", 9), ("SIGKILL", 137)],
 )
-def test_signals_reach_the_command(number, status, tmp_path):
+def test_signals_reach_the_command(name, status, tmp_path):
+    number = getattr(signal, name)
     ready = tmp_path / "ready"
     words = [PYTHON, "-m", "hiddenkey", "run", "--method", "lora", "--"]
     running = subprocess.Popen(

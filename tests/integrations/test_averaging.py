@@ -217,3 +217,28 @@ def test_an_evaluation_loop_of_the_scripts_own_runs_and_stays(tmp_path):
     trainer.evaluate()
     assert seen == [4, 8, 8]
     assert vars(trainer)["evaluation_loop"] is own
+
+
+def test_trials_of_a_search_keep_their_means_in_their_own_checkpoints(tmp_path):
+    """Their folders are inside of ``output_dir``; the best one's mean is loaded at the end."""
+    (tmp_path / "checkpoint-2").mkdir()  # of an earlier run, which no trial may write into
+    callback, trained = HiddenKeyCallback("lora", inference="average"), []
+
+    def model_init():
+        trained.append(lora_model("bert"))
+        return trained[-1]
+
+    trainer = tiny_trainer(
+        None, tmp_path, model_init=model_init, callbacks=[callback],
+        eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1,
+        load_best_model_at_end=True,
+    )  # fmt: skip
+    trainer.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_float("learning_rate", 1e-3, 1e-2)},
+        n_trials=1, backend="optuna",
+    )  # fmt: skip
+    names = {path.parent.name for path in (tmp_path / "run-0").glob(f"*/{PREFIX}*")}
+    assert names == {"checkpoint-1", "checkpoint-2", "checkpoint-3"}
+    assert not list((tmp_path / "checkpoint-2").iterdir())
+    best = load_file(callback.averaging.file(trainer.state.best_model_checkpoint))
+    assert_same_weights(weights(trained[-1]), best)

@@ -26,6 +26,9 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+LINEAR = hiddenkey.RateSchedule(decay="linear")
+
+
 class Module(lightning.LightningModule):
     """Trains a model that ``from_pretrained`` left in evaluation mode."""
 
@@ -51,9 +54,9 @@ class Module(lightning.LightningModule):
 
 def fit(module, folder, callback, rows=None, checkpoint=None, **settings):
     trainer = lightning.Trainer(
-        accelerator="cpu", default_root_dir=folder, logger=False, log_every_n_steps=1,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[callback],
-        **{"max_steps": 3, **settings},
+        accelerator="cpu", default_root_dir=folder, logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        **{"max_steps": 3, "log_every_n_steps": 1, "callbacks": [callback], **settings},
     )  # fmt: skip
     rows = examples("classification", 16) if rows is None else rows
     train = DataLoader(rows, batch_size=4, collate_fn=collate)
@@ -239,3 +242,116 @@ def test_the_model_that_is_trained_is_found():
     assert find_model(module) is module.parts["student"]
     with pytest.raises(AttachError, match="got 'nothing'; it has parts, head"):
         find_model(module, "nothing")
+
+
+def test_a_test_of_a_checkpoint_is_no_resuming(tmp_path):
+    """``test(ckpt_path=...)`` gives the callback its state back; the next fit is another one's."""
+    callback, known = HiddenKeyCallback("temporal"), []
+
+    class See(lightning.Callback):
+        def on_train_start(self, trainer, pl_module):
+            known.append((len(callback.attachment.history), callback.attachment.consistency_passes))
+
+    module = Module()
+    module.test_step = module.validation_step
+    trainer = fit(module, tmp_path, callback, max_steps=-1, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    rows = DataLoader(examples("classification", 8), batch_size=4, collate_fn=collate)
+    trainer.test(module, rows, tmp_path / "kept.ckpt", verbose=False, weights_only=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, max_steps=1,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[callback, See()],
+    )  # fmt: skip
+    trainer.fit(Module(), rows, rows)
+    assert known == [(0, 0)]
+
+
+class Manual(Module):
+    """Steps as many optimisers as it is told, in every so many batches."""
+
+    def __init__(self, optimisers: int, every: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self._optimisers, self._every = optimisers, every
+
+    def training_step(self, batch, index):
+        self.manual_backward(super().training_step(batch, index))
+        if (index + 1) % self._every == 0:
+            used = self.optimizers()
+            for optimiser in used if isinstance(used, list) else [used]:
+                optimiser.step()
+                optimiser.zero_grad()
+
+    def configure_optimizers(self):
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        n = self._optimisers
+        return [torch.optim.SGD(trained[i::n], lr=1e-2) for i in range(n)], []
+
+
+@pytest.mark.parametrize("length", [{"max_epochs": 2, "max_steps": -1}, {"max_epochs": -1}])
+@pytest.mark.parametrize(("optimisers", "every"), [(1, 1), (2, 1), (1, 2)])
+def test_manual_optimisation_has_the_schedule_of_its_batches(optimisers, every, length, tmp_path):
+    """Lightning counts each optimiser's steps, and ``max_steps`` is of these."""
+    callback, rates, logged = HiddenKeyCallback("hiddenkey", schedules=[LINEAR]), [], []
+
+    class Watched(Manual):
+        def training_step(self, batch, index):
+            rates.append(callback.attachment.rates["hidden/0"])
+            return super().training_step(batch, index)
+
+        def log_dict(self, parts, *args, **kwargs):
+            logged.append(parts)
+            super().log_dict(parts, *args, **kwargs)
+
+    module = Watched(optimisers, every)
+    fit(module, tmp_path, callback, log_every_n_steps=2,
+        **{"max_steps": 8 * optimisers // every, **length})  # fmt: skip
+    assert len(rates) == 8
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[3] > 0.03
+    assert rates[-1] < 0.02
+    assert len(logged) == 4
+
+
+def test_accumulated_batches_are_logged_once_a_step(tmp_path):
+    logged = []
+
+    class Watched(Module):
+        def log_dict(self, parts, *args, **kwargs):
+            logged.append(self.global_step)
+            super().log_dict(parts, *args, **kwargs)
+
+    fit(Watched(), tmp_path, HiddenKeyCallback("hiddenkey"), max_steps=4, max_epochs=-1,
+        accumulate_grad_batches=2, log_every_n_steps=2)  # fmt: skip
+    assert logged == [2, 4]
+
+
+class Two(Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = lora_model("bert", seed=3)
+
+    def training_step(self, batch, index):
+        return super().training_step(batch, index) + self.other(**batch).loss
+
+
+def test_two_models_have_a_callback_each(tmp_path):
+    one = HiddenKeyCallback("hiddenkey", model="model")
+    other = HiddenKeyCallback("hiddenkey-minus", rate=0.3, model="other")
+    module = Two()
+    trainer = fit(module, tmp_path, one, callbacks=[one, other])
+    numbers = trainer.callback_metrics
+    assert 0 < numbers["model/dropped/hidden"] < 0.2 < numbers["other/dropped/hidden"]
+    assert "model/consistency_loss" in numbers
+    assert "other/consistency_loss" not in numbers
+    for name, callback in (("model", one), ("other", other)):
+        file = tmp_path / name / "hiddenkey_config.json"
+        assert DropoutConfig.from_pretrained(file.parent) == callback.config
+    trainer.save_checkpoint(tmp_path / "kept.ckpt")
+    states = torch.load(tmp_path / "kept.ckpt", weights_only=False)["callbacks"]
+    assert [states[each.state_key]["passes"] for each in (one, other)] == [3, 0]
+
+
+def test_a_trial_run_leaves_no_file(tmp_path):
+    fit(Module(), tmp_path, HiddenKeyCallback("hiddenkey"), fast_dev_run=True)
+    assert not list(tmp_path.iterdir())

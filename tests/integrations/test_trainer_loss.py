@@ -172,3 +172,21 @@ def test_a_loss_over_both_passes_is_refused(tmp_path):
     watch(made, hiddenkey.attach(model, DropoutConfig(NOISE, Consistency(backward="both"))))
     with pytest.raises(ConsistencyError, match=r"label smoothing, .*use backward='one'"):
         made.train()
+
+
+@outside
+def test_without_a_consistency_loss_a_subclass_may_go_its_own_way(way, tmp_path):
+    """There is nothing to add, so a loss of its own, or of two passes, is nobody's mistake."""
+
+    class Own(Trainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            logits = [model(**inputs).logits for _ in range(2)]
+            return nn.functional.cross_entropy(sum(logits), inputs["labels"])
+
+    model = lora_model("bert")
+    made = tiny_trainer(model, tmp_path, kind=Own, **OUTSIDE[way])
+    watch(made, hiddenkey.attach(model, DropoutConfig(NOISE)))
+    made.train()
+    for log in logs(made):
+        assert log["task_loss"] == log["loss"]
+        assert log["dropped/hidden"] > 0

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
 from hiddenkey.integrations.trainer import watch
-from integrations.trainers import tiny_trainer
+from integrations.trainers import logs, tiny_trainer
 from models import PAD, batch, lora_model, plain_model, transformer_in
 
 
@@ -406,3 +406,27 @@ def test_what_model_init_attaches_acts(tmp_path):
     trainer.model_init = attached
     trainer.train()
     assert all(abs(share - 0.3) < 0.2 for share in made[-1].shares().values())
+
+
+def test_a_model_that_returns_tuples_has_its_task_loss_in_the_log(tmp_path):
+    model = plain_model("bert", return_dict=False)
+    made = tiny_trainer(model, tmp_path)
+    watch(made, hiddenkey.attach(model, "hiddenkey-minus"))
+    made.train()
+    assert [log["task_loss"] for log in logs(made)] == [log["loss"] for log in logs(made)]
+
+
+def test_a_trainer_whose_log_keeps_nothing_is_served(tmp_path):
+    shown = []
+
+    class Own(Trainer):
+        def log(self, values, *args):
+            self.control = self.callback_handler.on_log(self.args, self.state, self.control, values)
+            shown.append(values)
+
+    model = lora_model("bert")
+    made = tiny_trainer(model, tmp_path, kind=Own)
+    watch(made, hiddenkey.attach(model, "hiddenkey"))
+    made.train()
+    assert all("consistency_loss" in values for values in shown if "loss" in values)
+    assert not logs(made)

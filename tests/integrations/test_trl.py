@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, PromptTuningConfig
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -517,3 +517,21 @@ def test_a_loss_that_is_computed_from_log_probabilities_is_refused(tmp_path):
         ConfigError, match=r"loss_type must be 'nll' with a consistency loss, .*dft"
     ):
         train(ConsistencySFTTrainer, tmp_path, WITH_LOSS, loss_type="dft")
+
+
+@pytest.mark.parametrize("lm_loss", ["chunked", "full"])
+def test_a_learnt_prompt_trains_as_trl_does(lm_loss, tmp_path):
+    """Its tokens have logits and no labels; the last of them predicts the first token."""
+    found = []
+    for config in (None, QUIET):
+        with seeded(3):
+            settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+            model = plain_model("llama", "causal", dropout=0.0)
+            trainer = make_trainer(SFTTrainer, model, tmp_path, peft_config=settings)
+        if config is not None:
+            watch(trainer, hiddenkey.attach(trainer.model, config, lm_loss=lm_loss))
+        trainer.train()
+        found.append([log for log in trainer.state.log_history if "loss" in log])
+    for expected, log in zip(*found, strict=True):
+        for name in ("loss", *METRICS):
+            assert log[name] == pytest.approx(expected[name], rel=1e-4), name

@@ -86,7 +86,7 @@ def test_a_consistency_loss_is_refused_in_the_first_step_without_watch(kind, tmp
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_drops_are_off_where_dropout_is_disabled(kind, tmp_path):
+def test_drops_are_off_where_dropout_is_disabled(kind, tmp_path, caplog):
     # TRL alone leaves LLaMA's own attention dropout on, which is no nn.Dropout
     trainer = build(kind, tmp_path, disable_dropout=True)
     hiddenkey.attach(trainer.model, "lora")
@@ -98,6 +98,7 @@ def test_drops_are_off_where_dropout_is_disabled(kind, tmp_path):
     assert losses(trainer) == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert set(attachment.rates.values()) == {0.0}
     assert {log["dropped/hidden"] for log in logs(trainer)} == {0.0}
+    assert "no training pass reached" not in caplog.text, "its rates are 0, as it was told"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,14 +1,16 @@
 """What one process records: equal beginnings for all methods, in each kind of trainer."""
 
+import importlib.util
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from hiddenkey.launch import LaunchSettings, launch_environment, process
 from hiddenkey.launch.record import fingerprint
-from integrations.trainers import tiny_trainer
+from integrations.trainers import logs, tiny_trainer
 from models import lora_model
 
 METHODS = ("lora", "hiddenkey-minus", "hiddenkey")
@@ -119,3 +121,49 @@ def test_a_fingerprint_tells_names_shapes_and_values_apart():
     ]
     assert len(set(found)) == len(found)
     assert fingerprint({"a": ones, "b": ones}) == fingerprint({"b": ones, "a": ones.clone()})
+
+
+def test_a_training_that_outlives_its_command_goes_on(tmp_path, monkeypatch):
+    """A shell may leave it in the background; the command's own folder is gone then."""
+    monkeypatch.setattr(process, "_first", None)
+    added = launch_environment(LaunchSettings("hiddenkey-minus"), tmp_path / "r")
+    for name, value in added.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "r").rmdir()
+    path = Path(process.__file__).parent / "hook" / "sitecustomize.py"
+    monkeypatch.delenv("PYTHONPATH")
+    spec = importlib.util.spec_from_file_location("hook_under_test", path)
+    hook = importlib.util.module_from_spec(spec)
+    with monkeypatch.context() as started:
+        started.delenv("HIDDENKEY_LAUNCH")  # so that it only defines its functions
+        spec.loader.exec_module(hook)
+    hook._watch(type("Trainer", (), {}), "trainer_was_built")
+    trainer = tiny_trainer(lora_model("bert"), tmp_path / "out")
+    process.trainer_was_built(trainer)
+    trainer.train()
+    assert all(log["dropped/hidden"] > 0 for log in logs(trainer))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_launched_fit_is_watched_for_examples_that_never_come_again(
+    tmp_path, monkeypatch, caplog
+):
+    """What Lightning's callback begins with a training is begun: processes exchange by it."""
+    pytest.importorskip("lightning", reason="Lightning is not installed")
+    import lightning
+    from torch.utils.data import DataLoader
+
+    from integrations.test_lightning import Module
+    from integrations.trainers import collate, examples
+
+    monkeypatch.setattr(process, "_first", None)
+    for name, value in launch_environment(LaunchSettings("temporal"), tmp_path / "r").items():
+        monkeypatch.setenv(name, value)
+    rows = DataLoader(examples("classification", 8), 4, collate_fn=collate)
+    trainer = lightning.Trainer(
+        accelerator="cpu", default_root_dir=tmp_path, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, max_epochs=1, enable_checkpointing=False,
+    )  # fmt: skip
+    process.lightning_was_built(trainer)
+    trainer.fit(Module(), rows, rows)
+    assert "the temporal loss compared nothing" in caplog.text

@@ -9,10 +9,10 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
     apply_activation_checkpointing,
     checkpoint_wrapper,
 )
-from torch.utils.checkpoint import create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 import hiddenkey
-from hiddenkey import AttachError, Consistency, DropoutConfig
+from hiddenkey import AttachError, Consistency, ConsistencyError, DropoutConfig
 from models import (
     LAYER_STACK,
     assert_same_gradients,
@@ -110,3 +110,39 @@ def test_a_re_entrant_wrapper_around_an_attached_layer_is_refused():
         r" before attach, or take CheckpointImpl.NO_REENTRANT",
     ):
         step(model, batch())
+
+
+def whole(model, inputs):
+    """Call a model inside of activation checkpointing, which runs the call again."""
+    return checkpoint(lambda given: model(**given).loss, inputs, use_reentrant=False)
+
+
+@pytest.mark.parametrize("method", ["hiddenkey-minus", "hiddenkey"])
+def test_a_model_that_runs_again_as_a_whole_counts_once(method):
+    found = []
+    for call in (lambda model, inputs: model(**inputs).loss, whole):
+        model = lora_model("bert", feed_forward=True)
+        attachment = hiddenkey.attach(model, method)
+        with seeded(1):
+            loss = call(model, batch())
+            loss.backward()
+        attachment.meter.end_step(mean=False)
+        counts = attachment.consistency_passes, attachment.shares(), attachment.meter.read()
+        found.append((loss.item(), counts, gradients(model)))
+    assert found[0][:2] == found[1][:2]
+    assert_same_gradients(found[0][2], found[1][2])
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (hiddenkey.method("temporal"), "compares with the prediction that the pass itself"),
+        (DropoutConfig(DROPS, Consistency(every=2)), "falls on another pass by every=2"),
+    ],
+)
+def test_a_loss_that_would_be_another_one_there_is_refused(config, reason):
+    model = lora_model("bert")
+    hiddenkey.attach(model, config)
+    loss = whole(model, batch())
+    with pytest.raises(ConsistencyError, match=reason):
+        loss.backward()

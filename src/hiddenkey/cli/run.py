@@ -23,6 +23,9 @@ _LIKE: Final = f"for example: {_EXAMPLE}"
 _UNATTACHED: Final = 1
 _NOT_FOUND: Final = 127
 _KILLED: Final = 128  # and the signal's number, as shells say
+_FROM_TERMINAL: Final = ("SIGINT", "SIGQUIT")
+# What schedulers of jobs and closed terminals send; Windows has the first and the third alone.
+_HANDED_ON: Final = (*_FROM_TERMINAL, "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,10 @@ def run(words: Sequence[str]) -> int:
         raise ConfigError(f"the command must follow after --, got {words[0]!r} without; {_LIKE}")
     try:
         options = parse(RunOptions, "run", flags)
+    except ConfigError as error:
+        if "--" in words:
+            raise
+        raise ConfigError([*error.faults, f"the command must follow after --; {_LIKE}"]) from None
     except SystemExit:  # after --help
         print(f"\nThe command follows after --, for example:\n  {_EXAMPLE}")
         raise
@@ -90,7 +97,8 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a command with this process's standard streams and return its exit status.
 
     Signals reach it: on a terminal both are in one group, which Ctrl-C ends; elsewhere the command
-    has a group of its own, to which SIGINT and SIGTERM are handed on.
+    has a group of its own. What a scheduler sends to this process alone (SIGTERM, SIGUSR1 and their
+    like) is handed on, and this process ends when the command does.
 
     Args:
         command: the words.
@@ -115,7 +123,7 @@ def start(command: Sequence[str], environment: Mapping[str, str]) -> int:
             return
         if not together:
             os.killpg(process.pid, number)
-        elif number != signal.SIGINT:  # which the terminal gave to both
+        elif signal.Signals(number).name not in _FROM_TERMINAL:  # which gave those to both
             process.send_signal(number)
 
     with _handled_by(hand_on):
@@ -145,7 +153,7 @@ def _record(folder: str | None) -> Iterator[Path]:
 
 @contextmanager
 def _handled_by(handler: object) -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [getattr(signal, name) for name in _HANDED_ON if hasattr(signal, name)]
     before = [signal.signal(number, handler) for number in numbers]  # type: ignore[arg-type]
     try:
         yield

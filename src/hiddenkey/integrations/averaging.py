@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hiddenkey import log
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.inference import Inference
+from hiddenkey.integrations.checkpoints import checkpoint_now
 from hiddenkey.integrations.kept_predictions import resumed_from
 from hiddenkey.step.averaging import WeightAverage
 
@@ -76,9 +76,8 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Write the mean into the checkpoint."""
-        assert args.output_dir is not None
         assert self.average is not None
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        folder = checkpoint_now(self._trainer, state)
         if args.should_save and folder.is_dir():
             self.average.save(self.file(folder))
 

@@ -43,6 +43,8 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         rates: rates of a named method by position; they win over ``rate``.
         schedules: factors of the rates by step.
         per_layer: log the observed drop rate of each layer, in place of their mean.
+        step_cost: measure on the first batch what a step costs; see
+            :func:`hiddenkey.integrations.trainer.watch`.
         keep_model_dropout: leave the model's own dropout on; ``None`` does what ``config`` says.
         kernel: see :func:`hiddenkey.attach`.
         lm_loss: see :func:`hiddenkey.attach`.
@@ -69,6 +71,7 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         rates: Mapping[str, float] | None = None,
         schedules: Sequence[RateSchedule] = (),
         per_layer: bool = False,
+        step_cost: bool = False,
         keep_model_dropout: bool | None = None,
         kernel: Kernel = "auto",
         lm_loss: LanguageModelLoss = "auto",
@@ -79,7 +82,7 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         self._inference = inference if isinstance(inference, Inference) else Inference(inference)
         self.attachment: Attachment | None = None
         self._schedules = tuple(schedules)
-        self._per_layer = per_layer
+        self._per_layer, self._step_cost = per_layer, step_cost
         self._kernel, self._lm_loss = kernel, lm_loss
         self._trainer: Trainer | None = None
         self._watching: AttachmentCallback | None = None
@@ -93,7 +96,11 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         self.attachment = attach_and_say(trainer.model, self.config, self._kernel, self._lm_loss)
         try:
             self._watching = watching(
-                trainer, self.attachment, self._schedules, per_layer=self._per_layer
+                trainer,
+                self.attachment,
+                self._schedules,
+                per_layer=self._per_layer,
+                step_cost=self._step_cost,
             )
             self._watching.on_train_begin(args, state, control)
             if self._inference.weights != "last":

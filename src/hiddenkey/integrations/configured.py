@@ -111,7 +111,7 @@ def attach_and_say(
     if attachment_of(model) is not None:
         raise AttachError(
             "the model that is trained has an attachment already; leave out either attach, with"
-            " watch, or HiddenKeyCallback"
+            " watch, or HiddenKeyCallback, and give the trainer one such callback alone"
         )
     log.known(OWN_DROPOUT)  # the last line says it
     rank = own_rank()

@@ -50,7 +50,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
     not switch on. Every ``log_every_n_steps`` it logs ``task_loss``, ``consistency_loss``,
     ``dropped/<position>`` and with a schedule ``rate/<position>``. The consistency loss is
     in ``output.loss``, on which the training step must train. At the end the callback writes
-    ``hiddenkey_config.json`` into the trainer's log folder.
+    ``hiddenkey_config.json`` into the trainer's log folder. Of several callbacks, each names its
+    model, and what they log and write has that name before it.
 
     Args:
         config: name of a method, or a configuration.
@@ -96,8 +97,15 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._passes = 0
         self._predictions: dict[str, Any] = {}
         self._is_restored = False
+        self._logged = 0  # how many times `log_every_n_steps` had passed
         self._recognition: Recognition | None = None
         self.reached: ReachedSites | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Name of this callback's state in a checkpoint; callbacks for several models have own."""
+        key: str = super().state_key
+        return key if self._name is None else f"{key}[{self._name}]"
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach to the module's model, and put it into training mode."""
@@ -122,14 +130,17 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             source = "the checkpoint" if len(history) else None
             self._recognition = Recognition(history, source, trainer.current_epoch)
         for schedule in self._schedules:
-            schedule.rates(self.attachment.sites, 0, _steps(trainer))
+            schedule.rates(self.attachment.sites, 0, _steps(trainer, pl_module))
+        self._logged = _steps_done(trainer, pl_module) // max(1, trainer.log_every_n_steps)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Set the step's rates."""
         assert self.attachment is not None
         rates: dict[str, float] = {}
+        # Lightning has counted this batch as begun
+        step = _steps_done(trainer, pl_module, begun=1)
         for schedule in self._schedules:
-            rates |= schedule.rates(self.attachment.sites, trainer.global_step, _steps(trainer))
+            rates |= schedule.rates(self.attachment.sites, step, _steps(trainer, pl_module))
         self.attachment.set_rates(rates)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -143,8 +154,12 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Log where a step's metrics are due."""
-        if trainer.global_step % max(1, trainer.log_every_n_steps) == 0:
-            pl_module.log_dict(self.read(pl_module))
+        due = _steps_done(trainer, pl_module) // max(1, trainer.log_every_n_steps)
+        if due != self._logged:
+            self._logged = due
+            before = self._own_name(trainer)
+            parts = self.read(pl_module)
+            pl_module.log_dict({f"{before}{name}": value for name, value in parts.items()})
 
     def read(self, pl_module: Any) -> dict[str, float]:
         """Return the last loss's parts, the rates, and the observed drop rates since last time.
@@ -179,8 +194,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             self._predictions = self.attachment.history.state_dict()
         self.detach()
         folder = trainer.log_dir or trainer.default_root_dir  # all processes must ask for it
-        if trainer.is_global_zero:
-            self.config.save_pretrained(Path(folder))
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # which leaves nothing behind
+            self.config.save_pretrained(Path(folder) / self._own_name(trainer))
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Detach, where nothing was trained."""
@@ -189,6 +204,11 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Detach."""
         self.detach()
+        self._is_restored = False
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Forget what a checkpoint gave that was loaded for a test: no fit goes on from it."""
+        self._is_restored = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of passes and the kept predictions, for a checkpoint.
@@ -206,6 +226,11 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._passes = state_dict["passes"]
         self._predictions = state_dict.get("predictions", {})
 
+    def _own_name(self, trainer: Any) -> str:
+        """What stands before names of this callback's logs, where the trainer has several."""
+        several = sum(isinstance(each, HiddenKeyCallback) for each in trainer.callbacks) > 1
+        return f"{self._name}/" if several and self._name else ""
+
     def detach(self) -> None:
         """Give the model back as it was. Does nothing twice."""
         if self.attachment is not None:
@@ -213,10 +238,38 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.attachment = self.reached = self._recognition = None
 
 
-def _steps(trainer: Any) -> int:
-    """The optimiser steps of a fit; −1 where there is no end to them, or nobody knows."""
-    steps = trainer.estimated_stepping_batches
-    return int(steps) if math.isfinite(steps) else -1
+def _steps_done(trainer: Any, pl_module: Any, *, begun: int = 0) -> int:
+    """The steps of a fit so far.
+
+    Under manual optimisation these are batches: Lightning counts each call of an optimiser, of
+    which a batch may have several or none.
+
+    Args:
+        trainer: Lightning's.
+        pl_module: the module that it trains.
+        begun: batches that have begun and are not counted.
+    """
+    if pl_module.automatic_optimization:
+        return int(trainer.global_step)
+    return int(trainer.fit_loop.total_batch_idx) + 1 - begun
+
+
+def _steps(trainer: Any, pl_module: Any) -> int:
+    """All steps of a fit, as :func:`_steps_done` counts; −1: there is no end to them, or unknown.
+
+    Under manual optimisation ``max_steps`` are calls of optimisers; those so far tell how many a
+    batch has.
+    """
+    if pl_module.automatic_optimization:
+        steps = trainer.estimated_stepping_batches
+        return int(steps) if math.isfinite(steps) else -1
+    epochs = math.inf if trainer.max_epochs in (None, -1) else max(trainer.max_epochs, 1)
+    steps = trainer.num_training_batches * epochs
+    if trainer.max_steps != -1:
+        done = _steps_done(trainer, pl_module, begun=1)
+        batches_a_call = done / trainer.global_step if done and trainer.global_step else 1
+        steps = min(steps, trainer.max_steps * batches_a_call)
+    return round(steps) if math.isfinite(steps) else -1
 
 
 def find_model(pl_module: nn.Module, name: str | None = None) -> nn.Module:

@@ -9,6 +9,7 @@ computes its loss inside of the model, and :mod:`hiddenkey.integrations.trl_loss
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,20 +18,28 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.integrations.first_step import FirstStep
 from hiddenkey.integrations.trl_loss import is_sft, sft_loss
 from hiddenkey.step.own_loss import OwnLoss
 
 
-def hold_own_loss(trainer: Trainer, attachment: Attachment) -> None:
+def hold_own_loss(
+    trainer: Trainer, attachment: Attachment, first_step: FirstStep | None = None
+) -> None:
     """Let ``trainer.compute_loss`` add the consistency loss to a loss that is not the model's.
 
     The method of the one trainer is replaced, and no class: it works with every subclass that
     computes its loss by ``label_smoother`` or ``compute_loss_func``, and a script that calls
     ``watch`` stays as it is. An earlier attachment's is replaced.
+
+    Args:
+        trainer: the trainer.
+        attachment: on its model.
+        first_step: measures the first computation of a loss; ``None``: nothing is measured.
     """
     before = trainer.compute_loss
     plain = before.plain if isinstance(before, _ComputeLoss) else before
-    trainer.compute_loss = _ComputeLoss(trainer, attachment, plain)
+    trainer.compute_loss = _ComputeLoss(trainer, attachment, plain, first_step)
 
 
 def release_own_loss(trainer: Trainer) -> None:
@@ -44,12 +53,26 @@ def release_own_loss(trainer: Trainer) -> None:
 class _ComputeLoss:
     """Stands in for ``Trainer.compute_loss``."""
 
-    def __init__(self, trainer: Trainer, attachment: Attachment, plain: Any) -> None:
+    def __init__(
+        self, trainer: Trainer, attachment: Attachment, plain: Any, first_step: FirstStep | None
+    ) -> None:
         self.plain = plain
         self._trainer, self._attachment = trainer, attachment
+        self._first_step = first_step
 
     def __call__(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Compute the loss as ``Trainer.compute_loss`` does, with a subclass's own arguments."""
+        if self._first_step is not None:
+            # what computes a loss may take the labels out of the batch
+            self._first_step.measure(
+                model, lambda: _loss(self._whole(model, copy.copy(inputs), *rest, **named))
+            )
+        return self._whole(model, inputs, *rest, **named)
+
+    def _whole(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """The loss, with the consistency loss where one is due."""
+        if self._attachment.config.consistency is None:  # nothing to add, whoever computes the loss
+            return self.plain(model, inputs, *rest, **named)
         name = self._computes_loss()
         labels = inputs.get("labels")
         if name is None and is_sft(self._trainer):
@@ -69,6 +92,12 @@ class _ComputeLoss:
             if getattr(self._trainer, name, None) is not None:
                 return name
         return None
+
+
+def _loss(computed: Any) -> Tensor:
+    """The loss of what ``compute_loss`` returned, with the model's outputs or without."""
+    loss: Tensor = computed[0] if isinstance(computed, tuple) else computed
+    return loss
 
 
 @contextmanager

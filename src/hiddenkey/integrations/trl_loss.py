@@ -123,7 +123,7 @@ def _is_plain(trainer: Any, attachment: Attachment, model: Any) -> bool:
         isinstance(model, _AttachedModel)
         or attachment.config.consistency is None
         or not trainer.model.training
-        or not torch.is_grad_enabled()
+        or not attachment.trains
         or trainer.compute_loss_func is not None
         or (trainer.label_smoother is not None and trainer.args.loss_type == "nll")
     )
@@ -195,9 +195,17 @@ class _AttachedModel:
 
 @torch.no_grad()
 def _sums(logits: Tensor, inputs: dict[str, Any]) -> Sums:
-    """Return the sums of a pass that had its logits."""
-    labels = inputs.get("shift_labels")
-    if labels is None:
-        labels = nn.functional.pad(inputs["labels"][:, 1:], (0, 1), value=IGNORED_LABEL)
+    """Return the sums of a pass that had its logits.
+
+    Args:
+        logits: ``[batch, prompt + tokens, vocabulary]``, where PEFT's prompt comes first.
+        inputs: of the call, with labels ``[batch, tokens]``.
+    """
+    shifted = inputs.get("shift_labels") is not None
+    labels: Tensor = inputs["shift_labels" if shifted else "labels"]
+    prompt = logits.shape[1] - labels.shape[1]  # has no labels, but its end predicts a token
+    labels = nn.functional.pad(labels, (prompt, 0), value=IGNORED_LABEL)
+    if not shifted:
+        labels = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
     labelled = labels != IGNORED_LABEL
     return reference_loss(logits[labelled], labels[labelled])

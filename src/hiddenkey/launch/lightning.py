@@ -43,6 +43,7 @@ class LaunchedCallback(HiddenKeyCallback):
         """Begin the record; the data are known now."""
         if self._record is None or self.attachment is None:
             return
+        super().on_train_start(trainer, pl_module)
         about = {
             "trainer": type(trainer).__name__,
             "processes": trainer.world_size,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sized
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def trainer_was_built(trainer: Any) -> None:
     from hiddenkey.launch.trainer import LaunchedCallback
 
     settings, folder = read_environment()
-    (folder / BUILT).touch()
+    _note_built(folder)
     trainer.add_callback(LaunchedCallback(settings, folder))
 
 
@@ -35,8 +36,13 @@ def lightning_was_built(trainer: Any) -> None:
     from hiddenkey.launch.lightning import LaunchedCallback
 
     settings, folder = read_environment()
-    (folder / BUILT).touch()
+    _note_built(folder)
     trainer.callbacks.insert(0, LaunchedCallback(settings, folder))
+
+
+def _note_built(folder: Path) -> None:
+    with suppress(FileNotFoundError):  # the command has ended, which left this process behind it
+        (folder / BUILT).touch()
 
 
 def is_first(trainer: Any) -> bool:

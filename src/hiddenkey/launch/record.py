@@ -174,13 +174,15 @@ class Record:
 
     def _write_log(self) -> None:
         self._written = time.monotonic()
-        if self._folder is not None:
-            text = "".join(json.dumps(plain(line)) + "\n" for line in self._lines)
-            write_whole(self._folder / LOG, text)
+        self._keep(LOG, "".join(json.dumps(plain(line)) + "\n" for line in self._lines))
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        if self._folder is not None:
-            write_whole(self._folder / name, json.dumps(plain(content), indent=1) + "\n")
+        self._keep(name, json.dumps(plain(content), indent=1) + "\n")
+
+    def _keep(self, name: str, text: str) -> None:
+        """Write a file, unless the folder is gone: a training may outlive the command's own."""
+        if self._folder is not None and self._folder.is_dir():
+            write_whole(self._folder / name, text)
 
 
 def fingerprint(parameters: Mapping[str, Tensor]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hiddenkey.anatomy import AttentionPart, Part
 from hiddenkey.errors import AttachError, ConsistencyError
+from hiddenkey.framework.consistency import Consistency
 from hiddenkey.measure import ShareCounter
 from hiddenkey.step.places import Place
 
@@ -85,6 +86,31 @@ def refuse_unpreserved_rng(transformer: nn.Module, layers: list[Part]) -> None:
                     " (accelerate's FSDP checkpointing sets it: use the model's own,"
                     " activation_checkpointing_enable() or Trainer's activation_checkpointing)"
                 )
+
+
+def is_backward() -> bool:
+    """Whether a backward pass is at work, in which activation checkpointing runs code again."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
+
+
+def refuse_repeated(consistency: Consistency) -> None:
+    """Refuse a loss that would be another one when a backward pass runs the whole model again.
+
+    Raises:
+        ConsistencyError: if the loss depends on the passes before.
+    """
+    if consistency.every == 1 and consistency.target != "history":
+        return
+    reason = (
+        "compares with the prediction that the pass itself has left"
+        if consistency.target == "history"
+        else f"falls on another pass by every={consistency.every}"
+    )
+    raise ConsistencyError(
+        "activation checkpointing is around the whole model, so that a backward pass runs its call"
+        f" again, in which the consistency loss {reason}; put checkpointing on the layers"
+        " (model.gradient_checkpointing_enable() or Trainer's gradient_checkpointing) instead"
+    )
 
 
 class FirstPass:

@@ -20,7 +20,13 @@ from hiddenkey.measure import LossMeter, ShareCounter
 from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss
 from hiddenkey.step.consistency import TwoPassLoss
-from hiddenkey.step.guards import FirstPass, TrainedLoss, refuse_moved, refuse_unpreserved_rng
+from hiddenkey.step.guards import (
+    FirstPass,
+    TrainedLoss,
+    is_backward,
+    refuse_moved,
+    refuse_unpreserved_rng,
+)
 from hiddenkey.step.identity import INDEX
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.parallel import OwnRandomNumbers, refuse_replica
@@ -269,7 +275,7 @@ class StepHooks:
             AttachError: if a training pass goes around the call whose hooks know its padding.
             ConsistencyError: if that call adds the consistency loss.
         """
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+        if is_backward():
             return False
         if self.shared is not None and self.shared.is_compared:
             return False  # a resumed run looks once more

@@ -14,7 +14,7 @@ from hiddenkey.step import caches
 from hiddenkey.step.added_loss import AddedLoss
 from hiddenkey.step.arguments import select
 from hiddenkey.step.consistency import SecondPass, TwoPassLoss
-from hiddenkey.step.guards import TrainedLoss
+from hiddenkey.step.guards import TrainedLoss, is_backward, refuse_repeated
 from hiddenkey.step.outputs import put
 from hiddenkey.step.own_loss import OwnLoss
 from hiddenkey.step.shared_layers import SharedLayers
@@ -46,6 +46,7 @@ class TrainingPass:
 
     Attributes:
         states: ``[batch, tokens, features]``, the last layer's output with gradient.
+        is_repeated: whether a backward pass runs the call again, which counted when it ran first.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class TrainingPass:
         self.arguments = dict(arguments) if own is None else own.complete(arguments)
         self.target: SecondPass | SecondStates | Visit | bool | None = None
         self.states: Tensor | None = None
+        self.is_repeated = is_backward()
 
     def begin(self) -> None:
         """Draw, and run the second forward pass."""
@@ -69,8 +71,7 @@ class TrainingPass:
         step.random_numbers.begin()
         step.rates.act(step.rates.current)
         if loss is not None and torch.is_grad_enabled():
-            if step.trained is not None:
-                step.trained.check()
+            self._check_order(loss)
             loss.check_call(self.arguments)
             loss.compared.begin(self._given, own=self.own is not None)
             self.target = self._find_target(loss)
@@ -87,7 +88,7 @@ class TrainingPass:
         if loss is None:
             if self.own is not None:
                 self.own.receive(None)
-            else:
+            elif not self.is_repeated:
                 meter.add(getattr(output, "loss", None), None)
             return
         total, extra = loss.after(output, self.arguments, self.target)
@@ -96,10 +97,20 @@ class TrainingPass:
             return
         if total is not None and total is not output.loss:
             put(output, "loss", total)
+        if self.is_repeated:
+            return
         task = total if total is None or extra is None else total.detach() - extra.detach()
         meter.add(task, extra)
         predictions = getattr(output, "logits", getattr(output, "start_logits", None))
         self.step.trained = _trained(extra, (predictions, self.states))
+
+    def _check_order(self, loss: AddedLoss) -> None:
+        """Look back at the pass before, unless this one is a pass that ran before."""
+        if self.is_repeated:
+            refuse_repeated(loss.consistency)
+            loss.passes -= 1  # it is counted again
+        elif self.step.trained is not None:
+            self.step.trained.check()
 
     def _find_target(self, loss: AddedLoss) -> SecondPass | SecondStates | Visit | bool | None:
         """Return what the first forward pass is compared with; ``None`` in a pass without."""

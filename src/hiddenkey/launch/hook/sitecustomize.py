@@ -50,7 +50,10 @@ def _watch(trainer, action):
     import json
 
     folder = json.loads(os.environ[_VARIABLE])["record"]
-    with open(os.path.join(folder, ".imported"), "a"):  # stages.IMPORTED
+    try:
+        with open(os.path.join(folder, ".imported"), "a"):  # stages.IMPORTED
+            pass
+    except OSError:  # the command has ended, which left this process behind it
         pass
     plain = trainer.__init__
 
