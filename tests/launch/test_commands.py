@@ -14,7 +14,7 @@ from models import plain_model
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("training.py")
 BIN = Path(sys.executable).parent
-SETTINGS = LaunchSettings("hiddenkey", rate=0.3, consistency_weight=2.0)
+SETTINGS = LaunchSettings("hiddenkey", rate=0.3, consistency_weight=2.0, step_cost=True)
 SHADOWED = 'import sys\nprint("the shadowed one ran", __name__, file=sys.stderr)\n'
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="launchers of this kind")
@@ -93,6 +93,7 @@ def test_the_noise_and_the_loss_are_in_the_training(done, name):
     assert why_unattached(record) is None
     said = [line for line in errors.splitlines() if line.startswith("hiddenkey: ")]
     assert sum("hidden: element, rate 0.3" in line for line in said) == 1  # the first process alone
+    assert sum("times as long as without the method" in line for line in said) == 1
 
 
 def test_the_record_holds_what_the_training_was(done):

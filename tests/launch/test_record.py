@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hiddenkey import AttachError
 from hiddenkey.launch import LaunchSettings, launch_environment, process
 from hiddenkey.launch.record import fingerprint
 from integrations.trainers import logs, tiny_trainer
@@ -58,9 +59,9 @@ def lightning_trainer(folder):
     return lambda: trainer.fit(Module(), rows, DataLoader(rows.dataset, 8, collate_fn=collate))
 
 
-def record(build, method, folder, monkeypatch):
+def record(build, method, folder, monkeypatch, **more):
     monkeypatch.setattr(process, "_first", None)
-    added = launch_environment(LaunchSettings(method, rate=0.2), folder)
+    added = launch_environment(LaunchSettings(method, rate=0.2, **more), folder)
     for name, value in added.items():
         monkeypatch.setenv(name, value)
     with warnings.catch_warnings():
@@ -108,6 +109,13 @@ def test_what_trains_without_logging_is_recorded_too(tmp_path, monkeypatch):
     _, finished = record(silent, "hiddenkey", tmp_path, monkeypatch)
     assert finished["consistency_loss"] > 0
     assert 0.1 < finished["dropped"]["hidden"] < 0.3
+
+
+@pytest.mark.parametrize("setting", [{"inference": "average"}, {"step_cost": True}], ids=str)
+def test_what_is_transformers_alone_is_refused_under_lightning(setting, tmp_path, monkeypatch):
+    (name,) = setting
+    with pytest.raises(AttachError, match=f"{name}.* is for Trainer of transformers, got Lightn"):
+        record(lightning_trainer, "hiddenkey-minus", tmp_path, monkeypatch, **setting)
 
 
 def test_a_fingerprint_tells_names_shapes_and_values_apart():

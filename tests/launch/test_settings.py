@@ -14,6 +14,7 @@ from hiddenkey.launch.settings import VARIABLE, read_environment
 ALL = LaunchSettings(
     "hiddenkey", 0.2, {"hidden": 0.3}, consistency_weight=0.5, consistency_every=2, layers=(0, 2),
     keep_model_dropout=True, kernel="reference", inference="average", average_part=0.25,
+    step_cost=True,
 )  # fmt: skip
 
 

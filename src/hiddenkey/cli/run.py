@@ -54,6 +54,9 @@ class RunOptions:
     """Last part of the training that 'average' takes, in (0, 1]."""
     ema_decay: float = 0.99
     """Decay a step of 'ema', in (0, 1)."""
+    step_cost: bool = False
+    """Measure on the first batch what a step costs with the method and without, and log it; under
+    transformers' and TRL's trainers."""
     record: str | None = None
     """Folder for what came of it: the model, the losses, the observed drop rates."""
 

@@ -23,18 +23,14 @@ class LaunchedCallback(HiddenKeyCallback):
     def __init__(self, settings: LaunchSettings, folder: Path) -> None:
         super().__init__(settings.config(), kernel=settings.kernel)  # type: ignore[arg-type]
         self._method, self._folder = settings.method, folder
-        self._inference = settings.inference
+        self._settings = settings
         self._record: Record | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Attach where this trainer is the first one."""
         if not process.is_first(trainer):
             return
-        if self._inference != "last":
-            raise AttachError(
-                f"inference {self._inference!r} is for Trainer of transformers, got Lightning's;"
-                " leave it out, and give Lightning its own callback WeightAveraging"
-            )
+        _refuse_of_trainer(self._settings)
         super().on_fit_start(trainer, pl_module)
         assert self.attachment is not None
         self._record = process.record_of(self._folder, self._method)
@@ -93,6 +89,20 @@ class LaunchedCallback(HiddenKeyCallback):
         if self._record is not None:
             epoch = float(trainer.current_epoch)
             self._record.log(trainer.callback_metrics, trainer.global_step, epoch)
+
+
+def _refuse_of_trainer(settings: LaunchSettings) -> None:
+    """Refuse what works under Trainer of transformers alone."""
+    if settings.inference != "last":
+        raise AttachError(
+            f"inference {settings.inference!r} is for Trainer of transformers, got Lightning's;"
+            " leave it out, and give Lightning its own callback WeightAveraging"
+        )
+    if settings.step_cost:
+        raise AttachError(
+            "step_cost is for Trainer of transformers, got Lightning's; leave it out, or call"
+            " attachment.step_cost in the script"
+        )
 
 
 def _examples(loaders: Any) -> int | None:

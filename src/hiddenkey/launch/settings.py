@@ -37,6 +37,7 @@ class LaunchSettings:
         inference: which weights are evaluated, and left in the model at the end.
         average_part: of the training, for ``average``.
         ema_decay: of a step, for ``ema``.
+        step_cost: measure what a step costs; see :func:`hiddenkey.integrations.trainer.watch`.
     """
 
     method: str
@@ -50,6 +51,7 @@ class LaunchSettings:
     inference: str = "last"
     average_part: float = 0.5
     ema_decay: float = 0.99
+    step_cost: bool = False
 
     def used(self) -> Inference:
         """Return which weights are used.
@@ -79,7 +81,7 @@ class LaunchSettings:
         """
         from hiddenkey.integrations.configured import named_config
 
-        left_out = ("method", "inference", "average_part", "ema_decay")
+        left_out = ("method", "inference", "average_part", "ema_decay", "step_cost")
         own = {name: value for name, value in vars(self).items() if name not in left_out}
         return named_config(self.method, **own)
 

@@ -23,7 +23,12 @@ class LaunchedCallback(HiddenKeyCallback):
 
     def __init__(self, settings: LaunchSettings, folder: Path) -> None:
         kernel: Any = settings.kernel
-        super().__init__(settings.config(), kernel=kernel, inference=settings.used())
+        super().__init__(
+            settings.config(),
+            kernel=kernel,
+            inference=settings.used(),
+            step_cost=settings.step_cost,
+        )
         self._method, self._folder = settings.method, folder
         self._record: Record | None = None
 

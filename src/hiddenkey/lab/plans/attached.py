@@ -24,9 +24,12 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 DEFAULTS: Final[Mapping[str, Any]] = {
     field.name: _default(field)
     for field in dataclasses.fields(LaunchSettings)
-    if field.name not in ("method", *VARIED)
+    if field.name not in ("method", "step_cost", *VARIED)
 }
-"""The other settings of an attached method, and what holds where nobody gives them."""
+"""The other settings of an attached method, and what holds where nobody gives them.
+
+A comparison measures costs by itself, when its runs are done.
+"""
 
 
 def given(settings: Mapping[str, Any]) -> dict[str, Any]:
