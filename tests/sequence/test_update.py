@@ -5,7 +5,14 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import (
+    ArrowConfig,
+    IA3Config,
+    LoraConfig,
+    PrefixTuningConfig,
+    create_arrow_model,
+    get_peft_model,
+)
 from torch import nn
 
 import hiddenkey
@@ -366,6 +373,24 @@ class TestRefusals:
         model = get_peft_model(OtherModel(), LoraConfig(target_modules=[targets], r=2))
         with pytest.raises(AttachError, match=rf"has no LoRA .*\.{targets} {reason}"):
             hiddenkey.attach(model, "droplora")
+
+    def test_adapters_that_a_router_chooses_for_each_token(self, tmp_path):
+        """PEFT's Arrow multiplies by the matrices of all of them at once."""
+        config = LoraConfig(target_modules=["value"], r=2, init_lora_weights=False)
+        paths = [str(tmp_path / name) for name in ("one", "other")]
+        for path in paths:
+            get_peft_model(plain_model("bert"), config).save_pretrained(path)
+        model = create_arrow_model(
+            base_model=plain_model("bert"),
+            task_specific_adapter_paths=paths,
+            arrow_config=ArrowConfig(top_k=1),
+        )
+        with pytest.raises(AttachError, match=r"value chooses among adapters .*\(Arrow\)"):
+            hiddenkey.attach(model, "droplora")
+        model.set_adapter("task_0")  # which is LoRA as any other
+        attachment = hiddenkey.attach(model.train(), "droplora")
+        run(model, batch())
+        assert all(share >= 0 for share in attachment.shares().values())
 
     @pytest.mark.parametrize("pattern", ["rank", "two-sided"])
     def test_an_adapter_that_goes_past_its_matrix(self, pattern, monkeypatch):

@@ -21,6 +21,7 @@ from models import (
     PAD,
     assert_same_gradients,
     batch,
+    configuration,
     gradients,
     kl_by_hand,
     lora_model,
@@ -526,6 +527,22 @@ def test_it_is_off_in_evaluation_and_without_gradients(family):
     assert len(calls.seen) == 2
     assert attachment.consistency_passes == 0
     assert attachment.losses == {}
+
+
+@pytest.mark.parametrize("name", ["hiddenkey", "temporal", "label-smoothing"])
+def test_a_model_that_returns_no_loss_for_its_labels_is_refused(name):
+    class SilentForSequenceClassification(transformers.BertForSequenceClassification):
+        def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+            output = super().forward(input_ids, attention_mask, labels=labels, **kwargs)
+            output.loss = None
+            return output
+
+    model = SilentForSequenceClassification(configuration("bert", num_labels=3)).train()
+    hiddenkey.attach(model, name)
+    with pytest.raises(
+        ConsistencyError, match="SilentForSequenceClassification returned none for the labels"
+    ):
+        model(**batch())
 
 
 def test_labels_are_needed():

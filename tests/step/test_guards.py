@@ -9,7 +9,7 @@ from torch.nn import functional as F
 import hiddenkey
 from hiddenkey import AttachError
 from model_tables.build import build
-from models import batch, plain_model, snapshot, step
+from models import batch, lora_model, plain_model, snapshot, step
 
 
 def fused_mlp(self, states):
@@ -59,6 +59,25 @@ def test_libraries_that_are_known_to_replace_forwards_are_refused_at_once(packag
     with pytest.raises(AttachError, match=r"model.layers.1.mlp \(LlamaMLP\) was replaced by unslo"):
         hiddenkey.attach(model, "hiddenkey")
     assert snapshot(model) == before
+
+
+def test_a_scripted_module_is_no_replaced_one():
+    model = plain_model("bert")
+    dense = model.bert.encoder.layer[0].output.dense
+    model.bert.encoder.layer[0].output.dense = torch.jit.script(dense)
+    attachment = hiddenkey.attach(model, "dropkey")
+    step(model, batch())
+    assert all(share > 0 for share in attachment.shares().values())
+
+
+def test_a_first_pass_without_the_adapters_is_no_fault():
+    model = lora_model("bert")
+    attachment = hiddenkey.attach(model, hiddenkey.method("update-dropout", rate=0.5))
+    model.requires_grad_(True)
+    with model.disable_adapter():
+        model(**batch()).loss.backward()
+    model(**batch()).loss.backward()
+    assert all(0.2 < share < 0.8 for share in attachment.shares().values())
 
 
 def test_an_honest_model_is_watched_once_and_not_again():

@@ -48,6 +48,18 @@ def hands_keywords_on(function: FunctionType, name: str) -> bool:
     return _hands_keywords_on(function, name)
 
 
+def calls_twice(module: nn.Module, maker: str) -> bool:
+    """Whether a module's ``forward`` calls what a method returned more than once, by its source.
+
+    Args:
+        module: without any source, it does not.
+        maker: name of the method.
+    """
+    kind: Any = type(module)
+    forward = _function(getattr(kind, "forward", None))
+    return forward is not None and _calls_twice(forward, maker)
+
+
 def constants(module: nn.Module) -> frozenset[object]:
     """Return the constants in the code of a module's ``forward``, members of tuples included."""
     forward = _function(getattr(type(module), "forward", None))
@@ -82,10 +94,39 @@ def _takes_labels(module: nn.Module) -> bool:
 
 
 @cache
-def _hands_keywords_on(function: FunctionType, name: str) -> bool:
+def _calls_twice(function: FunctionType, maker: str) -> bool:
+    tree = _tree(function)
+    nodes = [] if tree is None else list(ast.walk(tree))
+    names = {
+        target.id
+        for node in nodes
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        if isinstance(node.value, ast.Call) and _called_name(node.value) == maker
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        if isinstance(target, ast.Name)
+    }
+    return sum(isinstance(node, ast.Call) and _called_name(node) in names for node in nodes) > 1
+
+
+def _called_name(call: ast.Call) -> str | None:
+    """Return the name of the function or method that is called, if it has one."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else None
+
+
+def _tree(function: FunctionType) -> ast.Module | None:
+    """Return the syntax of a function; ``None`` without its source."""
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
+        return None
+
+
+@cache
+def _hands_keywords_on(function: FunctionType, name: str) -> bool:
+    tree = _tree(function)
+    if tree is None:
         return bool(function.__code__.co_flags & inspect.CO_VARKEYWORDS)
     return any(
         isinstance(node, ast.Call)

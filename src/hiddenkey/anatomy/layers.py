@@ -24,6 +24,7 @@ from hiddenkey.anatomy.part import (
 )
 from hiddenkey.errors import AttachError
 
+_LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _OTHER_TOWER = re.compile(r"vision|image|audio|speech", re.IGNORECASE)
 
 
@@ -81,7 +82,7 @@ def find_stacks(
     whole = Part(None, "", transformer)
     found = list(_stacks(whole, getattr(transformer, "config", None), attention))
     if not found and attention_in(whole, attention):
-        found = [Stack("", (whole,), None)]  # a model of one layer
+        found = _like_siblings(whole) or [Stack("", (whole,), None)]  # a model of one layer
     if not found:
         found = _plain_stacks(transformer)
     if not found and named is not None:
@@ -112,7 +113,7 @@ def _stacks(part: Part, owner: Any, attention: str | None) -> Iterator[Stack]:
             inner.append(Stack(below.name, _with_siblings(part, own), owner))
     if inner:
         yield from inner
-    elif isinstance(part.module, nn.ModuleList | nn.Sequential) and _is_stack(part, attention):
+    elif isinstance(part.module, _LISTS) and _is_stack(part, attention):
         yield Stack(part.name, _members(part.name, part.module), owner)
 
 
@@ -156,7 +157,8 @@ def _is_stack(modules: Part, attention: str | None) -> bool:
         return False
     kinds = Counter(type(member.module) for member in members)
     main, count = kinds.most_common(1)[0]
-    is_uniform = 2 * count > len(members) and any(type(m.module) is main for m in with_attention)
+    whole = [member for member in with_attention if not member.is_bare]
+    is_uniform = 2 * count > len(members) and any(type(m.module) is main for m in whole)
     return is_uniform or any(_has_more(member, attention) for member in with_attention)
 
 
@@ -166,6 +168,25 @@ def _has_more(layer: Part, attention: str | None) -> bool:
     outside = [part for part in walk(layer) if not is_inside(part.name, inside)]
     shapes = [linear_shape(part.module) for part in outside]
     return any(shape is not None and shape[0] != shape[1] for shape in shapes)
+
+
+def _like_siblings(whole: Part) -> list[Stack]:
+    """Return the layers of a model that has each as an attribute of its own, and no list of them.
+
+    They are several modules of one class beside each other that attend.
+    """
+    for part in (whole, *walk(whole)):
+        start = f"{part.name}." if part.name else ""
+        members = [
+            innermost(Part(None, f"{start}{own}", child))
+            for own, child in part.module.named_children()
+            if attention_in(Part(None, f"{start}{own}", child)) and not computes_attention(child)
+        ]
+        kinds = Counter(type(member.module) for member in members).most_common(1)
+        if kinds and kinds[0][1] > 1:
+            layers = tuple(member for member in members if type(member.module) is kinds[0][0])
+            return [Stack(part.name, layers, None)]
+    return []
 
 
 def _plain_stacks(transformer: nn.Module) -> list[Stack]:

@@ -75,6 +75,10 @@ def update_refusal(module: nn.Module) -> str | None:
         return "adds its update to the weight itself"
     if isinstance(base, nn.Embedding):
         return "looks its update up, without a module for each of its matrices"
+    if not set(getattr(module, "lora_arrow", ())).isdisjoint(
+        getattr(module, "active_adapters", ())
+    ):
+        return "chooses among adapters for each token (Arrow), by their matrices side by side"
     pairs = low_rank_pairs(module)
     if any(isinstance(down, _ConvNd) for down, _ in pairs.values()):
         return "convolves its update, which is no sequence of vectors"

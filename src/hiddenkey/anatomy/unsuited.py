@@ -21,6 +21,14 @@ _SHARED_KEYS = ("HieraMaskUnitAttention", "ProphetNetNgramSelfAttention")
 # Attention over something else than tokens, such as the outputs of earlier layers.
 _OTHER_KEYS = ("Inkling2BlockAttentionResidual", "DeepseekV4HyperConnection")
 
+# No attention over shared keys, in layers that may have such attention too, by the end of the
+# class's name: the many models that came of Deformable DETR call theirs alike.
+_OWN_KEYS: Mapping[str, str] = {
+    "MultiscaleDeformableAttention": "samples places of its own for each query",
+    "MSDeformAttn": "samples places of its own for each query",
+    "PatchTSMixerGatedAttention": "is a gate, which weighs values and has no queries",
+}
+
 
 def has_tokens_as_keys(module: nn.Module) -> bool:
     """Whether what a module attends to is a sequence of tokens or patches."""
@@ -30,6 +38,15 @@ def has_tokens_as_keys(module: nn.Module) -> bool:
 def has_shared_keys(module: nn.Module) -> bool:
     """Whether the queries of a module share their keys however many axes its logits have."""
     return any(kind.__name__ in _SHARED_KEYS for kind in type(module).__mro__)
+
+
+def own_keys(module: nn.Module) -> str | None:
+    """Say why a module has no keys that its queries share, where others of its model may have."""
+    for kind in type(module).__mro__:
+        for end, reason in _OWN_KEYS.items():
+            if kind.__name__.endswith(end):
+                return reason
+    return None
 
 
 def refusal(module: nn.Module) -> str | None:

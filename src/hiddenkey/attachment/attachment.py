@@ -15,6 +15,7 @@ from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
 from hiddenkey.attachment.called_module import adapter_faults, entry_of
 from hiddenkey.attachment.compiled import forget_compiled
+from hiddenkey.attachment.kept_layers import KeptLayers
 from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
@@ -378,8 +379,9 @@ class Attachment:
         self._handles += install_sequence_sites(
             transformer, layers, plan, self._counters, self._rates, step
         )
-        copies = SavedCopies(transformer, [place.part for place in plan.places], layers)
-        step.before_pass.append(copies.check)
+        parts = [place.part for place in plan.places]
+        step.before_pass.append(KeptLayers(transformer, parts, layers).check)
+        step.before_pass.append(SavedCopies(transformer, parts, layers).check)
         if plan.attention:
             self._attention = AttentionInstallation(
                 transformer, plan, self.config, self._counters, self._rates, step.counts

@@ -68,7 +68,7 @@ class AttentionInstallation:
             site = self._site(places)
             for module in modules:
                 if _interface(places):
-                    dispatch.route(module, site)
+                    self._handles += dispatch.route(module, site)
                     self._sites[module] = site
                 else:
                     self._handles += intercept(module, site)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from hiddenkey import anatomy, log
-from hiddenkey.anatomy import Gap, Part
+from hiddenkey.anatomy import AttentionPart, Gap, Part
 from hiddenkey.anatomy.low_rank import is_adapted, is_merged, moved_start, update_refusal
 from hiddenkey.anatomy.part import is_inside
-from hiddenkey.anatomy.unsuited import refusal
+from hiddenkey.anatomy.unsuited import own_keys, refusal
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.positions import POSITIONS
 
@@ -47,7 +47,8 @@ def find_input(transformer: nn.Module, layers: list[Part], config: DropoutConfig
     What enters it holds token, position and segment embeddings.
 
     Raises:
-        AttachError: if the model has no layers but those that the user named.
+        AttachError: if the model has no layers but those that the user named, or nothing tells them
+            from what embeds.
     """
     if any(layer.is_named for layer in layers):
         raise AttachError(
@@ -56,6 +57,12 @@ def find_input(transformer: nn.Module, layers: list[Part], config: DropoutConfig
             " hidden_modules match the module that embeds"
         )
     first = anatomy.find_layers(transformer)[0]
+    if not first.name:
+        raise AttachError(
+            f"position 'input' is what enters the first layer of a transformer, and nothing tells"
+            f" the layers of {type(transformer).__name__} from what embeds; keep them in a"
+            " torch.nn.ModuleList, or leave the position out"
+        )
     return [Part(None, first.name, first.module)]
 
 
@@ -86,7 +93,8 @@ def find_attention(
     """Return the attention modules of each layer, and the layers that have none.
 
     Raises:
-        AttachError: if no layer has softmax attention of the wanted kinds.
+        AttachError: if no layer has softmax attention of the wanted kinds, or none over keys that
+            queries share.
     """
     found = anatomy.find_attention(layers, config.attention_modules, config.attention)
     if not found:
@@ -95,19 +103,44 @@ def find_attention(
             f"{type(transformer).__name__} computes no softmax {kinds}-attention in its layers, so"
             " it has no keys to drop; use a method without attention drops, such as 'hiddencut'"
         )
-    for part in found:
-        if reason := refusal(part.module):
-            raise AttachError(
-                f"{part.name} ({type(part.module).__name__}) {reason}, so its keys cannot be"
-                " dropped; use a method without attention drops, such as 'hiddencut'"
-            )
+    aside = {part.name: reason for part in found if (reason := own_keys(part.module))}
+    _refuse_unsuited(found, aside, is_named=config.attention_modules is not None)
     reached = {part.layer for part in found}
+    found = [part for part in found if part.name not in aside]
     missing = [_gap(layer, config.attention) for layer in layers if layer.layer not in reached]
     if config.attention_modules is not None:  # the user has said which
         return [*found, *missing]
     outside = _outside(transformer, anatomy.find_layers(transformer))
     names = {part.name for part in found}
-    return [*found, *missing, *(gap for gap in outside if gap.name not in names)]
+    return [
+        *found,
+        *missing,
+        *(Gap(None, name, "attention", f"it {reason}") for name, reason in aside.items()),
+        *(gap for gap in outside if gap.name not in names),
+    ]
+
+
+def _refuse_unsuited(
+    found: Sequence[AttentionPart], aside: Mapping[str, str], *, is_named: bool
+) -> None:
+    """Refuse attention whose keys cannot be dropped, where nothing else could be instead.
+
+    Args:
+        found: all attention of the layers.
+        aside: by name, why its keys cannot be dropped, of attention beside which other may drop.
+        is_named: whether the user named the modules.
+
+    Raises:
+        AttachError: naming the module.
+    """
+    if len(aside) < len(found) and not is_named:
+        aside = {}
+    for part in found:
+        if reason := refusal(part.module) or aside.get(part.name):
+            raise AttachError(
+                f"{part.name} ({type(part.module).__name__}) {reason}, so its keys cannot be"
+                " dropped; use a method without attention drops, such as 'hiddencut'"
+            )
 
 
 def _outside(transformer: nn.Module, layers: list[Part]) -> list[Gap]:

@@ -10,7 +10,9 @@ from torch import nn
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 from hiddenkey.anatomy.part import all_copies, is_inside
+from hiddenkey.attachment.layer_masks import LayerMasks
 from hiddenkey.measure import ShareCounter
+from hiddenkey.sequence.drop import OF_SEQUENCES
 from hiddenkey.sequence.site import Removable, SequenceSite
 from hiddenkey.sequence.update import LayerDraw
 from hiddenkey.step.hooks import StepHooks
@@ -43,16 +45,28 @@ def install_sequence_sites(
         layer: LayerDraw(next(part.module for part in layers if part.layer == layer))
         for layer in {p.part.layer for p in plan.around if p.drop.pattern == "adapter"}
     }
-    handles: list[Removable] = [*shared.values()]
+    packed = any(place.drop.pattern in OF_SEQUENCES for place in plan.around)
+    masks = LayerMasks((part.module for part in layers if plan.around), packed=packed)
+    handles: list[Removable] = [*shared.values(), masks]
     for place in plan.around:
         key, name = place.site.key, place.part.name
-        decoder = anatomy.in_decoder(transformer, name) and not anatomy.reads_encoder(name)
+        reads_encoder = anatomy.reads_encoder(name)
+        decoder = anatomy.in_decoder(transformer, name) and not reads_encoder
         visible = functools.partial(step.visible.of, decoder)
         draw = shared.get(place.part.layer) if place.drop.pattern == "adapter" else None
         grid = functools.partial(step.visible.shape, decoder)
         around = (layer.module for layer in layers if is_inside(name, (layer.name,)))
         order = any(map(_puts_tokens_first, around))
-        site = SequenceSite(place.drop, visible, step.counts, counters[key], draw, grid, order)
+        site = SequenceSite(
+            place.drop,
+            visible,
+            step.counts,
+            counters[key],
+            draw,
+            grid,
+            order,
+            layer_mask=None if reads_encoder else masks.tokens,
+        )
         rates.connect(key, site.set_rate)
         handles += [site.install(module) for module in all_copies(transformer, name)]
     return handles

@@ -9,17 +9,22 @@ a model, stays as it is.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import weakref
 from collections.abc import Iterable, Mapping
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 from torch._guards import CompileContext
+from torch.utils.hooks import RemovableHandle
 
+from hiddenkey.anatomy.code import calls, calls_twice
 from hiddenkey.attention import flash, flex
 from hiddenkey.attention.intercept import Interception
 from hiddenkey.attention.masks import forget_masks, keys_of, remember_masks
+from hiddenkey.attention.same_map import SameMap
 from hiddenkey.attention.site import AttentionSite
 from hiddenkey.errors import AttachError
 
@@ -68,9 +73,27 @@ class RoutedConfig:
         setattr(self.__dict__["routed"], name, value)
 
 
-def route(module: nn.Module, site: AttentionSite) -> None:
-    """Let an attention module drop as ``site`` says."""
+def route(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
+    """Let an attention module drop as ``site`` says.
+
+    Returns:
+        Handles of the hooks that it needs, beside :func:`restore`.
+    """
     module.__dict__["config"] = RoutedConfig(module.config, module, site)
+    if not calls_twice(module, "get_interface"):
+        return []
+    return [
+        module.register_forward_pre_hook(functools.partial(_begin_call, site)),
+        module.register_forward_hook(functools.partial(_end_call, site), always_call=True),
+    ]
+
+
+def _begin_call(site: AttentionSite, module: nn.Module, args: Any) -> None:
+    site.same_map = SameMap()
+
+
+def _end_call(site: AttentionSite, module: nn.Module, args: Any, output: Any) -> None:
+    site.same_map = None
 
 
 def restore(module: nn.Module) -> None:
@@ -196,7 +219,7 @@ def needs_interception(module: nn.Module) -> bool:
         return True
     if implementation(module) != "eager":
         return False
-    return not _PLAIN_EAGER.issuperset(_base_function("eager", module).__code__.co_names)
+    return not _PLAIN_EAGER.issuperset(_eager_function(module).__code__.co_names)
 
 
 def sdpa_is_replaced() -> bool:
@@ -218,6 +241,7 @@ def _attention_function(base: str) -> Any:
     ) -> tuple[Tensor, Tensor | None]:
         site: AttentionSite = module.__dict__["config"].__dict__["site"]
         _refuse_cache(module, kwargs)
+        site.see_map(query, key)
         if site.is_intercepted or any(kwargs.get(name) is not None for name in _BESIDE_THE_MASK):
             plain = _base_function(base, module)
             keys = keys_of(attention_mask)
@@ -260,6 +284,7 @@ def _kernel_function(base: str) -> Any:
     ) -> tuple[Tensor, None]:
         site: AttentionSite = module.__dict__["config"].__dict__["site"]
         _refuse_cache(module, kwargs)
+        site.see_map(query, key)
         scaling = kwargs.pop("scaling", None)
         kwargs["dropout"] = 0.0  # the model's own is off: with it there is no fused path
 
@@ -297,8 +322,41 @@ def _refuse_cache(module: nn.Module, kwargs: Mapping[str, Any]) -> None:
 
 
 def _base_function(base: str, module: nn.Module) -> Any:
-    if base == "eager":  # each model brings its own
-        return inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
+    if base == "eager":
+        return _eager_function(module)
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     return ALL_ATTENTION_FUNCTIONS[base]
+
+
+def _eager_function(module: nn.Module) -> FunctionType:
+    """Return what computes a module's attention under the name ``eager``: each model has its own.
+
+    It is a function that the module's code looks up, and is called ``eager_attention_forward``, or
+    so in a model of several towers and in code of a user's own, or takes what such a function does.
+
+    Raises:
+        AttachError: if there is none that could be found.
+    """
+    forward = inspect.unwrap(type(module).forward)
+    names = (*forward.__code__.co_names, *sorted(calls(module)))
+    found = [forward.__globals__.get(name) for name in dict.fromkeys(names)]
+    functions = [each for each in found if isinstance(each, FunctionType)]
+    for is_it in (_is_named_eager, _takes_a_module):
+        if own := [function for function in functions if is_it(function)]:
+            return own[0]
+    raise AttachError(
+        f"{type(module).__name__} has no function for attn_implementation='eager' that its code"
+        " looks up by a name, so its attention cannot drop; load the model with"
+        " attn_implementation='sdpa'"
+    )
+
+
+def _is_named_eager(function: FunctionType) -> bool:
+    return "eager" in function.__name__
+
+
+def _takes_a_module(function: FunctionType) -> bool:
+    """Whether a function takes an attention module, queries, keys, values and a mask."""
+    code = function.__code__
+    return code.co_argcount >= 5 and code.co_varnames[0] == "module"

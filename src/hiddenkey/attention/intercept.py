@@ -26,6 +26,7 @@ from hiddenkey.attention import reference
 from hiddenkey.attention.blocks import BlockDraws
 from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.layouts import Call, layouts_of
+from hiddenkey.attention.same_map import SameMap
 from hiddenkey.attention.view import HIDDEN_BELOW, is_ordered
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.booleans import any_along
@@ -112,6 +113,8 @@ class Interception(TorchFunctionMode):
         if dim not in (-1, input.dim() - 1) or input.dim() < 3:
             return softmax(input, dim, *args, **kwargs)  # over something else than keys
         self.served += 1
+        if self._keys is None:  # otherwise the module handed over what they are computed from
+            self._site.see_map(input, input)
         draw: Callable[[Drop, Tensor], Tensor]
         if self._blocks is None:
             self._refuse_other_keys(input)
@@ -148,6 +151,7 @@ class Interception(TorchFunctionMode):
     ) -> Tensor:
         self.served += 1
         self._refuse_folded_heads(query)
+        self._site.see_map(query, key)
         if is_causal and query.shape[-2] == 1:  # which sees the first key alone
             key, value, is_causal = key[..., :1, :], value[..., :1, :], False
         lead = query.shape[:-2]
@@ -207,6 +211,7 @@ class _Hooks:
             if self._layouts is not None:
                 arguments = {**dict(zip(self._names, args, strict=False)), **kwargs}
                 blocks = BlockDraws(self._site, Call(module, arguments), self._layouts)
+            self._site.same_map = SameMap()
             remove_interrupted()
             self._entered[:] = [mode for mode in self._entered if mode.is_running()]
             caller = None if torch.compiler.is_compiling() else sys._getframe(1)
@@ -216,6 +221,7 @@ class _Hooks:
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._entered:
             return
+        self._site.same_map = None
         mode = self._entered.pop()
         mode.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         if output is not None and not mode.served:

@@ -13,6 +13,7 @@ from torch import Tensor
 from hiddenkey.anatomy.attention import Kind
 from hiddenkey.attention import fused, kernels, reference
 from hiddenkey.attention.keys import KEY_PATTERNS, VisibleKeys, draw_entries, draw_keys
+from hiddenkey.attention.same_map import SameMap
 from hiddenkey.attention.view import View, is_ordered, read_mask
 from hiddenkey.framework.booleans import any_along
 from hiddenkey.framework.config import Drop, DropoutConfig
@@ -35,6 +36,7 @@ class AttentionSite:
         is_intercepted: the module's own code runs, and what it calls is changed.
         gives_map: whether who calls the model asked for the attention maps.
         is_inside_kernel: another library's kernel is at work, and asks for its own name.
+        same_map: the draws of the call at work; ``None``: each map that is asked for has its own.
         is_silent: nothing is dropped, so that the module may compute as without a site.
     """
 
@@ -48,6 +50,7 @@ class AttentionSite:
     is_intercepted: bool = False
     gives_map: bool = False
     is_inside_kernel: bool = False
+    same_map: SameMap | None = None
     is_silent: bool = field(init=False)
 
     def set_rate(self, position: str, rate: float) -> None:
@@ -61,6 +64,11 @@ class AttentionSite:
     def __post_init__(self) -> None:
         # kept, since compiled code that looked at the rate would be compiled anew for each
         self.is_silent = not any(drop and drop.rate for drop in (self.logits, self.weights))
+
+    def see_map(self, query: Tensor, key: Tensor) -> None:
+        """Note from which queries and keys, as the module holds them, a map is computed next."""
+        if self.same_map is not None:
+            self.same_map.see(query, key)
 
     @property
     def protects_first(self) -> bool:
@@ -240,15 +248,22 @@ class AttentionSite:
         Returns:
             Keep mask that broadcasts to ``allowed``, before the rescue of empty queries.
         """
-        heads = allowed.shape[1]
         if drop.pattern in KEY_PATTERNS:
-            return self._draw_keys(drop, keys, heads, protect_first).unsqueeze(-2)
+            return self._draw_keys(drop, keys, allowed.shape[1], protect_first).unsqueeze(-2)
+        return self._once(drop, lambda: self._draw_entries(drop, allowed, keys, protect_first))
+
+    def _once(self, drop: Drop, draw: Callable[[], Tensor]) -> Tensor:
+        return draw() if self.same_map is None else self.same_map.once(drop.position, draw)
+
+    def _draw_entries(
+        self, drop: Drop, allowed: Tensor, keys: VisibleKeys, protect_first: bool | Tensor
+    ) -> Tensor:
         seen = allowed[:, :1] if allowed.stride(1) == 0 else any_along(allowed, 1, keepdim=True)
         keep = draw_entries(
             drop.pattern,
             drop.rate,
             seen,
-            heads,
+            allowed.shape[1],
             protect_first=protect_first,
             share_heads=self.config.share_heads,
             first=keys.first,
@@ -258,6 +273,11 @@ class AttentionSite:
         return keep
 
     def _draw_keys(
+        self, drop: Drop, keys: VisibleKeys, heads: int, protect_first: bool | Tensor
+    ) -> Tensor:
+        return self._once(drop, lambda: self._new_keys(drop, keys, heads, protect_first))
+
+    def _new_keys(
         self, drop: Drop, keys: VisibleKeys, heads: int, protect_first: bool | Tensor
     ) -> Tensor:
         keep = draw_keys(

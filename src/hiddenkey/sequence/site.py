@@ -17,7 +17,7 @@ from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import Drop
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.sequence.drop import draw_map, draw_sequence, drop
+from hiddenkey.sequence.drop import OF_SEQUENCES, draw_map, draw_packed, draw_sequence, drop
 from hiddenkey.sequence.update import LayerDraw, UpdateHooks
 
 
@@ -42,6 +42,9 @@ class SequenceSite:
             knows.
         tokens_first: whether states are ``[tokens, batch, features]``, as in fairseq's models,
             XLNet and PyTorch's attention by default; where the grid tells, it is known from there.
+        layer_mask: gives the visible tokens of states ``[batch, tokens]`` by the mask of the layer
+            around, and the number of each token's sequence where rows hold several, or ``None``;
+            asked where ``visible`` is of other states.
     """
 
     drop: Drop
@@ -51,6 +54,7 @@ class SequenceSite:
     shared: LayerDraw | None = None
     grid: Callable[[], torch.Size | None] | None = None
     tokens_first: bool = False
+    layer_mask: Callable[[torch.Size], tuple[Tensor, Tensor | None] | None] | None = None
     _module: nn.Module = field(init=False, repr=False)
 
     def install(self, module: nn.Module) -> Removable:
@@ -121,23 +125,40 @@ class SequenceSite:
         """Drop units of ``states``, ``[batch, tokens, features]`` or ``[batch, features]``.
 
         Some code gives its linear layers the tokens of all sequences in one row after the other
-        (OPT); they are dropped as those of their sequences.
+        (OPT); they are dropped as those of their sequences. Some tokens of them, such as those of
+        one modality, are of unknown sequences, and are dropped as those of one.
         """
         if self.is_silent:
             return states
         if (sequences := self.in_sequences(states)) is not None:
             return self.apply(sequences).reshape(states.shape)
+        if self._are_chosen(states):
+            return self.apply(states[None])[0]
         self._see_order(states)
         ordered = states.transpose(0, 1) if self.tokens_first and states.dim() == 3 else states
-        visible = self.visible()
-        if visible is None or visible.shape != ordered.shape[:2]:
-            visible = torch.ones((1, 1), dtype=torch.bool, device=states.device)
-        keep = self._draw(ordered, visible)
+        visible, number = self._tokens_of(ordered)
+        keep = self._draw(ordered, visible, number)
         if self.counting():
             self._count(keep, visible, ordered)
         if ordered is not states:
             keep = keep.transpose(0, 1).contiguous()
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
+
+    def _tokens_of(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what is known of the tokens of states.
+
+        Returns:
+            The visible ones, or what broadcasts to them where all are; and the number of each
+            token's sequence, ``[batch, tokens]``, if it is known that rows hold several.
+        """
+        visible = self.visible()
+        if visible is not None and visible.shape == states.shape[:2]:
+            return visible, None
+        asks = self.layer_mask if states.dim() == 3 else None
+        known = None if asks is None else asks(states.shape[:2])
+        if known is not None:
+            return known
+        return torch.ones((1, 1), dtype=torch.bool, device=states.device), None
 
     def _see_order(self, states: Tensor) -> None:
         """Find out which axis is the tokens'; with as many sequences as tokens nothing tells."""
@@ -159,6 +180,14 @@ class SequenceSite:
             return None
         return states.reshape(*grid, -1)
 
+    def _are_chosen(self, states: Tensor) -> bool:
+        """Whether states are those of some tokens of the batch, ``[tokens, features]``.
+
+        As many as there are sequences are taken for a vector of each.
+        """
+        grid = self.grid() if self.grid and states.dim() == 2 else None
+        return grid is not None and grid[1] > 1 and len(states) not in (grid[0], grid.numel())
+
     def apply_to_map(self, states: Tensor) -> Tensor:
         """Drop units of a feature map, ``[batch, channels, height, width]``."""
         if self.is_silent:
@@ -168,8 +197,10 @@ class SequenceSite:
             self.counter.add(keep, keep.new_ones(1, 1, 1, 1))
         return drop(states, keep, self.drop.rate, self.drop.rescaling)
 
-    def _draw(self, states: Tensor, visible: Tensor) -> Tensor:
+    def _draw(self, states: Tensor, visible: Tensor, number: Tensor | None = None) -> Tensor:
         pattern, rate = self.drop.pattern, self.drop.rate
+        if number is not None and pattern in OF_SEQUENCES:
+            return draw_packed(pattern, rate, states, number)
         if self.shared is None:
             return draw_sequence(pattern, rate, states, visible)
         return self.shared.mask(rate, lambda: draw_sequence(pattern, rate, states, visible))

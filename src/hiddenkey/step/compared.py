@@ -156,6 +156,20 @@ class ComparedRows:
             f" returned a {type(output).__name__} without it; set consistency=None"
         )
 
+    def check_loss(self, output: Any) -> None:
+        """Refuse an output of a trained pass without the loss that another one is added to.
+
+        Raises:
+            ConsistencyError: if the model returned none, and the script computes none of its own.
+        """
+        if self.is_own_loss or getattr(output, "loss", None) is not None:
+            return
+        raise ConsistencyError(
+            "the consistency loss is added to the model's own loss, but"
+            f" {type(self._transformer).__name__} returned none for the labels that it was given;"
+            " hold the pass by attachment.own_loss(labels), or set consistency=None"
+        )
+
     def rows(
         self,
         output: Any,

@@ -184,8 +184,8 @@ class TwoPassLoss(AddedLoss):
             return task, None
         if self.compared.is_own_loss:
             return None, self._divergence(output, arguments, target)
-        assert task is not None  # labels were given, and the second pass returned one
         extra = self._divergence(output, arguments, target)
+        assert task is not None  # which was checked with the output
         if target.task_loss is not None:
             plain = self.consistency.kind == "mixture"  # the second pass was without noise
             task = target.task_loss if plain else (task + target.task_loss) / 2
@@ -195,6 +195,7 @@ class TwoPassLoss(AddedLoss):
         """Compare the trained pass with the second one."""
         compared = self.compared
         compared.check(output)
+        compared.check_loss(output)
         rows, shares = compared.rows(output, self._take_states(), arguments, second.chosen)
         divergence = (self._loss(rows, second.rows) * shares).sum() / compared.units(arguments)
         return self._scale(arguments, second.chosen) * divergence

@@ -29,7 +29,7 @@ def refuse_replaced(transformer: nn.Module) -> None:
         AttachError: if there is such a module.
     """
     for name, module in transformer.named_modules():
-        forward: Any = module.__dict__.get("forward", type(module).forward)
+        forward: Any = module.__dict__.get("forward", getattr(type(module), "forward", None))
         origin = str(getattr(forward, "__module__", "")).partition(".")[0]
         if origin in _REPLACING:
             raise AttachError(
@@ -159,6 +159,8 @@ class FirstPass:
             self._ran.add(module)
 
     def _should_have_acted(self, place: Place) -> bool:
+        if getattr(place.part.module, "disable_adapters", False):
+            return False  # PEFT's disable_adapter(): an update is not computed
         if place.part.module in self._ran:
             return True
         if not place.part.module.training:

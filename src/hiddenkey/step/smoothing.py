@@ -76,6 +76,7 @@ class SmoothingLoss(AddedLoss):
             return task, None
         compared = self.compared
         compared.check(output)
+        compared.check_loss(output)
         rows, shares = compared.rows(output, None, arguments)
         at_label = compared.at_labels(rows, output, arguments)
         known, units = compared.known(arguments), compared.units(arguments)

@@ -155,6 +155,7 @@ class TemporalLoss(AddedLoss):
         """Compare the trained pass with the earlier ones, and keep its predictions."""
         compared = self.compared
         compared.check(output)
+        compared.check_loss(output)
         rows, shares = compared.rows(output, None, arguments)
         counts = compared.counts(output, arguments, visit.who.starts)
         kept = self._rows(visit, counts, rows.device)
