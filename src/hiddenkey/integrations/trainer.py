@@ -62,9 +62,7 @@ def watch(
             loss is configured; during training, if a configured one never ran in a step.
         ConfigError: if a schedule does not fit the attachment, or meets ``disable_dropout``.
     """
-    callback = watching(
-        trainer, attachment, schedules, per_layer=per_layer, step_cost=step_cost
-    )
+    callback = watching(trainer, attachment, schedules, per_layer=per_layer, step_cost=step_cost)
     callbacks = trainer.callback_handler.callbacks
     callbacks[:] = [each for each in callbacks if not isinstance(each, AttachmentCallback)]
     callbacks.insert(0, callback)
