@@ -20,6 +20,7 @@ from models import (
     lora_model,
     plain_model,
     run,
+    seeded,
     transformer_in,
 )
 
@@ -301,3 +302,21 @@ def test_dropkey_gives_a_dropped_key_no_gradient_and_dropattention_does():
     assert found["dropkey"][:, 5].abs().max() == 0
     assert found["dropkey"][:, 4].abs().max() > 1e-6
     assert found["dropattention"][:, 5].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_functional_gradients_are_those_of_backward(family):
+    model = plain_model(family)
+    hiddenkey.attach(model, hiddenkey.method("hiddenkey-minus", rate=RATE), kernel="reference")
+    inputs = batch()
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(model, parameters, kwargs=inputs).loss
+
+    with seeded(1):
+        found = torch.func.grad(loss)({n: p.detach() for n, p in model.named_parameters()})
+    with seeded(1):
+        model(**inputs).loss.backward()
+    for name, parameter in model.named_parameters():
+        wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found[name], wanted, msg=name)

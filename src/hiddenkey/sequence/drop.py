@@ -95,12 +95,16 @@ class _Scaled(torch.autograd.Function):
     """m · x · factor, which keeps no more than the boolean m for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, keep: Tensor, factor: float) -> Tensor:
-        ctx.save_for_backward(keep)
-        ctx.factor = factor
+    def forward(states: Tensor, keep: Tensor, factor: float) -> Tensor:
         mask = keep * torch.full((), factor, dtype=states.dtype, device=states.device)
         # in place where that saves a tensor as large as the states
         return mask.mul_(states) if mask.shape == states.shape else states * mask
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
+        """By itself, so that ``torch.func`` can differentiate it."""
+        _, keep, ctx.factor = inputs
+        ctx.save_for_backward(keep)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
