@@ -26,7 +26,7 @@ def test_the_snippets_run(tmp_path):
         "batches": range(4), "optimizer": SGD(model.parameters()), "evaluate": lambda model: None,
     }  # fmt: skip
     snippets = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(snippets) == 5
+    assert len(snippets) == 6
     for snippet in snippets:
         exec(snippet, names)
     assert names["average"].count == 2

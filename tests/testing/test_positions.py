@@ -143,7 +143,7 @@ def test_noise_in_padding_is_found(monkeypatch):
     apply = SequenceSite.apply
 
     def forgetful(self, states):
-        self.visible = lambda: None
+        self.visible, self.layer_mask = lambda: None, None
         return apply(self, states)
 
     monkeypatch.setattr(SequenceSite, "apply", forgetful)
