@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LevitConfig, LevitForImageClassification
 
 import hiddenkey
-from hiddenkey import AttachError, Consistency, StepCost
+from hiddenkey import AttachError, ConfigError, Consistency, StepCost
 from hiddenkey.attachment import step_cost
 from models import LABELS, batch, lora_model, seeded
 
@@ -171,6 +171,8 @@ def test_what_cannot_be_measured_says_why():
     with pytest.raises(AttachError, match="a scalar with gradient, got tensor"):
         attachment.step_cost(lambda: loss().detach())
     assert not attachment._step.is_paused
+    with pytest.raises(ConfigError, match="rounds must be a whole number of at least 1, got 0"):
+        attachment.step_cost(loss, rounds=0)
     model.eval()
     with pytest.raises(AttachError, match=r"call model.train\(\) before"):
         attachment.step_cost(loss)

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from hiddenkey.errors import AttachError
+from hiddenkey.errors import AttachError, ConfigError
 from hiddenkey.measure import ShareCounter
 from hiddenkey.step.aside import aside
 from hiddenkey.step.hooks import StepHooks
@@ -73,7 +73,10 @@ def measure(
     Raises:
         AttachError: if the model is not in training mode, nothing in it is trained, or no loss
             comes back.
+        ConfigError: if there is no pair to count.
     """
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}; try 5")
     if not step.entry.training:
         raise AttachError("a step is measured in training mode; call model.train() before")
     trained = [parameter for parameter in step.entry.parameters() if parameter.requires_grad]
