@@ -3,6 +3,8 @@
 import torch
 from hypothesis import strategies as st
 
+from hiddenkey.sequence import site
+
 SEEDS = st.integers(0, 2**31 - 1)
 RATES = st.floats(0, 0.95)
 
@@ -19,3 +21,15 @@ def padded(draw, max_batch=4, max_tokens=24, min_visible=0):
 def within_chance(fallen: int, units: int, rate: float) -> bool:
     """Whether a count of fallen units is at most 5 standard deviations off its expectation."""
     return abs(fallen - rate * units) <= 5 * (units * rate * (1 - rate)) ** 0.5 + 1
+
+
+def watch_draws(monkeypatch):
+    """Return a list that takes, in order, what every drop of a sequence takes for visible."""
+    masks, draw = [], site.draw_sequence
+
+    def spy(pattern, rate, states, visible):
+        masks.append(visible)
+        return draw(pattern, rate, states, visible)
+
+    monkeypatch.setattr(site, "draw_sequence", spy)
+    return masks

@@ -20,7 +20,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
-from hiddenkey.sequence import site
+from masks import watch_draws
 from models import batch, lora_model, plain_model, run, seeded, step
 
 SPAN = DropoutConfig((Drop("hidden", "span", 0.4),))
@@ -63,15 +63,7 @@ def sounds():
 @pytest.fixture
 def seen(monkeypatch):
     """What every drop takes for visible, in order."""
-    masks = []
-    draw = site.draw_sequence
-
-    def spy(pattern, rate, states, visible):
-        masks.append(visible)
-        return draw(pattern, rate, states, visible)
-
-    monkeypatch.setattr(site, "draw_sequence", spy)
-    return masks
+    return watch_draws(monkeypatch)
 
 
 def fallen_units(model, inputs):

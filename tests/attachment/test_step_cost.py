@@ -166,11 +166,17 @@ def test_what_cannot_be_measured_says_why():
     def loss():
         return model(**batch()).loss
 
-    with pytest.raises(AttachError, match=r"must return the loss .* got None; for example lambda"):
+    with pytest.raises(
+        AttachError, match=r"must return the loss .* got NoneType; for example lambda"
+    ):
         attachment.step_cost(lambda: None)
-    with pytest.raises(AttachError, match="a scalar with gradient, got tensor"):
+    with pytest.raises(AttachError, match=r"got a tensor \[\] without gradient"):
         attachment.step_cost(lambda: loss().detach())
     assert not attachment._step.is_paused
+    with pytest.raises(AttachError, match="got SequenceClassifierOutput; for example"):
+        attachment.step_cost(lambda: model(**batch()))
+    with pytest.raises(ConfigError, match="a function without arguments, got Tensor"):
+        attachment.step_cost(loss())
     with pytest.raises(ConfigError, match="rounds must be a whole number of at least 1, got 0"):
         attachment.step_cost(loss, rounds=0)
     model.eval()

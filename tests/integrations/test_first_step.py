@@ -125,3 +125,15 @@ def test_sharded_weights_are_left_alone(tmp_path, caplog, monkeypatch):
         measuring.measure(model, lambda: None)
     assert measuring.read() is None
     assert "was not measured: weights are sharded" in caplog.text
+
+
+def test_an_error_without_words_is_said_by_its_kind(tmp_path, caplog):
+    model = lora_model("bert")
+    measuring = FirstStep(tiny_trainer(model, tmp_path), hiddenkey.attach(model, "hiddenkey"))
+
+    def fails():
+        raise RuntimeError
+
+    with caplog.at_level("INFO", "hiddenkey"):
+        measuring.measure(model, fails)
+    assert "was not measured: RuntimeError" in caplog.text

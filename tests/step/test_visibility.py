@@ -18,6 +18,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.sequence import site
+from masks import watch_draws
 from models import batch, configuration, plain_model, seeded
 
 # PEFT 0.21 asks transformers 5.23 for an attribute by its old name
@@ -51,15 +52,7 @@ class TwoTexts(nn.Module):
 @pytest.fixture
 def seen(monkeypatch):
     """What every drop takes for visible, in order."""
-    masks = []
-    draw = site.draw_sequence
-
-    def spy(pattern, rate, states, visible):
-        masks.append(visible)
-        return draw(pattern, rate, states, visible)
-
-    monkeypatch.setattr(site, "draw_sequence", spy)
-    return masks
+    return watch_draws(monkeypatch)
 
 
 def text(padding, seed=0):

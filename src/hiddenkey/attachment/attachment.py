@@ -322,7 +322,7 @@ class Attachment:
         Raises:
             AttachError: if the model is not in training mode, has no weight to train, or no loss
                 comes back.
-            ConfigError: if there is no pair to count.
+            ConfigError: if there is no pair to count, or ``loss`` cannot be called.
         """
         if self._step is None:
             raise AttachError("this attachment was detached, so there is nothing to measure")

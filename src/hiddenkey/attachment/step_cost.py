@@ -73,10 +73,15 @@ def measure(
     Raises:
         AttachError: if the model is not in training mode, nothing in it is trained, or no loss
             comes back.
-        ConfigError: if there is no pair to count.
+        ConfigError: if there is no pair to count, or ``loss`` cannot be called.
     """
     if not isinstance(rounds, int) or rounds < 1:
         raise ConfigError(f"rounds must be a whole number of at least 1, got {rounds!r}; try 5")
+    if not callable(loss):
+        raise ConfigError(
+            f"loss must be a function without arguments, got {type(loss).__name__}; for example"
+            " lambda: model(**batch).loss"
+        )
     if not step.entry.training:
         raise AttachError("a step is measured in training mode; call model.train() before")
     trained = [parameter for parameter in step.entry.parameters() if parameter.requires_grad]
@@ -115,11 +120,15 @@ def _pair(take: Callable[..., float], number: int) -> tuple[float, float]:
 
 def _refuse(loss: object) -> None:
     """Refuse what gives no gradient."""
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        raise AttachError(
-            f"loss must return the loss of a training pass, a scalar with gradient, got {loss!r};"
-            " for example lambda: model(**batch).loss, with labels in the batch"
-        )
+    if isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad:
+        return
+    shown = type(loss).__name__
+    if isinstance(loss, Tensor):
+        shown = f"a tensor {list(loss.shape)}" + " without gradient" * (not loss.requires_grad)
+    raise AttachError(
+        f"loss must return the loss of a training pass, a scalar with gradient, got {shown}; for"
+        " example lambda: model(**batch).loss, with labels in the batch"
+    )
 
 
 def _synchronise(device: torch.device) -> None:

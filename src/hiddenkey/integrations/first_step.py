@@ -50,7 +50,8 @@ class FirstStep:
             self._cost = self._measure(model, loss)
             words = str(self._cost)
         except (AttachError, RuntimeError) as error:
-            words = f"what a step costs was not measured: {str(error).splitlines()[0]}"
+            reason = str(error).strip() or type(error).__name__
+            words = f"what a step costs was not measured: {reason.splitlines()[0]}"
         if is_first_process():
             logger.info(words)
 
