@@ -20,6 +20,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
+from hiddenkey.framework.patterns import PATTERNS
 from masks import watch_draws
 from models import batch, lora_model, plain_model, run, seeded, step
 
@@ -66,12 +67,12 @@ def seen(monkeypatch):
     return watch_draws(monkeypatch)
 
 
-def fallen_units(model, inputs):
+def fallen_units(model, inputs, seed=3):
     found = []
     for place in attachment_of(model).sites:
         module = model.get_submodule(place.name)
         module.register_forward_hook(lambda module, args, y: found.append(y.eq(0)))
-    with seeded(3):
+    with seeded(seed):
         model(**inputs)
     return found
 
@@ -260,6 +261,28 @@ def test_features_are_drawn_for_each_text_of_a_packed_row():
         assert all(text.eq(text[:1]).all() for text in texts)
         assert len({tuple(text[0].tolist()) for text in texts}) == 4
     assert all(0.2 < share < 0.6 for share in attachment.shares().values())
+
+
+def first_token(shape, rate, visible):
+    """Drop the first token of each sequence, if any."""
+    first = torch.arange(shape[-2], device=visible.device)[:, None] == 0
+    drawn = torch.rand((*shape[:-2], 1, 1), device=visible.device) < rate
+    return ~(first & drawn) | ~visible
+
+
+def test_a_pattern_of_ones_own_is_drawn_for_each_text_of_a_packed_row(monkeypatch):
+    monkeypatch.setitem(PATTERNS, "first", first_token)
+    model = plain_model("llama", "causal")
+    hiddenkey.attach(model, DropoutConfig((Drop("hidden", "first", 0.5),)))
+    begins = torch.cat([torch.arange(length) for row in LENGTHS for length in row]).view(2, -1) == 0
+    drawn = []
+    for seed in range(8):
+        for fallen in fallen_units(model, packed(), seed=seed):
+            assert not fallen[~begins].any()
+            assert fallen[begins].all(-1).eq(fallen[begins].any(-1)).all()
+            drawn.append(tuple(fallen[begins].all(-1).tolist()))
+    assert len(set(drawn)) > 8  # of the 16 ways in which four texts can fall
+    assert 0.3 < torch.tensor(drawn).float().mean() < 0.7
 
 
 @pytest.mark.parametrize("pattern", ["rank", "two-sided", "adapter", "element"])

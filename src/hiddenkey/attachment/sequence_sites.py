@@ -11,8 +11,8 @@ from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 from hiddenkey.anatomy.part import all_copies, is_inside
 from hiddenkey.attachment.layer_masks import LayerMasks
+from hiddenkey.framework.patterns import ALIKE_IN_PACKED_ROWS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.sequence.drop import OF_SEQUENCES
 from hiddenkey.sequence.site import Removable, SequenceSite
 from hiddenkey.sequence.update import LayerDraw
 from hiddenkey.step.hooks import StepHooks
@@ -45,7 +45,7 @@ def install_sequence_sites(
         layer: LayerDraw(next(part.module for part in layers if part.layer == layer))
         for layer in {p.part.layer for p in plan.around if p.drop.pattern == "adapter"}
     }
-    packed = any(place.drop.pattern in OF_SEQUENCES for place in plan.around)
+    packed = any(place.drop.pattern not in ALIKE_IN_PACKED_ROWS for place in plan.around)
     masks = LayerMasks((part.module for part in layers if plan.around), packed=packed)
     handles: list[Removable] = [*shared.values(), masks]
     for place in plan.around:

@@ -8,9 +8,6 @@ from torch import Tensor
 from hiddenkey.framework.compensation import rescale
 from hiddenkey.framework.patterns import ON_MAPS, PATTERNS
 
-OF_SEQUENCES = ("span", "feature", "rank", "two-sided")
-"""Patterns whose units belong to a whole sequence: the draws of its tokens are not apart."""
-
 
 def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) -> Tensor:
     """Draw a keep mask for a sequence of vectors.
@@ -33,10 +30,10 @@ def draw_sequence(pattern: str, rate: float, states: Tensor, visible: Tensor) ->
 def draw_packed(pattern: str, rate: float, states: Tensor, number: Tensor) -> Tensor:
     """Draw a keep mask for rows that hold several sequences each, which are drawn as if alone.
 
-    How many there are is data, so that a device is waited for.
+    How many there are and how long is data, so that a device is waited for.
 
     Args:
-        pattern: one of ``OF_SEQUENCES``; the others draw each token by itself.
+        pattern: key of ``PATTERNS``; those of ``ALIKE_IN_PACKED_ROWS`` do not need it.
         rate: dropout rate.
         states: ``[batch, tokens, features]``.
         number: of each token's sequence, ``[batch, tokens]``, from 0 through the batch.
@@ -44,14 +41,14 @@ def draw_packed(pattern: str, rate: float, states: Tensor, number: Tensor) -> Te
     Returns:
         Keep mask that broadcasts to ``states``.
     """
-    count = int(number[-1, -1]) + 1
-    if pattern == "span":
-        own = torch.arange(count, device=number.device)[:, None, None] == number.view(1, -1, 1)
-        keep = PATTERNS[pattern]((count, number.numel(), 1), rate, own)
-        return (keep | ~own).all(0).view(*number.shape, 1)
-    visible = torch.ones((1, 1, 1), dtype=torch.bool, device=states.device)
-    keep = PATTERNS[pattern]((count, 1, states.shape[-1]), rate, visible)
-    return keep.squeeze(1)[number]
+    number, rows = number.flatten(), number.shape
+    lengths = number.bincount()
+    places = torch.arange(len(number), device=number.device)
+    place = places - (lengths.cumsum(0) - lengths)[number]
+    shape = (len(lengths), int(lengths.max()), states.shape[-1])
+    visible = places[: shape[1]] < lengths[:, None]
+    keep = PATTERNS[pattern](shape, rate, visible.unsqueeze(-1))
+    return keep.expand(*shape[:2], -1)[number, place].view(*rows, -1)
 
 
 def draw_map(pattern: str, rate: float, states: Tensor) -> Tensor:

@@ -15,9 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from hiddenkey.anatomy.part import linear_shape
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import Drop
+from hiddenkey.framework.patterns import ALIKE_IN_PACKED_ROWS
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
-from hiddenkey.sequence.drop import OF_SEQUENCES, draw_map, draw_packed, draw_sequence, drop
+from hiddenkey.sequence.drop import draw_map, draw_packed, draw_sequence, drop
 from hiddenkey.sequence.update import LayerDraw, UpdateHooks
 
 
@@ -199,7 +200,7 @@ class SequenceSite:
 
     def _draw(self, states: Tensor, visible: Tensor, number: Tensor | None = None) -> Tensor:
         pattern, rate = self.drop.pattern, self.drop.rate
-        if number is not None and pattern in OF_SEQUENCES:
+        if number is not None and pattern not in ALIKE_IN_PACKED_ROWS:
             return draw_packed(pattern, rate, states, number)
         if self.shared is None:
             return draw_sequence(pattern, rate, states, visible)
