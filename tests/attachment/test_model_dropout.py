@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hiddenkey
+from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.model_dropout import Setting, described
 from models import FAMILIES, batch, lora_model, plain_model, run, snapshot, transformer_in
@@ -127,3 +128,41 @@ def test_several_rates_are_counted_one_by_one():
     assert "off, was 0.1 in 2 and 0.2 in 1 places (" in described(settings)
     assert "off, was 0.1 in 1 place (" in described(settings[1:2])
     assert described(settings[2:3]) is None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_models_own_dropout_is_off_unless_kept(family, keep):
+    model = plain_model(family, dropout=0.4)
+    nothing = DropoutConfig(keep_model_dropout=keep)
+    inputs = batch()
+    plain = run(model, inputs, 5).logits
+    attachment = hiddenkey.attach(model, nothing)
+    one, other = run(model, inputs, 5).logits, run(model, inputs, 6).logits
+    assert torch.equal(one, plain) is keep
+    assert torch.equal(one, other) is not keep
+    attachment.detach()
+    assert torch.equal(run(model, inputs, 5).logits, plain)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_attentions_own_dropout_acts_beside_the_attention_drops(keep):
+    """BERT's attention dropout alone, with DropKey's rate at zero."""
+    model = plain_model("bert", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.4)
+    config = DropoutConfig((Drop("attention_logits", "column", 0.0),), keep_model_dropout=keep)
+    hiddenkey.attach(model, config)
+    inputs = batch()
+    one, other = run(model, inputs, 1).logits, run(model, inputs, 2).logits
+    assert torch.equal(one, other) is not keep
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_loras_own_dropout_is_never_touched(keep):
+    model = lora_model("bert", dropout=0.0, lora_dropout=0.5)
+    inputs = batch()
+    plain = run(model, inputs, 3).logits
+    hiddenkey.attach(model, DropoutConfig(keep_model_dropout=keep))
+    assert torch.equal(run(model, inputs, 3).logits, plain)
+    assert not torch.equal(run(model, inputs, 4).logits, plain)
+    left = [m.p for n, m in model.named_modules() if "lora_dropout" in n and hasattr(m, "p")]
+    assert left == [0.5] * 4
