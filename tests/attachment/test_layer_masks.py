@@ -17,12 +17,23 @@ from transformers import (
     WavLMForSequenceClassification,
 )
 
+import attention_kernels
 import hiddenkey
+from attention_kernels import use_flash, use_flex
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
 from hiddenkey.framework.patterns import PATTERNS
 from masks import watch_draws
-from models import batch, lora_model, plain_model, run, seeded, step
+from models import (
+    assert_same_gradients,
+    batch,
+    gradients,
+    lora_model,
+    plain_model,
+    run,
+    seeded,
+    step,
+)
 
 SPAN = DropoutConfig((Drop("hidden", "span", 0.4),))
 ELEMENT = DropoutConfig((Drop("hidden", "element", 0.4),))
@@ -251,6 +262,49 @@ def test_a_run_stays_within_each_text_of_a_packed_row(position, attention):
         assert [int(text.sum()) for text in fallen] == [2, 2, 1, 3]
         assert all(text.nonzero().diff(dim=0).eq(1).all() for text in fallen)
     assert all(share == pytest.approx(8 / 18) for share in attachment.shares().values())
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    use_flash(monkeypatch)
+    use_flex(monkeypatch)
+
+
+without_masks = pytest.mark.parametrize(
+    "told", ["flash, by positions", "flash, by lengths", "flex"]
+)
+
+
+@without_masks
+def test_a_run_stays_within_each_text_where_a_kernel_has_no_mask(told, kernels):
+    model = attention_kernels.model_of("llama", told.partition(",")[0])
+    attachment = hiddenkey.attach(model, SPAN)
+    found = []
+    module = model.get_submodule(attachment.sites[0].name)
+    module.register_forward_hook(lambda module, args, y: found.append(y))
+    inputs = attention_kernels.packed(told.endswith("lengths"))
+    for seed in range(4):
+        run(model, inputs, seed=seed)
+        fallen = found.pop().eq(0).all(-1)[0]
+        texts = fallen.split([len(text) for text in attention_kernels.SEQUENCES])
+        assert [int(text.sum()) for text in texts] == [2, 1, 1]
+        assert all(text.nonzero().diff(dim=0).eq(1).all() for text in texts)
+    assert all(share == pytest.approx(0.4) for share in attachment.shares().values())
+
+
+@without_masks
+def test_layers_that_run_again_see_the_same_texts(told, kernels):
+    found = []
+    for again in (False, True):
+        model = attention_kernels.model_of("llama", told.partition(",")[0])
+        for layer in model.model.layers:
+            layer.gradient_checkpointing = again
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+        hiddenkey.attach(model, SPAN)
+        logits = run(model, attention_kernels.packed(told.endswith("lengths"))).logits
+        logits.square().sum().backward()
+        found.append(gradients(model))
+    assert_same_gradients(*found)
 
 
 def test_features_are_drawn_for_each_text_of_a_packed_row():

@@ -2,7 +2,8 @@
 
 A model may lay its tokens out in another way than the batch does: the frames of a sound are fewer
 than its samples, patches of an image stand behind a text, and a mask of a script's own has four
-axes. What each layer is given as ``attention_mask`` fits its states in all of these.
+axes. What each layer is given as ``attention_mask`` fits its states in all of these. FlashAttention
+has no mask where texts are packed, and is told their ends or positions.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hiddenkey.attention import dispatch
+from hiddenkey.attention import dispatch, flash
 from hiddenkey.attention.keys import VisibleKeys
 from hiddenkey.attention.masks import keys_of
 from hiddenkey.attention.view import read_mask
 from hiddenkey.step.hooks import parameter_names
 
 _MASK = "attention_mask"
+_PLACES = ("cu_seq_lens_k", "position_ids")
+"""Arguments by which FlashAttention is told where sequences begin."""
 
 
 class LayerMasks:
@@ -36,7 +39,8 @@ class LayerMasks:
     """
 
     def __init__(self, layers: Iterable[nn.Module], *, packed: bool = False) -> None:
-        self._mask: Tensor | None = None
+        # of the layer at work: a mask, or the arguments by which sequences are known, by name
+        self._given: Any = None
         # the mask that was read last, which is not kept for it, and what was read
         self._read: tuple[weakref.ref[Tensor], VisibleKeys] | None = None
         self._handles: list[RemovableHandle] = []
@@ -58,9 +62,14 @@ class LayerMasks:
             Which are visible, boolean ``[batch, tokens]``; and where rows hold several sequences
             each, the number of each token's sequence, from 0 through the batch.
         """
-        if self._mask is None:
+        given = self._given
+        if given is None:
             return None
-        keys = self._read_once(self._mask, shape[0])
+        if isinstance(given, Mapping):
+            device = next(iter(given.values())).device
+            keys = flash.read_rows(shape, device, None, given)
+        else:
+            keys = self._read_once(given, shape[0])
         if keys.visible.shape != shape:
             return None
         return keys.visible, None if keys.starts is None else _numbers(keys.starts)
@@ -69,14 +78,14 @@ class LayerMasks:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
-        self._mask = self._read = None
+        self._given = self._read = None
         if self._remembers:
             dispatch.unregister(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_mask": None, "_read": None}  # calls are not copied
+        return {**self.__dict__, "_given": None, "_read": None}  # calls are not copied
 
-    def _read_once(self, mask: Tensor, batch: int) -> VisibleKeys:
+    def _read_once(self, mask: Any, batch: int) -> VisibleKeys:
         """Return the keys that any query sees, read once for all layers that have the mask."""
         if torch.compiler.is_compiling():
             return _keys(mask, batch)
@@ -90,46 +99,72 @@ class LayerMasks:
     def _hook(self, layer: nn.Module, place: int) -> None:
         self._handles += [
             layer.register_forward_pre_hook(
-                functools.partial(self._enter, place), with_kwargs=True
+                functools.partial(self._enter, place, _attention_of(layer)), with_kwargs=True
             ),
             layer.register_forward_hook(self._prepare_recomputing),
             layer.register_forward_hook(self._leave, always_call=True),
         ]
 
     def _enter(
-        self, place: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        place: int,
+        attention: nn.Module | None,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
     ) -> None:
-        given = args[place] if place < len(args) else kwargs.get(_MASK)
-        self._mask = given if layer.training and _is_readable(given) else None
+        self._given = None
+        if not layer.training:
+            return
+        mask = args[place] if place < len(args) else kwargs.get(_MASK)
+        if _is_readable(mask):
+            self._given = mask
+        elif mask is None and not torch.compiler.is_compiling() and _is_in_kernel(attention):
+            told = {name: kwargs.get(name) for name in _PLACES}
+            self._given = {k: v for k, v in told.items() if isinstance(v, Tensor)} or None
 
     def _prepare_recomputing(self, layer: nn.Module, args: Any, output: Any) -> None:
         """Let activation checkpointing, which goes past hooks, run the layer with its own mask."""
-        mask, states = self._mask, output[0] if isinstance(output, tuple) else output
-        if mask is None or not isinstance(states, Tensor) or not states.requires_grad:
+        given, states = self._given, output[0] if isinstance(output, tuple) else output
+        if given is None or not isinstance(states, Tensor) or not states.requires_grad:
             return
         if torch.compiler.is_compiling():
             return
 
         def restore(gradient: Tensor) -> None:
-            self._mask = mask
+            self._given = given
 
         states.register_hook(restore)  # type: ignore[no-untyped-call]
 
     def _leave(self, layer: nn.Module, args: Any, output: Any) -> None:
-        self._mask = None
+        self._given = None
+
+
+def _attention_of(layer: nn.Module) -> nn.Module | None:
+    """Return the first module of a layer whose attention has a name in transformers."""
+    return next((each for each in layer.modules() if dispatch.implementation(each)), None)
+
+
+def _is_in_kernel(attention: nn.Module | None) -> bool:
+    """Whether attention is computed by FlashAttention, which takes no mask."""
+    return attention is not None and flash.is_flash(dispatch.implementation(attention))
 
 
 def _is_readable(mask: Any) -> bool:
     """Whether a mask is of a form whose meaning is known; of other axes and numbers it is not."""
     if not isinstance(mask, Tensor):
-        return False
+        return keys_of(mask) is not None  # a block mask
     if mask.dim() == 2:
         return not mask.is_floating_point()
     return mask.dim() == 4 and (mask.dtype == torch.bool or mask.is_floating_point())
 
 
-def _keys(mask: Tensor, batch: int) -> VisibleKeys:
+def _keys(mask: Any, batch: int) -> VisibleKeys:
     """Return which keys any query sees, ``[batch, keys]``, and where sequences begin."""
+    if not isinstance(mask, Tensor):
+        known = keys_of(mask)
+        assert known is not None  # or it was not readable
+        return known
     if mask.dim() == 2:
         return VisibleKeys(mask.bool())
     if mask.shape[0] not in (1, batch):  # of other states

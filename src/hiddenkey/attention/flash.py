@@ -59,30 +59,47 @@ def read_keys(key: Tensor, mask: Tensor | None, known: Mapping[str, Any]) -> Vis
     Args:
         key: ``[batch, key_heads, keys, head_dim]``.
         mask: ``[batch, keys]``, nonzero where there is no padding; ``None``: nowhere.
-        known: further arguments of the attention function: ``cu_seq_lens_k``, the ends of the
-            sequences of the flattened batch, or ``position_ids`` ``[1, keys]``, from 0 in each.
+        known: further arguments of the attention function, see :func:`read_rows`.
     """
-    batch, count = key.shape[0], key.shape[2]
+    shape = torch.Size((key.shape[0], key.shape[2]))
+    return read_rows(shape, key.device, mask, known)
+
+
+def read_rows(
+    shape: torch.Size, device: torch.device, mask: Tensor | None, known: Mapping[str, Any]
+) -> VisibleKeys:
+    """Return which keys are visible and where sequences begin.
+
+    Args:
+        shape: ``[batch, keys]``.
+        device: of the keys.
+        mask: of that shape, nonzero where there is no padding; ``None``: nowhere.
+        known: ``cu_seq_lens_k``, the ends of the sequences of the flattened batch, or
+            ``position_ids`` ``[1, keys]``, from 0 in each.
+    """
     ends, positions = known.get("cu_seq_lens_k"), known.get("position_ids")
-    if batch != 1 or positions is None or positions.shape != (1, count):
+    if shape[0] != 1 or positions is None or positions.shape != shape:
         positions = None  # the kernel's own function reads one row alone
     source = next((each for each in (mask, ends, positions) if each is not None), None)
     if source is None or torch.compiler.is_compiling():
-        return _read(key, mask, ends, positions)
+        return _read(shape, device, mask, ends, positions)
     version, keys = _READ.get(source, (-1, None))
-    if keys is None or version != source._version or keys.visible.shape != (batch, count):
-        keys = _read(key, mask, ends, positions)
+    if keys is None or version != source._version or keys.visible.shape != shape:
+        keys = _read(shape, device, mask, ends, positions)
         _READ[source] = (source._version, keys)
     return keys
 
 
 def _read(
-    key: Tensor, mask: Tensor | None, ends: Tensor | None, positions: Tensor | None
+    shape: torch.Size,
+    device: torch.device,
+    mask: Tensor | None,
+    ends: Tensor | None,
+    positions: Tensor | None,
 ) -> VisibleKeys:
-    batch, count = key.shape[0], key.shape[2]
     if mask is not None:
-        return VisibleKeys(mask[:, -count:] != 0)  # no view of the mask, which would never go
-    visible = torch.ones(batch, count, dtype=torch.bool, device=key.device)
+        return VisibleKeys(mask[:, -shape[1] :] != 0)  # no view of the mask, which would never go
+    visible = torch.ones(shape, dtype=torch.bool, device=device)
     if ends is None and positions is None:
         return VisibleKeys(visible)
     starts = torch.zeros_like(visible)
