@@ -25,7 +25,7 @@ from models import (
     step,
     transformer_in,
 )
-from step.two_passes import (
+from two_passes import (
     DIVERGENCES,
     NOISE,
     LastStates,

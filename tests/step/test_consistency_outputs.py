@@ -12,7 +12,7 @@ from torch import Tensor
 import hiddenkey
 from hiddenkey import ConsistencyError
 from models import assert_same_gradients, batch, configuration, lora_model, plain_model, step
-from step.two_passes import NOISE, config
+from two_passes import NOISE, config
 
 
 @pytest.mark.parametrize("name", ["hiddenkey", "temporal", "label-smoothing"])

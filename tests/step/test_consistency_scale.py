@@ -18,7 +18,7 @@ from models import (
     run,
     step,
 )
-from step.two_passes import config
+from two_passes import config
 
 
 @pytest.mark.parametrize("family", DECODERS)

@@ -20,7 +20,7 @@ from models import (
     step,
     transformer_in,
 )
-from step.two_passes import Calls, config, two_passes_by_hand
+from two_passes import Calls, config, two_passes_by_hand
 
 
 def test_weight_zero_trains_as_without_the_loss_after_the_same_draws():

@@ -7,11 +7,11 @@ import logging
 import pytest
 import torch
 
+from earlier_passes import change, without_noise
 from hiddenkey import ConsistencyError
 from hiddenkey.step.history import History
 from hiddenkey.step.identity import Identities
 from models import batch, step
-from step.temporal import change, without_noise
 
 
 @pytest.mark.parametrize(("family", "task"), [("bert", "classification"), ("llama", "causal")])

@@ -17,7 +17,7 @@ from models import (
     step,
     transformer_in,
 )
-from step.two_passes import NOISE, Calls, config
+from two_passes import NOISE, Calls, config
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import hiddenkey
+from earlier_passes import NOISE, TOP, change, config, shortened_by_hand, without_noise
 from hiddenkey import ConfigError, Consistency, ConsistencyError, Drop, DropoutConfig
 from models import (
     DECODERS,
@@ -19,7 +20,6 @@ from models import (
     seeded,
     step,
 )
-from step.temporal import NOISE, TOP, change, config, shortened_by_hand, without_noise
 from task_models import batch_for, model_for
 
 

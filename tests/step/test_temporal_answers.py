@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import BartConfig, BartForQuestionAnswering
 
 import hiddenkey
+from earlier_passes import change, config
 from hiddenkey import DropoutConfig
 from models import PAD, VOCABULARY, assert_same_gradients, gradients, kl_by_hand, seeded, step
-from step.temporal import change, config
 from task_models import model_for
 
 LENGTHS = (6, 4, 5)

@@ -9,9 +9,9 @@ import torch
 from peft import LoraConfig
 
 import hiddenkey
+from earlier_passes import change, without_noise
 from hiddenkey import ConsistencyError
 from models import batch, kl_by_hand, lora_model, seeded, step
-from step.temporal import change, without_noise
 
 
 @pytest.mark.parametrize("task", ["classification", "causal"])

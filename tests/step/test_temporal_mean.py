@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import hiddenkey
+from earlier_passes import TOP, change, config, shortened_by_hand, without_noise
 from hiddenkey import DropoutConfig
 from models import VOCABULARY, assert_same_gradients, batch, kl_by_hand, step
-from step.temporal import TOP, change, config, shortened_by_hand, without_noise
 
 
 def test_a_running_mean_begins_with_the_first_prediction():

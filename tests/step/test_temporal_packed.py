@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import hiddenkey
+from earlier_passes import TOP, change, config
 from hiddenkey import DropoutConfig
 from models import PAD, assert_same_gradients, plain_model, seeded, step
-from step.temporal import TOP, change, config
 
 TEXTS = [torch.tensor(ids) for ids in ([5, 6, 7, 8], [9, 10, 11], [12, 13, 14, 15, 16], [17, 18])]
 
