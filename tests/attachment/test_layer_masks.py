@@ -22,6 +22,7 @@ import hiddenkey
 from attention_kernels import use_flash, use_flex
 from hiddenkey import Drop, DropoutConfig
 from hiddenkey.attachment.attachment import attachment_of
+from hiddenkey.attachment.layer_masks import LayerMasks
 from hiddenkey.framework.patterns import PATTERNS
 from masks import watch_draws
 from models import (
@@ -290,6 +291,21 @@ def test_a_run_stays_within_each_text_where_a_kernel_has_no_mask(told, kernels):
         assert [int(text.sum()) for text in texts] == [2, 1, 1]
         assert all(text.nonzero().diff(dim=0).eq(1).all() for text in texts)
     assert all(share == pytest.approx(0.4) for share in attachment.shares().values())
+
+
+@without_masks
+def test_states_of_some_tokens_of_packed_texts_are_not_taken_for_all(told, kernels):
+    model = attention_kernels.model_of("llama", told.partition(",")[0])
+    layer = model.model.layers[0]
+    hiddenkey.attach(model, DropoutConfig())  # the own dropout off, which these kernels refuse
+    masks, found = LayerMasks([layer], packed=True), []
+    layer.mlp.register_forward_pre_hook(
+        lambda module, args: found.extend(masks.tokens(torch.Size((1, n))) for n in (10, 4))
+    )
+    model(**attention_kernels.packed(told.endswith("lengths")))
+    masks.remove()
+    assert found[0][1].tolist() == [[0] * 5 + [1] * 2 + [2] * 3]
+    assert found[1] is None
 
 
 @without_masks

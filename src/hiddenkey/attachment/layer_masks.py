@@ -25,7 +25,7 @@ from hiddenkey.attention.view import read_mask
 from hiddenkey.step.hooks import parameter_names
 
 _MASK = "attention_mask"
-_PLACES = ("cu_seq_lens_k", "position_ids")
+_PLACES, _ENDS = "position_ids", "cu_seq_lens_k"
 """Arguments by which FlashAttention is told where sequences begin."""
 
 
@@ -66,8 +66,9 @@ class LayerMasks:
         if given is None:
             return None
         if isinstance(given, Mapping):
-            device = next(iter(given.values())).device
-            keys = flash.read_rows(shape, device, None, given)
+            if given[_PLACES].shape != shape:  # ends would reach beyond the states of some tokens
+                return None
+            keys = flash.read_rows(shape, given[_PLACES].device, None, given)
         else:
             keys = self._read_once(given, shape[0])
         if keys.visible.shape != shape:
@@ -119,9 +120,10 @@ class LayerMasks:
         mask = args[place] if place < len(args) else kwargs.get(_MASK)
         if _is_readable(mask):
             self._given = mask
-        elif mask is None and not torch.compiler.is_compiling() and _is_in_kernel(attention):
-            told = {name: kwargs.get(name) for name in _PLACES}
-            self._given = {k: v for k, v in told.items() if isinstance(v, Tensor)} or None
+            return
+        places = kwargs.get(_PLACES)
+        if mask is None and isinstance(places, Tensor) and _is_in_kernel(attention):
+            self._given = {_PLACES: places, _ENDS: kwargs.get(_ENDS)}
 
     def _prepare_recomputing(self, layer: nn.Module, args: Any, output: Any) -> None:
         """Let activation checkpointing, which goes past hooks, run the layer with its own mask."""
@@ -146,8 +148,10 @@ def _attention_of(layer: nn.Module) -> nn.Module | None:
 
 
 def _is_in_kernel(attention: nn.Module | None) -> bool:
-    """Whether attention is computed by FlashAttention, which takes no mask."""
-    return attention is not None and flash.is_flash(dispatch.implementation(attention))
+    """Whether FlashAttention computes attention, without a mask; not asked when compiling."""
+    if attention is None or torch.compiler.is_compiling():
+        return False
+    return flash.is_flash(dispatch.implementation(attention))
 
 
 def _is_readable(mask: Any) -> bool:
