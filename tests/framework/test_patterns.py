@@ -171,3 +171,10 @@ def test_neighbouring_elements_are_independent():
     kept = torch.tensor([bin(word).count("1") for word in range(16)])
     expected = 100_000 * 0.7**kept * 0.3 ** (4 - kept)
     assert stats.chisquare(counts.numpy(), expected.double().numpy(), sum_check=False).pvalue > 1e-3
+
+
+def test_nearly_all_fall_at_a_rate_of_nearly_one():
+    """The threshold of 16 random bits must not run over."""
+    visible = torch.ones(200, 40, 1, dtype=torch.bool)
+    keep = PATTERNS["element"]((200, 40, 8), 0.999999, visible)
+    assert keep.float().mean() < 0.001
