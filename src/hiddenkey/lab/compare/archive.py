@@ -15,12 +15,10 @@ from hiddenkey.files import write_whole
 from hiddenkey.lab.evidence.record import FOLDER, NOT_A_RECORD, Record
 from hiddenkey.lab.plans.command import CommandRun
 from hiddenkey.lab.plans.identity import Run
-from hiddenkey.lab.plans.search import Worth
 from hiddenkey.lab.queue import jobs
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.queue.storage import MOST_DEATHS
-from hiddenkey.lab.run.result import Result
-from hiddenkey.lab.scores import lower_is_better
+from hiddenkey.lab.run.result import Result, Worth
 
 WORST: Final = float("-inf")
 """Value of a run whose metric could not be computed, or of a search's run that diverged."""
@@ -78,9 +76,8 @@ class Archive:
         if record is None or record.result is None:
             return None
         attributes = {**job.attributes(), **jobs.record_attribute(record.to_dict())}
-        return optuna.create_trial(
-            state=TrialState.COMPLETE, value=value_of(record.result), user_attrs=attributes
-        )
+        value = worth_of(run_from(job.payload), record.result)
+        return optuna.create_trial(state=TrialState.COMPLETE, value=value, user_attrs=attributes)
 
     def _keep_cost(self, trial: FrozenTrial) -> None:
         ratio = trial.user_attrs.get(_RATIO)
@@ -112,8 +109,6 @@ def records_of(wanted: Iterable[Job], states: Mapping[str, State]) -> list[Recor
 
 
 AnyRun = Run | CommandRun
-_TIE: Final = 1e-6
-"""Weight of the loss beside a metric: it only decides between equal ones."""
 
 
 def run_from(payload: Mapping[str, Any]) -> AnyRun:
@@ -149,14 +144,8 @@ def record_of(
     )
 
 
-def value_of(result: Result) -> float:
-    """What a run is worth to Optuna: the best value of its main metric."""
-    best = result.metrics[result.main_metric].best
-    return WORST if best is None else best
-
-
-def worth_of(run: AnyRun, result: Result | None, by: Worth) -> float:
-    """What a run is worth to a search, the more the better; of equal metrics, by the loss.
+def worth_of(run: AnyRun, result: Result | None, by: Worth = "best") -> float:
+    """What a run is worth to Optuna, which looks for the largest value.
 
     Args:
         run: the run.
@@ -165,14 +154,9 @@ def worth_of(run: AnyRun, result: Result | None, by: Worth) -> float:
     """
     if result is None:
         return WORST
-    main, loss = result.metrics[result.main_metric], result.eval_loss.last
-    found = {"best": main.best, "last": main.last, "loss": loss}[by]
-    if found is None:
-        return WORST
-    lower = by == "loss" or lower_is_better(result.main_metric)
-    lower = lower or (isinstance(run, CommandRun) and run.options.lower_is_better)
-    tie = _TIE * loss if by == "last" and loss is not None else 0.0
-    return (-found if lower else found) - tie
+    lower = isinstance(run, CommandRun) and run.options.lower_is_better
+    found = result.worth(by, lower=lower)
+    return WORST if found is None else found
 
 
 def buried(job: Job, state: State) -> FrozenTrial:

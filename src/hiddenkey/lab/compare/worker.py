@@ -31,7 +31,6 @@ from hiddenkey.lab.compare.archive import (
     AnyRun,
     record_of,
     run_from,
-    value_of,
     worth_of,
 )
 from hiddenkey.lab.compare.launched import CommandError, Launched, Limits, launch, progress
@@ -150,8 +149,8 @@ class Worker:
     def _run(self, trial: optuna.Trial, job: Job) -> float:
         for name, value in job.params.items():
             show(trial, name, value)
-        result = self._train(trial, run_from(job.payload))
-        return WORST if result is None else value_of(result)
+        run = run_from(job.payload)
+        return worth_of(run, self._train(trial, run))
 
     def _search(self, trial: optuna.Trial, job: Job) -> float:
         wanted = SearchTrial.from_dict(job.payload)

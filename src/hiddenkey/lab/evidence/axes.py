@@ -74,3 +74,7 @@ class Measure:
     def larger_is_better(self) -> bool:
         """True for most metrics, False for losses and rates of errors."""
         return not (self.lower or lower_is_better(self.name))
+
+    def worth(self, value: float) -> float:
+        """Return a value, or a difference of values, so turned that more is better."""
+        return value if self.larger_is_better else -value

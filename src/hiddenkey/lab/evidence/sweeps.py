@@ -96,7 +96,7 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
     groups: dict[str, list[tuple[float, Cell]]] = defaultdict(list)
     for cell in cells:
         if cell.is_main("last") and cell.description is not None:
-            groups[cell.arm.family].append((cell.description.mean, cell))
+            groups[cell.arm.family].append((cell.measure.worth(cell.description.mean), cell))
     if all(len(group) == 1 for group in groups.values()):
         return ()
     best = {family: max(group, key=itemgetter(0))[1] for family, group in groups.items()}

@@ -2,7 +2,7 @@
 
 Every method gets the same number of trials for each task, model and rank, in an Optuna study of its
 own. A trial draws settings from the space, trains once for each search seed and is worth the mean
-of the main metric's best value on the held-out part. With TPE the first third of the trials is
+of what ``by`` names on the held-out part. With TPE the first third of the trials is
 random, with the same draws for every method; the sampler's seed follows from the number of the
 trial, so that a search that was interrupted does not draw the same settings again. Successive
 halving draws all of them at random and gives only the better ones further seeds.
@@ -23,11 +23,11 @@ from hiddenkey.errors import suggestion
 from hiddenkey.lab.plans.command import CommandOptions, placeholders
 from hiddenkey.lab.plans.halving import Round, halving
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Worth
 
 Bounds = tuple[float, float] | tuple[str, ...]
 """Smallest and largest value, or the texts to choose from."""
 
-Worth = Literal["best", "last", "loss"]
 Algorithm = Literal["tpe", "halving"]
 AnyOptions = TrainOptions | CommandOptions
 METHOD: Final = "method"

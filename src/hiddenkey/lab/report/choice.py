@@ -27,8 +27,7 @@ def comparison_of(cell: Cell) -> PairedComparison:
 
 def gain_of(cell: Cell) -> float:
     """Return the mean difference to the baseline, positive where it is better."""
-    difference = comparison_of(cell).difference
-    return difference if cell.measure.larger_is_better else -difference
+    return cell.measure.worth(comparison_of(cell).difference)
 
 
 def recommended(compared: Sequence[Cell], costs: Sequence[Cost]) -> tuple[Cell, str]:

@@ -111,8 +111,12 @@ def _result(cell: Cell | None, best: float | None) -> Entry:
 
 
 def _best_mean(table: TaskTable, checkpoint: Checkpoint) -> float | None:
-    found = [cell.description for cell in table.cells if cell.is_main(checkpoint)]
-    return max((each.mean for each in found if each is not None), default=None)
+    found = [
+        (cell.measure.worth(cell.description.mean), cell.description.mean)
+        for cell in table.cells
+        if cell.is_main(checkpoint) and cell.description is not None
+    ]
+    return max(found)[1] if found else None
 
 
 def _by_arm(scope: Scope, table: TaskTable) -> list[Cell]:

@@ -12,10 +12,9 @@ from typing import Any
 from hiddenkey.lab.evidence.arms import ArmRun, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
 from hiddenkey.lab.evidence.costs import memory
-from hiddenkey.lab.plans.search import Worth
 from hiddenkey.lab.present.entries import Grid, grid_of, make_grid
 from hiddenkey.lab.report.tables import RunRow, SearchRow, Tables
-from hiddenkey.lab.scores import lower_is_better
+from hiddenkey.lab.run.result import Worth
 
 Environments = tuple[tuple[Mapping[str, Any], int], ...]
 
@@ -63,12 +62,10 @@ def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
     trials = [
         _trial(dict(zip(names, chosen, strict=True)), group) for chosen, group in groups.items()
     ]
-    sign = -1 if lower_is_better(runs[0].task.metric) else 1
-    # where a run diverged there is no best, and its other seeds' last does not count
-    worth = [t.best if by == "best" or t.best is None else t.last for t in trials]
+    worth = [_worth(group, by) for group in groups.values()]
     # a halving gave the others fewer seeds, since they were behind
     orders = [
-        (value is None, -len(group), -sign * (value or 0.0))
+        (value is None, -len(group), -(value or 0.0))
         for value, group in zip(worth, groups.values(), strict=True)
     ]
     first = min(orders)
@@ -77,6 +74,19 @@ def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
         for trial, order in zip(trials, orders, strict=True)
     ]
     return [trial for _, trial in sorted(ordered, key=lambda each: each[0])]
+
+
+def _worth(runs: Sequence[ArmRun], by: Worth) -> float | None:
+    """What a trial was worth to its search; ``None`` where a run diverged."""
+    if any(run.record.counts_as_worst for run in runs):
+        return None
+    return _mean(
+        [
+            run.record.result.worth(by, lower=bool(run.record.options.get("lower_is_better")))
+            for run in runs
+            if run.record.result is not None
+        ]
+    )
 
 
 def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:

@@ -76,8 +76,7 @@ class SearchRow:
         best: its mean over the seeds at the best evaluation; ``None`` if a run diverged.
         seeds: finished runs.
         failed: runs that did not finish, because they diverged or otherwise.
-        leading: it has the largest ``best`` of its method, model, rank and task, which is what
-            the search goes by.
+        leading: it is the best of its method, model, rank and task by what the search goes by.
     """
 
     settings: Mapping[str, str]

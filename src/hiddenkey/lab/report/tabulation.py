@@ -154,7 +154,11 @@ def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | No
     scores: dict[str, list[float]] = {}
     for arm in arms:
         cells = [table.find(arm, "last") for table in measured]
-        found = [c.description.mean for c in cells if c is not None and c.description is not None]
+        found = [
+            cell.measure.worth(cell.description.mean)
+            for cell in cells
+            if cell is not None and cell.description is not None
+        ]
         if len(found) == len(measured):
             scores[arm.label] = found
     left_out = [arm.label for arm in arms if arm.label not in scores]

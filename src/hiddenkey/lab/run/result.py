@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import psutil
 
 from hiddenkey.errors import DIVERGED
 from hiddenkey.lab.run.stored import build
-from hiddenkey.lab.scores import LOWER_IS_BETTER
+from hiddenkey.lab.scores import LOWER_IS_BETTER, lower_is_better
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -28,6 +28,12 @@ CALIBRATION: Final = (
     "ece", "brier", "loss_after_temperature", "ece_after_temperature", "brier_after_temperature",
 )  # fmt: skip
 """What is measured of a classifier's probabilities beside the loss; better when smaller."""
+
+Worth = Literal["best", "last", "loss"]
+"""What settings are chosen by: the main metric, best or last, or the last evaluation loss."""
+
+_TIE: Final = 1e-6
+"""Weight of the loss beside a metric: it only decides between equal ones."""
 
 _UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
 """What Unix systems count in: bytes on macOS, kibibytes elsewhere."""
@@ -58,7 +64,8 @@ class Result:
         method: name of the method.
         seed: the training seed.
         main_metric: the task's first metric.
-        metrics: each metric on the evaluation examples; better when larger, all but TER.
+        metrics: each metric on the evaluation examples; better when larger, but for TER, losses
+            and what was declared to be better when smaller.
         eval_loss: task loss on the evaluation examples.
         train_loss: mean training loss since the evaluation before the last, with dropout and the
             consistency loss, as the optimiser saw it.
@@ -119,6 +126,23 @@ class Result:
         if found.main_metric not in found.metrics:
             raise ValueError(f"metrics must hold the main metric {found.main_metric!r}")
         return found
+
+    def worth(self, by: Worth, *, lower: bool = False) -> float | None:
+        """Return what the run is worth to a search: the more, the better.
+
+        Of equal metrics after the last step the loss decides.
+
+        Args:
+            by: what counts.
+            lower: the run says that smaller values of its main metric are better.
+        """
+        main, loss = self.metrics[self.main_metric], self.eval_loss.last
+        found = {"best": main.best, "last": main.last, "loss": loss}[by]
+        if found is None:
+            return None
+        smaller = lower or by == "loss" or lower_is_better(self.main_metric)
+        tie = _TIE * loss if by == "last" and loss is not None else 0.0
+        return (-found if smaller else found) - tie
 
     @property
     def diverged(self) -> str | None:

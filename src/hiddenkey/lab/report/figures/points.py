@@ -32,6 +32,7 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     """Yield the figures of single seeds: values, and differences to the baseline."""
     cells = [cell for arm in scope.arms if (cell := table.find(arm, "last")) and cell.values]
     metric, baseline = table.task.metric, palette.baseline
+    larger = all(cell.measure.larger_is_better for cell in cells)
     values, differences = _rows(cells, palette)
     if values:
         yield Plot(
@@ -53,7 +54,7 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
             caption=(
                 f"{metric} after the last step minus {baseline}'s of the same seed. Small points:"
                 " one pair each; large point and line: mean and its interval (Student's t, after"
-                " Holm's correction). Right of the zero line is better."
+                f" Holm's correction). {'Right' if larger else 'Left'} of the zero line is better."
             ),
             alt=_differences_alt(metric, baseline, differences),
             height=ROW * len(differences) + 0.8,
@@ -107,10 +108,12 @@ def _differences_alt(metric: str, baseline: str, rows: Sequence[IntervalRow]) ->
 
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figure of gain over relative time; time-matched runs cost the same."""
+    better = "Up"
     by_method: dict[str, list[tuple[Arm, float, PairedComparison]]] = defaultdict(list)
     for cost in table.costs:
         if cost.gain is not None and cost.time is not None:
             by_method[cost.arm.method].append((cost.arm, cost.time.value, cost.gain))
+            better = "Up" if cost.gain.larger_is_better else "Down"
     if not by_method or scope.budget == "time":
         return
     baseline, metric = palette.baseline, table.task.metric
@@ -130,7 +133,8 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
                 times, gains, label=method, color=style.colour, alpha=0.85, marker=style.marker,
                 markersize=6, linestyle="none",
             )  # fmt: skip
-        axes.set(xlabel=f"seconds per step relative to {baseline}", ylabel=f"gain in {metric}")
+        axes.set_xlabel(f"seconds per step relative to {baseline}")
+        axes.set_ylabel(f"difference in {metric}")
         add_legend(figure, axes)
 
     parts = [
@@ -140,12 +144,16 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
     ]
     yield Plot(
         kind="cost",
-        title="gain over cost",
+        title="difference over cost",
         caption=(
             "One point for each configuration: mean difference after the last step with its"
-            " interval, over the ratio of seconds per step. Up is better, right is more expensive."
+            f" interval, over the ratio of seconds per step. {better} is better, right is more"
+            " expensive."
         ),
-        alt=f"Gain in {metric} over seconds per step relative to {baseline}. {'; '.join(parts)}.",
+        alt=(
+            f"Difference in {metric} over seconds per step relative to {baseline}."
+            f" {'; '.join(parts)}."
+        ),
         height=2.7 + legend_height([baseline, *by_method]),
         draw=draw,
     )
