@@ -92,6 +92,17 @@ def test_lines_without_an_empty_line_are_single_references(tmp_path):
     assert read_material("e2e", references, one).references == [("a", "b", "c")]
 
 
+def test_empty_outputs_at_the_end_are_cut_only_where_no_reading_has_them(tmp_path):
+    references = write(tmp_path, "a.txt", "a\nb\nc\n")
+    three = write(tmp_path, "three.txt", "x\n\n\n")
+    two = write(tmp_path, "two.txt", "x\n\n")
+    material = read_material("e2e", references, three)
+    assert material.references == [("a",), ("b",), ("c",)]
+    assert material.outputs == ("x", "", "")
+    material = read_material("e2e", references, two)
+    assert (material.references, material.outputs) == ([("a", "b", "c")], ("x",))
+
+
 def test_separators_inside_a_line_are_text(tmp_path):
     references = write(tmp_path, "a.txt", "a\u2028b\x0cc\n\nd\x85\n")
     outputs = write(tmp_path, "b.txt", "x\u2028y\nz\n")

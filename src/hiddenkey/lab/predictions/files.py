@@ -72,14 +72,23 @@ def read_material(
     refuse(*faults)
     found = [_cleaned(record, family, outputs) for record in found]
 
-    for instances in readings:
-        # empty lines at the end of a file are no outputs
-        if not any(output.texts[0] for output in found[len(instances) :]):
-            found = found[: len(instances)]
-    instances = next((each for each in readings if len(each) == len(found)), readings[0])
+    instances = _fitting(readings, found)
+    if _are_empty(found[len(instances) :]):  # lines at the end of a file, and no outputs
+        found = found[: len(instances)]
     paths, taken = (references, outputs), (column, columns)
     ordered, choice = match_records(instances, found, same_words, paths, taken)
     return Material(tuple(instances), tuple(record.texts[0] for record in ordered), choice)
+
+
+def _fitting(readings: Sequence[list[TextRecord]], found: Sequence[TextRecord]) -> list[TextRecord]:
+    """The reading with an instance for each output, else for all but empty ones at the end."""
+    exact = [each for each in readings if len(each) == len(found)]
+    cut = [each for each in readings if len(each) < len(found) and _are_empty(found[len(each) :])]
+    return next(iter((*exact, *cut, *readings)))
+
+
+def _are_empty(outputs: Sequence[TextRecord]) -> bool:
+    return not any(output.texts[0] for output in outputs)
 
 
 def _read_references(
