@@ -265,6 +265,10 @@ def _check_contrast(contrast: Contrast, claim: Claim, file: _File) -> None:
         file.one_of(f"{place}: weights", name, claim.configurations)
     if contrast.measure != COST and abs(math.fsum(weights.values())) > _ROUNDING:
         file.add(f"{place}: weights must sum to 0, got {weights!r}; each gain has its baseline")
+    if contrast.margin < 0:
+        file.add(f"{place}: margin must be 0 or more, got {contrast.margin!r}; fix it")
+    if contrast.low > contrast.high:
+        file.add(f"{place}: low must not exceed high, got {contrast.low!r} and {contrast.high!r}")
     if contrast.expect == "between" and math.isinf(contrast.low) and math.isinf(contrast.high):
         file.add(f"{place}: between needs low and high; give both")
 
@@ -277,6 +281,8 @@ def _scale(file: _File) -> Scale:
     tasks = file.value(Mapping[str, object], content.pop("tasks", None), "tasks")
     setups = {name: _setup(name, given, choices, file) for name, given in tasks.items()}
     scale = file.build(Scale, content, name=file.path.stem, choices=choices, tasks=setups)
+    if len(set(scale.seeds)) < len(scale.seeds):
+        file.add(f"seeds must be different, got {list(scale.seeds)!r}; name each once")
     if not 1 <= scale.repeats <= MOST_SEEDS:
         file.add(f"repeats must be from 1 to {MOST_SEEDS}, got {scale.repeats!r}; give one")
     if not scale.power or not scale.power.deviation > 0:
@@ -298,9 +304,10 @@ def _setup(name: str, given: Any, choices: Mapping[str, Choice], file: _File) ->
                 " choice together; leave them out"
             )
     whole = setup.options.get("train_size") is None
-    if whole != (0 < setup.validation < 1):
+    fits = 0 < setup.validation < 1 if whole else setup.validation >= 1
+    if not fits:
         file.add(
-            f"{place}: validation must be a number of examples beside train_size, or a share of"
-            f" all training examples without it, got {setup.validation!r}; fix it"
+            f"{place}: validation must be a number of examples, 1 or more, beside train_size, or a"
+            f" share of all training examples without it, got {setup.validation!r}; fix it"
         )
     return setup
