@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
 
 import hiddenkey
 from hiddenkey.testing import examine_model
+from hiddenkey.testing.examination import padded_batches
 from hiddenkey.testing.plainness import snapshot
-from models import FAMILY_TASKS, batch, lora_model, plain_model
+from models import FAMILY_TASKS, batch, lora_model, plain_model, seeded
 from testing import own_attachments, own_models
 
 
@@ -28,6 +31,27 @@ def test_models_of_transformers_pass(family, task, build):
 def test_every_method_passes(method):
     report = examine_model(lora_model("bert", lora_dropout=0.1), batch(), method)
     assert report.passed, str(report)
+
+
+@pytest.mark.parametrize("layers", [2, 4])
+def test_updates_that_fall_whole_are_held_against_what_chance_allows(layers):
+    """In 16 passes at rate 0.9 all may fall, so that their shares have no spread."""
+    config = BertConfig(
+        vocab_size=60, hidden_size=16, num_attention_heads=2, num_hidden_layers=layers,
+        intermediate_size=32, num_labels=3,
+    )  # fmt: skip
+    adapter = LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    for seed in range(3):
+        with seeded(seed):
+            model = get_peft_model(BertForSequenceClassification(config), adapter)
+        report = examine_model(model, batch(), "coto")
+        assert report.passed, str(report)
+
+
+def test_a_batch_of_one_is_padded_too():
+    found = padded_batches({"input_ids": torch.ones(1, 9, dtype=torch.long)})
+    lengths = {name: int(found[name]["attention_mask"].sum()) for name in [*found][1:]}
+    assert lengths == {"padded right": 6, "padded left": 6, "almost all padding": 1}
 
 
 def test_a_model_of_ones_own_passes():

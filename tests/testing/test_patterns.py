@@ -96,6 +96,12 @@ def looks_at_values(shape, rate, visible):
     return keep if keep.any().item() else torch.ones_like(keep)
 
 
+def chooses_by_a_mask(shape, rate, visible):
+    keep = element.keep_mask(shape, rate, visible)
+    size = keep[~keep].numel()
+    return keep if size >= 0 else ~keep
+
+
 def stays_on_the_cpu(shape, rate, visible):
     keep = torch.rand(shape) >= rate
     return keep | ~visible
@@ -119,6 +125,7 @@ def never_keeps_all(shape, rate, visible):
         (one_mask_for_all_heads, {"groups"}, "all heads of a sequence lose the same units"),
         (floats, {"mask"}, "the mask is torch.float32"),
         (looks_at_values, {"device"}, "drawing needs the values of its tensors"),
+        (chooses_by_a_mask, {"device"}, "drawing needs the values of its tensors"),
         (stays_on_the_cpu, {"device"}, "device=visible.device"),
         (never_keeps_all, {"rate zero", "padding"}, "units are dropped at rate 0"),
     ],

@@ -72,7 +72,7 @@ class Examination:
     def run_plainly(self) -> None:
         """Run each batch once, so that a model that cannot take one raises its own error."""
         self.evaluations()
-        self.plain_passes.values()
+        _ = self.plain_passes  # runs them, and keeps them
 
     @property
     def batch(self) -> Batch:
@@ -182,8 +182,8 @@ def padded_batches(
 ) -> dict[str, Batch]:
     """Make batches with padding from one batch of text.
 
-    Every other sequence is shortened, or in the last batch left with a single token. Batches
-    without ``input_ids`` ``[batch, tokens]`` stay alone.
+    Every other sequence, or the only one, is shortened, or in the last batch left with a single
+    token. Batches without ``input_ids`` ``[batch, tokens]`` stay alone.
 
     Args:
         batch: arguments of a model, with ``input_ids``.
@@ -201,8 +201,9 @@ def padded_batches(
     mask = torch.ones_like(ids)
     given = batch.get("attention_mask")
     short, one = mask.clone(), mask.clone()
-    short[1::2, tokens - tokens // 3 :] = 0
-    one[1::2, 1:] = 0
+    first = 0 if len(ids) == 1 else 1
+    short[first::2, tokens - tokens // 3 :] = 0
+    one[first::2, 1:] = 0
     masks = {"padded right": short, "padded left": short.flip(1), "almost all padding": one}
     if isinstance(given, Tensor) and given.shape == mask.shape:
         masks = {name: made * given for name, made in masks.items()}

@@ -99,6 +99,11 @@ def spread(values: Sequence[float]) -> float:
     return 7.0 * statistics.stdev(values) / math.sqrt(len(values))
 
 
+def spread_of_choices(rate: float, count: int) -> float:
+    """Return the same for values that are 1 with a probability of ``rate``, and else 0."""
+    return 7.0 * math.sqrt(rate * (1 - rate) / count)
+
+
 def _find(name: str, check: Callable[[Subject], str], subject: Subject) -> Finding:
     try:
         return Finding(name, True, check(subject))

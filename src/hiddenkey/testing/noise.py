@@ -12,7 +12,7 @@ from hiddenkey.framework.config import Drop
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.testing.examination import Examination
-from hiddenkey.testing.findings import CheckError, fail_if, spread
+from hiddenkey.testing.findings import CheckError, fail_if, spread, spread_of_choices
 from hiddenkey.testing.passes import (
     Batch,
     Pass,
@@ -23,10 +23,10 @@ from hiddenkey.testing.passes import (
 
 # High enough that a site of a tiny model is very unlikely to draw the same mask twice.
 _RATE_TO_SEE = 0.5
-_SEEDS = 6
 _SEEDS_TO_SEE = 24  # a whole update falls or stays: seeds may well agree
 _SEEDS_TO_REACH = 60  # at CoTo's first rate, 0.9, a layer's update is there in one of ten
 _SHARE_PASSES = 16
+_CHOICE_PASSES = 96  # of a drop of all or nothing, whose share in a pass is 0 or 1
 
 
 def check_noise(examination: Examination) -> str:
@@ -102,13 +102,16 @@ def check_seeds(examination: Examination) -> str:
     """Equal seeds give equal training passes, different seeds different ones."""
     with examination.attached():
         one, two = (examination.runner.train(examination.batch, seed=7) for _ in range(2))
-        others = [examination.runner.train(examination.batch, seed) for seed in range(_SEEDS)]
+        noisy = any(drop.rate > 0 for drop in examination.config.drops)
+        others = (
+            examination.runner.train(examination.batch, seed) for seed in range(_SEEDS_TO_REACH)
+        )
+        is_alike = noisy and not any(differences(one.outputs, each.outputs) for each in others)
     apart = one.apart(two)
     if apart > examination.tolerance:
         raise CheckError(f"two passes with the same seed are {apart:.1e} apart (relative)")
-    noisy = any(drop.rate > 0 for drop in examination.config.drops)
-    if noisy and not any(differences(one.outputs, other.outputs) for other in others):
-        raise CheckError(f"{_SEEDS} different seeds give equal outputs")
+    if is_alike:
+        raise CheckError(f"{_SEEDS_TO_REACH} different seeds give equal outputs")
     return "equal seeds, equal passes"
 
 
@@ -120,16 +123,15 @@ def check_shares(examination: Examination) -> str:
     with examination.attached() as attachment:
         attachment.shares()
         passes = []
-        for seed in range(_SHARE_PASSES):
+        for seed in range(_CHOICE_PASSES if any(map(_is_choice, drops)) else _SHARE_PASSES):
             examination.runner.forward(examination.batch, seed)
             passes.append(attachment.shares())
     by_position = {drop.position: drop for drop in drops}
     faults = []
     for site in attachment.sites:
         if drop := by_position.get(site.position):
-            faults += _share_faults(
-                site, drop, [shares[site.key] for shares in passes], examination
-            )
+            own = [shares[site.key] for shares in passes]
+            faults += _share_faults(site, drop, own, examination)
     fail_if(faults)
     means = {
         position: statistics.fmean(
@@ -138,6 +140,10 @@ def check_shares(examination: Examination) -> str:
         for position in by_position
     }
     return ", ".join(f"{position} {share:.3f}" for position, share in means.items())
+
+
+def _is_choice(drop: Drop) -> bool:
+    return drop.pattern == "adapter"
 
 
 def _share_faults(
@@ -150,7 +156,10 @@ def _share_faults(
     """
     if any(math.isnan(share) for share in shares):
         return [f"{site.key} at {site.name} was not reached"]
-    chance = spread(shares) + _rounding(drop, examination.batch)
+    if _is_choice(drop):
+        chance = spread_of_choices(drop.rate, len(shares))
+    else:
+        chance = spread(shares) + _rounding(drop, examination.batch)
     lowest = drop.rate * (0.5 if POSITIONS[drop.position].attention else 1.0) - chance
     mean = statistics.fmean(shares)
     if lowest <= mean <= drop.rate + chance:

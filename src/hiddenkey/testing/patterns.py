@@ -118,6 +118,11 @@ def _check_device(pattern: _Pattern) -> str:
     visible = torch.ones(4, 6, 1, dtype=torch.bool, device="meta")
     try:
         mask = pattern.keep_mask((4, 6, 5), 0.5, visible)
+    except NotImplementedError as error:  # as a choice by a boolean mask, whose size is a value
+        raise CheckError(
+            f"drawing needs the values of its tensors ({error}), for which a GPU stops in each"
+            " layer; compute with the tensors instead"
+        ) from error
     except Exception as error:
         raise CheckError(
             f"drawing fails where visible is not on the CPU ({type(error).__name__}: {error});"
