@@ -23,7 +23,7 @@ TOOLS := postgresql chromium chromium-driver default-jre-headless
 	crash demo bench gpu models claims peers fuzz docs release clean
 
 help:
-	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (8 minutes)"
+	@echo "make demo     fine-tune a real encoder with LoRA and with HiddenKey, and compare (5 minutes)"
 	@echo "make bench    time and memory beside plain training, on a quiet machine (10 minutes)"
 	@echo "make gpu      tests and short benchmarks on a CUDA device, in runs/gpu (10 minutes)"
 	@echo "make models   what HiddenKey does on every architecture and every adapter (7 minutes)"

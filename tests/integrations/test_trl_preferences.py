@@ -93,8 +93,10 @@ def test_drops_are_off_where_dropout_is_disabled(kind, tmp_path, caplog):
     expected = losses(trainer)
     trainer = build(kind, tmp_path, disable_dropout=True)
     attachment = hiddenkey.attach(trainer.model, DropoutConfig(NOISE))
-    with pytest.warns(UserWarning, match=rf"{kind}Config has disable_dropout=True, so the drops"):
+    said = f"{kind}Config has disable_dropout=True, so the drops"
+    with pytest.warns(UserWarning, match=said) as warned:
         watch(trainer, attachment)
+    assert [each.filename for each in warned if said in str(each.message)] == [__file__]
     assert losses(trainer) == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert set(attachment.rates.values()) == {0.0}
     assert {log["dropped/hidden"] for log in logs(trainer)} == {0.0}

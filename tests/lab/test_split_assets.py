@@ -166,6 +166,28 @@ def test_the_package_that_reads_gguf_is_asked_for(gguf_asset, monkeypatch):
         assets.locate(gguf_asset)
 
 
+def test_it_is_asked_for_before_any_piece_is_read(gguf_asset, monkeypatch):
+    monkeypatch.setattr(assets, "BUNDLED_MODELS", {"toy": gguf_asset})
+    monkeypatch.setattr(gguf_files, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"\[gguf\]"):
+        assets.need_model("toy")
+
+
+def test_another_process_may_be_faster_at_any_moment(asset, monkeypatch):
+    """Here between the look whether the folder is there and the move to it."""
+    move = Path.rename
+
+    def late(self, target):
+        move(self, target)
+        self.mkdir()
+        (self / "model.safetensors").write_bytes(WEIGHTS)
+        return move(self, target)  # a folder that is not empty cannot be moved to
+
+    monkeypatch.setattr(Path, "rename", late)
+    folder = assets.locate(asset)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
 def test_a_converted_model_computes_what_its_file_says(tmp_path):
     """SmolLM2 stands for all: its file is installed with the tests' other assets."""
     pytest.importorskip("gguf")

@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, TaskType, get_peft_model
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -174,6 +176,18 @@ def test_a_file_of_another_mean_is_refused(tmp_path, other, message):
     (tmp_path / "mean.safetensors").write_bytes(b"no safetensors")
     with pytest.raises(ConfigError, match="cannot be read"):
         WeightAverage(model, AVERAGE, 4).load(tmp_path / "mean.safetensors")
+
+
+@pytest.mark.parametrize("about", [None, "{}", "[]", "3", "no JSON"])
+def test_a_file_of_something_else_is_refused(tmp_path, about):
+    path = tmp_path / "other.safetensors"
+    average = WeightAverage(nn.Linear(2, 2), AVERAGE, steps=4)
+    average.save(path)
+    with safe_open(str(path), "pt") as file:
+        (name,) = file.metadata()
+    save_file({}, str(path), {"format": "pt"} if about is None else {name: about})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        average.load(path)
 
 
 @pytest.mark.parametrize("rule", [AVERAGE, EMA], ids=["average", "ema"])

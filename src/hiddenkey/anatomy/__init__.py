@@ -1,7 +1,8 @@
 """Finds the parts of a transformer that noise can enter: layers, attention, feed-forward, head.
 
-Nothing here knows an architecture by its name. Layers are lists of modules that hold attention,
-attention is known by what its code calls, the feed-forward output by the shape of its layer.
+No part is found by an architecture's name. Layers are lists of modules that hold attention,
+attention is known by what its code calls, the feed-forward output by the shape of its layer. Names
+serve where code looks like attention and is none: see :mod:`hiddenkey.anatomy.unsuited`.
 """
 
 from hiddenkey.anatomy.attention import (

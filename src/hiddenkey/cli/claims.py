@@ -14,7 +14,6 @@ from rich.console import Console
 
 from hiddenkey.cli.options import ClaimsOptions
 from hiddenkey.cli.running import (
-    duration,
     interrupted_by_sigterm,
     show_jobs,
     use_threads_of_one,
@@ -36,6 +35,7 @@ from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.plans.data import Data
 from hiddenkey.lab.plans.plan import Plan
+from hiddenkey.lab.present.words import duration
 from hiddenkey.lab.queue.storage import storage_errors
 from hiddenkey.lab.run.limits import WORKERS
 from hiddenkey.lab.tasks import TASKS

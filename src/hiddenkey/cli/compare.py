@@ -15,7 +15,6 @@ from rich.table import Table
 
 from hiddenkey.cli import report
 from hiddenkey.cli.running import (
-    duration,
     interrupted_by_sigterm,
     name_of,
     show_jobs,
@@ -41,7 +40,7 @@ from hiddenkey.lab.plans.identity import label
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.stored import store_plan
 from hiddenkey.lab.plans.validation import validate
-from hiddenkey.lab.present.words import count, failed_alike
+from hiddenkey.lab.present.words import count, duration, failed_alike
 from hiddenkey.lab.queue.storage import storage_errors
 
 _FAILED = 1

@@ -61,7 +61,7 @@ def plan_of(options: DemoOptions) -> Plan:
     """
     if not 1 <= options.seeds <= _MOST_SEEDS:
         rule = f"seeds must be from 1 to {_MOST_SEEDS}, got {options.seeds}"
-        raise ConfigError(f"{rule}; 5 take eight minutes")
+        raise ConfigError(f"{rule}; 5 take about five minutes")
     plan: Plan = COMMANDS["compare"].read("demo", [RECIPE])
     return dataclasses.replace(
         plan,

@@ -40,7 +40,7 @@ _OURS: Final = {
     " sequence_len max_source_length",
     "precision bfloat16": "bf16 bfloat16 use_bf16",
     "rate": "dropout dropout_rate dropout_prob",
-    "seed": "random_seed data_seed_everything",
+    "seed": "random_seed seed_everything",
     "log_every": "logging_steps log_steps log_interval",
     "report_to": "logger loggers",
     "evaluations": "eval_steps eval_strategy evaluation_strategy save_steps save_strategy",
@@ -56,7 +56,8 @@ _OURS: Final = {
 """Other names of a setting, or of a setting with a value."""
 
 _NOWHERE: Final = {
-    "the weights are not quantised here": "load_in_4bit load_in_8bit use_4bit bnb_4bit_quant_type",
+    "the weights are not quantised here": "load_in_4bit load_in_8bit use_4bit use_8bit",
+    "4-bit weights are nf4, --quantize 4bit": "bnb_4bit_quant_type",
     "a task's data are read by --task and --data, your own files by --train-file": "dataset_name"
     " dataset dataset_config_name dataset_config",
     "float16 is not trained in; take --precision bfloat16": "fp16 float16",

@@ -162,7 +162,7 @@ def _handled_by(handler: object) -> Iterator[None]:
         yield
     finally:
         for number, old in zip(numbers, before, strict=True):
-            signal.signal(number, old)
+            signal.signal(number, old or signal.SIG_DFL)  # none of Python's: that of a host
 
 
 def _look(record: Path, method: str) -> int:

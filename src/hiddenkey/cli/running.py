@@ -22,8 +22,8 @@ from hiddenkey.lab.compare.coordinator import Coordinator, Progress
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import command_label
 from hiddenkey.lab.plans.identity import label, options_from
-from hiddenkey.lab.present.words import duration as duration
-from hiddenkey.lab.present.words import numbers
+from hiddenkey.lab.present.words import duration, numbers
+from hiddenkey.lab.queue.interrupts import interrupt
 from hiddenkey.lab.queue.pool import Pool
 from hiddenkey.lab.queue.storage import outlast_outages
 
@@ -187,12 +187,8 @@ def show_jobs(
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Let SIGTERM end the command as Ctrl-C does: workers give back their runs."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from hiddenkey.cli import compare
 from hiddenkey.cli.running import (
-    duration,
     interrupted_by_sigterm,
     use_threads_of_one,
     work_off,
@@ -36,6 +35,7 @@ from hiddenkey.lab.evidence.record import Record, read_records
 from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.stored import read_plan, store_plan
+from hiddenkey.lab.present.words import duration
 from hiddenkey.lab.queue.storage import storage_errors
 from hiddenkey.lab.report import tabulate, write_report
 from hiddenkey.lab.tune import conclusion

@@ -38,10 +38,10 @@ class Drop:
     """One kind of noise.
 
     Attributes:
-        position: where it enters; a key of ``hiddenkey.positions.POSITIONS``.
+        position: where it enters; a key of ``hiddenkey.framework.positions.POSITIONS``.
         pattern: which units are dropped together; a key of
             ``hiddenkey.framework.patterns.PATTERNS``.
-        rate: share of units that is dropped, in [0, 1).
+        rate: probability that a unit is dropped, in [0, 1).
         rescale: what happens to the kept units; ``None`` takes the position's own rule.
     """
 

@@ -18,8 +18,9 @@ class Consistency:
 
     Attributes:
         kind: ``kl``, bidirectional between two training passes; ``js``, from the training pass to
-            an inference pass; ``mixture``, of both of these from their mean; ``label-smoothing``,
-            which needs one pass: with weight ε the sum is (1 − ε) CE + ε CE(uniform).
+            an inference pass; ``mixture``, the mean divergence of a training pass and an inference
+            pass from the average of their predictions; ``label-smoothing``, which needs one pass:
+            with weight ε the sum is (1 − ε) CE + ε CE(uniform).
         weight: factor of the loss, relative to the task loss; at least 0, and below 1 for label
             smoothing.
         backward: ``one`` back-propagates through one of the two passes, as the paper does; ``both``
@@ -33,6 +34,12 @@ class Consistency:
         precision: number format of a pass without gradient: ``same`` as the model's, or
             ``bfloat16`` by autocast, which processors with such instructions compute several times
             faster than float32. It is a target that other noise has moved much further.
+        target: what a pass is compared with: ``pass``, a second forward pass; ``history``, the
+            example's own earlier predictions, which needs no second pass.
+        momentum: share of the predictions kept before in their running mean, in [0, 1); 0 keeps
+            the last one alone. Of ``history`` only.
+        top: most likely tokens that are kept of a language model's earlier prediction, at least 1;
+            the rest counts as one class. Of ``history`` only.
     """
 
     kind: str = "kl"

@@ -37,7 +37,8 @@ class RateSchedule:
         floor: factor of the rate at the end of a decay, in [0, 1].
         end: share of the training after which the decay has come to ``floor``, in (0, 1].
         depth: factor by layer: ``flat`` is 1; ``growing`` is (l + 1)/L in layer l of L, so that
-            the last layer has the whole rate; ``falling`` the other way round.
+            the last layer has the whole rate; ``falling`` the other way round. L counts up to the
+            last layer that has a site.
         positions: the positions that follow the schedule; ``None`` means all. The others keep
             their rates.
     """

@@ -49,7 +49,7 @@ class FirstStep:
         try:
             self._cost = self._measure(model, loss)
             words = str(self._cost)
-        except (AttachError, RuntimeError) as error:
+        except RuntimeError as error:
             reason = str(error).strip() or type(error).__name__
             words = f"what a step costs was not measured: {reason.splitlines()[0]}"
         if is_first_process():

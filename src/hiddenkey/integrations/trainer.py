@@ -54,8 +54,8 @@ def watch(
             position, the later one counts.
         per_layer: log ``dropped/<position>/<layer>`` instead.
         step_cost: measure on the first batch what a step costs with the method and without, which
-            takes as long as some 14 steps, and log it once as ``step_cost``: 1.02 is 2 % more. See
-            :meth:`hiddenkey.Attachment.step_cost`.
+            takes as long as some 14 steps, times the loss's ``every``, and log it once as
+            ``step_cost``: 1.02 is 2 % more. See :meth:`hiddenkey.Attachment.step_cost`.
 
     Raises:
         ConsistencyError: if the trainer needs deterministic log-probabilities and a consistency
@@ -261,7 +261,7 @@ def _obey_disable_dropout(
         warnings.warn(
             f"{type(trainer.args).__name__} has disable_dropout=True, so the drops of this"
             " attachment are off too; set disable_dropout=False to train with them",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

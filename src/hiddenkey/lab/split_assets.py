@@ -13,6 +13,8 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -105,7 +107,7 @@ def assembled(asset: SplitAsset) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as half:
             found = _put_together(asset, pieces, Path(half))
-            if not place.is_dir():  # else another process was faster, with the same files
+            with _unless_there(place):
                 found.rename(place)
     except (OSError, zipfile.BadZipFile) as error:
         raise ConfigError(
@@ -119,10 +121,22 @@ def need(asset: SplitAsset) -> None:
     """Check that an asset is put together or can be, without reading its pieces.
 
     Raises:
-        ConfigError: if a package is missing, or a piece is not in it.
+        ConfigError: if a package is missing, a piece is not in it, or what reads them is missing.
     """
     if not _place(asset).is_dir():
         _pieces(asset)
+        if asset.weights.endswith(".gguf"):
+            need_reader(asset.content)
+
+
+@contextmanager
+def _unless_there(place: Path) -> Iterator[None]:
+    """Let a folder be that of another process, which was faster and has the same files."""
+    try:
+        yield
+    except OSError:
+        if not place.is_dir():
+            raise
 
 
 def _place(asset: SplitAsset) -> Path:

@@ -1,1 +1,1 @@
-"""Drops in a sequence of vectors: before or after a module."""
+"""Drops in a sequence of vectors: before, after or inside of a module."""

@@ -17,6 +17,7 @@ from hiddenkey.framework.inference import Inference
 from hiddenkey.step.statistics import RunningStatistics
 
 _LAYOUT: Final = "hiddenkey"
+_UNREADABLE: Final = (AttributeError, LookupError, TypeError, ValueError)  # JSON of another form
 
 _STATISTICS: Final = (
     "the model has running statistics (batch normalisation), which are those of the last weights"
@@ -144,13 +145,13 @@ class WeightAverage:
         try:
             with safe_open(str(path), "pt") as file:
                 about = json.loads((file.metadata() or {})[_LAYOUT])
+                step, count = about.pop("step"), about.pop("count")
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, *_UNREADABLE) as error:
             raise ConfigError(
                 f"{path} must hold the mean of the weights so far, and cannot be read"
                 f" ({type(error).__name__}: {error}); begin anew, or go on with inference='last'"
             ) from error
-        step, count = about.pop("step"), about.pop("count")
         own = {name: p.shape for name, p in self._weights.items()} if count else {}
         if about != self._about() or own != {name: each.shape for name, each in found.items()}:
             what = f"{about}, not {self._about()}" if about != self._about() else "other weights"

@@ -84,7 +84,7 @@ def refuse_unpreserved_rng(transformer: nn.Module, layers: list[Part]) -> None:
                     "activation checkpointing with preserve_rng_state=False recomputes a layer with"
                     " other dropout masks and gives wrong gradients; remove it or set it to True"
                     " (accelerate's FSDP checkpointing sets it: use the model's own,"
-                    " activation_checkpointing_enable() or Trainer's activation_checkpointing)"
+                    " gradient_checkpointing_enable() or Trainer's gradient_checkpointing)"
                 )
 
 

@@ -38,7 +38,8 @@ def examine_model(
     passes are run.
 
     Args:
-        model: as it is trained, with its adapter; without an attachment.
+        model: as it is trained, with its adapter; without an attachment. A fresh LoRA whose B is
+            zero has no update to drop: make it with ``init_lora_weights=False`` for ``coto``.
         batches: arguments of the model by name of the batch, the first one being the main one; or
             one batch, of which padded ones are made (:func:`hiddenkey.testing.padded_batches`).
             Batches that the model cannot take by itself raise its own error.

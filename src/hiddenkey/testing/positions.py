@@ -98,7 +98,7 @@ def examine_position(
     rate: float = 0.3,
     attach: Attach = hiddenkey.attach,
 ) -> Report:
-    """Check that a position, a key of ``hiddenkey.positions.POSITIONS``, acts as it should.
+    """Check that a position, a key of ``hiddenkey.framework.positions.POSITIONS``, acts.
 
     A position of one's own is put into that table first. On the model, it goes through the checks
     of :func:`examine_model` that concern noise; where it acts on what enters or leaves a module,

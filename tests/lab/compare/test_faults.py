@@ -20,6 +20,7 @@ from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.queue import storage
 from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.storage import open_storage
+from hiddenkey.lab.queue.store import JobStore
 from lab.compare.driver import begin, outcomes, run_here, worker_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -272,3 +273,17 @@ def test_a_run_that_kills_its_workers_fails_in_the_end(plan):
     (record,) = coordinator.records()
     assert "its worker died 11 times" in record.error
     assert record.attempts == 11
+
+
+def test_a_missing_driver_is_told_where_the_database_is_opened_alone(tmp_path, monkeypatch):
+    """A package that a report needs is another matter."""
+    store = JobStore(tmp_path, "postgresql://nobody@localhost/name")
+
+    def connect(*_):
+        raise ModuleNotFoundError("No module named 'psycopg'")
+
+    monkeypatch.setattr(storage, "_connect", connect)
+    with pytest.raises(ConfigError, match=r"a database driver that is not installed.*\[postgres\]"):
+        open_storage(store)
+    with pytest.raises(ModuleNotFoundError, match="matplotlib"), storage.storage_errors(store):
+        raise ModuleNotFoundError("No module named 'matplotlib'")

@@ -135,8 +135,7 @@ def test_too_few_tasks_are_told():
     )
     few = ranking([[3, 2, 1]] * 9)
     assert few.note == (
-        "The evidence is weak: 9 tasks are few, and both tests are approximations for 10 tasks or"
-        " more."
+        "Inconclusive: 9 tasks are few, and both tests are approximations for 10 tasks or more."
     )
     assert ranking([[3, 2, 1]] * 10).note is None
 

@@ -76,6 +76,7 @@ def test_lightnings_table_is_read_however_deep_it_lies(folder):
         ("scores.jsonl", '{"em": 0.5, "step": 7}\n\n{"em": "0.6", "step": 9}\n',
          [{"step": 7, "eval_em": 0.5}, {"step": 9, "eval_em": 0.6}]),
         ("scores.csv", "step,em\n3,0.25\n", [{"step": 3, "eval_em": 0.25}]),
+        ("scores.tsv", "step\tem\n3\t0.25\n", [{"step": 3, "eval_em": 0.25}]),
     ],
 )  # fmt: skip
 def test_a_named_file_is_read_by_its_suffix(folder, name, text, lines):
@@ -124,18 +125,27 @@ def test_nothing_at_all_says_how_to_leave_something(folder):
 
 
 @pytest.mark.parametrize(
-    ("content", "value"), [('{"eval": {"accuracy": 0.75}}', 0.75), ("[0.75]", None), ("0.75", None)]
+    ("name", "content", "reason"),
+    [
+        ("scores.json", "[0.75]", "numbers need names"),
+        ("scores.json", "0.75", "numbers need names"),
+        ("scores.json", "accuracy: 0.75", "Expecting value"),
+        ("trainer_state.json", "{}", "log_history"),
+    ],
 )
-def test_numbers_are_named_by_the_tables_that_they_are_in(folder, content, value):
-    path = folder / "output" / "scores.json"
+def test_a_named_file_that_cannot_be_read_is_told_with_its_reason(folder, name, content, reason):
+    path = folder / "output" / name
     path.write_text(content)
-    if value is None:
-        with pytest.raises(ConfigError, match=r"left no number: nothing is in output/scores\.json"):
-            find(folder, "eval.accuracy", named=path)
-        return
+    with pytest.raises(ConfigError, match=rf"metric_file must hold numbers.*{name}.*{reason}"):
+        find(folder, "eval.accuracy", named=path)
+
+
+def test_numbers_are_named_by_the_tables_that_they_are_in(folder):
+    path = folder / "output" / "scores.json"
+    path.write_text('{"eval": {"accuracy": 0.75}}')
     found = metric_lines(find(folder, "eval.accuracy", named=path), "eval.accuracy")
     assert [line["step"] for line in found] == [1]
-    assert found[0]["eval_eval.accuracy"] == value
+    assert found[0]["eval_eval.accuracy"] == 0.75
 
 
 def test_a_comma_or_a_percent_sign_behind_a_number_is_no_part_of_it(folder):

@@ -289,5 +289,6 @@ class PlainCosts(Costs):
         if place not in self._plain:
             self._plain[place] = super().cost(self.baseline(options))
         plain = self._plain[place]
-        has_loss = methods()[options.method].config.consistency is not None
-        return dataclasses.replace(plain, step=plain.step * (_SECOND_PASS if has_loss else 1))
+        loss = methods()[options.method].config.consistency
+        runs_twice = loss is not None and loss.runs_twice
+        return dataclasses.replace(plain, step=plain.step * (_SECOND_PASS if runs_twice else 1))

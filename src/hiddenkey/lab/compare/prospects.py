@@ -56,7 +56,9 @@ SEEDS: Final = range(6, 11)
 """Fewest and most seeds that are planned for who does not say; see :func:`usual_seeds`."""
 
 _MATTERS: Final = 0.05
-_SOURCE: Final = "assumed: HiddenKey − LoRA on headlines, five seeds (docs/RESULTS.md)"
+_SOURCE: Final = (
+    "assumed: HiddenKey − LoRA on headlines, five seeds (docs/results/demonstration.md)"
+)
 
 
 def assumed(examples: int | None = None) -> Scatter:

@@ -150,7 +150,7 @@ def _note(methods: int, tasks: int, critical: float, p_value: float) -> str | No
         )
     elif tasks < _FEW:
         sentences.append(
-            f"The evidence is weak: {tasks} tasks are few, and both tests are approximations for"
+            f"Inconclusive: {tasks} tasks are few, and both tests are approximations for"
             f" {_FEW} tasks or more."
         )
     if p_value > LEVEL:

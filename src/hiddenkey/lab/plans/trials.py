@@ -16,10 +16,10 @@ from hiddenkey.lab.plans.search import (
     Algorithm,
     AnyOptions,
     Bounds,
-    Worth,
     unused_by,
 )
 from hiddenkey.lab.run.options import TrainOptions
+from hiddenkey.lab.run.result import Worth
 
 Options = TypeVar("Options", bound=AnyOptions)
 

@@ -61,7 +61,14 @@ def open_storage(store: JobStore) -> Storage:
             sqlalchemy.make_url(store.url)
         except ValueError as error:  # a port that is no number
             raise _UnreadableError(error) from None
-        return _connect(_with_installed_driver(store.url), store)
+        try:
+            return _connect(_with_installed_driver(store.url), store)
+        except ImportError as error:
+            raise ConfigError(
+                "storage needs a database driver that is not installed, got"
+                f" {_shown(store.url)!r} ({_reason(error)}); for PostgreSQL run:"
+                f" {install_command('postgres')}"
+            ) from error
 
 
 def open_study(storage: Storage, name: str) -> tuple[optuna.Study, bool]:
@@ -151,11 +158,6 @@ def storage_errors(store: JobStore) -> Iterator[None]:
         raise ConfigError(
             f"storage must be the URL of a database, got {_shown(url)!r} ({_reason(error)}); for"
             " example sqlite:////folder/study.db or postgresql://user:password@host/name"
-        ) from error
-    except (ImportError, ModuleNotFoundError) as error:
-        raise ConfigError(
-            f"storage needs a database driver that is not installed, got {_shown(url)!r}"
-            f" ({_reason(error)}); for PostgreSQL run: {install_command('postgres')}"
         ) from error
     except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "schema" not in str(error):

@@ -34,7 +34,7 @@ _LARGEST: Final = 2**53
 _SHARES: Final = frozenset(("accuracy", "acc", "f1", "auc", "precision", "recall"))
 """Words in the names of metrics that are shares, which people write in percent too."""
 _ROOM: Final = 0.5
-"""Share of the smallest percentage that a fraction has, in percent, if it is of that kind."""
+"""A value up to 1 is a fraction if, in percent, it has this part of the smallest percentage."""
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,8 @@ def find_metric(
         named: the file that the user says it is in.
 
     Raises:
-        ConfigError: if it is nowhere, with the names that are there.
+        ConfigError: if it is nowhere, with the names that are there; or if the named file cannot be
+            read.
     """
     found = list(_sources(output, printed, record, named))
     for source in found:
@@ -93,7 +94,7 @@ def _shown(named: Path, output: Path) -> Path:
 
 def _sources(output: Path, printed: Path, record: Path, named: Path | None) -> Iterator[Source]:
     if named is not None:
-        yield from _readable(named, _any_file)
+        yield from _named(named)
         return
     yield from _readable(printed, _printed)
     yield from _readable(record / "log.jsonl", _json_lines)
@@ -112,8 +113,34 @@ def _readable(path: Path, read: Any) -> Iterator[Source]:
             yield Source(path.name, lines)
 
 
+def _named(path: Path) -> Iterator[Source]:
+    """The source in the file that the user named.
+
+    Raises:
+        ConfigError: if there is one that cannot be read.
+    """
+    if not path.is_file():
+        return
+    if path.stat().st_size >= _MOST_BYTES:
+        raise ConfigError(
+            f"metric_file must be smaller than {_MOST_BYTES >> 20} MiB, {path.name} is not; write"
+            " the numbers alone"
+        )
+    try:
+        lines = tuple(_any_file(path))
+    except _UNREADABLE as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"metric_file must hold numbers by name, as JSON, JSON lines (.jsonl) or a table (.csv,"
+            f" .tsv), {path.name} does not ({reason}); save it in one of these forms"
+        ) from error
+    if lines:
+        yield Source(path.name, lines)
+
+
 def _any_file(path: Path) -> Iterator[Line]:
-    reader = {".csv": _table, ".jsonl": _json_lines}.get(path.suffix.lower(), _json_object)
+    readers = {".csv": _table, ".tsv": _table, ".jsonl": _json_lines}
+    reader = readers.get(path.suffix.lower(), _json_object)
     if path.name == "trainer_state.json":
         reader = _trainer_state
     yield from reader(path)
@@ -147,7 +174,7 @@ def _json_object(path: Path) -> Iterator[Line]:
 
 def _table(path: Path) -> Iterator[Line]:
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        for row in csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","):
             yield _numbers(row)
 
 

@@ -13,6 +13,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hiddenkey.lab.run import accelerator
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.encoding import collator, encode, prompt_of
 from hiddenkey.lab.run.generation import generate
@@ -99,7 +100,7 @@ def load_trained(
                 raise ValueError(f"{sorted(differing)[0]} is missing on one side")
             set_peft_model_state_dict(model, weights)
     if options.quantize == "none":  # else it is there already, and is not to be moved
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        model = model.to(accelerator.device())
     return model.eval(), tokenizer
 
 

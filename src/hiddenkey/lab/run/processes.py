@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from hiddenkey.errors import ConfigError
+from hiddenkey.log import is_first_process
 
 if TYPE_CHECKING:
     from hiddenkey.lab.run.folder import RunFolder
@@ -23,7 +24,7 @@ def count() -> int:
 
 def is_first() -> bool:
     """Whether this process is the one that writes and prints."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return is_first_process()
 
 
 def join() -> None:

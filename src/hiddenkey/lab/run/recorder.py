@@ -9,10 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hiddenkey.errors import DIVERGED, DivergedError
+from hiddenkey.lab.run import accelerator
 from hiddenkey.lab.run.checkpoints import METRICS
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.result import best_step, evaluation_steps
@@ -193,8 +193,7 @@ class Recorder(TrainerCallback):  # type: ignore[misc]
     def _stop_clock(self) -> None:
         if self._started is None:
             return
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        accelerator.synchronise()
         self.seconds += time.perf_counter() - self._started
         self._started = None
 

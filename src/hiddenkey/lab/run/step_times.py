@@ -19,6 +19,7 @@ import torch
 from transformers import set_seed
 
 import hiddenkey
+from hiddenkey.lab.run import accelerator
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
 from hiddenkey.lab.run.training import build_model, build_trainer
@@ -79,7 +80,7 @@ def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Ca
 
         def take() -> float:
             step = list(islice(batches, options.gradient_accumulation))
-            _synchronise()
+            accelerator.synchronise()
             started = time.perf_counter()
             for batch in step:
                 trainer.training_step(model, batch)
@@ -88,12 +89,7 @@ def _steps(options: TrainOptions, prepared: Prepared, count: int) -> Iterator[Ca
             for average in averages:
                 average.update()
             model.zero_grad()
-            _synchronise()
+            accelerator.synchronise()
             return time.perf_counter() - started
 
         yield take
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

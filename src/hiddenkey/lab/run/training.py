@@ -34,7 +34,7 @@ from transformers import (
 import hiddenkey
 from hiddenkey.errors import DivergedError
 from hiddenkey.integrations.trainer import watch
-from hiddenkey.lab.run import processes
+from hiddenkey.lab.run import accelerator, processes
 from hiddenkey.lab.run.adapters import add_adapter, load_precision
 from hiddenkey.lab.run.calibration import calibration
 from hiddenkey.lab.run.card import Story, card
@@ -248,7 +248,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "processes": processes.count(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": accelerator.device_name(),
         "hiddenkey": hiddenkey.__version__,
         **{name: version(name) for name in _RECORDED_PACKAGES},
     }
