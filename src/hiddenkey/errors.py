@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TypeGuard
 
 _LONGEST = 1200
 """Characters of one fault."""
@@ -44,6 +45,11 @@ class ConsistencyError(RuntimeError):
 
 class DivergedError(RuntimeError):
     """A training run whose loss is no finite number any more: it has no result."""
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a number, which a truth value is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_one_of(value: object, allowed: Iterable[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import zlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -21,7 +22,7 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     The new one is on the disk before it takes the old one's name, so that a power cut leaves one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with half.open("wb") as file:
             file.write(content if isinstance(content, bytes) else content.encode())

@@ -76,6 +76,12 @@ def find_stacks(
 
     In a model of several towers they are those of the text tower, or of the ``others``.
 
+    Args:
+        transformer: the model.
+        attention: pattern of the names of its attention modules; ``None``: by their code.
+        named: pattern of the modules' names where hidden drops act, in a network without attention.
+        others: return the other towers' stacks in place of the text tower's.
+
     Raises:
         AttachError: if there is none.
     """

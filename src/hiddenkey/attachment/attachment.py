@@ -120,6 +120,7 @@ class Attachment:
         config: the configuration.
         sites: where it acts.
         gaps: layers in which a position does not exist, such as the attention of a Mamba layer.
+        meter: adds up the parts of the losses, for logs over several passes.
     """
 
     config: DropoutConfig
@@ -132,8 +133,8 @@ class Attachment:
         config: DropoutConfig,
         layers: list[Part],
         plan: SitePlan,
-        data_parallel_rank: int | None = None,
-        entry: nn.Module | None = None,
+        data_parallel_rank: int | None,
+        entry: nn.Module,
     ) -> None:
         self.config = config
         self.sites = tuple(place.site for place in plan.places)
@@ -147,7 +148,6 @@ class Attachment:
         self._silenced: list[model_dropout.Setting] = []
         self._own_dropout: str | None = None
         draws = OwnRandomNumbers(transformer, [part.module for part in layers], data_parallel_rank)
-        entry = transformer if entry is None else entry
         # None once detached: who reads an attachment later must not keep its model
         self._transformer: nn.Module | None = transformer
         self._entry: nn.Module | None = entry  # its call is one training pass

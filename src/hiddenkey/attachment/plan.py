@@ -6,7 +6,7 @@ import inspect
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import AttentionPart, Gap, Part
@@ -19,13 +19,13 @@ from hiddenkey.framework.config import Drop, DropoutConfig
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
-from hiddenkey.step.added_loss import chunked_refusal
+from hiddenkey.step.added_loss import LanguageModelLoss, chunked_refusal
 from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
 from hiddenkey.step.places import Place, SitePlan
 
 Kernel = Literal["auto", "reference", "fused"]
-_KERNELS = ("auto", "reference", "fused")
-_LM_LOSSES = ("auto", "chunked", "full")
+KERNELS: Final[tuple[Kernel, ...]] = get_args(Kernel)
+_LM_LOSSES: Final[tuple[LanguageModelLoss, ...]] = get_args(LanguageModelLoss)
 
 
 def make_plan(
@@ -110,8 +110,8 @@ def _common(lists: Sequence[Sequence[str]]) -> int:
 
 def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) -> list[str]:
     faults = []
-    if kernel not in _KERNELS:
-        faults.append(not_one_of("kernel", kernel, _KERNELS))
+    if kernel not in KERNELS:
+        faults.append(not_one_of("kernel", kernel, KERNELS))
     attention = _attention_drops(config)
     if kernel == "fused" and attention:
         refusal = fused_refusal(attention, config.keep_model_dropout)

@@ -58,7 +58,8 @@ class RoutedConfig:
 
     @property
     def _attn_implementation(self) -> str | None:
-        routed, module, site = self.__dict__.values()
+        held = self.__dict__
+        routed, module, site = held["routed"], held["module"], held["site"]
         own: str | None = routed._attn_implementation
         if not module.training or site.is_silent or site.is_inside_kernel or not serves(own):
             return own
@@ -75,6 +76,10 @@ class RoutedConfig:
 
 def route(module: nn.Module, site: AttentionSite) -> list[RemovableHandle]:
     """Let an attention module drop as ``site`` says.
+
+    Args:
+        module: reads the name of its attention function from its ``config``.
+        site: its drops.
 
     Returns:
         Handles of the hooks that it needs, beside :func:`restore`.

@@ -59,9 +59,12 @@ class AttentionSite:
             self.logits = dataclasses.replace(self.logits, rate=rate)
         elif self.weights is not None and self.weights.position == position:
             self.weights = dataclasses.replace(self.weights, rate=rate)
-        self.__post_init__()
+        self._note_silence()
 
     def __post_init__(self) -> None:
+        self._note_silence()
+
+    def _note_silence(self) -> None:
         # kept, since compiled code that looked at the rate would be compiled anew for each
         self.is_silent = not any(drop and drop.rate for drop in (self.logits, self.weights))
 

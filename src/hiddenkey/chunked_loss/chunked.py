@@ -85,8 +85,9 @@ def labelled_loss(
 ) -> Sums:
     """Return :func:`chunked_loss` for rows that all have a label.
 
-    With ``past`` the divergence is that from earlier predictions of the same rows, which the
-    present ones replace there.
+    States are ``[rows, hidden]`` and labels ``[rows]``; the rest is as there. With ``past`` the
+    divergence is that from earlier predictions of the same rows, which the present ones replace
+    there.
     """
     if other is not None and factors.divergence == 0:
         return _two_cross_entropies(states, labels, head, other, factors, entropy, chunk_rows)

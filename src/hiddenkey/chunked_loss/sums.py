@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 IGNORED_LABEL = -100
-KINDS = ("kl", "js", "label-smoothing")
+CHUNKED_KINDS = ("kl", "js", "label-smoothing")
 """Losses that need no logits in full."""
 
 

@@ -119,7 +119,7 @@ def _write_first_plan(plan: Plan) -> int:
 
 
 def _run_command(plan: Plan) -> int:
-    """Do the same with a command of the user's own."""
+    """Run a plan whose trainings are the user's own command; return the exit status."""
     if faults := validate(plan):
         raise ConfigError(faults)
     outline, console = CommandOutline(plan), standard_console()

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.errors import ConfigError, is_one_of, not_one_of
+from hiddenkey.errors import ConfigError, is_number, is_one_of, not_one_of
 from hiddenkey.files import write_whole
 from hiddenkey.framework.compensation import RESCALES
 from hiddenkey.framework.consistency import (
     Consistency,
     consistency_faults,
     is_count,
-    is_number,
 )
 from hiddenkey.framework.patterns import PATTERNS
 from hiddenkey.framework.positions import ATTENTION_KINDS, POSITIONS
@@ -196,7 +195,7 @@ def find_faults(config: DropoutConfig) -> list[str]:
 
 def rate_faults(rate: object, where: str) -> list[str]:
     """Return what is wrong with a dropout rate, in a list of one sentence or none."""
-    if is_number(rate) and 0 <= rate < 1:  # type: ignore[operator]
+    if is_number(rate) and 0 <= rate < 1:
         return []
     return [f"{where} must be in [0, 1), got {rate!r}; 0.1 drops a tenth of the units"]
 

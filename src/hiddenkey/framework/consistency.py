@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hiddenkey.errors import is_one_of, not_one_of
+from hiddenkey.errors import is_number, is_one_of, not_one_of
 from hiddenkey.framework.compensation import KINDS, SMOOTHING, TARGETS
 
 
@@ -153,11 +153,6 @@ def _one_pass_faults(consistency: Consistency) -> list[str]:
             f" distribution in the labels, got {consistency.weight!r}; 0.1 is usual"
         )
     return faults
-
-
-def is_number(value: object) -> bool:
-    """Whether a value is a number, which a truth value is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_count(value: object) -> bool:

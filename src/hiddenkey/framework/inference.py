@@ -26,7 +26,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from hiddenkey.errors import ConfigError, is_one_of, not_one_of
+from hiddenkey.errors import ConfigError, is_number, is_one_of, not_one_of
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,12 @@ class Inference:
         faults = []
         if not is_one_of(self.weights, MEANS):
             faults.append(not_one_of("inference", self.weights, MEANS))
-        if not (_is_number(self.part) and 0 < self.part <= 1):
+        if not (is_number(self.part) and 0 < self.part <= 1):
             faults.append(
                 f"the part of an average must be in (0, 1], got {self.part!r}; 0.5 is the last half"
                 " of the training"
             )
-        if not (_is_number(self.decay) and 0 < self.decay < 1):
+        if not (is_number(self.decay) and 0 < self.decay < 1):
             faults.append(
                 f"the decay of an ema must be in (0, 1), got {self.decay!r}; 0.99 looks back about"
                 " 100 steps"
@@ -169,7 +169,3 @@ def _unfit(logits: Tensor, labels: Tensor) -> str:
     if not logits.isfinite().all():
         return "needs logits that are finite numbers, got others; the training has diverged"
     return ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 from hiddenkey import log
 from hiddenkey.attachment.attachment import Attachment, attach, attachment_of
 from hiddenkey.attachment.model_dropout import OWN_DROPOUT
-from hiddenkey.attachment.plan import Kernel
+from hiddenkey.attachment.plan import KERNELS, Kernel
 from hiddenkey.errors import AttachError, ConfigError, is_one_of, not_one_of
 from hiddenkey.framework.catalogue import method
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.step.added_loss import LanguageModelLoss
 from hiddenkey.step.parallel import has_several_processes
-
-KERNELS: Final = ("auto", "reference", "fused")
 
 
 def configured(

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.gguf_files import convert, need_reader
@@ -43,7 +43,7 @@ class SplitAsset:
         sha256: of that file.
         content: what the folder holds, for messages.
         hub: the model's name on the Hugging Face hub.
-        gguf: ``None``: the folder is read as it is.
+        gguf: ``None``: a GGUF file is converted in the cache, and the folder read as it is.
     """
 
     packages: tuple[str, ...]
@@ -54,7 +54,7 @@ class SplitAsset:
     sha256: str
     content: str
     hub: str
-    gguf: None = None
+    gguf: ClassVar[None] = None
 
     @property
     def install_command(self) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hiddenkey import anatomy, log
 from hiddenkey.chunked_loss import capture
 from hiddenkey.chunked_loss.passes import ChunkedPasses
-from hiddenkey.chunked_loss.sums import KINDS, Sums
+from hiddenkey.chunked_loss.sums import CHUNKED_KINDS, Sums
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead
@@ -168,7 +168,11 @@ class AddedLoss(ABC):
         self._passes = torch.tensor(passes, device="cpu")
 
     def choose(self, arguments: Mapping[str, Any]) -> Tensor | None:
-        """Draw the sequences that take part: round(fraction · batch) of them, at least one."""
+        """Draw the sequences that take part: round(fraction · batch) of them, at least one.
+
+        Returns:
+            Their indices, int64 ``[sequences]``; ``None``: all.
+        """
         if self.consistency.fraction == 1:
             return None
         first = lead(arguments)
@@ -218,7 +222,7 @@ def chunked_refusal(consistency: Consistency, transformer: nn.Module) -> str | N
     """Say why a loss cannot be computed without a model's logits in full; ``None`` if it may."""
     if consistency.on == "representation":
         return "consistency.on='representation' compares no logits"
-    if consistency.kind not in KINDS:
+    if consistency.kind not in CHUNKED_KINDS:
         return f"consistency.kind={consistency.kind!r} is computed from logits in full"
     return capture.refusal(transformer)
 

@@ -68,6 +68,6 @@ def _whole_numbers(given: Tensor) -> Tensor:
 
 def mixed(numbers: Tensor) -> Tensor:
     """Spread whole numbers over 64 bits, by two rounds of SplitMix64; overflow is meant."""
-    mixed = numbers * _ODD[0] + _ODD[1]
-    mixed = (mixed ^ ((mixed >> 30) & (2**34 - 1))) * _ODD[1]
-    return (mixed ^ ((mixed >> 27) & (2**37 - 1))) * _ODD[2] | 1
+    bits = numbers * _ODD[0] + _ODD[1]
+    bits = (bits ^ ((bits >> 30) & (2**34 - 1))) * _ODD[1]
+    return (bits ^ ((bits >> 27) & (2**37 - 1))) * _ODD[2] | 1

@@ -54,7 +54,7 @@ class Identities:
     starts: Tensor | None = None
 
     def under(self, name: str) -> Identities:
-        """Return the same examples as others, to be told apart from those under another name."""
+        """Return the same examples as others, distinguished from those under another name."""
         digest = hashlib.sha256(name.encode()).digest()
         salt = int.from_bytes(digest[:8], "little", signed=True)
         return dataclasses.replace(self, keys=[key ^ salt for key in self.keys])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy.low_rank import moved_start
-from hiddenkey.errors import AttachError, ConfigError
+from hiddenkey.errors import AttachError, ConfigError, is_number
 from hiddenkey.step.compared import LANGUAGE
 
 _OUTPUTS: Final = (".lora_B.", ".lora_embedding_B.")
@@ -32,7 +32,7 @@ def scale_update(model: nn.Module, factor: float) -> None:
         ConfigError: if the factor is outside of [0, 1].
         AttachError: if the model's update cannot be scaled this way, with the reason.
     """
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
+    if not is_number(factor) or not 0 <= factor <= 1:
         raise ConfigError(
             f"the factor of an update must be in [0, 1], got {factor!r}; 1 leaves it as it is"
         )

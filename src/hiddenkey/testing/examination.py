@@ -108,8 +108,9 @@ class Examination:
     def spy(self) -> Spy:
         """Return a spy that watched the model, as it is now, in a training pass."""
         ids = self.batch.get("input_ids")
-        is_text = isinstance(ids, Tensor) and ids.dim() == 2
-        tokens = (ids.shape[0], ids.shape[1]) if isinstance(ids, Tensor) and is_text else None
+        tokens = None
+        if isinstance(ids, Tensor) and ids.dim() == 2:
+            tokens = ids.shape[0], ids.shape[1]
         with Spy(self.transformer, tokens) as spy:
             self.runner.forward(self.batch, 0)
         return spy

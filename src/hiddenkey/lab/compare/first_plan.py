@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hiddenkey.errors import ConfigError
 from hiddenkey.lab.compare.prospects import SEEDS, assumed, usual_seeds
 from hiddenkey.lab.evidence.planning import Design
+from hiddenkey.lab.plans.attached import default_of
 from hiddenkey.lab.plans.data import Data, check
 from hiddenkey.lab.plans.guess import Guess, guess
 from hiddenkey.lab.plans.plan import Plan
@@ -32,8 +33,8 @@ _HOLDOUT: Final = 0.2
 _MOST_TRAINED, _MOST_JUDGED = 2000, 1000
 _STEPS: Final = {"file": 150, "completion": 100}
 _BATCH: Final = {"file": 32, "completion": 8}
-_SPECIAL: Final = 1.4
-"""Tokens of a word, where there is no tokenizer to ask."""
+_TOKENS_PER_WORD: Final = 1.4
+"""Of texts, where there is no tokenizer to ask."""
 
 _SHORTEST: Final = 16
 """Tokens that any model has room for, until the lengths of the texts are known."""
@@ -122,7 +123,7 @@ def _outline(given: Plan, source: Path, found: Guess) -> tuple[_Settings, _Setti
     changed = {
         field.name: list(value) if isinstance(value, tuple) else value
         for field in dataclasses.fields(given)
-        if (value := getattr(given, field.name)) != _default(field)
+        if (value := getattr(given, field.name)) != default_of(field)
     }
     own = {n: v for n, v in changed.items() if n not in ("init", "dry_run", "common")}
     plan = _Settings(own, {})
@@ -147,11 +148,6 @@ def _outline(given: Plan, source: Path, found: Guess) -> tuple[_Settings, _Setti
     return plan, common
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
-
-
 def _fit_sizes(common: _Settings, splits: Splits, task: str) -> None:
     """Limit what is trained and judged on, and train for about as many steps whatever the size."""
     trained, judged = len(splits.train), len(splits.evaluation)
@@ -174,7 +170,7 @@ def _fit_sizes(common: _Settings, splits: Splits, task: str) -> None:
 def _fit_lengths(common: _Settings, splits: Splits, task: str, model: str) -> None:
     """Choose how many tokens of a text are read, and written, by the lengths in the data."""
     tokenizer = _tokenizer(model)
-    how = "by the model's tokenizer" if tokenizer else f"estimated, {_SPECIAL} a word"
+    how = "by the model's tokenizer" if tokenizer else f"estimated, {_TOKENS_PER_WORD} a word"
     examples = (*splits.train, *splits.evaluation)
     if task == "file":
         lengths = sorted(_lengths([e.texts for e in examples[:5000]], tokenizer))
@@ -213,7 +209,8 @@ def _lengths(
 ) -> list[int]:
     """Tokens of each text or pair of texts."""
     if tokenizer is None:
-        return [math.ceil(_SPECIAL * sum(len(t.split()) for t in each)) + 3 for each in texts]
+        words = [sum(len(text.split()) for text in each) for each in texts]
+        return [math.ceil(_TOKENS_PER_WORD * each) + 3 for each in words]
     return [len(ids) for ids in tokenizer(*map(list, zip(*texts, strict=True)))["input_ids"]]
 
 

@@ -208,7 +208,7 @@ def _task_labels(samples: Mapping[_TaskKey, Record]) -> dict[_TaskKey, str]:
 
 
 def _telling(samples: Sequence[Record]) -> list[list[str]]:
-    """The fewest data options, in their order, that tell data sets apart; else the fingerprint."""
+    """The fewest data options, in their order, that distinguish data sets; else the fingerprint."""
     _, differing = differing_options(samples)
     told: list[list[str]] = [[] for _ in samples]
     for option in (option for option in DATA_OPTIONS if option in differing):

@@ -16,13 +16,14 @@ VARIED: Final[tuple[str, ...]] = ("rate", "consistency_weight")
 """Settings of a method that are a command's own, since a plan varies them."""
 
 
-def _default(field: dataclasses.Field[Any]) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """Return what a field of a dataclass has where nobody gives it."""
     made = field.default_factory
     return field.default if made is dataclasses.MISSING else made()
 
 
 DEFAULTS: Final[Mapping[str, Any]] = {
-    field.name: _default(field)
+    field.name: default_of(field)
     for field in dataclasses.fields(LaunchSettings)
     if field.name not in ("method", "step_cost", *VARIED)
 }

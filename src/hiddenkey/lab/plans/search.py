@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from hiddenkey.errors import suggestion
+from hiddenkey.errors import is_number, suggestion
 from hiddenkey.lab.plans.command import CommandOptions, placeholders
 from hiddenkey.lab.plans.halving import Round, halving
 from hiddenkey.lab.run.options import TrainOptions
@@ -254,9 +254,7 @@ def is_whole(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= sys.float_info.max
+    return is_number(value) and abs(value) <= sys.float_info.max
 
 
 def _is_list(value: object) -> bool:

@@ -86,7 +86,7 @@ def prediction_column(
 def reference_columns(
     present: Sequence[str], about: Collection[str], given: Sequence[str], faults: FileFaults
 ) -> tuple[str, ...]:
-    """Return the column of references, or several that only a number tells apart."""
+    """Return the column of references, or several that differ by a number alone."""
     kinds = _by_role(present, about)
     possible = kinds["truth"] or kinds["unclear"]
     series = {re.sub(r"_?\d+$", "", plain(name)) for name in possible}

@@ -24,7 +24,7 @@ from hiddenkey.lab.predictions.columns import (
     truths,
 )
 from hiddenkey.lab.tasks.files import FileFaults, read_text, refuse
-from hiddenkey.lab.tasks.tables import FORMATS, Row, read_rows
+from hiddenkey.lab.tasks.tables import TABLE_ENDINGS, Row, read_rows
 
 NUMBERS: Final = ("score", "size")
 _JSON: Final = re.compile(r"\[?\s*\{\s*\"|\[$")
@@ -84,7 +84,7 @@ def read_outputs(
 
 def read_table(path: Path, faults: FileFaults) -> list[Row] | None:
     """Return the rows of a table, none where faults were recorded, ``None`` for another file."""
-    return list(read_rows(path, (), faults)) if path.suffix.lower() in FORMATS else None
+    return list(read_rows(path, (), faults)) if path.suffix.lower() in TABLE_ENDINGS else None
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
@@ -219,7 +219,7 @@ def _bare(text: str) -> str:
 
 def with_lists(records: Sequence[TextRecord], path: Path) -> list[TextRecord]:
     """The records of CSV and TSV that hold a list in quotes, where one text is to be."""
-    is_plain = path.suffix.lower() in FORMATS[:2]
+    is_plain = path.suffix.lower() in TABLE_ENDINGS[:2]
     return [r for r in records if is_plain and any(_LIST.fullmatch(t.strip()) for t in r.texts)]
 
 

@@ -26,7 +26,7 @@ INK: Final = "#1b1d21"
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's colours for all kinds of colour vision, without their black and yellow."""
 
-BASELINE: Final = ("s", "p", "h", "8")
+BASELINE_MARKERS: Final = ("s", "p", "h", "8")
 MARKERS: Final = ("o", "^", "D", "v", "P", "X", "*")
 DASHES: Final = ("-", "--", "-.", ":")
 LINES: Final = 6
@@ -117,7 +117,11 @@ class Palette:
     def style(self, method: str, variant: int = 0) -> Style:
         """Return a method's style; ``variant`` is the number of its series in a figure, from 0."""
         if method == self.baseline:
-            return Style(INK, BASELINE[variant % len(BASELINE)], DASHES[variant % len(DASHES)])
+            return Style(
+                INK,
+                BASELINE_MARKERS[variant % len(BASELINE_MARKERS)],
+                DASHES[variant % len(DASHES)],
+            )
         index = [name for name in self.methods if name != self.baseline].index(method)
         return Style(
             COLOURS[index % len(COLOURS)],

@@ -27,7 +27,7 @@ from hiddenkey.lab.tasks.tables import Row, column_names, read_rows
 
 NEEDED: Final = ("task", "configuration", "seed", "metric", "value")
 OPTIONAL: Final = ("step", "seconds")
-FORMATS: Final = (".csv", ".tsv", ".jsonl")
+RESULT_ENDINGS: Final = (".csv", ".tsv", ".jsonl")
 
 _SHOWN: Final = 5
 _LARGEST: Final = 2**53
@@ -69,10 +69,10 @@ def read_results(path: Path, metric: str | None = None, *, lower: bool = False) 
     Raises:
         ConfigError: with every row that is none, is there twice, or lacks the metric.
     """
-    if path.suffix.lower() not in FORMATS:
+    if path.suffix.lower() not in RESULT_ENDINGS:
         raise ConfigError(
-            f"results must be a folder of 'hiddenkey compare' or a {', '.join(FORMATS)} file, got"
-            f" {str(path)!r}; convert it"
+            f"results must be a folder of 'hiddenkey compare' or a {', '.join(RESULT_ENDINGS)}"
+            f" file, got {str(path)!r}; convert it"
         )
     numbers = _read(path)
     runs: dict[tuple[str, str, int], list[Number]] = defaultdict(list)

@@ -98,14 +98,7 @@ def train(
     model, tokenizer = build_model(options, prepared)
     with hiddenkey.attach(model, prepared.config, kernel=options.kernel) as attachment:
         checkpoint = folder.last_checkpoint() if state == "interrupted" else None
-        for said in folder.damages:
-            observer.damaged(said)
-        processes.wait()
-        if checkpoint is None:
-            folder.clear()
-            folder.start(options, prepared.data_record())
-        folder.write_json("environment.json", environment())
-        folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
+        _start(folder, options, prepared, attachment, observer, is_new=checkpoint is None)
         best_by = prepared.task.metrics[0] if options.keep == "best" else None
         recorder = Recorder(folder, options.evaluations, options.log_every, observer, best_by)
         trainer = build_trainer(options, prepared, model, tokenizer, folder.checkpoints)
@@ -144,6 +137,26 @@ def train(
     folder.write_text(f"adapter/{CARD}", card(story))
     folder.write_result(result)
     return result
+
+
+def _start(
+    folder: RunFolder,
+    options: TrainOptions,
+    prepared: Prepared,
+    attachment: hiddenkey.Attachment,
+    observer: Observer,
+    *,
+    is_new: bool,
+) -> None:
+    """Make a run's folder ready, when all processes have read what they go on from."""
+    for said in folder.damages:
+        observer.damaged(said)
+    processes.wait()
+    if is_new:
+        folder.clear()
+        folder.start(options, prepared.data_record())
+    folder.write_json("environment.json", environment())
+    folder.write_json("sites.json", [dataclasses.asdict(site) for site in attachment.sites])
 
 
 def _tell_cut(trainer: Trainer, longest: int, observer: Observer) -> None:

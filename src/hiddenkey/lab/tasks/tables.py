@@ -24,7 +24,7 @@ from hiddenkey.lab.tasks.base import Example
 from hiddenkey.lab.tasks.classes import near, open_spelling, spelling
 from hiddenkey.lab.tasks.files import FileFaults, decode, read_bytes, refuse
 
-FORMATS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_ENDINGS: Final = (".csv", ".tsv", ".jsonl", ".parquet")
 _SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
 _IN_WORDS: Final = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
 _LONGEST_FIELD: Final = 2**31 - 1
@@ -113,8 +113,8 @@ def read_rows(
     The file's text is in memory, its rows are not.
     """
     suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        kinds = ", ".join(FORMATS)
+    if suffix not in TABLE_ENDINGS:
+        kinds = ", ".join(TABLE_ENDINGS)
         faults.add(f"must be one of {kinds}, got {path.suffix or 'no suffix'!r}; convert the file")
         return
     raw = read_bytes(path, faults)
