@@ -30,6 +30,8 @@ class ShareCounter:
                 for those that are not visible, as all patterns say.
             visible: boolean, broadcasts to the units; padding is not counted.
         """
+        if visible.numel() == 0:
+            return  # an empty batch
         units = torch.broadcast_shapes(keep.shape, visible.shape)  # type: ignore[no-untyped-call]
         total = visible.sum() * (math.prod(units) // visible.numel())
         self.add_all(keep if keep.shape == units else keep | ~visible, total)

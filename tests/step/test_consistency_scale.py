@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import hiddenkey
 from hiddenkey import Consistency, Drop, DropoutConfig
@@ -34,6 +35,34 @@ def test_with_num_items_in_batch_both_parts_are_sums_divided_by_it(family, fract
         run(model, {**inputs, "num_items_in_batch": items})
         assert attachment.losses["task"] == pytest.approx(mean["task"] / 4, rel=1e-5)
         assert attachment.losses["consistency"] == pytest.approx(mean["consistency"] / 4, rel=1e-5)
+
+
+def own_mean(logits, labels, vocab_size=None, **_):
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def own_sum(logits, labels, vocab_size=None, num_items_in_batch=None, **_):
+    total = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    return total / num_items_in_batch
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize(("loss", "share"), [(own_mean, 1), (own_sum, 4)])
+def test_a_loss_function_of_ones_own_says_whether_it_is_divided(loss, share, moment):
+    inputs = batch("causal")
+    model = lora_model("llama", "causal")
+    mean = hiddenkey.attach(model, config())
+    run(model, inputs)
+    parts = mean.losses
+    mean.detach()
+    if moment == "before":
+        model.base_model.model.loss_function = loss
+    attachment = hiddenkey.attach(model, config())
+    model.base_model.model.loss_function = loss
+    items = (inputs["labels"][:, 1:] != -100).sum() * 4
+    run(model, {**inputs, "num_items_in_batch": items})
+    for name, part in parts.items():
+        assert attachment.losses[name] == pytest.approx(part / share, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,6 +8,7 @@ import torch
 import hiddenkey
 from hiddenkey import Consistency, Drop, DropoutConfig
 from hiddenkey.framework.patterns import PATTERNS, span
+from hiddenkey.measure import ShareCounter
 from models import (
     FAMILIES,
     FAMILY_TASKS,
@@ -146,3 +147,11 @@ def test_a_fraction_with_both_branches_halves_nothing_but_the_mean_of_the_task_l
     loss, found = step(model, batch(padding="left"))
     assert sum(attachment.losses.values()) == pytest.approx(loss, rel=1e-6)
     assert all(g.isfinite().all() for g in found.values())
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0)])
+def test_a_counter_takes_an_empty_batch(shape):
+    counter = ShareCounter()
+    counter.add(torch.ones(*shape, 4, dtype=torch.bool), torch.ones(*shape, 1, dtype=torch.bool))
+    counter.add(torch.tensor([[False, True]]), torch.tensor([[True, True]]))
+    assert counter.read() == 0.5

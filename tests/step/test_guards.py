@@ -5,9 +5,10 @@ import types
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers.modeling_outputs import CausalLMOutput
 
 import hiddenkey
-from hiddenkey import AttachError
+from hiddenkey import AttachError, Drop, DropoutConfig
 from model_tables.build import build
 from models import batch, lora_model, plain_model, snapshot, step
 
@@ -46,6 +47,21 @@ def test_replaced_attention_shows_in_the_first_pass():
         AttachError, match=r"past model.layers.0.self_attn \(LlamaAttention\), so its noise"
     ):
         step(model, batch())
+
+
+def test_a_loss_that_takes_the_heads_weights_shows_in_the_first_pass():
+    """As fused linear cross-entropies do: the head is not called, so nothing enters before it."""
+    model = plain_model("llama", "causal")
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None, **kwargs):
+        states = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        logits = F.linear(states, self.lm_head.weight)
+        return CausalLMOutput(loss=F.cross_entropy(logits.flatten(0, 1), labels.flatten()))
+
+    model.forward = types.MethodType(forward, model)
+    hiddenkey.attach(model, DropoutConfig((Drop("output", "element", 0.3),)))
+    with pytest.raises(AttachError, match=r"past lm_head \(Linear\), so its noise \(output\)"):
+        step(model, batch("causal"))
 
 
 @pytest.mark.parametrize("package", ["unsloth.kernels", "unsloth_zoo.patching"])

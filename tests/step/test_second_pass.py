@@ -11,6 +11,7 @@ from models import (
     FAMILY_TASKS,
     LAYER_STACK,
     batch,
+    gradients,
     lora_model,
     plain_model,
     run,
@@ -153,6 +154,18 @@ def test_the_other_pass_alone_is_in_bfloat16():
     step(model, batch())
     assert dtypes == [torch.bfloat16, torch.float32]
     assert "second pass bfloat16" in str(attachment)
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "classification"), ("llama", "causal")])
+def test_autocasts_of_two_types_do_not_share_weights(family, task):
+    """float16 outside, as scaled losses have it, and bfloat16 in the pass without gradient."""
+    model = lora_model(family, task)
+    attachment = hiddenkey.attach(model, config(precision="bfloat16"))
+    with torch.autocast("cpu", dtype=torch.float16):
+        loss = model(**batch(task)).loss
+    loss.backward()
+    assert 0 < attachment.losses["consistency"] < 1
+    assert all(each.isfinite().all() for each in gradients(model).values())
 
 
 def test_both_branches_have_one_precision():

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import AttentionPart
+from hiddenkey.anatomy.model import in_decoder
 from hiddenkey.anatomy.part import all_copies
 from hiddenkey.attention import dispatch
 from hiddenkey.attention.intercept import intercept, remove_interrupted
@@ -32,6 +33,7 @@ class AttentionInstallation:
         counters: by :attr:`Site.key`.
         rates: the rates in force.
         counting: whether draws count now.
+        labelled: the tokens of an encoder-decoder's decoder whose padding its labels alone show.
 
     Raises:
         AttachError: if the model uses an attention implementation that cannot drop.
@@ -45,7 +47,9 @@ class AttentionInstallation:
         counters: Mapping[str, ShareCounter],
         rates: Rates,
         counting: Callable[[], bool],
+        labelled: Callable[[], Tensor | None],
     ) -> None:
+        self._labelled = labelled
         self._config, self._plan = config, plan
         self._counters, self._rates, self._counting = counters, rates, counting
         self._handles: list[RemovableHandle] = []
@@ -125,10 +129,15 @@ class AttentionInstallation:
             is_intercepted=places[0].site.kernel == "intercepted",
             counting=self._counting,
             counters={position: self._counters[key] for position, key in keys.items()},
+            labelled=self._labelled if self._is_decoders_own(places) else None,
         )
         for position, key in keys.items():
             self._rates.connect(key, functools.partial(site.set_rate, position))
         return site
+
+    def _is_decoders_own(self, places: Sequence[Place]) -> bool:
+        part = _part(places)
+        return part.kind == "self" and in_decoder(self._transformer, part.name)
 
 
 def _interface(places: Sequence[Place]) -> bool:

@@ -51,6 +51,7 @@ class AttentionSite:
     gives_map: bool = False
     is_inside_kernel: bool = False
     same_map: SameMap | None = None
+    labelled: Callable[[], Tensor | None] | None = None
     is_silent: bool = field(init=False)
 
     def set_rate(self, position: str, rate: float) -> None:
@@ -262,6 +263,9 @@ class AttentionSite:
         self, drop: Drop, allowed: Tensor, keys: VisibleKeys, protect_first: bool | Tensor
     ) -> Tensor:
         seen = allowed[:, :1] if allowed.stride(1) == 0 else any_along(allowed, 1, keepdim=True)
+        narrowed = self._narrowed(keys)
+        if narrowed is not keys:
+            keys, seen = narrowed, seen & narrowed.visible[:, None, None, :]
         keep = draw_entries(
             drop.pattern,
             drop.rate,
@@ -283,6 +287,7 @@ class AttentionSite:
     def _new_keys(
         self, drop: Drop, keys: VisibleKeys, heads: int, protect_first: bool | Tensor
     ) -> Tensor:
+        keys = self._narrowed(keys)
         keep = draw_keys(
             drop.pattern,
             drop.rate,
@@ -294,6 +299,13 @@ class AttentionSite:
         if self.counting():
             self.counters[drop.position].add_all(keep, keys.count * keep.shape[1])
         return keep
+
+    def _narrowed(self, keys: VisibleKeys) -> VisibleKeys:
+        """Leave out what a decoder's labels alone show to be padding."""
+        own = None if self.labelled is None else self.labelled()
+        if own is None or own.shape != keys.visible.shape:
+            return keys
+        return VisibleKeys(keys.visible & own.to(keys.visible.device), keys.starts)
 
 
 def fused_refusal(drops: list[Drop], keep_model_dropout: bool) -> str | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -93,7 +94,8 @@ class HeadCapture:
         self.is_verified = False
         self._transformer = transformer
         self._module: nn.Module = transformer.get_output_embeddings()
-        self._is_shifted = _LOSSES[transformer.loss_function.__name__]
+        self._plain_loss = transformer.loss_function
+        self._is_shifted = _LOSSES[self._plain_loss.__name__]
         self._size = 0
         self._post: Post | None = None
         self._pass: _Pass | None = None
@@ -102,6 +104,13 @@ class HeadCapture:
             self._module.register_forward_pre_hook(self._trim),
             self._module.register_forward_hook(self._keep_outputs),
         ]
+
+    @property
+    def is_loss_replaced(self) -> bool:
+        """Whether the model's loss is another function than when this was made."""
+        if self._pass is not None or torch.compiler.is_compiling():
+            return False
+        return self._transformer.loss_function is not self._plain_loss
 
     def remove(self) -> None:
         """Take the hooks off the model."""
@@ -156,13 +165,21 @@ class HeadCapture:
     def head(self) -> Head:
         """Return the head as it is now, with what the model does to its output."""
         module = next(iter(saved_copies(self._module).values()), self._module)
+        passed = self._passed_hooks() if module is self._module else frozenset()
         head: Head
-        if _is_plain_linear(module, 1 if module is self._module else 0):
+        if _is_plain_linear(module, passed):
             linear: Any = module
             head = LinearHead(linear.weight, linear.bias)
         else:
-            head = ModuleHead(module, self._size)
+            head = ModuleHead(module, self._size, passed)
         return head if self._post is None else PostHead(head, self._post)
+
+    def _passed_hooks(self) -> frozenset[int]:
+        """The keys of hooks on the head that have acted on what was kept, and of our own."""
+        own = {handle.id for handle in self._handles}
+        before = takewhile(lambda key: key not in own, self._module._forward_pre_hooks)
+        acted = (key for key in before if not is_of_fsdp(self._module._forward_pre_hooks[key]))
+        return frozenset({*own, *acted})
 
     def _trim(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         now = self._pass
@@ -270,12 +287,12 @@ def _candidates(config: Any) -> list[Post]:
     return posts
 
 
-def _is_plain_linear(module: nn.Module, own_hooks: int) -> bool:
-    """Whether a call is W h + b and nothing else: no adapter, and no hook of others."""
+def _is_plain_linear(module: nn.Module, passed: frozenset[int]) -> bool:
+    """Whether a call is W h + b and nothing else: no adapter, and no hook but ``passed`` ones."""
     if type(module).forward is not nn.Linear.forward or "forward" in module.__dict__:
         return False
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return all(sum(not is_of_fsdp(hook) for hook in each.values()) <= own_hooks for each in hooks)
+    hooks = {**module._forward_hooks, **module._forward_pre_hooks}
+    return all(key in passed or is_of_fsdp(hook) for key, hook in hooks.items())
 
 
 def _is_plain(parameter: Tensor) -> bool:

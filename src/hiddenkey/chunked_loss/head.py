@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -163,10 +166,11 @@ class ModuleHead(Head):
     Args:
         module: from hidden states ``[rows, hidden]`` to ``[rows, size]``.
         size: number of logits of a row.
+        passed: keys of the module's pre-hooks that the states have gone through.
     """
 
-    def __init__(self, module: nn.Module, size: int) -> None:
-        self.module, self.size = module, size
+    def __init__(self, module: nn.Module, size: int, passed: frozenset[int] = frozenset()) -> None:
+        self.module, self.size, self.passed = module, size, passed
 
     def named_parameters(self) -> dict[str, Tensor]:
         """Return the module's trained parameters by name."""
@@ -181,9 +185,22 @@ class ModuleHead(Head):
         return _ModuleProjection(self, use)
 
 
+@contextmanager
+def _without_pre_hooks(module: nn.Module, keys: frozenset[int]) -> Iterator[None]:
+    """Call a module past some of its pre-hooks, which stay in their order."""
+    whole = module._forward_pre_hooks
+    module._forward_pre_hooks = OrderedDict(
+        (key, hook) for key, hook in whole.items() if key not in keys
+    )
+    try:
+        yield
+    finally:
+        module._forward_pre_hooks = whole
+
+
 class _ModuleProjection(Projection):
     def __init__(self, head: ModuleHead, use: Use) -> None:
-        self._module = head.module
+        self._module, self._passed = head.module, head.passed
         self._wide = torch.promote_types(use.like.dtype, torch.float32)
         self._branches = use.branches
         self._device = use.like.device.type
@@ -205,7 +222,8 @@ class _ModuleProjection(Projection):
         differentiates = len(self._tape) < self._branches
         with torch.set_grad_enabled(differentiates), torch.autocast(self._device, enabled=False):
             leaf.requires_grad_(differentiates)
-            logits: Tensor = torch.func.functional_call(self._module, self._weights, (leaf,))
+            with _without_pre_hooks(self._module, self._passed):
+                logits: Tensor = torch.func.functional_call(self._module, self._weights, (leaf,))
         if differentiates:
             self._tape.append((logits, leaf))
         return logits.detach()

@@ -64,6 +64,9 @@ class ChunkedPasses:
 
     def serves(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a model call can go without logits."""
+        if self.refusal is None and self._capture.is_loss_replaced:
+            self.refusal = "the loss function was replaced after attach"
+            self._capture.remove()
         keeps = arguments.get("logits_to_keep")
         asks = keeps is not None and (isinstance(keeps, Tensor) or keeps != 0)
         return self.refusal is None and arguments.get("labels") is not None and not asks

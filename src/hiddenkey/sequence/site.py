@@ -207,6 +207,8 @@ class SequenceSite:
         return self.shared.mask(rate, lambda: draw_sequence(pattern, rate, states, visible))
 
     def _count(self, keep: Tensor, visible: Tensor, states: Tensor) -> None:
+        if states.numel() == 0:
+            return  # an empty batch
         if states.dim() == 2:
             visible = visible.new_ones(1)
         if keep.shape == states.shape:

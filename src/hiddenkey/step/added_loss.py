@@ -16,6 +16,7 @@ from hiddenkey.chunked_loss.passes import ChunkedPasses
 from hiddenkey.chunked_loss.sums import CHUNKED_KINDS, Sums
 from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
+from hiddenkey.step import caches
 from hiddenkey.step.arguments import lead
 from hiddenkey.step.compared import ComparedRows
 from hiddenkey.step.outputs import put
@@ -188,11 +189,17 @@ class AddedLoss(ABC):
     def _may_chunk(self, arguments: Mapping[str, Any]) -> bool:
         """Whether a pass can go without logits; a loss of the script's own needs them."""
         chunked = None if self.compared.is_own_loss else self._chunked
-        return chunked is not None and chunked.serves(arguments)
+        if chunked is None:
+            return False
+        serves = chunked.serves(arguments)
+        self._refuse_full()
+        return serves
 
     def _verify(self, run: Run, arguments: Mapping[str, Any]) -> None:
         """Find out, where no second pass does, whether the model can go without its logits."""
         if self._chunked is not None and self._may_chunk(arguments):
+            if (name := caches.given(arguments)) is not None:  # the trained pass takes it as it is
+                arguments = {**arguments, name: caches.copied(arguments[name])}
             with torch.no_grad(), inference_mode(self._entry):
                 self._chunked.verify(lambda: run(arguments))
             self._refuse_full()

@@ -19,6 +19,7 @@ regression                features of the last layer's output       visible toke
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ class ComparedRows:
         )
         self.is_own_loss = self._is_multi_label = False
         self._transformer = transformer
-        self._divides_by_items = divides_by_items(transformer)
+        self._hands_items_on = divides_by_items(transformer)
+        self._takes_items = takes_items(transformer)
 
     def begin(self, arguments: Mapping[str, Any], *, own: bool) -> None:
         """Prepare for a pass and the second one, which are then compared alike.
@@ -93,6 +95,8 @@ class ComparedRows:
                 f" to {now}, of which other predictions are compared; attach after that change"
             )
         self.is_own_loss = own
+        if not torch.compiler.is_compiling():
+            self._takes_items = takes_items(self._transformer)  # it may be replaced at any time
         self._is_multi_label = self._asks_for_several(arguments.get("labels"))
 
     def has_labels(self, arguments: Mapping[str, Any]) -> bool:
@@ -275,9 +279,12 @@ class ComparedRows:
         """Whether the task loss is a sum divided by ``num_items_in_batch``."""
         if arguments.get("num_items_in_batch") is None:
             return False
-        if self.is_own_loss or self.task not in _CLASSIFIES:
-            return self.is_own_loss or self._divides_by_items
-        return self._divides_by_items and not (self.is_regression or self._is_multi_label)
+        if self.is_own_loss:
+            return True
+        divides = self._hands_items_on and self._takes_items
+        if self.task not in _CLASSIFIES:
+            return divides
+        return divides and not (self.is_regression or self._is_multi_label)
 
     def _asks_for_several(self, labels: Tensor | None) -> bool:
         return self.task in _CLASSIFIES and anatomy.is_multi_label(self._transformer, labels)
@@ -353,6 +360,21 @@ def divides_by_items(transformer: nn.Module) -> bool:
         reached and name in forward.__code__.co_names and hands_keywords_on(forward, name)
         for forward, reached in loss_forwards(transformer)
     )
+
+
+def takes_items(transformer: nn.Module) -> bool:
+    """Whether a model's ``loss_function`` takes ``num_items_in_batch``, as transformers' own do.
+
+    One that a script has put there may be a mean whatever it is handed.
+    """
+    loss = getattr(transformer, "loss_function", None)
+    while isinstance(loss, partial):
+        loss = loss.func
+    code = getattr(loss, "__code__", None) or getattr(type(loss).__call__, "__code__", None)
+    if code is None or (getattr(loss, "__module__", None) or "").startswith("transformers."):
+        return True
+    names = (*code.co_varnames, *code.co_names, *code.co_consts)
+    return "num_items_in_batch" in names
 
 
 def _of(tensor: Any, chosen: Tensor | None) -> Tensor:

@@ -139,7 +139,9 @@ class TwoPassLoss(AddedLoss):
     def _second_precision(self, batch: Mapping[str, Any]) -> AbstractContextManager[Any]:
         if self.consistency.precision == "same":
             return nullcontext()
-        return torch.autocast(lead(batch).device.type, dtype=torch.bfloat16)
+        # autocast's cache does not distinguish the types of several autocasts
+        device = lead(batch).device.type
+        return torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
 
     def _task_share(
         self, loss: Tensor | None, arguments: Mapping[str, Any], chosen: Tensor | None

@@ -167,6 +167,8 @@ class FirstPass:
             return False
         if isinstance(place.part, AttentionPart) and place.part.kind == "cross":
             return False  # nothing to attend to was given
+        if place.site.position == "output":  # a loss may take the head's weights and go past it
+            return not self._ran.isdisjoint(self._layers.values())
         return self._layers.get(place.site.layer) in self._ran
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.compensation import SMOOTHING
@@ -89,7 +90,11 @@ class StepHooks:
         self.entry = entry
         self.parameters = parameter_names(entry) or parameter_names(transformer)
         self.rates, self.random_numbers, self.meter = rates, random_numbers, meter
-        self.visible = VisibleTokens()
+        task = anatomy.task_of(transformer)
+        self.visible = VisibleTokens(
+            reads_labels=anatomy.is_encoder_decoder(transformer)
+            and task == "ForConditionalGeneration"
+        )
         self.statistics = RunningStatistics.of(entry)
         self.own: OwnLoss | None = None
         self.consistency: AddedLoss | None = None

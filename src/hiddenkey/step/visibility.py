@@ -11,17 +11,25 @@ from torch import Tensor, nn
 
 from hiddenkey.anatomy import Part
 from hiddenkey.anatomy.model import in_decoder
+from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.step.arguments import visible_tokens
 
 _TOKENS = {"input_ids", "inputs_embeds"}
 T = TypeVar("T")
-Stored = tuple[dict[bool, Tensor], dict[bool, torch.Size]]
+Stored = tuple[dict[bool, Tensor], dict[bool, torch.Size], Tensor | None]
 
 
 class VisibleTokens:
-    """The visible tokens of the pass at work, boolean ``[batch, tokens]``, of each side."""
+    """The visible tokens of the pass at work, boolean ``[batch, tokens]``, of each side.
 
-    def __init__(self) -> None:
+    Args:
+        reads_labels: whether the model makes its decoder's tokens of its labels, which then show
+            what of them is padding: collators give no mask of the decoder.
+    """
+
+    def __init__(self, *, reads_labels: bool = False) -> None:
+        self._reads_labels = reads_labels
+        self._labelled: Tensor | None = None
         self._by_side: dict[bool, Tensor] = {}
         self._shapes: dict[bool, torch.Size] = {}
 
@@ -36,6 +44,8 @@ class VisibleTokens:
             self._by_side = {**self._by_side, decoder: visible}
         elif arguments.get("attention_mask") is None:
             self._by_side = {side: own for side, own in self._by_side.items() if side != decoder}
+            if decoder and self._labelled is not None and self._labelled.shape == _shape(arguments):
+                self._by_side[True] = self._labelled
         if (shape := _shape(arguments)) is not None:
             self._shapes = {**self._shapes, decoder: shape}
 
@@ -44,8 +54,13 @@ class VisibleTokens:
         visible = _first_of_call(_visible, arguments)
         self._by_side = {} if visible is None else {False: visible}
         mask = arguments.get("decoder_attention_mask")
+        self._labelled = None
         if isinstance(mask, Tensor) and mask.dim() == 2:
             self._by_side[True] = mask.bool()
+        elif self._reads_labels and mask is None:
+            self._labelled = _up_to_the_last_label(arguments.get("labels"))
+            if self._labelled is not None:
+                self._by_side[True] = self._labelled
         shape = _first_of_call(_shape, arguments)
         self._shapes = {} if shape is None else {False: shape}
 
@@ -53,17 +68,21 @@ class VisibleTokens:
         """Return those of an encoder-decoder's decoder, or of what comes first."""
         return self._by_side.get(decoder)
 
+    def labelled(self) -> Tensor | None:
+        """Return those of a decoder whose padding the labels alone show; ``None`` elsewhere."""
+        return self._labelled
+
     def shape(self, decoder: bool) -> torch.Size | None:
         """Return ``[batch, tokens]`` of one side, padding included, as far as it is known."""
         return self._shapes.get(decoder)
 
     def stored(self) -> Stored:
         """Return what :meth:`restore` takes."""
-        return self._by_side, self._shapes
+        return self._by_side, self._shapes, self._labelled
 
     def restore(self, stored: Stored) -> None:
         """See what an earlier pass saw."""
-        self._by_side, self._shapes = stored
+        self._by_side, self._shapes, self._labelled = stored
 
 
 def models_inside(
@@ -91,6 +110,13 @@ def models_inside(
                     found[module] = in_decoder(transformer, name)
                 break
     return found
+
+
+def _up_to_the_last_label(labels: Any) -> Tensor | None:
+    """Mark the tokens that predict a label or come before one that does, ``[batch, tokens]``."""
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or labels.is_floating_point():
+        return None
+    return labels.ne(IGNORED_LABEL).flip(1).cumsum(1).flip(1).gt(0)
 
 
 def _visible(arguments: Mapping[str, Any]) -> Tensor | None:
