@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, Drop, DropoutConfig
+from hiddenkey.step import added_loss
 from hiddenkey.step.caches import copied
 from models import CACHE, assert_same_gradients, batch, lora_model, plain_model, run, step
 
@@ -25,7 +26,10 @@ def ten_times(logits, labels, vocab_size=None, num_items_in_batch=None, **_):
 
 @pytest.mark.parametrize("passes_before", [0, 1])
 @pytest.mark.parametrize("method", ["hiddenkey", *ONE_PASS])
-def test_a_loss_function_given_after_attach_is_the_one_that_trains(method, passes_before):
+def test_a_loss_function_given_after_attach_is_the_one_that_trains(
+    method, passes_before, monkeypatch
+):
+    monkeypatch.setattr(added_loss, "LARGE_VOCABULARY", 10)
     model = plain_model("llama", "causal", dropout=0.0)
     inputs = batch("causal", "none")
     expected = 10 * run(model, inputs).loss.item()
