@@ -25,35 +25,62 @@ _LIVE_PARAMETERS: Final = 1e9  # DeepSpeed's stage3_max_live_parameters
 
 @dataclass(frozen=True)
 class Sizes:
-    """A decoder's sizes."""
+    """A decoder's sizes.
+
+    Attributes:
+        layers: number of them.
+        hidden: width of the hidden states.
+        heads: query heads.
+        attention: width of all query heads together.
+        key_value: width of all key heads together.
+        feed_forward: inner width of the feed-forward block.
+        vocabulary: number of logits.
+        parameters: of the whole model.
+        layer_parameters: of one layer.
+        head_parameters: of the language-model head.
+        multiplied: parameters that each token is multiplied with; without the embeddings.
+        lora: LoRA's parameters.
+        lora_layers: linear layers with LoRA in one layer.
+        rank: of LoRA.
+    """
 
     layers: int
-    hidden: int  # width of the hidden states
-    heads: int  # query heads
-    attention: int  # width of all query heads together
-    key_value: int  # width of all key heads together
-    feed_forward: int  # inner width of the feed-forward block
-    vocabulary: int  # number of logits
-    parameters: int  # of the whole model
-    layer_parameters: int  # of one layer
-    head_parameters: int  # of the language-model head
-    multiplied: int  # parameters that each token is multiplied with; without the embeddings
-    lora: int  # LoRA's parameters
-    lora_layers: int  # linear layers with LoRA in one layer
-    rank: int  # of LoRA
+    hidden: int
+    heads: int
+    attention: int
+    key_value: int
+    feed_forward: int
+    vocabulary: int
+    parameters: int
+    layer_parameters: int
+    head_parameters: int
+    multiplied: int
+    lora: int
+    lora_layers: int
+    rank: int
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a step is run."""
+    """How a step is run.
 
-    sequences: int  # in a forward pass of one device
-    tokens: int  # of each sequence, all of them labelled
-    devices: int  # data-parallel ones
-    sharding: Sharding  # how the frozen weights are spread over them
-    checkpointing: bool  # recompute each layer in the backward pass
-    width: int  # bytes of a frozen weight and of an activation
-    quantised: float | None = None  # bytes of a quantised weight; None: those have the width too
+    Attributes:
+        sequences: in a forward pass of one device.
+        tokens: of each sequence, all of them labelled.
+        devices: data-parallel ones.
+        sharding: how the frozen weights are spread over them.
+        checkpointing: recompute each layer in the backward pass.
+        width: bytes of a frozen weight and of an activation.
+        quantised: bytes of a quantised weight; None: those have the width too.
+    """
+
+    sequences: int
+    tokens: int
+    devices: int
+    sharding: Sharding
+    checkpointing: bool
+    width: int
+    quantised: float | None = None
 
     @property
     def batch_tokens(self) -> int:
@@ -68,12 +95,19 @@ class Setting:
 
 @dataclass(frozen=True)
 class Method:
-    """What a method adds to a step."""
+    """What a method adds to a step.
 
-    drops: bool = False  # DropKey by column and hidden drops
-    compares: bool = False  # the consistency loss
-    share: float = 1.0  # of the batch that takes part in it
-    every: int = 1  # steps per consistency loss
+    Attributes:
+        drops: DropKey by column and hidden drops.
+        compares: the consistency loss.
+        share: of the batch that takes part in it.
+        every: steps per consistency loss.
+    """
+
+    drops: bool = False
+    compares: bool = False
+    share: float = 1.0
+    every: int = 1
 
     def mean(self, seconds: Callable[[Method], float]) -> float:
         """Return the mean over steps with the loss and without, from the seconds of one."""
@@ -83,7 +117,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device at the peak of a step."""
+    """Bytes on one device at the peak of a step.
+
+    Attributes:
+        weights: frozen weights, those gathered for a layer included.
+        trained: LoRA's weights, their gradients and the optimiser's moments.
+        activations: what the layers keep for the backward pass.
+        loss: logits, or the chunks of them, and their gradients.
+    """
 
     weights: float
     trained: float
