@@ -92,7 +92,7 @@ tools:
 test:
 	@$(MAKE) --no-print-directory -j2 check tools
 	$(BIN)/python -m pytest -m 'not alone' --numprocesses=auto --maxprocesses=4 --dist=loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone --numprocesses=auto --maxprocesses=2 --dist=loadfile
 
 # Each makes an environment of its own. OPTIONS='--minutes 30', or '--torch newest' for a new PyTorch.
 test-latest test-oldest: test-%: $(VENV)/.dev

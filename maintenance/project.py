@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 SUITES: Final = (
     ("-m", "not alone", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"),
-    ("-m", "alone"),
+    ("-m", "alone", "--numprocesses=auto", "--maxprocesses=2", "--dist=loadfile"),
 )
 """Arguments of pytest, one tuple for each of the runs of ``make test``."""
 

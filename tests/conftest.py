@@ -23,7 +23,7 @@ ALONE = (
     "maintenance/test_trial.py",
     "parallel",
 )
-"""Tests of several processes with time limits: nothing runs beside them."""
+"""Tests of several processes with time limits: no more than two of these files run at a time."""
 
 # PEFT before 0.22 looks for past_key_values, which transformers 5.24 renamed
 DO_NOT_FIT = "cache" in inspect.signature(BertModel.forward).parameters and Version(
