@@ -385,13 +385,7 @@ class Attachment:
         step.before_pass.append(SavedCopies(transformer, parts, layers).check)
         if plan.attention:
             self._attention = AttentionInstallation(
-                transformer,
-                plan,
-                self.config,
-                self._counters,
-                self._rates,
-                step.counts,
-                step.visible.labelled,
+                transformer, plan, self.config, self._counters, self._rates, step
             )
             step.before_pass.append(self._attention.begin)
         if not self.config.keep_model_dropout:

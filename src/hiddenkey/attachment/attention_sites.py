@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from hiddenkey.anatomy import AttentionPart
@@ -19,6 +19,7 @@ from hiddenkey.attention.site import AttentionSite
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.measure import ShareCounter
+from hiddenkey.step.hooks import StepHooks
 from hiddenkey.step.places import Place, SitePlan
 from hiddenkey.step.rates import Rates
 
@@ -32,8 +33,7 @@ class AttentionInstallation:
         config: the configuration.
         counters: by :attr:`Site.key`.
         rates: the rates in force.
-        counting: whether draws count now.
-        labelled: the tokens of an encoder-decoder's decoder whose padding its labels alone show.
+        step: knows whether draws count, and what of a decoder only its labels show to be padding.
 
     Raises:
         AttachError: if the model uses an attention implementation that cannot drop.
@@ -46,12 +46,10 @@ class AttentionInstallation:
         config: DropoutConfig,
         counters: Mapping[str, ShareCounter],
         rates: Rates,
-        counting: Callable[[], bool],
-        labelled: Callable[[], Tensor | None],
+        step: StepHooks,
     ) -> None:
-        self._labelled = labelled
         self._config, self._plan = config, plan
-        self._counters, self._rates, self._counting = counters, rates, counting
+        self._counters, self._rates, self._step = counters, rates, step
         self._handles: list[RemovableHandle] = []
         self._sites: dict[nn.Module, AttentionSite] = {}
         found: dict[nn.Module, list[Place]] = {}
@@ -127,9 +125,9 @@ class AttentionInstallation:
             kind=_part(places).kind,
             is_fused=self._plan.fuses,
             is_intercepted=places[0].site.kernel == "intercepted",
-            counting=self._counting,
+            counting=self._step.counts,
             counters={position: self._counters[key] for position, key in keys.items()},
-            labelled=self._labelled if self._is_decoders_own(places) else None,
+            labelled=self._step.visible.labelled if self._is_decoders_own(places) else None,
         )
         for position, key in keys.items():
             self._rates.connect(key, functools.partial(site.set_rate, position))
