@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.evidence.arms import ArmRun, find_runs, newest, require_method
+from hiddenkey.lab.evidence.configurations import ConfiguredRun, find_runs, newest, require_method
 from hiddenkey.lab.evidence.record import Record, read_records
 from hiddenkey.lab.plans.identity import Stage
 from hiddenkey.lab.present.words import listing
@@ -44,8 +44,8 @@ def read_finished(folders: Sequence[str], stage: Stage = "compare") -> list[Reco
     return kept
 
 
-def arrange(records: Sequence[Record], baseline: str) -> list[ArmRun]:
-    """Give each record its arm and task; of runs that differ in versions alone the newest stays.
+def arrange(records: Sequence[Record], baseline: str) -> list[ConfiguredRun]:
+    """Give each record its place; of runs that differ in versions alone the newest stays.
 
     Raises:
         ConfigError: if no run uses the baseline's method and the library does not know it either.

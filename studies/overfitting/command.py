@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hiddenkey.cli.terminal import say, standard_console
-from hiddenkey.lab.evidence.arms import require_method
+from hiddenkey.lab.evidence.configurations import require_method
 from hiddenkey.lab.present.canvas import name_plots
 from hiddenkey.lab.present.files import page_folder
 from hiddenkey.lab.present.markup import Section

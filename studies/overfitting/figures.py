@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.present.canvas import INK, LINES, Figure, Palette, Plot, Style
 from hiddenkey.lab.present.curves import CurveFigure, Panel
@@ -27,7 +27,7 @@ def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[P
 
     Curves over the steps are drawn where runs were looked at more than once.
     """
-    methods = dict.fromkeys(row.arm.method for watch in watches for row in watch.rows)
+    methods = dict.fromkeys(row.configuration.method for watch in watches for row in watch.rows)
     palette = Palette(tuple(methods), baseline)
     for watch in watches:
         base, others = shown_rows(watch, baseline)
@@ -36,7 +36,12 @@ def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[P
         parts = numbered_parts(others, LINES - 1)
         if any(len(curve.points) > 1 for curve in watch.curves):
             for chunk, part in parts:
-                yield _curve_plot(watch, [base.arm, *(row.arm for row in chunk)], palette, part)
+                yield _curve_plot(
+                    watch,
+                    [base.configuration, *(row.configuration for row in chunk)],
+                    palette,
+                    part,
+                )
         for chunk, part in parts:
             paired = [row for row in chunk if any(end.comparison for end in row.endings)]
             if paired:
@@ -44,23 +49,23 @@ def overfitting_plots(watches: Sequence[TaskWatch], baseline: str) -> Iterator[P
 
 
 def shown_rows(watch: TaskWatch, baseline: str) -> tuple[Row | None, list[Row]]:
-    """Choose what a figure shows: the baseline's arm that most are paired with, one arm a method.
+    """Choose what a figure shows: the baseline that most are paired with, then one per method.
 
-    Of each method it is the arm with the fewest options that are not the baseline's; of several,
-    as of several rates, the one with the best main metric after the last step.
+    Of each method it is the configuration with the fewest options that are not the baseline's; of
+    several, as of several rates, the one with the best main metric after the last step.
     """
     paired: dict[str, list[Row]] = defaultdict(list)
     for row in watch.rows:
         if row.against is not None:
             paired[row.against].append(row)
-    bases = [row for row in watch.rows if row.arm.method == baseline]
+    bases = [row for row in watch.rows if row.configuration.method == baseline]
     if not bases:
         return None, []
-    base = max(bases, key=lambda row: len(paired[row.arm.label]))
+    base = max(bases, key=lambda row: len(paired[row.configuration.label]))
     metric = watch.quantities.index(Quantity(watch.task.metric, "evaluation"))
     by_method: dict[str, list[Row]] = defaultdict(list)
-    for row in paired[base.arm.label]:
-        by_method[row.arm.method].append(row)
+    for row in paired[base.configuration.label]:
+        by_method[row.configuration.method].append(row)
 
     def worth(row: Row) -> tuple[int, float]:
         found = row.endings[metric].description
@@ -69,7 +74,9 @@ def shown_rows(watch: TaskWatch, baseline: str) -> tuple[Row | None, list[Row]]:
     return base, [max(rows, key=worth) for rows in by_method.values()]
 
 
-def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: str) -> Plot:
+def _curve_plot(
+    watch: TaskWatch, configurations: Sequence[RunConfiguration], palette: Palette, part: str
+) -> Plot:
     metric = watch.task.metric
     panels = [
         Panel(f"{metric}\ngap", metric, "gap", zero=True),
@@ -79,31 +86,35 @@ def _curve_plot(watch: TaskWatch, arms: Sequence[Arm], palette: Palette, part: s
     ]
     present = {(each.name, each.part) for each in watch.quantities}
     panels = [panel for panel in panels if (panel.name, panel.part) in present]
-    curves = [curve for curve in watch.curves if curve.arm in arms]
+    curves = [curve for curve in watch.curves if curve.configuration in configurations]
     has_confidence = panels[-1].name == "confidence"
     shown = CurveFigure(
-        arms,
+        configurations,
         panels,
         curves,
-        palette.styles((arm.label, arm.method) for arm in arms),
+        palette.styles(
+            (configuration.label, configuration.method) for configuration in configurations
+        ),
         ACCURACY if has_confidence and any(c.name == ACCURACY for c in curves) else "",
     )
     return Plot(
         kind="overfitting",
         task=watch.task.label,
         title=f"{watch.task.label}: overfitting over the steps{part}",
-        caption=_caption(arms, confidence=has_confidence, accuracy=bool(shown.dotted)),
+        caption=_caption(configurations, confidence=has_confidence, accuracy=bool(shown.dotted)),
         alt=shown.alt,
         height=shown.height,
         draw=shown.draw,
     )
 
 
-def _caption(arms: Sequence[Arm], *, confidence: bool, accuracy: bool) -> str:
+def _caption(
+    configurations: Sequence[RunConfiguration], *, confidence: bool, accuracy: bool
+) -> str:
     caption = (
-        f"{arms[0].model}, rank {arms[0].rank}. Means over seeds, without dropout; bands of ± one"
-        " standard deviation. The generalisation gap is the metric on training examples minus that"
-        " on evaluation examples."
+        f"{configurations[0].model}, rank {configurations[0].rank}. Means over seeds, without"
+        " dropout; bands of ± one standard deviation. The generalisation gap is the metric on"
+        " training examples minus that on evaluation examples."
     )
     if confidence:
         caption += " Confidence is the mean of the largest probability."
@@ -112,7 +123,7 @@ def _caption(arms: Sequence[Arm], *, confidence: bool, accuracy: bool) -> str:
             " The pale dotted lines beside it are the accuracy on the same examples; between the"
             " two lies overconfidence."
         )
-    if len(arms) > 1:
+    if len(configurations) > 1:
         caption += (
             " Of each method the configuration most like the baseline's. Of several rates the one"
             " with the best metric after the last step, which is a choice made on the evaluation"
@@ -130,7 +141,7 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
     evaluated = (Quantity(name, "evaluation") for name in (LOSS, "ece", "confidence"))
     wanted = (Quantity(watch.task.metric, "gap"), *evaluated)
     quantities = [quantity for quantity in wanted if quantity in watch.quantities]
-    styles = palette.styles((row.arm.label, row.arm.method) for row in rows)
+    styles = palette.styles((row.configuration.label, row.configuration.method) for row in rows)
     lines = -(-len(quantities) // _COLUMNS)
 
     def draw(figure: Figure) -> None:
@@ -138,14 +149,16 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
         for axes, quantity in zip(panels, quantities, strict=True):
             index = watch.quantities.index(quantity)
             axes.axvline(0, color=INK, linewidth=1)
-            draw_intervals(axes, [_interval(row, index, styles[row.arm.label]) for row in rows])
+            draw_intervals(
+                axes, [_interval(row, index, styles[row.configuration.label]) for row in rows]
+            )
             axes.set_title(quantity.label)
             axes.set_yticks([])
             axes.set_ylim(len(rows) - 0.4, -0.6)
             axes.locator_params(axis="x", nbins=3)
         add_legend(figure, panels[0])
 
-    labels = [row.arm.label for row in rows]
+    labels = [row.configuration.label for row in rows]
     return Plot(
         name="overfitting_end",
         kind="overfitting",
@@ -166,7 +179,7 @@ def difference_plot(watch: TaskWatch, rows: Sequence[Row], palette: Palette, par
 
 def _interval(row: Row, index: int, style: Style) -> IntervalRow:
     cell = row.endings[index]
-    label, found = row.arm.label, cell.comparison
+    label, found = row.configuration.label, cell.comparison
     if found is None:
         return IntervalRow(label, style, None, None)
     return IntervalRow(label, style, found.difference, found.interval, filled=is_shown(cell))
@@ -182,5 +195,5 @@ def _alt(watch: TaskWatch, rows: Sequence[Row], quantities: Sequence[Quantity]) 
             for quantity, end in ends
             if quantity in quantities and end.comparison is not None
         ]
-        parts.append(f"{row.arm.label}: {', '.join(values)}")
+        parts.append(f"{row.configuration.label}: {', '.join(values)}")
     return f"Differences to {rows[0].against}. {'; '.join(parts)}."

@@ -23,14 +23,18 @@ READING: Final = (
 
 def watch_grid(watch: TaskWatch) -> Grid:
     """One row for each configuration: mean ± deviation, and its difference to the baseline."""
-    rows = [[row.arm.label, row.seeds, *map(_full, row.endings)] for row in watch.rows]
+    rows = [[row.configuration.label, row.seeds, *map(_full, row.endings)] for row in watch.rows]
     return _grid(watch, rows, [_comparisons(watch), *watch.notes, *other_settings(watch.rows)])
 
 
 def short_grid(watch: TaskWatch, baseline: str) -> Grid:
     """The same rows with one number a cell, and what they come to."""
     rows = [
-        [row.arm.label, row.seeds, *(short_entry(row, ending, baseline) for ending in row.endings)]
+        [
+            row.configuration.label,
+            row.seeds,
+            *(short_entry(row, ending, baseline) for ending in row.endings),
+        ]
         for row in watch.rows
     ]
     return _grid(watch, rows, [headline(watch), *watch.notes, *other_settings(watch.rows)])
@@ -48,7 +52,7 @@ def short_entry(row: Row, ending: Cell, baseline: str) -> Entry:
     if found is None:
         return Entry(MISSING, None)
     mean = number(found.mean)
-    return Entry(mean if row.arm.method == baseline else f"({mean})", found.mean)
+    return Entry(mean if row.configuration.method == baseline else f"({mean})", found.mean)
 
 
 def _grid(watch: TaskWatch, rows: Sequence[Sequence[Any]], notes: Sequence[str]) -> Grid:
@@ -70,7 +74,7 @@ def headline(watch: TaskWatch) -> str:
         return f"{watch.task.label}: nothing to compare with the baseline."
     parts = []
     for index, quantity in enumerate(watch.quantities):
-        ends = {row.arm.label: row.endings[index] for row in compared}
+        ends = {row.configuration.label: row.endings[index] for row in compared}
         shown = {
             label: found.difference
             for label, end in ends.items()
@@ -124,11 +128,11 @@ def _comparisons(watch: TaskWatch) -> str:
 
 
 def other_settings(rows: Sequence[Row]) -> list[str]:
-    """Name the options, beside those of the method, in which an arm is not like its baseline."""
+    """Name the options, beside those of the method, that differ from the baseline's."""
     found: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
         if row.also_differs:
-            found.setdefault(row.also_differs, []).append(row.arm.label)
+            found.setdefault(row.also_differs, []).append(row.configuration.label)
     return [
         f"Not as in the baseline, beside the method:"
         f" {listing([name.replace('_', ' ') for name in names])}, in {listing(labels)}."

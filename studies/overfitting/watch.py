@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from hiddenkey.lab.evidence.arms import ArmRun, arm_order, find_runs
-from hiddenkey.lab.evidence.axes import Arm, Measure, Task
+from hiddenkey.lab.evidence.axes import Measure, RunConfiguration, Task
 from hiddenkey.lab.evidence.cells import (
     LOSS,
     Cell,
-    compare_arms,
+    compare_configurations,
     differing,
     find_baselines,
     settings_of,
 )
+from hiddenkey.lab.evidence.configurations import ConfiguredRun, configuration_order, find_runs
 from hiddenkey.lab.evidence.curves import Curve, Part, tabulate_curves, value_at
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
@@ -56,15 +56,15 @@ class Row:
     """One configuration on one task.
 
     Attributes:
-        arm: the configuration.
+        configuration: the configuration.
         seeds: number of its finished runs.
-        against: label of the baseline's arm; ``None`` for the baseline itself or without one.
+        against: label of its baseline; ``None`` for the baseline itself or without one.
         also_differs: options, beside those of the dropout method, that are not the baseline's.
         endings: the quantities of the task after the last step, in their order. ``better`` in a
             comparison's verdict only tells its direction.
     """
 
-    arm: Arm
+    configuration: RunConfiguration
     seeds: int
     against: str | None
     also_differs: tuple[str, ...]
@@ -108,50 +108,52 @@ def watch_overfitting(
     """
     runs = arrange(records, baseline)
     if chosen:
-        runs = [run for run in runs if run.arm.method in (baseline, *chosen)]
+        runs = [run for run in runs if run.configuration.method in (baseline, *chosen)]
     by_task: dict[Task, list[Record]] = defaultdict(list)
     for run in runs:
         by_task[run.task].append(run.record)
-    # arms of a single task are named by what differs on it, not by what differs between tasks
+    # on a single task they are named by what differs on it, not by what differs between tasks
     return tuple(
         _watch(find_runs(own, "steps", baseline), task, baseline) for task, own in by_task.items()
     )
 
 
-def _watch(runs: Sequence[ArmRun], task: Task, baseline: str) -> TaskWatch:
+def _watch(runs: Sequence[ConfiguredRun], task: Task, baseline: str) -> TaskWatch:
     quantities = _quantities(runs, task)
-    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: arm_order(run.arm, baseline)):
-        groups[run.arm].append(run)
+    groups: dict[RunConfiguration, list[ConfiguredRun]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: configuration_order(run.configuration, baseline)):
+        groups[run.configuration].append(run)
     against = find_baselines(groups, baseline)
     measures = {each: Measure(each.label, "last", main=False) for each in quantities}
     columns = [
-        compare_arms(groups, against, measure, partial(_ending, each))
+        compare_configurations(groups, against, measure, partial(_ending, each))
         for each, measure in measures.items()
     ]
-    settings = {arm: settings_of(own[0]) for arm, own in groups.items()}
+    settings = {configuration: settings_of(own[0]) for configuration, own in groups.items()}
     rows = tuple(
         Row(
-            arm=arm,
-            seeds=len(groups[arm]),
+            configuration=configuration,
+            seeds=len(groups[configuration]),
             against=None if base is None else base.label,
-            also_differs=() if base is None else differing(settings[arm], settings[base]),
+            also_differs=() if base is None else differing(settings[configuration], settings[base]),
             endings=endings,
         )
-        for (arm, base), endings in zip(against.items(), zip(*columns, strict=True), strict=True)
+        for (configuration, base), endings in zip(
+            against.items(), zip(*columns, strict=True), strict=True
+        )
     )
     curves = tabulate_curves(runs, [quantity.name for quantity in quantities])
     return TaskWatch(task, quantities, rows, curves, tuple(_notes(runs, task, rows, baseline)))
 
 
-def _ending(quantity: Quantity, run: ArmRun) -> float | None:
+def _ending(quantity: Quantity, run: ConfiguredRun) -> float | None:
     """A run's value after the last step."""
     if not run.record.metrics:
         return None
     return value_at(run.record.metrics[-1], quantity.name, quantity.part)
 
 
-def _quantities(runs: Sequence[ArmRun], task: Task) -> tuple[Quantity, ...]:
+def _quantities(runs: Sequence[ConfiguredRun], task: Task) -> tuple[Quantity, ...]:
     """What the runs of a task measured; calibration and accuracy where a line has them."""
     known = {name for run in runs for line in run.record.metrics for name in line}
     names = (task.metric, ACCURACY, LOSS, *CALIBRATION)
@@ -160,7 +162,9 @@ def _quantities(runs: Sequence[ArmRun], task: Task) -> tuple[Quantity, ...]:
     return (*gaps, *(Quantity(name, "evaluation") for name in present))
 
 
-def _notes(runs: Sequence[ArmRun], task: Task, rows: Sequence[Row], baseline: str) -> Iterator[str]:
+def _notes(
+    runs: Sequence[ConfiguredRun], task: Task, rows: Sequence[Row], baseline: str
+) -> Iterator[str]:
     """Say which runs and comparisons are missing."""
     names = [f"eval_{name}" for name in CALIBRATION]
     old = [run for run in runs if any(n not in line for line in run.record.metrics for n in names)]
@@ -171,15 +175,17 @@ def _notes(runs: Sequence[ArmRun], task: Task, rows: Sequence[Row], baseline: st
             f"{len(old)} of {count(len(runs), 'run')} of {task.label} were stored before"
             " evaluations measured calibration; run them again in a new folder to have it."
         )
-    gone = {r.arm.label: r.seeds - min(len(end.values) for end in r.endings[:2]) for r in rows}
+    gone = {
+        r.configuration.label: r.seeds - min(len(end.values) for end in r.endings[:2]) for r in rows
+    }
     lost = [f"{label} ({most})" for label, most in gone.items() if most]
     if lost:
         yield (
             f"Runs that ended without a number are left out: {listing(lost)}. A run that diverged"
             " is a bad result, so these configurations look better here than they are."
         )
-    others = [row for row in rows if row.arm.method != baseline]
-    alone = [row.arm.label for row in others if row.endings[0].comparison is None]
+    others = [row for row in rows if row.configuration.method != baseline]
+    alone = [row.configuration.label for row in others if row.endings[0].comparison is None]
     if alone:
         yield (
             f"Not compared, since {baseline} has no two runs of the same model, adapter, rank and"

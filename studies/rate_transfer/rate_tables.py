@@ -10,9 +10,9 @@ from statistics import fmean
 from typing import Final, TypeVar
 
 from hiddenkey.errors import ConfigError
-from hiddenkey.lab.evidence.arms import ArmRun, explicit, require_method
 from hiddenkey.lab.evidence.axes import Measure
 from hiddenkey.lab.evidence.cells import differing, nearest, settings_of, value_of
+from hiddenkey.lab.evidence.configurations import ConfiguredRun, explicit, require_method
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.present.words import count, listing
 from study_records import arrange
@@ -62,12 +62,12 @@ class _Sweep:
         plain: that of the baseline's runs with the most similar settings, by seed.
     """
 
-    runs: Mapping[float, Sequence[ArmRun]]
+    runs: Mapping[float, Sequence[ConfiguredRun]]
     points: Mapping[float, Mapping[int, float]]
     plain: Mapping[int, float]
 
     @property
-    def example(self) -> ArmRun:
+    def example(self) -> ConfiguredRun:
         return next(iter(self.runs.values()))[0]
 
 
@@ -95,8 +95,8 @@ def tabulate_rates(
     runs = arrange(records, baseline)
     if chosen:
         runs = [run for run in runs if run.task.name in chosen]
-    plain = [run for run in runs if run.arm.method == baseline]
-    found = _sweeps([run for run in runs if run.arm.method == method], plain)
+    plain = [run for run in runs if run.configuration.method == baseline]
+    found = _sweeps([run for run in runs if run.configuration.method == method], plain)
     rates = _common([sweeps[0].points.keys() for sweeps in found.values()])
     seeds = _common([s.points[r].keys() for each in found.values() for s in each for r in rates])
     if len(found) < 2 or len(rates) < 2 or len(seeds) < 2:
@@ -122,15 +122,17 @@ def tabulate_rates(
     )
 
 
-def _sweeps(runs: Sequence[ArmRun], plain: Sequence[ArmRun]) -> dict[str, list[_Sweep]]:
+def _sweeps(
+    runs: Sequence[ConfiguredRun], plain: Sequence[ConfiguredRun]
+) -> dict[str, list[_Sweep]]:
     """Return, for each task and model, the sweeps over most rates; at least two."""
-    several = len({run.arm.model for run in runs}) > 1
-    groups: dict[str, dict[str, dict[float, list[ArmRun]]]] = defaultdict(dict)
+    several = len({run.configuration.model for run in runs}) > 1
+    groups: dict[str, dict[str, dict[float, list[ConfiguredRun]]]] = defaultdict(dict)
     for run in runs:
         rate = explicit(run.record.options)["rate"]
         if isinstance(rate, int | float):
-            label = f"{run.task.label}, {run.arm.model}" if several else run.task.label
-            settings = json.dumps([settings_of(run), run.arm.weight], sort_keys=True)
+            label = f"{run.task.label}, {run.configuration.model}" if several else run.task.label
+            settings = json.dumps([settings_of(run), run.configuration.weight], sort_keys=True)
             by_rate = groups[label].setdefault(settings, {})
             by_rate.setdefault(float(rate), []).append(run)
     found = {}
@@ -142,13 +144,17 @@ def _sweeps(runs: Sequence[ArmRun], plain: Sequence[ArmRun]) -> dict[str, list[_
     return found
 
 
-def _sweep(runs: Mapping[float, Sequence[ArmRun]], plain: Sequence[ArmRun]) -> _Sweep:
+def _sweep(runs: Mapping[float, Sequence[ConfiguredRun]], plain: Sequence[ConfiguredRun]) -> _Sweep:
     near = nearest(next(iter(runs.values()))[0], plain)
-    alike = [run for run in plain if near and (run.arm, run.task) == (near.arm, near.task)]
+    alike = [
+        run
+        for run in plain
+        if near and (run.configuration, run.task) == (near.configuration, near.task)
+    ]
     return _Sweep(runs, {rate: _points(own) for rate, own in runs.items()}, _points(alike))
 
 
-def _points(runs: Sequence[ArmRun]) -> dict[int, float]:
+def _points(runs: Sequence[ConfiguredRun]) -> dict[int, float]:
     """Points by seed, of the runs whose metric is a number."""
     found = {}
     for run in runs:

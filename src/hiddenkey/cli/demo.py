@@ -77,11 +77,11 @@ def differences(tables: Tables) -> Iterator[str]:
     for scope in tables.scopes:
         for table in scope.tasks:
             for checkpoint, main in _MEASURES:
-                for arm in scope.arms:
-                    cell = table.find(arm, checkpoint, main=main)
+                for configuration in scope.configurations:
+                    cell = table.find(configuration, checkpoint, main=main)
                     if cell is not None and cell.comparison is not None:
                         yield (
-                            f"{arm.label} − {tables.baseline}, {cell.measure.name}"
+                            f"{configuration.label} − {tables.baseline}, {cell.measure.name}"
                             f" {AFTER[checkpoint]}: {cell.comparison.verdict},"
                             f" {effect_of(cell.comparison)}"
                         )

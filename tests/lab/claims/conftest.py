@@ -8,7 +8,7 @@ import yaml
 CLAIM = {
     "title": "DropKey beats LoRA",
     "paper": "It says so.",
-    "how": "Two arms.",
+    "how": "Two configurations.",
     "margin": 1,
     "tasks": {"mine": ["words"]},
     "configurations": {

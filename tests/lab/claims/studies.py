@@ -12,12 +12,12 @@ from hiddenkey.lab.claims.plan import (
 )
 
 TASKS = ("first", "second", "third")
-ARMS = tuple(f"arm {index}" for index in range(6))
+CONFIGURATIONS = tuple(f"configuration {index}" for index in range(6))
 
 
-def contrast(expect="better", *, arm="ours", measure="metric", margin=1.0, **ends):
-    weights = {arm: 1.0} if measure == "step time" else {arm: 1.0, "lora": -1.0}
-    return Contrast(f"{arm} − LoRA", weights, measure, expect, margin, **ends)
+def contrast(expect="better", *, configuration="ours", measure="metric", margin=1.0, **ends):
+    weights = {configuration: 1.0} if measure == "step time" else {configuration: 1.0, "lora": -1.0}
+    return Contrast(f"{configuration} − LoRA", weights, measure, expect, margin, **ends)
 
 
 def claim(*contrasts, scope="pooled", need=1.0, tasks=TASKS):
@@ -41,7 +41,7 @@ def claim(*contrasts, scope="pooled", need=1.0, tasks=TASKS):
 
 def six(*, need=0.8, **settings):
     """A claim of six questions; nearly all of them must hold, unless told otherwise."""
-    return claim(*(contrast(arm=arm) for arm in ARMS), need=need, **settings)
+    return claim(*(contrast(configuration=name) for name in CONFIGURATIONS), need=need, **settings)
 
 
 def scale(*, seeds=6, deviation=1.0, floor=20.0, tasks=TASKS):
@@ -57,25 +57,25 @@ def scale(*, seeds=6, deviation=1.0, floor=20.0, tasks=TASKS):
     )
 
 
-def of_effects(effects, *, task="first", arm="ours", measure="metric", base=70.0):
-    """Values of two arms whose difference by seed is given."""
+def of_effects(effects, *, task="first", configuration="ours", measure="metric", base=70.0):
+    """Values of two configurations whose difference by seed is given."""
     plain = {seed: base + seed for seed in range(len(effects))}
     ours = {seed: plain[seed] + effect for seed, effect in enumerate(effects)}
-    return {(task, arm, measure): ours, (task, "lora", measure): plain}
+    return {(task, configuration, measure): ours, (task, "lora", measure): plain}
 
 
 def drawn(random, gains, *, seeds=6, deviation=1.0, examples=None, tasks=TASKS):
-    """Draw the metrics of arms with true gains, on tasks whose seeds share their luck.
+    """Draw the metrics of configurations with true gains, on tasks whose seeds share their luck.
 
-    ``deviation`` is that of the difference between two arms on a task. With ``examples`` the
-    metric is a share of so many, so that ties are common.
+    ``deviation`` is that of the difference between two configurations on a task. With ``examples``
+    the metric is a share of so many, so that ties are common.
     """
     values = {}
     for task in tasks:
         luck = 70 + random.normal(0, 3, size=seeds)
-        for arm, gain in {"lora": 0.0, **gains}.items():
+        for configuration, gain in {"lora": 0.0, **gains}.items():
             metric = luck + gain + random.normal(0, deviation / np.sqrt(2), size=seeds)
             if examples is not None:
                 metric = np.round(metric / 100 * examples) * 100 / examples
-            values[task, arm, "metric"] = dict(enumerate(metric.tolist()))
+            values[task, configuration, "metric"] = dict(enumerate(metric.tolist()))
     return values

@@ -67,7 +67,7 @@ def claims():
             [Contrast(f"{name} − lora", {name: 1, "lora": -1}, "metric", "better", 1.0)
              for name in ("dropkey-0.1", "hiddencut-0.1", "dropattention-0.1")],
             [Drawing("effects", "Difference to plain LoRA")],
-            _rate_arms(),
+            _rate_configurations(),
             scope="each task",
             need=0.5,
         ),
@@ -93,7 +93,7 @@ def claims():
                 "lora": {0.0: "lora"},
                 **{name: {0.0: "lora", **{rate: f"{name}-{rate}" for rate in RATES}}
                    for name in SLOPES}})],
-            _rate_arms(),
+            _rate_configurations(),
         ),
         _claim(
             "C5",
@@ -101,7 +101,7 @@ def claims():
             [Contrast("dropattention − lora at 0.3",
                       {"dropattention-0.3": 1, "lora": -1}, "metric", "better", 1.0)],
             [Drawing("effects", "Large rates")],
-            _rate_arms(),
+            _rate_configurations(),
         ),
         _claim(
             "C9",
@@ -110,18 +110,18 @@ def claims():
                       1.3, 1.7),
              Contrast("dropkey, step time", {"dropkey-0.1": 1}, "step time", "equal", 0.1)],
             [Drawing("effects", "Time of a step", measure="step time")],
-            {"hiddenkey": ("hiddenkey", {}), **_rate_arms()},
+            {"hiddenkey": ("hiddenkey", {}), **_rate_configurations()},
         ),
     )  # fmt: skip
 
 
 def measure(seeds=range(6), repeats=3, seed=0):
-    """Return a value for every arm; runs of one seed share their draw."""
+    """Return a value for every configuration; runs of one seed share their draw."""
     noise = np.random.default_rng(seed)
     common = {(task, run): noise.normal() for task in TASKS for run in seeds}
     values = {}
     for task in TASKS:
-        for arm, (gain, gap, loss) in _true().items():
+        for configuration, (gain, gap, loss) in _true().items():
             own = {run: common[task, run] + 0.4 * noise.normal() for run in seeds}
             known = {
                 "metric": {run: LEVELS[task] + gain + own[run] for run in seeds},
@@ -129,10 +129,12 @@ def measure(seeds=range(6), repeats=3, seed=0):
                 "loss": {run: loss + 0.02 * noise.normal() for run in seeds},
             }
             for name, by_seed in known.items():
-                values[task, arm, name] = {run: float(value) for run, value in by_seed.items()}
-        for arm, ratio in (("hiddenkey", 1.5), ("dropkey-0.1", 1.04)):
+                values[task, configuration, name] = {
+                    run: float(value) for run, value in by_seed.items()
+                }
+        for configuration, ratio in (("hiddenkey", 1.5), ("dropkey-0.1", 1.04)):
             times = {run: float(ratio + 0.02 * noise.normal()) for run in range(repeats)}
-            values[task, arm, "step time"] = times
+            values[task, configuration, "step time"] = times
     return values
 
 
@@ -170,22 +172,24 @@ def evidence(seeds=range(6), planned=None, missing=0, chosen=None, values=None, 
     )
 
 
-def _claim(name, title, contrasts, pictures, arms, scope="pooled", need=1.0):
+def _claim(name, title, contrasts, pictures, configurations, scope="pooled", need=1.0):
     made = {
-        arm: Configuration(arm, method, settings, "lora" if method == "lora" else "dropkey")
-        for arm, (method, settings) in {"lora": ("lora", {}), **arms}.items()
+        configuration: Configuration(
+            configuration, method, settings, "lora" if method == "lora" else "dropkey"
+        )
+        for configuration, (method, settings) in {"lora": ("lora", {}), **configurations}.items()
     }
     paper, how = f"Section of {name}, figure 5.", "The same contrast on an encoder of 22 M weights."
     return Claim(name, title, paper, how, made, tuple(contrasts), scope, need,
                  TASKS, tuple(pictures))  # fmt: skip
 
 
-def _rate_arms():
+def _rate_configurations():
     return {f"{name}-{rate}": (name, {"rate": rate}) for name in SLOPES for rate in RATES}
 
 
 def _true():
-    """True gain in metric, gap and loss of every arm."""
+    """True gain in metric, gap and loss of every configuration."""
     found = {"lora": (0.0, 10.0, 0.5)}
     for place, rank in enumerate(RANKS):
         found[f"rank{rank}"] = (-2.0 * abs(place - 2), 5.0 * place, 0.5)

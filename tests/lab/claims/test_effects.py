@@ -162,7 +162,7 @@ def test_step_times_over_tasks_are_ratios():
 
 
 def test_weights_give_the_sign():
-    # less gap is better: the better arm has the negative weight
+    # less gap is better: the better configuration has the negative weight
     asked = Contrast("smaller gap", {"ours": -1.0, "lora": 1.0}, "gap", "better", 1.0)
     effects = [-3.0, -3.1, -2.9, -3.05]
     found = effect(asked, of_effects(effects, measure="gap"), ("first",))
@@ -172,7 +172,7 @@ def test_weights_give_the_sign():
 
 def test_several_configurations_share_a_weight():
     asked = Contrast("both", {"a": 0.5, "b": 0.5, "lora": -1.0}, "metric", "better", 1.0)
-    values = of_effects([1.0, 2.0], arm="a") | of_effects([3.0, 6.0], arm="b")
+    values = of_effects([1.0, 2.0], configuration="a") | of_effects([3.0, 6.0], configuration="b")
     assert effect(asked, values, ("first",)).values == (2.0, 4.0)
 
 

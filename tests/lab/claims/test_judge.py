@@ -3,18 +3,20 @@ import pytest
 from hiddenkey.lab.claims.evidence import judge
 from hiddenkey.lab.claims.findings import expected_power
 from hiddenkey.lab.evidence.planning import Design
-from lab.claims.studies import ARMS, TASKS, claim, contrast, of_effects, scale, six
+from lab.claims.studies import CONFIGURATIONS, TASKS, claim, contrast, of_effects, scale, six
 
 HELD = [2.0, 2.1, 1.9, 2.05, 1.95, 2.0]
 LOST = [-effect for effect in HELD]
 NOISE = [-9.0, 10.0, 2.0, -8.0, 9.0, -1.0]
 
 
-def on_all(effects, *, arm="ours", **settings):
+def on_all(effects, *, configuration="ours", **settings):
     return {
         key: seeds
         for task in TASKS
-        for key, seeds in of_effects(effects, task=task, arm=arm, **settings).items()
+        for key, seeds in of_effects(
+            effects, task=task, configuration=configuration, **settings
+        ).items()
     }
 
 
@@ -61,8 +63,8 @@ def test_each_task_is_a_question():
 def test_nearly_all_of_six(held, lost, verdict):
     effects = [HELD] * held + [LOST] * lost + [NOISE] * (6 - held - lost)
     values = {}
-    for arm, by_seed in zip(ARMS, effects, strict=True):
-        values |= on_all(by_seed, arm=arm)
+    for configuration, by_seed in zip(CONFIGURATIONS, effects, strict=True):
+        values |= on_all(by_seed, configuration=configuration)
     found = judge(six(), scale(), values)
     assert (found.needed, found.verdict) == (5, verdict)
 
@@ -187,7 +189,10 @@ def test_sentences_have_the_numbers():
     few = judge(claim(contrast(), tasks=("first",)), scale(), of_effects([5.0, 6.0]), missing=1)
     assert few.sentences[0].endswith("cannot tell: inconclusive, since fewer than 3 show nothing.")
     assert few.sentences[1] == "Provisional: 1 run of the plan is missing."
-    tally = judge(six(), scale(), {k: v for arm in ARMS for k, v in on_all(HELD, arm=arm).items()})
+    values = {}
+    for name in CONFIGURATIONS:
+        values |= on_all(HELD, configuration=name)
+    tally = judge(six(), scale(), values)
     assert tally.sentences[0] == (
         "5 of 6 questions must hold; shown to hold: 6, shown not to: 0, open: 0. Together:"
         " holds (p < 0.001 for the claim, p = 1.000 against it; 0.025 decides)."

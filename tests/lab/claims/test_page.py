@@ -141,10 +141,11 @@ def test_grid_shows_spread_and_difference_to_lora(page):
     rows = {row[0][0]: row[1:] for row in page.table("Positions and patterns")}
     values = measure()
     mean = {
-        arm: np.mean([[values[task, arm, "metric"][seed] for seed in range(6)] for task in COUNTED],
-                     axis=0)
-        for arm in ("lora", "dropkey-span")
-    }  # fmt: skip
+        name: np.mean(
+            [[values[task, name, "metric"][seed] for seed in range(6)] for task in COUNTED], axis=0
+        )
+        for name in ("lora", "dropkey-span")
+    }
     gain = mean["dropkey-span"] - mean["lora"]
     ends = stats.t.interval(0.95, 5, gain.mean(), stats.sem(gain))
     spread = f"{mean['dropkey-span'].mean():.2f} ± {mean['dropkey-span'].std(ddof=1):.2f}"
@@ -159,8 +160,10 @@ def test_all_measures_are_shown_whatever_is_asked_of_them(page, column, name, di
     rows = {row[0][0]: row[1:] for row in page.table("All measures")}
     assert all(len(cells) == 3 for cells in rows.values())  # no time of steps
     lora, ours = (
-        np.mean([[values[task, arm, name][s] for s in range(6)] for task in COUNTED], axis=0)
-        for arm in ("lora", "rank16")
+        np.mean(
+            [[values[task, configuration, name][s] for s in range(6)] for task in COUNTED], axis=0
+        )
+        for configuration in ("lora", "rank16")
     )
     gain = ours - lora
     interval = stats.t.interval(0.95, 5, gain.mean(), stats.sem(gain))
@@ -278,10 +281,12 @@ def test_environments_and_command(found):
 
 def test_hostile_text_stays_text():
     plain = claims()[0]
-    arms = {name: dataclasses.replace(arm, name=name) for name, arm in plain.configurations.items()}
+    configurations = {
+        name: dataclasses.replace(own, name=name) for name, own in plain.configurations.items()
+    }
     contrast = Contrast(HOSTILE, {"rank16": 1, "rank64": -1}, "metric", "better", 0.5)
     pictures = tuple(dataclasses.replace(picture, title=HOSTILE) for picture in plain.pictures)
-    hostile = Claim(HOSTILE, HOSTILE, HOSTILE, HOSTILE, arms, (contrast,), "pooled", 1.0,
+    hostile = Claim(HOSTILE, HOSTILE, HOSTILE, HOSTILE, configurations, (contrast,), "pooled", 1.0,
                     plain.tasks, pictures)  # fmt: skip
     shown = evidence(chosen=(hostile,))
     shown = dataclasses.replace(shown, command=HOSTILE, environments=(({HOSTILE: HOSTILE}, 1),))

@@ -13,7 +13,7 @@ from scipy import stats
 from hiddenkey.lab.claims.effects import effect
 from hiddenkey.lab.claims.evidence import judge
 from hiddenkey.lab.claims.findings import expected_power
-from lab.claims.studies import ARMS, TASKS, claim, contrast, drawn, scale, six
+from lab.claims.studies import CONFIGURATIONS, TASKS, claim, contrast, drawn, scale, six
 
 STUDIES = 300
 LEVEL = 0.025
@@ -45,7 +45,7 @@ def of_claims(random, asked, gains, *, studies=STUDIES, tasks=TASKS):
 
 
 def of_six(random, gains, studies):
-    gains = dict(zip(ARMS, gains, strict=True))
+    gains = dict(zip(CONFIGURATIONS, gains, strict=True))
     return of_claims(random, six(tasks=TASKS[:1]), gains, studies=studies, tasks=TASKS[:1])
 
 
@@ -128,7 +128,7 @@ def test_counting_verdicts_would_be_wrong_more_often(random):
     # the simulation can see a fault: one of six questions holds by chance far too often
     asked = six(need=0.1, tasks=TASKS[:1])
     found = [
-        judge(asked, scale(), drawn(random, dict.fromkeys(ARMS, 0.0), tasks=TASKS[:1]))
+        judge(asked, scale(), drawn(random, dict.fromkeys(CONFIGURATIONS, 0.0), tasks=TASKS[:1]))
         for _ in range(STUDIES)
     ]
     assert found[0].needed == 1

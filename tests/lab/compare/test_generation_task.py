@@ -40,7 +40,7 @@ def test_texts_are_compared_by_every_metric(plan, tiny_language_model, tmp_path,
     scope = tabulate(records).scopes[0]
     (table,) = scope.tasks
     found = {
-        (cell.arm.method, cell.measure.name): cell.description.count
+        (cell.configuration.method, cell.measure.name): cell.description.count
         for cell in table.cells
         if cell.description is not None and cell.measure.checkpoint == "last"
     }

@@ -112,7 +112,10 @@ def test_another_metric_is_read_from_what_is_there(plan):
     assert len(calls(plan)) == 6
     tables = tabulate(read_records(Path(plan.output)))
     assert tables.failures == ()
-    assert [arm.label for arm in tables.scopes[0].arms] == ["lora", "better"]
+    assert [configuration.label for configuration in tables.scopes[0].configurations] == [
+        "lora",
+        "better",
+    ]
 
 
 def test_a_failure_is_told_by_the_last_line_and_can_be_run_again(plan):

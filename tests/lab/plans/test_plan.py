@@ -17,7 +17,7 @@ from hiddenkey.lab.run.options import TrainOptions
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
-def arms(plan):
+def configurations(plan):
     return [(o.task, o.method, o.rate, o.consistency_weight, o.rank) for o in plan.settings()]
 
 
@@ -25,7 +25,7 @@ def test_axes_that_mean_nothing_to_a_method_do_not_multiply_its_runs():
     plan = Plan(
         methods=("lora", "dropkey", "hiddenkey"), rates=(0.1, 0.2), consistency_weights=(0.5, 1.0)
     )
-    assert arms(plan) == [
+    assert configurations(plan) == [
         ("headlines", "lora", None, None, 8),
         ("headlines", "dropkey", 0.1, None, 8),
         ("headlines", "dropkey", 0.2, None, 8),

@@ -21,19 +21,19 @@ PLAN = StoredPlan(
 )
 
 
-def arm(shift, seeds=8, **options):
+def configuration(shift, seeds=8, **options):
     runs = [record(seed=seed, **options) for seed in range(seeds)]
     return with_values(runs, [BASE[s] + shift[s % len(shift)] for s in range(seeds)])
 
 
-def table_of(*arms, plan=None, seeds=8):
-    runs = arm((0.0,), seeds) + [run for own in arms for run in own]
+def table_of(*configurations, plan=None, seeds=8):
+    runs = configuration((0.0,), seeds) + [run for own in configurations for run in own]
     (table,) = tabulate(runs, plan=plan).scopes[0].tasks
     return table
 
 
-def advice_on(*arms, **more):
-    return table_of(*arms, **more).advice
+def advice_on(*configurations, **more):
+    return table_of(*configurations, **more).advice
 
 
 def slower(runs, factor):
@@ -49,7 +49,7 @@ def slower(runs, factor):
 
 
 def test_one_better_configuration_is_given_as_command_and_as_lines():
-    advice = advice_on(arm(UP, method="hiddenkey", rate=0.05, learning_rate=3e-3))
+    advice = advice_on(configuration(UP, method="hiddenkey", rate=0.05, learning_rate=3e-3))
     assert advice.action == "train"
     assert advice.words.startswith("Train with hiddenkey. It is the only configuration")
     shell, script = advice.code
@@ -64,31 +64,37 @@ def test_one_better_configuration_is_given_as_command_and_as_lines():
 
 
 def test_of_configurations_that_are_not_distinguished_the_cheaper_is_taken():
-    dear = slower(arm((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5)
-    advice = advice_on(arm((0.051, 0.039, 0.05, 0.04), method="dropkey"), dear)
+    dear = slower(configuration((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5)
+    advice = advice_on(configuration((0.051, 0.039, 0.05, 0.04), method="dropkey"), dear)
     assert advice.words.startswith("Train with dropkey. The 2 better configurations are not")
     assert "hiddenkey has the best mean, but dropkey takes less time" in advice.words
 
 
 def test_a_configuration_that_is_shown_to_be_better_than_the_others_is_taken_at_any_cost():
-    advice = advice_on(arm(UP, method="dropkey"), slower(arm(HIGHER, method="hiddenkey"), 9))
+    advice = advice_on(
+        configuration(UP, method="dropkey"), slower(configuration(HIGHER, method="hiddenkey"), 9)
+    )
     words = "Train with hiddenkey. It is shown to be better than the other"
     assert advice.words == f"{words} one that is better too."
-    third = arm((0.052, 0.04), method="hiddencut")
-    advice = advice_on(arm(UP, method="dropkey"), third, arm(HIGHER, method="hiddenkey"))
+    third = configuration((0.052, 0.04), method="hiddencut")
+    advice = advice_on(
+        configuration(UP, method="dropkey"), third, configuration(HIGHER, method="hiddenkey")
+    )
     assert advice.words == f"{words} 2 that are better too."
 
 
 def test_of_rates_that_are_not_distinguished_the_methods_own_is_taken():
     """The one with the best mean would be chosen by the evaluation examples."""
     shifts = {0.05: (0.052, 0.039), 0.1: UP, 0.3: (0.053, 0.038)}
-    advice = advice_on(*(arm(own, method="dropkey", rate=rate) for rate, own in shifts.items()))
+    advice = advice_on(
+        *(configuration(own, method="dropkey", rate=rate) for rate, own in shifts.items())
+    )
     assert "dropkey, rate 0.1 is nearer to the method's own settings" in advice.words
     assert "--rate 0.1" in advice.code[0].text
 
 
 def test_mixed_takes_the_better_one():
-    advice = advice_on(arm(UP, method="dropkey"), arm(DOWN, method="hiddenkey"))
+    advice = advice_on(configuration(UP, method="dropkey"), configuration(DOWN, method="hiddenkey"))
     assert (advice.action, advice.words[:18]) == ("train", "Train with dropkey")
 
 
@@ -104,15 +110,18 @@ def test_mixed_takes_the_better_one():
     ],
 )
 def test_where_nothing_is_better_the_baseline_is_given(shifts, words):
-    arms = (arm(own, method=m) for own, m in zip(shifts, ("dropkey", "hiddenkey"), strict=False))
-    advice = advice_on(*arms)
+    configurations = (
+        configuration(own, method=m)
+        for own, m in zip(shifts, ("dropkey", "hiddenkey"), strict=False)
+    )
+    advice = advice_on(*configurations)
     assert (advice.action, advice.words) == ("stay", words)
     (code,) = advice.code
     assert code.text == "hiddenkey train --task headlines --method lora --max-steps 200"
 
 
 def test_inconclusive_names_the_seeds_that_decide_and_their_time():
-    table = table_of(arm(OPEN, method="hiddenkey"), plan=PLAN)
+    table = table_of(configuration(OPEN, method="hiddenkey"), plan=PLAN)
     cell = next(c for c in table.cells if c.comparison and c.is_main("last"))
     wanted = cell.comparison.pairs_to_decide
     assert table.advice.action == "add seeds"
@@ -133,7 +142,9 @@ def test_inconclusive_names_the_seeds_that_decide_and_their_time():
 def test_of_several_inconclusive_ones_the_verdicts_own_is_decided_on():
     wild = tuple(4 * shift for shift in OPEN)
     better = tuple(shift + 0.003 for shift in OPEN)
-    table = table_of(arm(better, method="dropkey"), arm(wild, method="hiddenkey"), plan=PLAN)
+    table = table_of(
+        configuration(better, method="dropkey"), configuration(wild, method="hiddenkey"), plan=PLAN
+    )
     said = next(each for each in table.verdict.sentences if "would decide" in each)
     wanted = int(said.partition("about ")[2].split()[0])
     assert f"about {wanted} in all would decide on dropkey, the most" in table.advice.words
@@ -141,8 +152,12 @@ def test_of_several_inconclusive_ones_the_verdicts_own_is_decided_on():
 
 
 def test_what_is_decided_already_is_not_what_seeds_are_for():
-    table = table_of(arm(NOTHING, method="dropkey"), arm(OPEN, method="hiddenkey"), plan=PLAN)
-    found = {cell.arm.method: cell.comparison for cell in table.cells if cell.is_main("last")}
+    table = table_of(
+        configuration(NOTHING, method="dropkey"), configuration(OPEN, method="hiddenkey"), plan=PLAN
+    )
+    found = {
+        cell.configuration.method: cell.comparison for cell in table.cells if cell.is_main("last")
+    }
     assert found["dropkey"].verdict == "no clear difference"
     wanted = found["hiddenkey"].pairs_to_decide
     assert table.advice.words.startswith(f"Add {wanted - 8} seeds: about {wanted} in all would")
@@ -150,7 +165,11 @@ def test_what_is_decided_already_is_not_what_seeds_are_for():
 
 def test_lower_is_better_turns_the_order_round():
     """The most favourable difference of an error rate is the most negative one."""
-    runs = [*arm((0.0,)), *arm(UP, method="dropkey"), *arm(DOWN, method="hiddenkey")]
+    runs = [
+        *configuration((0.0,)),
+        *configuration(UP, method="dropkey"),
+        *configuration(DOWN, method="hiddenkey"),
+    ]
     turned = [
         dataclasses.replace(
             run,
@@ -169,7 +188,9 @@ def test_lower_is_better_turns_the_order_round():
 def test_seeds_go_on_after_the_largest_and_leave_out_those_that_chose_the_settings():
     plan = dataclasses.replace(PLAN.plan, search={"seeds": [5, 6]})
     runs = [
-        run for run in (*arm((0.0,)), *arm(OPEN, method="hiddenkey")) if run.options["seed"] < 5
+        run
+        for run in (*configuration((0.0,)), *configuration(OPEN, method="hiddenkey"))
+        if run.options["seed"] < 5
     ]
     (table,) = tabulate(runs, plan=StoredPlan(PLAN.path, plan)).scopes[0].tasks
     words = shlex.split(table.advice.code[0].text)
@@ -180,12 +201,12 @@ def test_seeds_go_on_after_the_largest_and_leave_out_those_that_chose_the_settin
 def test_without_a_plan_that_covers_the_runs_the_command_names_the_readers_own():
     other = StoredPlan(PLAN.path, dataclasses.replace(PLAN.plan, methods=("lora", "dropkey")))
     for plan in (None, other):
-        text = advice_on(arm(OPEN, method="hiddenkey"), plan=plan).code[0].text
+        text = advice_on(configuration(OPEN, method="hiddenkey"), plan=plan).code[0].text
         assert text.startswith("hiddenkey compare PLAN.yaml --seeds 0-")
 
 
 def test_equal_differences_tell_no_number_of_seeds_but_the_sign_tests():
-    table = table_of(arm((0.02,), 3, method="hiddenkey"), plan=PLAN, seeds=3)
+    table = table_of(configuration((0.02,), 3, method="hiddenkey"), plan=PLAN, seeds=3)
     said = "Add 3 seeds: all 3 differences are equal, so nothing shows how far they vary; 6 in all"
     assert table.advice.words.startswith(said)
     assert table.advice.code[0].text.endswith("--seeds 0 1 2 3 4 5")
@@ -194,14 +215,14 @@ def test_equal_differences_tell_no_number_of_seeds_but_the_sign_tests():
 
 
 def test_two_seeds_are_brought_to_the_usual_number():
-    advice = advice_on(arm(UP, 2, method="hiddenkey"), seeds=2, plan=PLAN)
+    advice = advice_on(configuration(UP, 2, method="hiddenkey"), seeds=2, plan=PLAN)
     assert advice.words.startswith("Add 3 seeds: 3 pairs are the fewest that can show anything")
     assert advice.code[0].text.endswith("--seeds 0 1 2 3 4")
 
 
 def test_more_than_a_thousand_seeds_are_not_worth_it():
     wild = (0.6, -0.7, 0.5, -0.6, 0.65, -0.4)
-    advice = advice_on(arm(wild, method="hiddenkey"), plan=PLAN)
+    advice = advice_on(configuration(wild, method="hiddenkey"), plan=PLAN)
     assert advice.action == "give up"
     assert "over 1000 seeds: an effect of 0.01, if there is one, is smaller than" in advice.words
     assert "--method lora" in advice.code[0].text
@@ -210,11 +231,17 @@ def test_more_than_a_thousand_seeds_are_not_worth_it():
 @pytest.mark.parametrize(
     ("runs", "words"),
     [
-        (arm((0.0,)), "Run a method beside lora"),
-        (arm((0.0,), method="dropkey"), "Run the baseline lora too"),
-        ([*arm((0.0,)), record(method="dropkey", error="no")], "Fix what the failed runs say"),
+        (configuration((0.0,)), "Run a method beside lora"),
+        (configuration((0.0,), method="dropkey"), "Run the baseline lora too"),
+        (
+            [*configuration((0.0,)), record(method="dropkey", error="no")],
+            "Fix what the failed runs say",
+        ),
         ([record(error="no"), record(method="dropkey", error="no")], "Fix what the failed runs"),
-        ([*arm((0.0,)), *arm((0.0,), 1, method="dropkey")], "Add 1 seed: 3 pairs are the fewest"),
+        (
+            [*configuration((0.0,)), *configuration((0.0,), 1, method="dropkey")],
+            "Add 1 seed: 3 pairs are the fewest",
+        ),
     ],
 )
 def test_where_nothing_can_be_compared_it_says_how_that_is_mended(runs, words):
@@ -225,16 +252,16 @@ def test_where_nothing_can_be_compared_it_says_how_that_is_mended(runs, words):
 
 def test_where_plain_lora_alone_was_planned_nothing_is_missing():
     alone = StoredPlan(PLAN.path, dataclasses.replace(PLAN.plan, methods=("lora",)))
-    (table,) = tabulate(arm((0.0,)), plan=alone).scopes[0].tasks
+    (table,) = tabulate(configuration((0.0,)), plan=alone).scopes[0].tasks
     assert table.advice.action == "stay"
     assert table.advice.words == "Train with lora: no other method was planned beside it."
     assert "--method lora" in table.advice.code[0].text
-    (table,) = tabulate(arm((0.0,)), plan=PLAN).scopes[0].tasks
+    (table,) = tabulate(configuration((0.0,)), plan=PLAN).scopes[0].tasks
     assert table.advice.words.startswith("Run a method beside lora"), "others were planned"
 
 
 def test_the_baseline_may_be_any_method():
-    runs = [*arm((0.0,)), *arm(UP, method="hiddenkey")]
+    runs = [*configuration((0.0,)), *configuration(UP, method="hiddenkey")]
     (table,) = tabulate(runs, "hiddenkey").scopes[0].tasks
     assert table.advice.words == "Train with hiddenkey: no configuration is better."
     assert len(table.advice.code) == 2
@@ -260,8 +287,10 @@ ODD = {
 
 
 def test_the_command_gives_back_the_runs_options():
-    plain = arm((0.0,), **{**ODD, "method": "lora", "rates": {}, "consistency_every": None})
-    (table,) = tabulate([*plain, *arm(UP, **ODD)]).scopes[0].tasks
+    plain = configuration(
+        (0.0,), **{**ODD, "method": "lora", "rates": {}, "consistency_every": None}
+    )
+    (table,) = tabulate([*plain, *configuration(UP, **ODD)]).scopes[0].tasks
     shell, script = table.advice.code
     words = shlex.split(shell.text)
     assert words[:2] == ["hiddenkey", "train"]
@@ -285,8 +314,8 @@ def test_the_command_gives_back_the_runs_options():
 def test_a_task_of_a_folder_names_the_folder_or_stands_for_it():
     for data, word in ((None, "DATA_FOLDER"), ("/my/glue", "/my/glue")):
         runs = (
-            arm((0.0,), task="rte", data=data),
-            arm(UP, task="rte", data=data, method="dropkey"),
+            configuration((0.0,), task="rte", data=data),
+            configuration(UP, task="rte", data=data, method="dropkey"),
         )
         (table,) = tabulate([run for own in runs for run in own]).scopes[0].tasks
         assert f"--data {word}" in table.advice.code[0].text
@@ -300,12 +329,18 @@ def test_runs_of_somebody_elses_command_are_told_to_run_it():
             dataclasses.replace(run, options={**run.options, "command": template}) for run in runs
         ]
 
-    runs = [*theirs(arm((0.0,))), *theirs(arm(UP, method="hiddenkey", rate=0.2, layers=(1, 2)))]
+    runs = [
+        *theirs(configuration((0.0,))),
+        *theirs(configuration(UP, method="hiddenkey", rate=0.2, layers=(1, 2))),
+    ]
     (table,) = tabulate(runs).scopes[0].tasks
     (code,) = table.advice.code
     words = template.replace("{seed}", "SEED").replace("{output}", "OUTPUT").replace('"', "'")
     assert code.text == f"hiddenkey run --method hiddenkey --rate 0.2 --layers 1 2 -- {words}"
-    averaged = [*theirs(arm((0.0,))), *theirs(arm(UP, method="temporal", inference="average"))]
+    averaged = [
+        *theirs(configuration((0.0,))),
+        *theirs(configuration(UP, method="temporal", inference="average")),
+    ]
     (table,) = tabulate(averaged).scopes[0].tasks
     assert table.advice.code[0].text == (
         f"hiddenkey run --method temporal --inference average -- {words}"
@@ -323,13 +358,16 @@ def test_a_table_of_results_gets_words_without_a_command():
             for run in runs
         ]
 
-    runs = [*plain(arm((0.0,)), "lora"), *plain(arm(UP, method="dropkey"), "mine")]
+    runs = [
+        *plain(configuration((0.0,)), "lora"),
+        *plain(configuration(UP, method="dropkey"), "mine"),
+    ]
     (table,) = tabulate(runs).scopes[0].tasks
     assert table.advice.words.startswith("Train with mine.")
     assert table.advice.code == ()
     # of two whose time nobody knows, the one with the best mean
     alike = (0.051, 0.038, 0.05, 0.04)
-    untimed = slower([*runs, *plain(arm(alike, method="hiddencut"), "another")], 0)
+    untimed = slower([*runs, *plain(configuration(alike, method="hiddencut"), "another")], 0)
     (table,) = tabulate(untimed).scopes[0].tasks
     assert table.advice.words.startswith("Train with mine. Of 2 better configurations it has")
 
@@ -344,19 +382,19 @@ def sized(runs):
 
 
 def test_the_first_line_holds_effect_model_data_and_seeds():
-    table = table_of(sized(arm(UP, method="hiddenkey", rate=0.1)))
+    table = table_of(sized(configuration(UP, method="hiddenkey", rate=0.1)))
     assert table.lead == (
         "headlines: hiddenkey − lora = +0.045 [+0.040, +0.050] in accuracy, model minilm,"
         " 1,200 training examples and 300 evaluation examples, 8 seeds."
     )
-    assert "examples" not in table_of(arm(UP, method="hiddenkey")).lead
-    assert tabulate(arm((0.0,))).scopes[0].tasks[0].lead == ""
+    assert "examples" not in table_of(configuration(UP, method="hiddenkey")).lead
+    assert tabulate(configuration((0.0,))).scopes[0].tasks[0].lead == ""
 
 
 def test_the_first_line_is_of_the_recommended_configuration():
     table = table_of(
-        arm((0.051, 0.039, 0.05, 0.04), method="dropkey"),
-        slower(arm((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5),
+        configuration((0.051, 0.039, 0.05, 0.04), method="dropkey"),
+        slower(configuration((0.05, 0.04, 0.052, 0.041), method="hiddenkey"), 1.5),
     )
     assert table.lead.startswith("headlines: dropkey − lora")
 
@@ -370,7 +408,10 @@ def test_a_command_that_takes_the_method_is_given_it():
             for run in runs
         ]
 
-    runs = [*theirs(arm((0.0,))), *theirs(arm(UP, method="hiddenkey", rate=0.2))]
+    runs = [
+        *theirs(configuration((0.0,))),
+        *theirs(configuration(UP, method="hiddenkey", rate=0.2)),
+    ]
     (table,) = tabulate(runs).scopes[0].tasks
     (code,) = table.advice.code
     assert code.text == "python train.py hiddenkey 0.2 --seed SEED OUTPUT 0.001"

@@ -76,7 +76,7 @@ def test_sweep_has_one_line_for_each_method_and_the_baseline_as_level():
     assert [series.label for series in sweep.series] == ["dropkey", "hiddenkey"]
     assert [point.x for point in sweep.series[0].points] == [0.05, 0.1, 0.2]
     assert [series.label for series in sweep.levels] == ["lora"]
-    cells = {cell.arm.label: cell for cell in table.cells if cell.measure.main}
+    cells = {cell.configuration.label: cell for cell in table.cells if cell.measure.main}
     for point in sweep.series[1].points:
         assert point.best == cells[f"hiddenkey, rate {point.x:g}"].description
 
@@ -131,7 +131,7 @@ def test_costs_are_paired_ratios_with_intervals():
         for method, column in times.items()
         for seed, seconds in enumerate(column)
     ]
-    costs = {cost.arm.label: cost for cost in only_task(runs).costs}
+    costs = {cost.configuration.label: cost for cost in only_task(runs).costs}
     assert costs["lora"].time.value == 1
     assert costs["hiddenkey"].time.value == pytest.approx(6 ** (1 / 3))  # of 2, 1 and 3
     assert not costs["hiddenkey"].time.differs
@@ -152,7 +152,7 @@ def test_steps_that_took_turns_win_over_times_of_runs():
         place = task, model, rank, "hiddenkey"
         times = StepTimes(*place, baseline, seconds, (1.0,) * len(seconds), {})
         (table,) = tabulate(runs, timed=[times]).scopes[0].tasks
-        return next(cost.time for cost in table.costs if cost.arm.method == "hiddenkey")
+        return next(cost.time for cost in table.costs if cost.configuration.method == "hiddenkey")
 
     assert ratio((1.5, 1.6, 1.55, 1.45)).value == pytest.approx(1.524, abs=1e-3)
     assert ratio((1.5, 1.6, 1.55, 1.45)).differs
@@ -165,7 +165,7 @@ def test_memory_of_the_accelerator_wins():
         with_result(record(method=method, seed=0), peak_device_memory_mib=memory)
         for method, memory in (("lora", 1000.0), ("hiddenkey", 1300.0))
     ]
-    costs = {cost.arm.label: cost for cost in only_task(runs).costs}
+    costs = {cost.configuration.label: cost for cost in only_task(runs).costs}
     assert costs["hiddenkey"].memory_mib == 1300
     assert costs["hiddenkey"].memory.value == pytest.approx(1.3)
     assert costs["hiddenkey"].device_memory

@@ -76,7 +76,7 @@ def test_inline_figures_take_the_pages_colour_and_share_no_ids(drawn):
 def test_alternative_text_tells_the_numbers(drawn):
     table = tabulate(study(tasks=("cola",), chosen=ALL, seeds=range(3))).scopes[0].tasks[0]
     plots = {plot.kind: plot for plot, *_ in drawn}
-    lora = next(c for c in table.cells if c.arm.method == "lora")
+    lora = next(c for c in table.cells if c.configuration.method == "lora")
     assert f"lora: mean {lora.description.mean:.3f}" in plots["seeds"].alt
     for kind in ("differences", "rate", "cost", "curves"):
         assert "hiddenkey" in plots[kind].alt

@@ -104,8 +104,12 @@ def test_comparison_grid_has_every_number():
         for checkpoint in ("last", "best")
         for setting in ("lora", "hiddenkey")
     ]
-    (arm,) = [arm for arm in scope.arms if arm.method == "hiddenkey"]
-    found = scope.tasks[0].find(arm, "last")
+    (configuration,) = [
+        configuration
+        for configuration in scope.configurations
+        if configuration.method == "hiddenkey"
+    ]
+    found = scope.tasks[0].find(configuration, "last")
     row = rows[1]
     assert float(row["difference"]) == found.comparison.difference
     assert float(row["p (Holm)"]) == found.comparison.p_adjusted
@@ -138,7 +142,7 @@ def test_failures_grid_holds_the_whole_error():
 
 def test_curves_grid_has_a_row_for_each_point():
     rows = read(curves_grid(tabulate(study(rates=(0.1,)))))
-    assert len(rows) == 2 * 2 * 3 * 5  # arms, metrics, parts, evaluations
+    assert len(rows) == 2 * 2 * 3 * 5  # configurations, metrics, parts, evaluations
 
 
 def test_search_grid_is_bold_at_the_leading_setting():

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hiddenkey.lab.evidence.arms import find_runs, newest
+from hiddenkey.lab.evidence.configurations import find_runs, newest
 from hiddenkey.lab.report import tabulate
 from hiddenkey.lab.report.comparison_grids import methods_grid
 from hiddenkey.lab.report.figures import list_plots
@@ -57,8 +57,8 @@ def test_a_method_is_shown_at_the_rate_with_the_smallest_mean():
     for rate, level in ((0.05, 2.0), (0.1, 2.5)):
         runs += errors([level, level + 0.1, level + 0.2], method="hiddenkey", rate=rate)
     (table,) = tabulate(runs).scopes[0].tasks
-    found = {each.cell.arm.method: each for each in table.selections}
-    assert found["hiddenkey"].cell.arm.rate == 0.05
+    found = {each.cell.configuration.method: each for each in table.selections}
+    assert found["hiddenkey"].cell.configuration.rate == 0.05
     assert found["hiddenkey"].tried == 2
 
 

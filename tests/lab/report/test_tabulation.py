@@ -24,12 +24,16 @@ def pair(ours=OURS, theirs=THEIRS, **options):
 
 def cell(tables, label, checkpoint="last", task=0, scope=0):
     table = tables.scopes[scope].tasks[task]
-    arm = next(arm for arm in tables.scopes[scope].arms if arm.label == label)
-    return table.find(arm, checkpoint)
+    configuration = next(
+        configuration
+        for configuration in tables.scopes[scope].configurations
+        if configuration.label == label
+    )
+    return table.find(configuration, checkpoint)
 
 
 def labels(tables, scope=0):
-    return [arm.label for arm in tables.scopes[scope].arms]
+    return [configuration.label for configuration in tables.scopes[scope].configurations]
 
 
 def test_cells_hold_the_values_by_seed_and_the_paired_difference():
@@ -92,7 +96,7 @@ def test_missing_values_are_left_out_and_counted():
     assert "look better here than they are" in sentences
 
 
-def test_an_arm_without_any_value_has_no_numbers():
+def test_an_configuration_without_any_value_has_no_numbers():
     runs = [with_metric(run, last=None, best=None) for run in pair()[6:]]
     tables = tabulate([*pair()[:6], *runs])
     found = cell(tables, "hiddenkey")
@@ -100,7 +104,7 @@ def test_an_arm_without_any_value_has_no_numbers():
     assert tables.scopes[0].tasks[0].verdict.answer == "nothing to compare"
 
 
-def test_failed_runs_count_beside_their_arm_and_are_listed():
+def test_failed_runs_count_beside_their_configuration_and_are_listed():
     failed = record(method="hiddenkey", seed=7, error="Traceback\n  line\nValueError: no\n")
     tables = tabulate([*pair(), failed])
     assert cell(tables, "hiddenkey").failed == 1
@@ -152,8 +156,12 @@ def test_holm_counts_all_settings_of_a_task():
 
 def test_losses_are_better_when_smaller():
     tables = tabulate(study(gains={"hiddenkey": 0.1}, rates=(0.1,)))
-    (arm,) = [arm for arm in tables.scopes[0].arms if arm.method == "hiddenkey"]
-    loss = tables.scopes[0].tasks[0].find(arm, "last", main=False)
+    (configuration,) = [
+        configuration
+        for configuration in tables.scopes[0].configurations
+        if configuration.method == "hiddenkey"
+    ]
+    loss = tables.scopes[0].tasks[0].find(configuration, "last", main=False)
     assert loss.measure.name == "loss"
     assert loss.comparison.difference < 0
     assert loss.comparison.verdict == "better"
@@ -189,19 +197,19 @@ def test_labels_name_what_differs_and_the_rest_stays_unsaid():
 def test_the_methods_own_rate_equals_the_same_rate_written_out():
     runs = [record(method="dropkey", seed=0), record(method="dropkey", seed=1, rate=0.1)]
     tables = tabulate(runs)
-    (arm,) = tables.scopes[0].arms
-    assert (arm.label, arm.rate) == ("dropkey", 0.1)
+    (configuration,) = tables.scopes[0].configurations
+    assert (configuration.label, configuration.rate) == ("dropkey", 0.1)
     assert len(cell(tables, "dropkey").values) == 2
 
 
 def test_rates_by_position_are_no_point_of_a_sweep():
     runs = [record(method="hiddenkey", rates={"hidden": rate}) for rate in (0.2, 0.3)]
     tables = tabulate(runs)
-    assert [arm.rate for arm in tables.scopes[0].arms] == [None, None]
+    assert [configuration.rate for configuration in tables.scopes[0].configurations] == [None, None]
     assert labels(tables)[0] == "hiddenkey, rate attention_logits 0.1, hidden 0.2"
 
 
-def test_settings_that_task_and_method_decide_do_not_split_arms():
+def test_settings_that_task_and_method_decide_do_not_split_configurations():
     """As after a search: each method has another rate on each task."""
     runs = [
         record(task=task, method=method, seed=seed, learning_rate=learning_rate, rate=rate)
@@ -242,7 +250,7 @@ def test_baseline_is_at_the_setting_that_it_alone_varies():
     ]
     tables = tabulate(runs)
     assert cell(tables, "hiddenkey").against == "lora, learning rate 0.001"
-    (cost,) = (c for c in tables.scopes[0].tasks[0].costs if c.arm.method == "hiddenkey")
+    (cost,) = (c for c in tables.scopes[0].tasks[0].costs if c.configuration.method == "hiddenkey")
     seconds = [run.result.seconds_per_step for run in runs]
     ratios = [own / base for own, base in zip(seconds[6:], seconds[:3], strict=True)]
     assert cost.time.value == pytest.approx(statistics.geometric_mean(ratios))

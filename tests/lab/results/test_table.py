@@ -41,11 +41,11 @@ def test_the_verdict_is_that_of_the_paired_numbers(write):
     tables = tabulate(read_results(write(rows())), "plain")
     (table,) = tables.scopes[0].tasks
     assert table.verdict.answer == "better"
-    (cell,) = [c for c in table.cells if c.arm.label == "ours" and c.is_main("last")]
+    (cell,) = [c for c in table.cells if c.configuration.label == "ours" and c.is_main("last")]
     assert cell.comparison.difference == pytest.approx(0.0205)
     assert cell.comparison.count == 6
     assert dict(cell.values)[4] == pytest.approx(0.7 + 0.04 + 0.02 + 0.02 + 0.0005)
-    ours = next(cost for cost in table.costs if cost.arm.label == "ours")
+    ours = next(cost for cost in table.costs if cost.configuration.label == "ours")
     assert ours.seconds_per_step == pytest.approx(1.1)
     assert math.exp(ours.time.logarithm.mean) == pytest.approx(1.1)
 

@@ -34,7 +34,7 @@ def watch():
 
 
 def ending(watch, method, label):
-    row = next(row for row in watch.rows if row.arm.method == method)
+    row = next(row for row in watch.rows if row.configuration.method == method)
     labels = [quantity.label for quantity in watch.quantities]
     return row.endings[labels.index(label)]
 
@@ -44,7 +44,7 @@ def test_quantities_of_a_classification(watch):
         "accuracy gap", "loss gap", "accuracy", "loss", "ece", "brier", "confidence",
     ]  # fmt: skip
     assert watch.notes == ()
-    assert [row.arm.method for row in watch.rows] == list(CHOSEN)
+    assert [row.configuration.method for row in watch.rows] == list(CHOSEN)
 
 
 def test_accuracy_is_watched_beside_another_main_metric():
@@ -108,7 +108,7 @@ def test_headline_names_what_is_lower_and_higher(watch):
 def test_curves_follow_calibration_over_the_steps(watch):
     curve = next(
         c for c in watch.curves
-        if (c.arm.method, c.name, c.part) == ("lora", "ece", "evaluation")
+        if (c.configuration.method, c.name, c.part) == ("lora", "ece", "evaluation")
     )  # fmt: skip
     assert [point.step for point in curve.points] == [40, 80, 120, 160, 200]
     means = [point.spread.mean for point in curve.points]
@@ -154,7 +154,7 @@ def test_each_adapter_is_paired_with_its_own_baseline():
             for seed in range(3):
                 runs.append(record(method=method, seed=seed, weight_decay=decay))
     (watch,) = watch_overfitting(runs)
-    pairs = {row.arm.label: row.against for row in watch.rows}
+    pairs = {row.configuration.label: row.against for row in watch.rows}
     assert pairs == {
         "lora": None,
         "lora, weight decay 0.1": None,
@@ -179,8 +179,8 @@ def test_labels_tell_what_differs_on_the_task_alone():
         runs += [record(task="cola", method="lora", rank=rank, seed=seed) for seed in range(2)]
     runs += [record(task="cola", method="lora", learning_rate=1e-2, seed=seed) for seed in range(2)]
     cola, headlines = watch_overfitting(runs)
-    assert [row.arm.label for row in headlines.rows] == ["lora", "hiddenkey"]
-    assert "lora, rank 8" in [row.arm.label for row in cola.rows][1]
+    assert [row.configuration.label for row in headlines.rows] == ["lora", "hiddenkey"]
+    assert "lora, rank 8" in [row.configuration.label for row in cola.rows][1]
 
 
 def test_another_rank_is_not_paired():
@@ -198,7 +198,7 @@ def test_another_rank_is_not_paired():
 
 def test_chosen_methods_and_unknown_baseline():
     (watch,) = watch_overfitting(runs_of(seeds=2), chosen=("hiddenkey",))
-    assert [row.arm.method for row in watch.rows] == ["lora", "hiddenkey"]
+    assert [row.configuration.method for row in watch.rows] == ["lora", "hiddenkey"]
     with pytest.raises(ConfigError, match=r"baseline must be a method .*, got 'lorra'; did you"):
         watch_overfitting(runs_of(seeds=2), "lorra")
 
@@ -207,10 +207,12 @@ def test_a_figure_shows_the_best_rate_of_each_method():
     runs = runs_of(seeds=3, rates=(0.05, 0.1))
     (watch,) = watch_overfitting(runs)
     base, others = shown_rows(watch, "lora")
-    assert base.arm.method == "lora"
+    assert base.configuration.method == "lora"
     index = watch.quantities.index(Quantity("accuracy", "evaluation"))
     for row in others:
-        rivals = [other for other in watch.rows if other.arm.method == row.arm.method]
+        rivals = [
+            other for other in watch.rows if other.configuration.method == row.configuration.method
+        ]
         means = [other.endings[index].description.mean for other in rivals]
         assert len(means) == 2
         assert row.endings[index].description.mean == max(means)

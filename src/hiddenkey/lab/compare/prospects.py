@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
-from hiddenkey.lab.evidence.arms import ArmRun, find_runs
 from hiddenkey.lab.evidence.cells import Cell, tabulate_cells
 from hiddenkey.lab.evidence.comparisons import MARGIN
+from hiddenkey.lab.evidence.configurations import ConfiguredRun, find_runs
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import Design
 from hiddenkey.lab.evidence.record import Record
@@ -210,7 +210,7 @@ def _wanted(scatter: Scatter, plan: Plan) -> Scatter:
 def _measured(records: Sequence[Record], plan: Plan) -> dict[str, Scatter]:
     """The scatter of each task with enough finished pairs, pooled over its configurations."""
     baseline, margin = plan.baseline, plan.margin
-    by_task: dict[str, list[ArmRun]] = defaultdict(list)
+    by_task: dict[str, list[ConfiguredRun]] = defaultdict(list)
     for run in find_runs(records, "steps", baseline):
         by_task[run.task.name].append(run)
     found = {

@@ -1,4 +1,4 @@
-"""What a comparison varies and measures: tasks, arms and measures."""
+"""What a comparison varies and measures: tasks, configurations and measures."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Arm:
+class RunConfiguration:
     """What is compared: all of a run's options but task, data and seed.
 
     Attributes:
-        label: the method, and what tells it from the method's other arms.
+        label: the method, and what tells it from the method's other configurations.
         family: the label's beginning: the method, with model and rank where there are several.
         method: name of the method.
         model: as it was named in the options.
         rank: rank of LoRA.
         rate: dropout rate of all positions; ``None`` if nothing is dropped or rates differ.
         weight: weight of the consistency loss; ``None`` if there is none.
-        others: other options that distinguish arms of one method, with their values.
+        others: other options that distinguish configurations of one method, with their values.
     """
 
     label: str

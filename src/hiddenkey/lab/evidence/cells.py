@@ -1,4 +1,4 @@
-"""Arms on tasks: values by seed, and the comparison with the arm of the baseline most like them."""
+"""Configurations on tasks: values by seed, and the comparison with the nearest of the baseline."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import NO_SETTINGS, ArmRun, explicit
-from hiddenkey.lab.evidence.axes import Arm, Checkpoint, Measure
+from hiddenkey.lab.evidence.axes import Checkpoint, Measure, RunConfiguration
 from hiddenkey.lab.evidence.comparisons import (
     PairedComparison,
     adjust_holm,
     compare_paired,
     describe,
 )
+from hiddenkey.lab.evidence.configurations import NO_SETTINGS, ConfiguredRun, explicit
 from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.run.result import CALIBRATION
 
@@ -27,21 +27,21 @@ CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm on one task by one measure.
+    """One configuration on one task by one measure.
 
     Attributes:
-        arm: the arm.
+        configuration: the configuration.
         measure: the measure.
         values: value by seed, in the seeds' order.
         missing: finished runs without this value (a loss or metric that is no number).
         failed: runs that did not finish.
         description: summary of the values; ``None`` without values.
-        against: label of the baseline's arm; ``None`` if there is none.
+        against: label of the baseline's configuration; ``None`` if there is none.
         comparison: with the baseline, paired by seed; ``None`` if not possible.
         reason: why there is no comparison; empty otherwise.
     """
 
-    arm: Arm
+    configuration: RunConfiguration
     measure: Measure
     values: tuple[tuple[int, float], ...]
     missing: int
@@ -57,9 +57,9 @@ class Cell:
 
 
 def tabulate_cells(
-    runs: Sequence[ArmRun], baseline: str, margin: float | None = None
+    runs: Sequence[ConfiguredRun], baseline: str, margin: float | None = None
 ) -> tuple[Cell, ...]:
-    """Summarise all arms of one task by each measure; Holm's correction is over its arms.
+    """Summarise one task's configurations by each measure; Holm's correction is over them.
 
     Args:
         runs: of the task.
@@ -67,14 +67,14 @@ def tabulate_cells(
         margin: smallest difference of the main metric that matters; ``None`` for the usual one of
             :func:`~hiddenkey.lab.evidence.comparisons.compare_paired`, which all others have.
     """
-    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
+    groups: dict[RunConfiguration, list[ConfiguredRun]] = defaultdict(list)
     for run in runs:
-        groups[run.arm].append(run)
+        groups[run.configuration].append(run)
     against = find_baselines(groups, baseline)
     return tuple(
         cell
         for measure in _measures(runs)
-        for cell in compare_arms(
+        for cell in compare_configurations(
             groups,
             against,
             measure,
@@ -84,34 +84,41 @@ def tabulate_cells(
     )
 
 
-def compare_arms(
-    groups: Mapping[Arm, Sequence[ArmRun]],
-    against: Mapping[Arm, Arm | None],
+def compare_configurations(
+    groups: Mapping[RunConfiguration, Sequence[ConfiguredRun]],
+    against: Mapping[RunConfiguration, RunConfiguration | None],
     measure: Measure,
-    read: Callable[[ArmRun], float | None],
+    read: Callable[[ConfiguredRun], float | None],
     margin: float | None = None,
 ) -> list[Cell]:
-    """Summarise arms by one measure and compare each with its baseline, with Holm's correction.
+    """Summarise configurations by one measure; compare each with its baseline, Holm-corrected.
 
     Args:
-        groups: runs of one task by arm.
-        against: each arm's arm of the baseline, as ``find_baselines`` returns them.
+        groups: runs of one task by configuration.
+        against: the baseline of each configuration, as ``find_baselines`` returns them.
         measure: what is compared.
         read: a run's value; ``None`` where it has none.
         margin: smallest difference that matters; ``None`` for the usual one.
     """
-    cells = {arm: _cell(arm, runs, measure, read, against[arm]) for arm, runs in groups.items()}
-    for arm, cell in cells.items():
-        base = against[arm]
+    cells = {
+        configuration: _cell(configuration, runs, measure, read, against[configuration])
+        for configuration, runs in groups.items()
+    }
+    for configuration, cell in cells.items():
+        base = against[configuration]
         if base is not None:
-            cells[arm] = _compared(cell, cells[base], margin)
-    found = {arm: cell.comparison for arm, cell in cells.items() if cell.comparison is not None}
-    for arm, adjusted in (adjust_holm(found) if found else {}).items():
-        cells[arm] = dataclasses.replace(cells[arm], comparison=adjusted)
+            cells[configuration] = _compared(cell, cells[base], margin)
+    found = {
+        configuration: cell.comparison
+        for configuration, cell in cells.items()
+        if cell.comparison is not None
+    }
+    for configuration, adjusted in (adjust_holm(found) if found else {}).items():
+        cells[configuration] = dataclasses.replace(cells[configuration], comparison=adjusted)
     return list(cells.values())
 
 
-def value_of(run: ArmRun, measure: Measure) -> float | None:
+def value_of(run: ConfiguredRun, measure: Measure) -> float | None:
     """Return a finished run's value, ``None`` if it is missing or no finite number."""
     result = run.record.result
     if result is None:
@@ -129,7 +136,7 @@ def finite(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _measures(runs: Sequence[ArmRun]) -> list[Measure]:
+def _measures(runs: Sequence[ConfiguredRun]) -> list[Measure]:
     """The main metric, the evaluation loss and the other metrics, at both checkpoints.
 
     What a classifier's probabilities are worth is measured after the last step.
@@ -152,17 +159,17 @@ def _measures(runs: Sequence[ArmRun]) -> list[Measure]:
 
 
 def _cell(
-    arm: Arm,
-    runs: Sequence[ArmRun],
+    configuration: RunConfiguration,
+    runs: Sequence[ConfiguredRun],
     measure: Measure,
-    read: Callable[[ArmRun], float | None],
-    base: Arm | None,
+    read: Callable[[ConfiguredRun], float | None],
+    base: RunConfiguration | None,
 ) -> Cell:
     values = [(run.seed, read(run)) for run in runs]
     known = tuple(sorted((seed, value) for seed, value in values if value is not None))
     statuses = Counter(run.record.status for run in runs)
     return Cell(
-        arm=arm,
+        configuration=configuration,
         measure=measure,
         values=known,
         missing=statuses["finished"] - len(known),
@@ -179,7 +186,9 @@ def _compared(cell: Cell, base: Cell, margin: float | None) -> Cell:
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
         shared = "no seed" if not seeds else f"only seed {seeds[0]}"
-        return dataclasses.replace(cell, reason=f"{shared} in common with {base.arm.label}")
+        return dataclasses.replace(
+            cell, reason=f"{shared} in common with {base.configuration.label}"
+        )
     comparison = compare_paired(
         [ours[seed] for seed in seeds],
         [theirs[seed] for seed in seeds],
@@ -192,7 +201,7 @@ def _compared(cell: Cell, base: Cell, margin: float | None) -> Cell:
 _OF_METHOD: Final = ("method", "rate", "rates", "consistency_weight")
 
 
-def settings_of(run: ArmRun) -> dict[str, Any]:
+def settings_of(run: ConfiguredRun) -> dict[str, Any]:
     """Return all of a run's settings but those of its task, its seed and its dropout method."""
     left_out = {*NO_SETTINGS, *_OF_METHOD}
     options = explicit(run.record.options)
@@ -204,7 +213,7 @@ def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, 
     return tuple(sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)))
 
 
-def nearest(run: ArmRun, others: Sequence[ArmRun]) -> ArmRun | None:
+def nearest(run: ConfiguredRun, others: Sequence[ConfiguredRun]) -> ConfiguredRun | None:
     """Return the run of the same task, model, adapter and rank whose other settings differ least.
 
     Of several that differ as little it is one at the same dropout rate, if there is one.
@@ -215,28 +224,37 @@ def nearest(run: ArmRun, others: Sequence[ArmRun]) -> ArmRun | None:
         alike,
         key=lambda other: (
             len(differing(own, settings_of(other))),
-            other.arm.rate != run.arm.rate,
-            other.arm.label,
+            other.configuration.rate != run.configuration.rate,
+            other.configuration.label,
         ),
         default=None,
     )
 
 
-def _kind(run: ArmRun) -> tuple[Any, ...]:
+def _kind(run: ConfiguredRun) -> tuple[Any, ...]:
     """What is trained, and on what: runs that differ in it are never set against each other."""
-    return run.task, run.arm.model, run.arm.rank, run.record.options.get("adapter", "lora")
+    return (
+        run.task,
+        run.configuration.model,
+        run.configuration.rank,
+        run.record.options.get("adapter", "lora"),
+    )
 
 
-def find_baselines(groups: Mapping[Arm, Sequence[ArmRun]], baseline: str) -> dict[Arm, Arm | None]:
-    """Return each arm's arm of the baseline; ``None`` for the baseline's own and where none fits.
+def find_baselines(
+    groups: Mapping[RunConfiguration, Sequence[ConfiguredRun]], baseline: str
+) -> dict[RunConfiguration, RunConfiguration | None]:
+    """Return the baseline of each configuration; ``None`` for its own and where none fits.
 
     Args:
-        groups: runs of one task by arm.
+        groups: runs of one task by configuration.
         baseline: name of the baseline's method.
     """
-    plain = [runs[0] for arm, runs in groups.items() if arm.method == baseline]
-    found = {arm: nearest(runs[0], plain) for arm, runs in groups.items()}
+    plain = [runs[0] for configuration, runs in groups.items() if configuration.method == baseline]
+    found = {configuration: nearest(runs[0], plain) for configuration, runs in groups.items()}
     return {
-        arm: None if run is None or arm.method == baseline else run.arm
-        for arm, run in found.items()
+        configuration: None
+        if run is None or configuration.method == baseline
+        else run.configuration
+        for configuration, run in found.items()
     }

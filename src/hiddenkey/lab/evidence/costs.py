@@ -1,4 +1,4 @@
-"""What an arm costs, beside what it gains: times of runs, or of steps that took turns."""
+"""What a configuration costs, beside what it gains: times of runs, or of steps that took turns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Final
 
 from hiddenkey.errors import ConfigError
 from hiddenkey.files import write_whole
-from hiddenkey.lab.evidence.arms import ArmRun
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell, find_baselines, finite
 from hiddenkey.lab.evidence.comparisons import PairedComparison
+from hiddenkey.lab.evidence.configurations import ConfiguredRun
 from hiddenkey.lab.evidence.inference import Ratio
 from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.run.stored import build
@@ -92,10 +92,10 @@ def write_step_times(folder: Path, times: Iterable[StepTimes]) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """What an arm costs and gains.
+    """What a configuration costs and gains.
 
     Attributes:
-        arm: the arm.
+        configuration: the configuration.
         steps: optimiser steps, the median over runs.
         seconds_per_step: median over runs.
         time: seconds per step relative to the baseline's, over steps that took turns, or else over
@@ -108,7 +108,7 @@ class Cost:
         gain: comparison of the main metric after the last step; ``None`` without a baseline.
     """
 
-    arm: Arm
+    configuration: RunConfiguration
     steps: float
     seconds_per_step: float
     time: Ratio | None
@@ -120,37 +120,42 @@ class Cost:
 
 
 def tabulate_costs(
-    runs: Sequence[ArmRun], cells: Sequence[Cell], baseline: str, timed: Sequence[StepTimes] = ()
+    runs: Sequence[ConfiguredRun],
+    cells: Sequence[Cell],
+    baseline: str,
+    timed: Sequence[StepTimes] = (),
 ) -> tuple[Cost, ...]:
-    """Return seconds per step and peak memory of each arm, relative to its baseline's.
+    """Return seconds per step and peak memory of each configuration, relative to its baseline's.
 
     Args:
         runs: the runs of one task.
-        cells: what the arms gained.
+        cells: what the configurations gained.
         baseline: method that the others are compared with.
         timed: steps that took turns; without them, times of runs are compared.
     """
     turns = {each.place: each.ratio for each in timed if each.baseline == baseline}
-    groups: dict[Arm, list[ArmRun]] = defaultdict(list)
+    groups: dict[RunConfiguration, list[ConfiguredRun]] = defaultdict(list)
     for run in runs:
         # results from elsewhere may not say how long they took
         if run.record.result is not None and run.record.result.seconds_per_step > 0:
-            groups[run.arm].append(run)
+            groups[run.configuration].append(run)
     results = {
-        arm: {run.seed: found for run in group if (found := run.record.result) is not None}
-        for arm, group in groups.items()
+        configuration: {
+            run.seed: found for run in group if (found := run.record.result) is not None
+        }
+        for configuration, group in groups.items()
     }
     against = find_baselines(groups, baseline)
-    gains = {cell.arm: cell.comparison for cell in cells if cell.is_main("last")}
+    gains = {cell.configuration: cell.comparison for cell in cells if cell.is_main("last")}
     costs = []
-    for arm, own in results.items():
-        place = runs[0].task.name, arm.model, arm.rank, arm.method
-        base = arm if arm.method == baseline else against[arm]
+    for configuration, own in results.items():
+        place = runs[0].task.name, configuration.model, configuration.rank, configuration.method
+        base = configuration if configuration.method == baseline else against[configuration]
         others = {} if base is None else results[base]
         sample = next(iter(own.values()))
         costs.append(
             Cost(
-                arm=arm,
+                configuration=configuration,
                 steps=median(result.steps for result in own.values()),
                 seconds_per_step=median(result.seconds_per_step for result in own.values()),
                 time=turns.get(place) or _ratio(own, others, lambda r: r.seconds_per_step),
@@ -158,7 +163,7 @@ def tabulate_costs(
                 memory=_ratio(own, others, memory),
                 device_memory=sample.peak_device_memory_mib is not None,
                 lora_parameters=sample.lora_parameters,
-                gain=gains.get(arm),
+                gain=gains.get(configuration),
             )
         )
     return tuple(costs)

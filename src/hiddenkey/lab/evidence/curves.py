@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from hiddenkey.lab.evidence.arms import ArmRun
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import LOSS, finite
 from hiddenkey.lab.evidence.comparisons import describe
+from hiddenkey.lab.evidence.configurations import ConfiguredRun
 from hiddenkey.lab.evidence.inference import Estimate
 
 Part = Literal["evaluation", "training", "gap"]
@@ -30,14 +30,14 @@ class Curve:
     """A value over the steps of training.
 
     Attributes:
-        arm: the arm.
+        configuration: the configuration.
         name: main metric or ``loss``.
         part: ``evaluation`` or ``training`` examples, or the ``gap`` training minus evaluation;
             all without noise.
         points: in the order of the steps.
     """
 
-    arm: Arm
+    configuration: RunConfiguration
     name: str
     part: Literal["evaluation", "training", "gap"]
     points: tuple[CurvePoint, ...]
@@ -48,22 +48,22 @@ class GeneralisationGap:
     """Training examples against evaluation examples after the last step, without noise.
 
     Attributes:
-        arm: the arm.
+        configuration: the configuration.
         name: main metric or ``loss``.
         evaluation: on the evaluation examples.
         training: on a fixed sample of the training examples.
         gap: ``training`` minus ``evaluation``.
     """
 
-    arm: Arm
+    configuration: RunConfiguration
     name: str
     evaluation: Estimate
     training: Estimate
     gap: Estimate
 
 
-def tabulate_curves(runs: Sequence[ArmRun], also: Sequence[str] = ()) -> tuple[Curve, ...]:
-    """Average each arm's evaluations step by step over its finished runs.
+def tabulate_curves(runs: Sequence[ConfiguredRun], also: Sequence[str] = ()) -> tuple[Curve, ...]:
+    """Average each configuration's evaluations step by step over its finished runs.
 
     Args:
         runs: of one task.
@@ -71,24 +71,24 @@ def tabulate_curves(runs: Sequence[ArmRun], also: Sequence[str] = ()) -> tuple[C
     """
     return tuple(
         curve
-        for (arm, metric), group in _finished(runs).items()
+        for (configuration, metric), group in _finished(runs).items()
         for name in dict.fromkeys((metric, LOSS, *also))
         for part in _PARTS
-        if (curve := Curve(arm, name, part, _points(group, name, part))).points
+        if (curve := Curve(configuration, name, part, _points(group, name, part))).points
     )
 
 
-def tabulate_gaps(runs: Sequence[ArmRun]) -> tuple[GeneralisationGap, ...]:
-    """Summarise, for each arm, the gap after the last step, over the runs that have one."""
+def tabulate_gaps(runs: Sequence[ConfiguredRun]) -> tuple[GeneralisationGap, ...]:
+    """Summarise each configuration's gap after the last step, over the runs that have one."""
     gaps = []
-    for (arm, metric), group in _finished(runs).items():
+    for (configuration, metric), group in _finished(runs).items():
         for name in dict.fromkeys((metric, LOSS)):
             lines = [line for run in group for line in run.record.metrics[-1:]]
             rows = [[value_at(line, name, part) for part in _PARTS] for line in lines]
             whole = [[value for value in row if value is not None] for row in rows]
             columns = [*zip(*(row for row in whole if len(row) == len(_PARTS)), strict=True)]
             if columns:
-                gaps.append(GeneralisationGap(arm, name, *map(describe, columns)))
+                gaps.append(GeneralisationGap(configuration, name, *map(describe, columns)))
     return tuple(gaps)
 
 
@@ -101,16 +101,18 @@ def value_at(line: Mapping[str, Any], name: str, part: Part) -> float | None:
     return evaluation if part == "evaluation" else training
 
 
-def _finished(runs: Sequence[ArmRun]) -> dict[tuple[Arm, str], list[ArmRun]]:
-    """Finished runs by arm and main metric."""
-    groups: dict[tuple[Arm, str], list[ArmRun]] = defaultdict(list)
+def _finished(
+    runs: Sequence[ConfiguredRun],
+) -> dict[tuple[RunConfiguration, str], list[ConfiguredRun]]:
+    """Finished runs by configuration and main metric."""
+    groups: dict[tuple[RunConfiguration, str], list[ConfiguredRun]] = defaultdict(list)
     for run in runs:
         if run.record.result is not None:
-            groups[run.arm, run.record.result.main_metric].append(run)
+            groups[run.configuration, run.record.result.main_metric].append(run)
     return groups
 
 
-def _points(runs: Sequence[ArmRun], name: str, part: Part) -> tuple[CurvePoint, ...]:
+def _points(runs: Sequence[ConfiguredRun], name: str, part: Part) -> tuple[CurvePoint, ...]:
     values: dict[int, list[float]] = defaultdict(list)
     for run in runs:
         for line in run.record.metrics:

@@ -1,4 +1,4 @@
-"""The main metric over one option, and the best of several arms of a method."""
+"""The main metric over one option, and the best of several configurations of a method."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.inference import Estimate
 
 _OPTIONS: Final = {"rate": "rate", "rank": "rank", "consistency_weight": "weight"}
-"""Options that are swept, and the arm's attribute that has them."""
+"""Options that are swept, and the configuration's attribute that has them."""
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """One arm of a sweep.
+    """One configuration of a sweep.
 
     Attributes:
         x: value of the swept option; 0 for a level.
@@ -33,7 +33,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Series:
-    """Arms that differ in the swept option alone.
+    """Configurations that differ in the swept option alone.
 
     Attributes:
         label: what they share.
@@ -66,37 +66,39 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Selection:
-    """The arm of a method with the best mean: chosen on the evaluation examples.
+    """The configuration of a method with the best mean: chosen on the evaluation examples.
 
     Attributes:
-        cell: that of the arm with the best mean after the last step.
-        tried: number of arms it was chosen from.
+        cell: that of the configuration with the best mean after the last step.
+        tried: number of configurations it was chosen from.
     """
 
     cell: Cell
     tried: int
 
     @property
-    def chosen(self) -> Arm:
-        """The arm; its ``family`` are those that it was chosen from."""
-        return self.cell.arm
+    def chosen(self) -> RunConfiguration:
+        """The configuration; its ``family`` are those that it was chosen from."""
+        return self.cell.configuration
 
 
 def tabulate_sweeps(cells: Sequence[Cell], baseline: str) -> tuple[Sweep, ...]:
-    """Return a sweep for each option that some arms differ in alone."""
+    """Return a sweep for each option that some configurations differ in alone."""
     sweeps = (_sweep(option, cells, baseline) for option in _OPTIONS)
     return tuple(sweep for sweep in sweeps if sweep is not None)
 
 
 def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
-    """Return each method's best arm after the last step, for each model and rank.
+    """Return each method's best configuration after the last step, for each model and rank.
 
-    The arms of the same method compete; where no method has several, nothing is selected.
+    The configurations of the same method compete; where no method has several, nothing is selected.
     """
     groups: dict[str, list[tuple[float, Cell]]] = defaultdict(list)
     for cell in cells:
         if cell.is_main("last") and cell.description is not None:
-            groups[cell.arm.family].append((cell.measure.worth(cell.description.mean), cell))
+            groups[cell.configuration.family].append(
+                (cell.measure.worth(cell.description.mean), cell)
+            )
     if all(len(group) == 1 for group in groups.values()):
         return ()
     best = {family: max(group, key=itemgetter(0))[1] for family, group in groups.items()}
@@ -104,17 +106,23 @@ def tabulate_selections(cells: Sequence[Cell]) -> tuple[Selection, ...]:
 
 
 def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
-    best = {cell.arm: cell.description for cell in cells if cell.is_main("best")}
-    groups: dict[tuple[Hashable, ...], list[tuple[Arm, SweepPoint]]] = defaultdict(list)
+    best = {cell.configuration: cell.description for cell in cells if cell.is_main("best")}
+    groups: dict[tuple[Hashable, ...], list[tuple[RunConfiguration, SweepPoint]]] = defaultdict(
+        list
+    )
     levels = []
     for cell in (cell for cell in cells if cell.is_main("last")):
-        arm, x = cell.arm, getattr(cell.arm, _OPTIONS[option])
-        point = SweepPoint(float(x or 0), cell.description, best.get(arm))
+        configuration, x = cell.configuration, getattr(cell.configuration, _OPTIONS[option])
+        point = SweepPoint(float(x or 0), cell.description, best.get(configuration))
         if x is not None:
-            same = (getattr(arm, name) for other, name in _OPTIONS.items() if other != option)
-            groups[arm.method, arm.model, *same, arm.others].append((arm, point))
-        elif arm.method == baseline and cell.description is not None:
-            levels.append(_series(option, [(arm, point)]))
+            same = (
+                getattr(configuration, name) for other, name in _OPTIONS.items() if other != option
+            )
+            groups[configuration.method, configuration.model, *same, configuration.others].append(
+                (configuration, point)
+            )
+        elif configuration.method == baseline and cell.description is not None:
+            levels.append(_series(option, [(configuration, point)]))
     several = [group for group in groups.values() if len({point.x for _, point in group}) > 1]
     if not several:
         return None
@@ -122,10 +130,10 @@ def _sweep(option: str, cells: Sequence[Cell], baseline: str) -> Sweep | None:
     return Sweep(option, tuple(series), tuple(levels))
 
 
-def _series(option: str, group: Sequence[tuple[Arm, SweepPoint]]) -> Series:
-    """Name a line by what its arms share: the label without the swept option."""
-    arm = group[0][0]
+def _series(option: str, group: Sequence[tuple[RunConfiguration, SweepPoint]]) -> Series:
+    """Name a line by what its configurations share: the label without the swept option."""
+    configuration = group[0][0]
     prefix = option.replace("_", " ") + " "
-    parts = [part for part in arm.label.split(", ") if not part.startswith(prefix)]
+    parts = [part for part in configuration.label.split(", ") if not part.startswith(prefix)]
     points = sorted((point for _, point in group), key=lambda point: point.x)
-    return Series(", ".join(parts), arm.method, frozenset(parts[1:]), tuple(points))
+    return Series(", ".join(parts), configuration.method, frozenset(parts[1:]), tuple(points))

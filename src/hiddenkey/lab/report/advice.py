@@ -12,9 +12,9 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.evidence.arms import ArmRun
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.configurations import ConfiguredRun
 from hiddenkey.lab.evidence.costs import Cost
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
@@ -90,7 +90,7 @@ def advise(
     verdict: Judgement,
     cells: Sequence[Cell],
     costs: Sequence[Cost],
-    runs: Sequence[ArmRun],
+    runs: Sequence[ConfiguredRun],
     baseline: str,
     background: Background,
 ) -> Advice:
@@ -105,13 +105,17 @@ def advise(
         background: of the whole comparison.
     """
     last = [cell for cell in cells if cell.is_main("last") and cell.comparison is not None]
-    options = {run.arm: run.record.options for run in reversed(runs)}
+    options = {run.configuration: run.record.options for run in reversed(runs)}
     if verdict.answer in ("better", "mixed"):
         cell, reason = recommended(last, costs)
-        return Advice("train", f"Train with {cell.arm.label}. {reason}", _use(options[cell.arm]))
+        return Advice(
+            "train",
+            f"Train with {cell.configuration.label}. {reason}",
+            _use(options[cell.configuration]),
+        )
     if verdict.answer == "nothing to compare":
         return _repair(cells, runs, baseline, background)
-    plain = _baseline_arm(last, runs, baseline)
+    plain = _baseline_configuration(last, runs, baseline)
     use = () if plain is None else _use(options[plain])
     if verdict.answer == "no clear difference":
         margin = max(each.margin for each in map(comparison_of, last))
@@ -127,7 +131,7 @@ def _decide(
     baseline: str,
     background: Background,
     use: tuple[Code, ...],
-    runs: Sequence[ArmRun],
+    runs: Sequence[ConfiguredRun],
 ) -> Advice:
     """Say how many seeds would decide, or that none that anybody runs would."""
     still_open = [c for c in compared if comparison_of(c).verdict == "inconclusive"]
@@ -142,7 +146,7 @@ def _decide(
             f" {found.margin:.3g}, if there is one, is smaller than is worth that.",
             use,
         )
-    on = f" on {cell.arm.label}, the most favourable one" if len(still_open) > 1 else ""
+    on = f" on {cell.configuration.label}, the most favourable one" if len(still_open) > 1 else ""
     why = f"about {found.pairs_to_decide} in all would decide{on}."
     if found.estimate.is_constant:
         why = (
@@ -152,7 +156,9 @@ def _decide(
     return _add_seeds(found.pairs_to_decide - found.count, why, background, runs)
 
 
-def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRun]) -> Advice:
+def _add_seeds(
+    more: int, why: str, background: Background, runs: Sequence[ConfiguredRun]
+) -> Advice:
     stored = _covering(background.plan, runs)
     seeds = _enlarged(background.seeds, more, stored)
     words = f"Add {count(more, 'seed')}: {why} {_time(more, background)}".strip()
@@ -162,7 +168,7 @@ def _add_seeds(more: int, why: str, background: Background, runs: Sequence[ArmRu
     return Advice("add seeds", words, (Code("a shell", compare_command(path, seeds=seeds)),))
 
 
-def _is_table(runs: Sequence[ArmRun]) -> bool:
+def _is_table(runs: Sequence[ConfiguredRun]) -> bool:
     """Whether the runs are rows of somebody's table, which no command of ours can enlarge."""
     return any("source" in run.record.options for run in runs)
 
@@ -183,36 +189,36 @@ def _time(more: int, background: Background) -> str:
     return f"That takes about {duration(more * background.seed_seconds / workers)}{shared}."
 
 
-def _covering(stored: StoredPlan | None, runs: Sequence[ArmRun]) -> StoredPlan | None:
+def _covering(stored: StoredPlan | None, runs: Sequence[ConfiguredRun]) -> StoredPlan | None:
     """The folder's plan, if it is of these runs and not of a part of them."""
     if stored is None:
         return None
     plan = stored.plan
     settings = plan.settings() if plan.command is None else plan.command_settings()
     planned = {(each.task, each.method) for each in settings}
-    found = {(run.task.name, run.arm.method) for run in runs}
+    found = {(run.task.name, run.configuration.method) for run in runs}
     return stored if found <= planned else None
 
 
 def _repair(
-    cells: Sequence[Cell], runs: Sequence[ArmRun], baseline: str, background: Background
+    cells: Sequence[Cell], runs: Sequence[ConfiguredRun], baseline: str, background: Background
 ) -> Advice:
     """Say how there comes to be something to compare."""
     stored = _covering(background.plan, runs)
     path = stored.path if stored else None
-    arms = {cell.arm.method for cell in cells}
+    configurations = {cell.configuration.method for cell in cells}
     if _is_table(runs) and any(cell.failed for cell in cells):
         return Advice("repair", "Train the runs again that failed, and give their rows new values.")
     if not cells or any(cell.failed for cell in cells):
         code = Code("a shell", compare_command(path, retry_failed=()))
         return Advice("repair", "Fix what the failed runs say, and run them again.", (code,))
-    if baseline not in arms:
+    if baseline not in configurations:
         words = f"Run the baseline {baseline} too, or name a method of these runs with --baseline."
         return Advice("repair", words)
-    if arms == {baseline}:
+    if configurations == {baseline}:
         if stored is not None and {*stored.plan.methods} == {baseline}:
             words = f"Train with {baseline}: no other method was planned beside it."
-            is_one = len({run.arm for run in runs}) == 1
+            is_one = len({run.configuration for run in runs}) == 1
             return Advice("stay", words, _use(runs[0].record.options) if is_one else ())
         return Advice("repair", f"Run a method beside {baseline}; 'hiddenkey methods' lists them.")
     more = _USUAL - len(background.seeds)
@@ -228,18 +234,26 @@ def _unequal(cells: Sequence[Cell]) -> bool:
 
 
 def _none_better(compared: Sequence[Cell]) -> str:
-    still_open = [c.arm.label for c in compared if comparison_of(c).verdict == "inconclusive"]
+    still_open = [
+        c.configuration.label for c in compared if comparison_of(c).verdict == "inconclusive"
+    ]
     if not still_open:
         return "no configuration is better."
     noun = "is" if len(still_open) == 1 else "are"
     return f"no configuration is shown to be better; {listing(still_open)} {noun} inconclusive."
 
 
-def _baseline_arm(compared: Sequence[Cell], runs: Sequence[ArmRun], baseline: str) -> Arm | None:
+def _baseline_configuration(
+    compared: Sequence[Cell], runs: Sequence[ConfiguredRun], baseline: str
+) -> RunConfiguration | None:
     """The baseline's configuration that the most favourable comparison is with."""
     nearest = max(compared, key=gain_of)
-    arms = {run.arm.label: run.arm for run in runs if run.arm.method == baseline}
-    return arms.get(nearest.against or "")
+    configurations = {
+        run.configuration.label: run.configuration
+        for run in runs
+        if run.configuration.method == baseline
+    }
+    return configurations.get(nearest.against or "")
 
 
 def _use(options: Mapping[str, Any]) -> tuple[Code, ...]:

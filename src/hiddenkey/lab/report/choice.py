@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.comparisons import PairedComparison, adjust_holm, compare_paired
 from hiddenkey.lab.evidence.costs import Cost
@@ -41,11 +41,16 @@ def recommended(compared: Sequence[Cell], costs: Sequence[Cost]) -> tuple[Cell, 
     best = max(better, key=gain_of)
     alike = [best, *_not_distinguished(best, [cell for cell in better if cell is not best])]
     known = _cost_by_family(costs)
-    seconds = {cell.arm: known.get(cell.arm.family, 0.0) for cell in alike}
+    seconds = {cell.configuration: known.get(cell.configuration.family, 0.0) for cell in alike}
     found = min(
-        alike, key=lambda cell: (seconds[cell.arm], *_departure(cell.arm), cell is not best)
+        alike,
+        key=lambda cell: (
+            seconds[cell.configuration],
+            *_departure(cell.configuration),
+            cell is not best,
+        ),
     )
-    cheaper = seconds[found.arm] < seconds[best.arm]
+    cheaper = seconds[found.configuration] < seconds[best.configuration]
     note = comparison_of(found).note
     return found, " ".join(filter(None, (_reason(better, alike, best, found, cheaper), note)))
 
@@ -68,30 +73,30 @@ def _reason(
     if len(alike) < len(better):
         several = f"{len(alike)} of {len(better)} better configurations are not distinguished"
     return (
-        f"{several} by these seeds: {best.arm.label} has the best mean, but"
-        f" {found.arm.label} {what}."
+        f"{several} by these seeds: {best.configuration.label} has the best mean, but"
+        f" {found.configuration.label} {what}."
     )
 
 
 def _not_distinguished(best: Cell, others: Sequence[Cell]) -> list[Cell]:
     """The cells that the rule of inference does not show to be worse than the best one."""
     mine = dict(best.values)
-    found: dict[Arm, PairedComparison] = {}
+    found: dict[RunConfiguration, PairedComparison] = {}
     for cell in others:
         own = dict(cell.values)
         seeds = sorted(own.keys() & mine.keys())
         if len(seeds) >= FEWEST:
-            found[cell.arm] = compare_paired(
+            found[cell.configuration] = compare_paired(
                 [own[seed] for seed in seeds],
                 [mine[seed] for seed in seeds],
                 larger_is_better=cell.measure.larger_is_better,
             )
     worse = {
-        arm
-        for arm, each in (adjust_holm(found) if found else {}).items()
+        configuration
+        for configuration, each in (adjust_holm(found) if found else {}).items()
         if each.verdict == "worse"
     }
-    return [cell for cell in others if cell.arm not in worse]
+    return [cell for cell in others if cell.configuration not in worse]
 
 
 def _cost_by_family(costs: Sequence[Cost]) -> dict[str, float]:
@@ -99,20 +104,24 @@ def _cost_by_family(costs: Sequence[Cost]) -> dict[str, float]:
 
     Ratios to the baseline's time say more than seconds, where all have the same baseline.
     """
-    same = len({(cost.arm.model, cost.arm.rank) for cost in costs}) == 1
+    same = len({(cost.configuration.model, cost.configuration.rank) for cost in costs}) == 1
     timed = same and all(cost.time is not None for cost in costs)
     found: dict[str, list[float]] = {}
     for cost in costs:
         each = cost.time.value if timed and cost.time else cost.seconds_per_step
-        found.setdefault(cost.arm.family, []).append(each * cost.steps)
+        found.setdefault(cost.configuration.family, []).append(each * cost.steps)
     return {family: median(values) for family, values in found.items()}
 
 
-def _departure(arm: Arm) -> tuple[Any, ...]:
+def _departure(configuration: RunConfiguration) -> tuple[Any, ...]:
     """How far a configuration is from its method's own, as a sort key that knows no result."""
-    entry = methods().get(arm.method)
+    entry = methods().get(configuration.method)
     rates = {drop.rate for drop in entry.config.drops} if entry else set()
     consistency = entry.config.consistency if entry else None
     own_weight = consistency.weight if consistency else None
-    changed = (arm.rate not in rates) + (arm.weight != own_weight) + len(arm.others)
-    return changed, arm.rate or 0.0, arm.weight or 0.0
+    changed = (
+        (configuration.rate not in rates)
+        + (configuration.weight != own_weight)
+        + len(configuration.others)
+    )
+    return changed, configuration.rate or 0.0, configuration.weight or 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.axes import Arm, Checkpoint
+from hiddenkey.lab.evidence.axes import Checkpoint, RunConfiguration
 from hiddenkey.lab.evidence.cells import LOSS, Cell
 from hiddenkey.lab.evidence.comparisons import EFFECT_SIZE
 from hiddenkey.lab.evidence.sweeps import Selection
@@ -28,8 +28,11 @@ def methods_grid(scope: Scope, checkpoint: Checkpoint, baseline: str) -> Grid:
     tables = [table for table in scope.tasks if table.task.metric]
     best = {table.task: _best_mean(table, checkpoint) for table in tables}
     rows = [
-        [arm.label, *(_result(t.find(arm, checkpoint), best[t.task]) for t in tables)]
-        for arm in scope.arms
+        [
+            configuration.label,
+            *(_result(t.find(configuration, checkpoint), best[t.task]) for t in tables),
+        ]
+        for configuration in scope.configurations
     ]
     notes = [
         "Mean ± standard deviation over the seeds and the mean's 95 % interval; below,"
@@ -46,7 +49,7 @@ def selection_grid(scope: Scope, baseline: str) -> Grid:
     """Each method at the best of its configurations."""
     tables = [table for table in scope.tasks if table.selections]
     chosen = [{each.chosen.family: each for each in table.selections} for table in tables]
-    families = dict.fromkeys(arm.family for arm in scope.arms)
+    families = dict.fromkeys(configuration.family for configuration in scope.configurations)
     rows = [
         [family, *(_selected(own.get(family)) for own in chosen)]
         for family in families
@@ -74,7 +77,7 @@ def comparison_grid(scope: Scope, baseline: str, *, others: bool = True) -> Grid
     rows = [
         _comparison_row(table, cell)
         for table in scope.tasks
-        for cell in _by_arm(scope, table)
+        for cell in _by_configuration(scope, table)
         if others or cell.measure.main or cell.measure.name == LOSS
     ]
     notes = [
@@ -119,17 +122,19 @@ def _best_mean(table: TaskTable, checkpoint: Checkpoint) -> float | None:
     return max(found)[1] if found else None
 
 
-def _by_arm(scope: Scope, table: TaskTable) -> list[Cell]:
-    order: dict[Arm, int] = {arm: index for index, arm in enumerate(scope.arms)}
+def _by_configuration(scope: Scope, table: TaskTable) -> list[Cell]:
+    order: dict[RunConfiguration, int] = {
+        configuration: index for index, configuration in enumerate(scope.configurations)
+    }
     measures = list(dict.fromkeys(cell.measure for cell in table.cells))
-    return sorted(table.cells, key=lambda c: (measures.index(c.measure), order[c.arm]))
+    return sorted(table.cells, key=lambda c: (measures.index(c.measure), order[c.configuration]))
 
 
 def _comparison_row(table: TaskTable, cell: Cell) -> list[Any]:
     found, compared = cell.description, cell.comparison
     row: list[Any] = [
         table.task.label,
-        cell.arm.label,
+        cell.configuration.label,
         cell.measure.name,
         cell.measure.checkpoint,
         *(len(cell.values), cell.missing, cell.failed),

@@ -34,9 +34,16 @@ def scope_grids(scope: Scope, baseline: str, *, others: bool = True) -> dict[str
 def gap_grid(scope: Scope) -> Grid:
     """Training against evaluation examples."""
     rows = [
-        [t.task.label, g.arm.label, g.name, *map(spread, (g.training, g.evaluation, g.gap))]
+        [
+            t.task.label,
+            g.configuration.label,
+            g.name,
+            *map(spread, (g.training, g.evaluation, g.gap)),
+        ]
         for t in scope.tasks
-        for g in sorted(t.gaps, key=lambda g: (g.name == "loss", scope.arms.index(g.arm)))
+        for g in sorted(
+            t.gaps, key=lambda g: (g.name == "loss", scope.configurations.index(g.configuration))
+        )
     ]
     notes = [
         "After the last step, without dropout. Training: a fixed sample of the training examples."
@@ -51,7 +58,7 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
     rows = [
         [
             table.task.label,
-            cost.arm.label,
+            cost.configuration.label,
             None if cost.gain is None else difference(cost.gain.difference, cost.gain.interval),
             _times(cost.time),
             cost.seconds_per_step,
@@ -61,7 +68,9 @@ def cost_grid(scope: Scope, baseline: str) -> Grid:
             numeric(cost.lora_parameters, f"{cost.lora_parameters:,}"),
         ]
         for table in scope.tasks
-        for cost in sorted(table.costs, key=lambda cost: scope.arms.index(cost.arm))
+        for cost in sorted(
+            table.costs, key=lambda cost: scope.configurations.index(cost.configuration)
+        )
     ]
     columns = (
         "task", "configuration", "gain", f"time vs {baseline}", "s/step", f"memory vs {baseline}",

@@ -9,8 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hiddenkey.lab.evidence.arms import ArmRun, differing_options, explicit
 from hiddenkey.lab.evidence.cells import finite
+from hiddenkey.lab.evidence.configurations import ConfiguredRun, differing_options, explicit
 from hiddenkey.lab.evidence.costs import memory
 from hiddenkey.lab.present.entries import Grid, grid_of, make_grid
 from hiddenkey.lab.report.tables import RunRow, SearchRow, Tables
@@ -20,7 +20,7 @@ Environments = tuple[tuple[Mapping[str, Any], int], ...]
 
 
 def tabulate_runs(
-    runs: Sequence[ArmRun], replaced: set[str], differing: Sequence[str]
+    runs: Sequence[ConfiguredRun], replaced: set[str], differing: Sequence[str]
 ) -> tuple[tuple[RunRow, ...], Environments]:
     """Return a row for each run, and the distinct environments that the rows point to."""
     frozen = [json.dumps(run.record.environment, sort_keys=True) for run in runs]
@@ -38,24 +38,29 @@ def tabulate_runs(
     return rows, tuple((json.loads(text), counts[text]) for text in distinct)
 
 
-def tabulate_search(runs: Sequence[ArmRun], by: Worth = "best") -> tuple[SearchRow, ...]:
+def tabulate_search(runs: Sequence[ConfiguredRun], by: Worth = "best") -> tuple[SearchRow, ...]:
     """Return the configurations that a search tried, the leading one of each method first.
 
     Args:
         runs: of the search.
         by: what its trials are worth.
     """
-    groups: dict[tuple[str, str, str, int], list[ArmRun]] = defaultdict(list)
+    groups: dict[tuple[str, str, str, int], list[ConfiguredRun]] = defaultdict(list)
     for run in runs:
-        groups[run.task.label, run.arm.method, run.arm.model, run.arm.rank].append(run)
+        groups[
+            run.task.label,
+            run.configuration.method,
+            run.configuration.model,
+            run.configuration.rank,
+        ].append(run)
     return tuple(trial for group in groups.values() for trial in _trials(group, by))
 
 
-def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
+def _trials(runs: Sequence[ConfiguredRun], by: Worth) -> list[SearchRow]:
     """The trials of one search: runs that differ in the seed alone are one trial."""
     _, differing = differing_options(run.record for run in runs)
     names = [name for name in differing if name not in ("seed", "rates")]
-    groups: dict[tuple[str, ...], list[ArmRun]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[ConfiguredRun]] = defaultdict(list)
     for run in runs:
         values = explicit(run.record.options)
         groups[tuple(_shown(values.get(name)) for name in names)].append(run)
@@ -76,7 +81,7 @@ def _trials(runs: Sequence[ArmRun], by: Worth) -> list[SearchRow]:
     return [trial for _, trial in sorted(ordered, key=lambda each: each[0])]
 
 
-def _worth(runs: Sequence[ArmRun], by: Worth) -> float | None:
+def _worth(runs: Sequence[ConfiguredRun], by: Worth) -> float | None:
     """What a trial was worth to its search; ``None`` where a run diverged."""
     if any(run.record.counts_as_worst for run in runs):
         return None
@@ -89,9 +94,14 @@ def _worth(runs: Sequence[ArmRun], by: Worth) -> float | None:
     )
 
 
-def _trial(settings: Mapping[str, str], runs: Sequence[ArmRun]) -> SearchRow:
-    arm, task = runs[0].arm, runs[0].task
-    place = {"task": task.label, "method": arm.method, "model": arm.model, "rank": str(arm.rank)}
+def _trial(settings: Mapping[str, str], runs: Sequence[ConfiguredRun]) -> SearchRow:
+    configuration, task = runs[0].configuration, runs[0].task
+    place = {
+        "task": task.label,
+        "method": configuration.method,
+        "model": configuration.model,
+        "rank": str(configuration.rank),
+    }
     results = [run.record.result for run in runs if run.record.result is not None]
     metrics = [result.metrics[result.main_metric] for result in results]
     lost = any(run.record.counts_as_worst for run in runs)
@@ -110,7 +120,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def _values(run: ArmRun, superseded: bool) -> dict[str, Any]:
+def _values(run: ConfiguredRun, superseded: bool) -> dict[str, Any]:
     """What the list of all runs says; ``superseded``: a newer run like this one replaces it."""
     record, result = run.record, run.record.result
     metric = None if result is None else result.metrics[result.main_metric]
@@ -118,7 +128,7 @@ def _values(run: ArmRun, superseded: bool) -> dict[str, Any]:
     return {
         "id": record.id,
         "task": run.task.label,
-        "configuration": run.arm.label,
+        "configuration": run.configuration.label,
         "seed": run.seed,
         "stage": record.stage,
         "budget": record.budget,
@@ -176,7 +186,7 @@ def curves_grid(tables: Tables) -> Grid:
         "budget", "task", "configuration", "metric", "examples", "step", "mean", "sd", "runs"
     )  # fmt: skip
     rows = [
-        (scope.budget, table.task.label, curve.arm.label, curve.name, curve.part,
+        (scope.budget, table.task.label, curve.configuration.label, curve.name, curve.part,
          point.step, point.spread.mean, point.spread.deviation, point.spread.count)
         for scope in tables.scopes
         for table in scope.tasks

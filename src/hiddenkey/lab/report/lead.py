@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hiddenkey.lab.evidence.arms import ArmRun
 from hiddenkey.lab.evidence.axes import Task
 from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.configurations import ConfiguredRun
 from hiddenkey.lab.evidence.costs import Cost
 from hiddenkey.lab.present.words import count, interval, listing, signed
 from hiddenkey.lab.report.choice import comparison_of, gain_of, recommended
 
 
 def lead(
-    task: Task, cells: Sequence[Cell], costs: Sequence[Cost], runs: Sequence[ArmRun], baseline: str
+    task: Task,
+    cells: Sequence[Cell],
+    costs: Sequence[Cost],
+    runs: Sequence[ConfiguredRun],
+    baseline: str,
 ) -> str:
     """Return effect, model, data and seeds in one line; empty where nothing is compared.
 
@@ -36,18 +40,18 @@ def lead(
     bounds = interval(found.low, found.high, sign=True)
     effect = f"{signed(found.difference)} {bounds}".strip()
     return (
-        f"{task.label}: {cell.arm.label} − {baseline} = {effect} in {cell.measure.name},"
+        f"{task.label}: {cell.configuration.label} − {baseline} = {effect} in {cell.measure.name},"
         f" {_models(runs)}{_sizes(runs)}{count(found.count, 'seed')}."
     )
 
 
-def _models(runs: Sequence[ArmRun]) -> str:
-    known = (run.arm.model or run.record.observed.get("model_name") for run in runs)
+def _models(runs: Sequence[ConfiguredRun]) -> str:
+    known = (run.configuration.model or run.record.observed.get("model_name") for run in runs)
     names = dict.fromkeys(Path(name).name or name for name in known if name)
     return f"{'model' if len(names) == 1 else 'models'} {listing(list(names))}, " if names else ""
 
 
-def _sizes(runs: Sequence[ArmRun]) -> str:
+def _sizes(runs: Sequence[ConfiguredRun]) -> str:
     """The numbers of examples, where the records have them."""
     results = [run.record.result for run in runs if run.record.result is not None]
     train = {found.train_examples for found in results if found.train_examples}

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import NO_SETTINGS, ArmRun, explicit
-from hiddenkey.lab.evidence.axes import Arm, Budget
+from hiddenkey.lab.evidence.axes import Budget, RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.configurations import NO_SETTINGS, ConfiguredRun, explicit
 from hiddenkey.lab.present.words import listing
 
 _OF_METHODS: Final = ("method", "rate", "consistency_")
@@ -19,7 +19,7 @@ _MACHINE: Final = ("device", "platform", "python", "torch", "transformers", "pef
 
 
 def task_notes(
-    runs: Sequence[ArmRun], cells: Sequence[Cell], baseline: str, budget: Budget
+    runs: Sequence[ConfiguredRun], cells: Sequence[Cell], baseline: str, budget: Budget
 ) -> tuple[str, ...]:
     """Say where the runs of one task are not alike in more than the method."""
     return (
@@ -32,7 +32,7 @@ def task_notes(
     )
 
 
-def _unnamed_options(runs: Sequence[ArmRun]) -> list[str]:
+def _unnamed_options(runs: Sequence[ConfiguredRun]) -> list[str]:
     """The rates and weights that labels leave out, since each method has one on this task."""
     told: dict[str, str] = {}
     for run in runs:
@@ -40,10 +40,10 @@ def _unnamed_options(runs: Sequence[ArmRun]) -> list[str]:
         parts = [
             f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
             for name, words in (("rate", "rate"), ("consistency_weight", "consistency weight"))
-            if (value := options.get(name)) is not None and words not in run.arm.label
+            if (value := options.get(name)) is not None and words not in run.configuration.label
         ]
         if parts:
-            told[run.arm.family] = " and ".join(parts)
+            told[run.configuration.family] = " and ".join(parts)
     return (
         [f"Options: {'; '.join(f'{label}: {what}' for label, what in told.items())}."]
         if told
@@ -55,7 +55,7 @@ def _unequal_seeds(cells: Sequence[Cell], baseline: str) -> list[str]:
     seeds: dict[tuple[int, ...], list[str]] = defaultdict(list)
     for cell in cells:
         if cell.is_main("last"):
-            seeds[tuple(seed for seed, _ in cell.values)].append(cell.arm.label)
+            seeds[tuple(seed for seed, _ in cell.values)].append(cell.configuration.label)
     if len(seeds) < 2:
         return []
     told = [f"{_seeds(key)}: {listing(labels)}" for key, labels in seeds.items()]
@@ -72,15 +72,19 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{noun} {listing([str(seed) for seed in seeds], limit=12)}"
 
 
-def _unequal_steps(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> list[str]:
+def _unequal_steps(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> list[str]:
     if budget == "time":
         return []
-    steps: dict[Arm, set[int]] = defaultdict(set)
+    steps: dict[RunConfiguration, set[int]] = defaultdict(set)
     for run in runs:
         if run.record.result is not None:
-            steps[run.arm].add(run.record.result.steps)
-    base = set().union(*(found for arm, found in steps.items() if arm.method == baseline))
-    other = [arm.label for arm, found in steps.items() if base and not found <= base]
+            steps[run.configuration].add(run.record.result.steps)
+    base = set().union(
+        *(found for configuration, found in steps.items() if configuration.method == baseline)
+    )
+    other = [
+        configuration.label for configuration, found in steps.items() if base and not found <= base
+    ]
     if not other:
         return []
     return [
@@ -89,15 +93,15 @@ def _unequal_steps(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> lis
     ]
 
 
-def _other_options(runs: Sequence[ArmRun], baseline: str, budget: Budget) -> list[str]:
+def _other_options(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> list[str]:
     """Options of a method that the baseline does not have, beyond what is compared."""
     expected = {*NO_SETTINGS, "model", "rank"}
     expected |= {"max_steps", "epochs"} if budget == "time" else set()
-    expected |= {name for run in runs for name, _ in run.arm.others}
+    expected |= {name for run in runs for name, _ in run.configuration.others}
     own: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for run in runs:
         for name, value in explicit(run.record.options).items():
-            own[run.arm.method][name].add(json.dumps(value, sort_keys=True))
+            own[run.configuration.method][name].add(json.dumps(value, sort_keys=True))
     base = own.get(baseline)
     if base is None:
         return []
@@ -123,16 +127,16 @@ _SEEN: Final = {
 """What is seen of a command's runs that should be equal for equal seeds."""
 
 
-def _unlike_starts(runs: Sequence[ArmRun], baseline: str) -> list[str]:
+def _unlike_starts(runs: Sequence[ConfiguredRun], baseline: str) -> list[str]:
     """Seeds at which a command trained two methods from other weights or on other batches."""
     sentences = []
     for name, words in _SEEN.items():
-        base = {run.seed: _seen(run, name) for run in runs if run.arm.method == baseline}
+        base = {run.seed: _seen(run, name) for run in runs if run.configuration.method == baseline}
         unlike: dict[str, list[str]] = defaultdict(list)
         for run in runs:
             own, other = _seen(run, name), base.get(run.seed)
             if own and other and own != other:
-                unlike[run.arm.label].append(str(run.seed))
+                unlike[run.configuration.label].append(str(run.seed))
         sentences += [
             f"{label} {words} {baseline} at seed {listing(seeds, limit=12)}: pairs of these seeds"
             " differ in more than the method, so the intervals are wider than they need be. Let the"
@@ -142,7 +146,7 @@ def _unlike_starts(runs: Sequence[ArmRun], baseline: str) -> list[str]:
     return sentences
 
 
-def _seen(run: ArmRun, name: str) -> str:
+def _seen(run: ConfiguredRun, name: str) -> str:
     return str(run.record.observed.get(name) or "")
 
 
@@ -150,7 +154,7 @@ def _values(frozen: set[str]) -> str:
     return listing([value.strip('"') for value in sorted(frozen)])
 
 
-def _environments(runs: Sequence[ArmRun]) -> list[str]:
+def _environments(runs: Sequence[ConfiguredRun]) -> list[str]:
     seen: dict[str, set[str]] = defaultdict(set)
     for run in runs:
         environment: Mapping[str, Any] = run.record.environment

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hiddenkey.lab.evidence.axes import Arm, Budget, Checkpoint, Task
+from hiddenkey.lab.evidence.axes import Budget, Checkpoint, RunConfiguration, Task
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.costs import Cost
 from hiddenkey.lab.evidence.curves import Curve, GeneralisationGap
@@ -37,11 +37,17 @@ class TaskTable:
     selections: tuple[Selection, ...]
     notes: tuple[str, ...]
 
-    def find(self, arm: Arm, checkpoint: Checkpoint, *, main: bool = True) -> Cell | None:
-        """Return an arm's cell for the main metric (or the loss) at one checkpoint."""
+    def find(
+        self, configuration: RunConfiguration, checkpoint: Checkpoint, *, main: bool = True
+    ) -> Cell | None:
+        """Return a configuration's cell for the main metric (or the loss) at one checkpoint."""
         for cell in self.cells:
             measure = cell.measure
-            if cell.arm == arm and measure.checkpoint == checkpoint and measure.main == main:
+            if (
+                cell.configuration == configuration
+                and measure.checkpoint == checkpoint
+                and measure.main == main
+            ):
                 return cell
         return None
 
@@ -52,14 +58,14 @@ class Scope:
 
     Attributes:
         budget: ``steps``: all took the same steps; ``time``: all took the baseline's time.
-        arms: in the order of all tables, the baseline first.
+        configurations: in the order of all tables, the baseline first.
         tasks: by name.
-        ranking: average ranks of the arms over the tasks, or ``None``.
+        ranking: average ranks of the configurations over the tasks, or ``None``.
         unranked: why there is no ranking, or what it leaves out; may be empty.
     """
 
     budget: Budget
-    arms: tuple[Arm, ...]
+    configurations: tuple[RunConfiguration, ...]
     tasks: tuple[TaskTable, ...]
     ranking: Ranking | None
     unranked: str

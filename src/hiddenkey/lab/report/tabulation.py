@@ -6,16 +6,16 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from statistics import fmean
 
-from hiddenkey.lab.evidence.arms import (
-    ArmRun,
-    arm_order,
+from hiddenkey.lab.evidence.axes import Budget, RunConfiguration, Task
+from hiddenkey.lab.evidence.cells import tabulate_cells
+from hiddenkey.lab.evidence.configurations import (
+    ConfiguredRun,
+    configuration_order,
     differing_options,
     find_runs,
     newest,
     require_method,
 )
-from hiddenkey.lab.evidence.axes import Arm, Budget, Task
-from hiddenkey.lab.evidence.cells import tabulate_cells
 from hiddenkey.lab.evidence.costs import StepTimes, tabulate_costs
 from hiddenkey.lab.evidence.curves import tabulate_curves, tabulate_gaps
 from hiddenkey.lab.evidence.ranks import Ranking, rank_methods
@@ -84,35 +84,43 @@ def _of(records: Sequence[Record], stage: str, budget: str | None = None) -> lis
 
 
 def _scope(
-    runs: Sequence[ArmRun],
+    runs: Sequence[ConfiguredRun],
     budget: Budget,
     baseline: str,
     timed: Sequence[StepTimes],
     known: Background,
 ) -> Scope:
     kept, _ = newest(runs)
-    arms = tuple(sorted({run.arm for run in kept}, key=lambda arm: arm_order(arm, baseline)))
+    configurations = tuple(
+        sorted(
+            {run.configuration for run in kept},
+            key=lambda configuration: configuration_order(configuration, baseline),
+        )
+    )
     tasks = tuple(
         _task_table(task, [run for run in kept if run.task == task], budget, baseline, timed, known)
         for task in dict.fromkeys(run.task for run in kept)
     )
-    ranking, unranked = _rank(arms, tasks)
-    return Scope(budget, arms, tasks, ranking, unranked)
+    ranking, unranked = _rank(configurations, tasks)
+    return Scope(budget, configurations, tasks, ranking, unranked)
 
 
-def _beside(time: Sequence[ArmRun], steps: Sequence[ArmRun], baseline: str) -> list[Record]:
+def _beside(
+    time: Sequence[ConfiguredRun], steps: Sequence[ConfiguredRun], baseline: str
+) -> list[Record]:
     """The baseline's own runs of the tasks, models and ranks that have time-matched runs."""
-    places = {(run.task.name, run.arm.model, run.arm.rank) for run in time}
+    places = {(run.task.name, run.configuration.model, run.configuration.rank) for run in time}
     return [
         run.record
         for run in steps
-        if run.arm.method == baseline and (run.task.name, run.arm.model, run.arm.rank) in places
+        if run.configuration.method == baseline
+        and (run.task.name, run.configuration.model, run.configuration.rank) in places
     ]
 
 
 def _task_table(
     task: Task,
-    runs: Sequence[ArmRun],
+    runs: Sequence[ConfiguredRun],
     budget: Budget,
     baseline: str,
     timed: Sequence[StepTimes],
@@ -137,31 +145,35 @@ def _task_table(
 
 
 def _background(
-    plan: StoredPlan | None, runs: Sequence[ArmRun], margin: float | None
+    plan: StoredPlan | None, runs: Sequence[ConfiguredRun], margin: float | None
 ) -> Background:
     """What advice on one task needs of all runs: a command adds seeds to every configuration."""
-    seconds: dict[tuple[Task, Arm, str], list[float]] = defaultdict(list)
+    seconds: dict[tuple[Task, RunConfiguration, str], list[float]] = defaultdict(list)
     for run in runs:
         if (own := run.record.wall_seconds) is not None:
-            seconds[run.task, run.arm, run.record.budget].append(own)
+            seconds[run.task, run.configuration, run.record.budget].append(own)
     total = sum(map(fmean, seconds.values())) if seconds else None
     return Background(plan, tuple(sorted({run.seed for run in runs})), total, margin)
 
 
-def _rank(arms: Sequence[Arm], tasks: Sequence[TaskTable]) -> tuple[Ranking | None, str]:
-    """Rank the arms that every task with results has; say in words what cannot be ranked."""
+def _rank(
+    configurations: Sequence[RunConfiguration], tasks: Sequence[TaskTable]
+) -> tuple[Ranking | None, str]:
+    """Rank the configurations that every task with results has; say what cannot be ranked."""
     measured = [table for table in tasks if any(cell.description for cell in table.cells)]
     scores: dict[str, list[float]] = {}
-    for arm in arms:
-        cells = [table.find(arm, "last") for table in measured]
+    for configuration in configurations:
+        cells = [table.find(configuration, "last") for table in measured]
         found = [
             cell.measure.worth(cell.description.mean)
             for cell in cells
             if cell is not None and cell.description is not None
         ]
         if len(found) == len(measured):
-            scores[arm.label] = found
-    left_out = [arm.label for arm in arms if arm.label not in scores]
+            scores[configuration.label] = found
+    left_out = [
+        configuration.label for configuration in configurations if configuration.label not in scores
+    ]
     if len(measured) < 2:
         return None, (
             "Average ranks need at least two tasks, and ten or more to show much; there"

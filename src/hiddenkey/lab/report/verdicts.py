@@ -79,15 +79,17 @@ def _compared(cells: Sequence[Cell], checkpoint: Checkpoint) -> _Compared:
 
 
 def _nothing(cells: Sequence[Cell], baseline: str) -> Judgement:
-    reasons = sorted({cell.reason for cell in cells if cell.reason and cell.arm.method != baseline})
+    reasons = sorted(
+        {cell.reason for cell in cells if cell.reason and cell.configuration.method != baseline}
+    )
     if not cells:
         sentence = "No run of this task finished; see the failed runs."
-    elif not any(cell.arm.method == baseline for cell in cells):
+    elif not any(cell.configuration.method == baseline for cell in cells):
         sentence = (
             f"There is no run of the baseline {baseline}, so means stand alone: no difference can"
             " be tested. Add its runs, or name another baseline with --baseline."
         )
-    elif all(cell.arm.method == baseline for cell in cells):
+    elif all(cell.configuration.method == baseline for cell in cells):
         sentence = f"Only the baseline {baseline} has runs."
     else:
         sentence = (
@@ -110,7 +112,11 @@ def _answer(compared: _Compared) -> Answer:
 def _headline(answer: Answer, compared: _Compared, baseline: str) -> str:
     total = len(compared)
     names = {
-        verdict: [cell.arm.label for cell, comparison in compared if comparison.verdict == verdict]
+        verdict: [
+            cell.configuration.label
+            for cell, comparison in compared
+            if comparison.verdict == verdict
+        ]
         for verdict in _ORDER
     }
     better, worse = names["better"], names["worse"]
@@ -157,14 +163,14 @@ def _effects(compared: _Compared, answer: Answer) -> list[str]:
     ordered = sorted(compared, key=lambda pair: -gain_of(pair[0]))
     shown = [pair for pair in ordered if pair[1].verdict in ("better", "worse")]
     sentences = [
-        f"{cell.arm.label}: {comparison.verdict}, {effect_of(comparison)}."
+        f"{cell.configuration.label}: {comparison.verdict}, {effect_of(comparison)}."
         for cell, comparison in shown[:3]
     ]
     if shown:
         return sentences
     cell, comparison = ordered[0]
     head = "The mean difference" if len(ordered) == 1 else "The most favourable mean difference"
-    sentences.append(f"{head} is that of {cell.arm.label}: {effect_of(comparison)}.")
+    sentences.append(f"{head} is that of {cell.configuration.label}: {effect_of(comparison)}.")
     sentences += [comparison.note] if comparison.note else []
     if answer == "no clear difference":
         sentences.append(_room([comparison for _, comparison in compared]))
@@ -187,7 +193,7 @@ def _by_method(compared: _Compared) -> list[str]:
         return []
     methods: dict[str, Counter[str]] = defaultdict(Counter)
     for cell, comparison in compared:
-        methods[cell.arm.method][comparison.verdict] += 1
+        methods[cell.configuration.method][comparison.verdict] += 1
     told = [f"{method}: {_counts(counts)}" for method, counts in methods.items()]
     return [f"By method — {'; '.join(told)}."]
 
@@ -212,13 +218,13 @@ def _best_checkpoint(cells: Sequence[Cell]) -> list[str]:
 def _left_out(cells: Sequence[Cell]) -> list[str]:
     main = [cell for cell in cells if cell.is_main("last")]
     sentences = []
-    missing = [f"{cell.arm.label} ({cell.missing})" for cell in main if cell.missing]
+    missing = [f"{cell.configuration.label} ({cell.missing})" for cell in main if cell.missing]
     if missing:
         sentences.append(
             f"Finished runs without a number are left out: {listing(missing)}. A run that diverged"
             " is a bad result, so these configurations look better here than they are."
         )
-    failed = [f"{cell.arm.label} ({cell.failed})" for cell in main if cell.failed]
+    failed = [f"{cell.configuration.label} ({cell.failed})" for cell in main if cell.failed]
     if failed:
         sentences.append(f"Failed runs are left out: {listing(failed)}; see the failed runs.")
     return sentences

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.lab.evidence.arms import explicit
 from hiddenkey.lab.evidence.cells import LOSS
+from hiddenkey.lab.evidence.configurations import explicit
 from hiddenkey.lab.evidence.overfitting import Overfitting
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.command import CommandOptions, CommandRun

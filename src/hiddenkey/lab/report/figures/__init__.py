@@ -19,7 +19,9 @@ def list_plots(tables: Tables) -> list[Plot]:
 
 
 def _plots(tables: Tables) -> Iterator[Plot]:
-    methods = dict.fromkeys(arm.method for scope in tables.scopes for arm in scope.arms)
+    methods = dict.fromkeys(
+        configuration.method for scope in tables.scopes for configuration in scope.configurations
+    )
     palette = Palette(tuple(methods), tables.baseline)
     for scope in tables.scopes:
         for table in scope.tasks:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.evidence.inference import Estimate
 from hiddenkey.lab.evidence.sweeps import Series, Sweep, SweepPoint
@@ -24,26 +24,28 @@ from hiddenkey.lab.report.tables import Scope, TaskTable
 
 
 def curve_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
-    """Yield figures of metric, gap and loss over the steps, one arm for each method."""
+    """Yield figures of metric, gap and loss over the steps, one configuration for each method."""
     metric = table.task.metric
     panels = (
         Panel(metric, metric, "evaluation", (metric, "training"), inches=1.75),
         Panel("generalisation\ngap", metric, "gap", zero=True, inches=1.15),
         Panel("loss", LOSS, "evaluation", (LOSS, "training"), inches=1.75),
     )
-    for arms, part, several_ranks in _curve_groups(scope, table, palette.baseline):
+    for configurations, part, several_ranks in _curve_groups(scope, table, palette.baseline):
         shown = CurveFigure(
-            arms,
+            configurations,
             panels,
-            [curve for curve in table.curves if curve.arm in arms],
-            palette.styles((arm.label, arm.method) for arm in arms),
+            [curve for curve in table.curves if curve.configuration in configurations],
+            palette.styles(
+                (configuration.label, configuration.method) for configuration in configurations
+            ),
             "training examples",
         )
         if shown.curves:
             yield Plot(
                 kind="curves",
                 title=f"{metric}, generalisation gap and loss{part}",
-                caption=_caption(table, arms[0], several_ranks=several_ranks),
+                caption=_caption(table, configurations[0], several_ranks=several_ranks),
                 alt=shown.alt,
                 height=shown.height,
                 draw=shown.draw,
@@ -52,28 +54,32 @@ def curve_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Pl
 
 def _curve_groups(
     scope: Scope, table: TaskTable, baseline: str
-) -> Iterator[tuple[list[Arm], str, bool]]:
-    """For each model the rank with most curves; then up to six arms, the baseline always first."""
-    known = {curve.arm for curve in table.curves}
+) -> Iterator[tuple[list[RunConfiguration], str, bool]]:
+    """For each model the rank with most curves; up to six configurations, the baseline first."""
+    known = {curve.configuration for curve in table.curves}
     chosen = {selection.chosen for selection in table.selections} or known
-    for model in dict.fromkeys(arm.model for arm in scope.arms):
-        arms = [arm for arm in scope.arms if arm in known & chosen and arm.model == model]
-        if not arms:
+    for model in dict.fromkeys(configuration.model for configuration in scope.configurations):
+        configurations = [
+            configuration
+            for configuration in scope.configurations
+            if configuration in known & chosen and configuration.model == model
+        ]
+        if not configurations:
             continue
-        counts = Counter(arm.rank for arm in arms)
+        counts = Counter(configuration.rank for configuration in configurations)
         rank = max(counts, key=lambda rank: (counts[rank], rank))
-        of_rank = [arm for arm in arms if arm.rank == rank]
-        base = [arm for arm in of_rank if arm.method == baseline]
-        others = [arm for arm in of_rank if arm not in base]
+        of_rank = [configuration for configuration in configurations if configuration.rank == rank]
+        base = [configuration for configuration in of_rank if configuration.method == baseline]
+        others = [configuration for configuration in of_rank if configuration not in base]
         for chunk, part in numbered_parts(others, LINES - 1):
             yield [*base, *chunk], part, len(counts) > 1
 
 
-def _caption(table: TaskTable, arm: Arm, *, several_ranks: bool) -> str:
+def _caption(table: TaskTable, configuration: RunConfiguration, *, several_ranks: bool) -> str:
     caption = (
-        f"{arm.model}, rank {arm.rank}. Means over seeds, without dropout. Full lines with bands of"
-        " ± one standard deviation: evaluation examples. Pale dotted lines: training examples. The"
-        " generalisation gap is training minus evaluation."
+        f"{configuration.model}, rank {configuration.rank}. Means over seeds, without dropout."
+        " Full lines with bands of ± one standard deviation: evaluation examples. Pale dotted"
+        " lines: training examples. The generalisation gap is training minus evaluation."
     )
     if table.selections:
         caption += (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from hiddenkey.lab.evidence.axes import Arm
+from hiddenkey.lab.evidence.axes import RunConfiguration
 from hiddenkey.lab.evidence.cells import Cell
 from hiddenkey.lab.evidence.comparisons import PairedComparison
 from hiddenkey.lab.present.canvas import (
@@ -30,7 +30,11 @@ from hiddenkey.lab.report.tables import Scope, TaskTable
 
 def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figures of single seeds: values, and differences to the baseline."""
-    cells = [cell for arm in scope.arms if (cell := table.find(arm, "last")) and cell.values]
+    cells = [
+        cell
+        for configuration in scope.configurations
+        if (cell := table.find(configuration, "last")) and cell.values
+    ]
     metric, baseline = table.task.metric, palette.baseline
     larger = all(cell.measure.larger_is_better for cell in cells)
     values, differences = _rows(cells, palette)
@@ -64,10 +68,14 @@ def seed_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
 
 def _rows(cells: Sequence[Cell], palette: Palette) -> tuple[list[IntervalRow], list[IntervalRow]]:
     """Values, and differences to the baseline, of each configuration."""
-    by_label = {cell.arm.label: dict(cell.values) for cell in cells}
+    by_label = {cell.configuration.label: dict(cell.values) for cell in cells}
     values, differences = [], []
     for cell in cells:
-        label, look, own = cell.arm.label, palette.style(cell.arm.method), by_label[cell.arm.label]
+        label, look, own = (
+            cell.configuration.label,
+            palette.style(cell.configuration.method),
+            by_label[cell.configuration.label],
+        )
         if (found := cell.description) is not None:
             shown = tuple(own.values())
             values.append(IntervalRow(label, look, found.mean, found.interval(), shown))
@@ -109,10 +117,12 @@ def _differences_alt(metric: str, baseline: str, rows: Sequence[IntervalRow]) ->
 def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plot]:
     """Yield the figure of gain over relative time; time-matched runs cost the same."""
     better = "Up"
-    by_method: dict[str, list[tuple[Arm, float, PairedComparison]]] = defaultdict(list)
+    by_method: dict[str, list[tuple[RunConfiguration, float, PairedComparison]]] = defaultdict(list)
     for cost in table.costs:
         if cost.gain is not None and cost.time is not None:
-            by_method[cost.arm.method].append((cost.arm, cost.time.value, cost.gain))
+            by_method[cost.configuration.method].append(
+                (cost.configuration, cost.time.value, cost.gain)
+            )
             better = "Up" if cost.gain.larger_is_better else "Down"
     if not by_method or scope.budget == "time":
         return
@@ -138,9 +148,9 @@ def cost_plots(scope: Scope, table: TaskTable, palette: Palette) -> Iterator[Plo
         add_legend(figure, axes)
 
     parts = [
-        f"{arm.label}: {signed(gain.difference)} at {number(time, 2)} times the time"
+        f"{configuration.label}: {signed(gain.difference)} at {number(time, 2)} times the time"
         for points in by_method.values()
-        for arm, time, gain in points
+        for configuration, time, gain in points
     ]
     yield Plot(
         kind="cost",

@@ -1,4 +1,4 @@
-"""From records to arms: what tells the runs of a comparison apart, and what they share."""
+"""From records to configurations: what distinguishes the runs of a comparison."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.framework.catalogue import methods
-from hiddenkey.lab.evidence.axes import Arm, Budget, Task
+from hiddenkey.lab.evidence.axes import Budget, RunConfiguration, Task
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.attached import DEFAULTS
 from hiddenkey.lab.run.options import TrainOptions
@@ -30,7 +30,7 @@ DATA_OPTIONS: Final = (
     "data_seed",
     "resample",
 )
-"""Options that choose examples: they belong to the task, not to the arm."""
+"""Options that choose examples: they belong to the task, not to the configuration."""
 
 _OWN: Final = ("method", "model", "rank")
 _WEIGHT: Final = "consistency_weight"
@@ -39,8 +39,7 @@ NO_SETTINGS: Final = (
     "source",
     *DATA_OPTIONS,
 )  # fmt: skip
-"""Options that are no setting of an arm: what it is trained on, its seed, what is logged and read.
-"""
+"""Options that are no setting of a configuration: its data, its seed, what is logged and read."""
 
 _ALWAYS: Final = ("rate", _WEIGHT, "learning_rate")
 """Options that a label names even at their defaults."""
@@ -49,11 +48,11 @@ _CUT_BY_TIME: Final = ("max_steps", "epochs")
 
 
 @dataclass(frozen=True)
-class ArmRun:
+class ConfiguredRun:
     """A record with its place in the comparison."""
 
     record: Record
-    arm: Arm
+    configuration: RunConfiguration
     task: Task
 
     @property
@@ -111,12 +110,12 @@ def find_tasks(records: Sequence[Record]) -> dict[str, Task]:
     return found_tasks
 
 
-def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[ArmRun]:
-    """Give each record its arm and task, ordered by task, arm (the baseline first) and seed.
+def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[ConfiguredRun]:
+    """Give each record its place, ordered by task, configuration (baseline first) and seed.
 
     Args:
         records: those of one scope.
-        budget: of the scope; time-matched, the number of steps does not make an arm.
+        budget: of the scope; time-matched, the number of steps does not make a configuration.
         baseline: name of the baseline's method.
     """
     tasks = find_tasks(records)
@@ -127,9 +126,14 @@ def find_runs(records: Sequence[Record], budget: Budget, baseline: str) -> list[
         identity: tuple(frozen(own.get(name)) for name in (*_OWN, *names))
         for identity, own in options.items()
     }
-    arms = _arms(keys, options, names)
-    runs = [ArmRun(record, arms[keys[record.id]], tasks[record.id]) for record in records]
-    return sorted(runs, key=lambda r: (r.task.label, *arm_order(r.arm, baseline), r.seed))
+    configurations = _configurations(keys, options, names)
+    runs = [
+        ConfiguredRun(record, configurations[keys[record.id]], tasks[record.id])
+        for record in records
+    ]
+    return sorted(
+        runs, key=lambda r: (r.task.label, *configuration_order(r.configuration, baseline), r.seed)
+    )
 
 
 def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
@@ -152,23 +156,34 @@ def require_method(setting: str, name: str, records: Sequence[Record]) -> None:
         )
 
 
-def arm_order(arm: Arm, baseline: str) -> tuple[Any, ...]:
-    """Sort key of arms: the baseline, then as the catalogue lists methods, then by number."""
+def configuration_order(configuration: RunConfiguration, baseline: str) -> tuple[Any, ...]:
+    """Sort by baseline first, then as the catalogue lists methods, then by number."""
     order = list(methods())
-    known = order.index(arm.method) if arm.method in order else len(order)
-    numbers = (arm.rank, -1.0 if arm.rate is None else arm.rate, arm.weight or 0.0)
-    return (arm.method != baseline, known, arm.method, arm.model, *numbers, arm.label)
+    known = order.index(configuration.method) if configuration.method in order else len(order)
+    numbers = (
+        configuration.rank,
+        -1.0 if configuration.rate is None else configuration.rate,
+        configuration.weight or 0.0,
+    )
+    return (
+        configuration.method != baseline,
+        known,
+        configuration.method,
+        configuration.model,
+        *numbers,
+        configuration.label,
+    )
 
 
-def newest(runs: Iterable[ArmRun]) -> tuple[list[ArmRun], set[str]]:
-    """Keep one run for each arm, task and seed: the newest finished one, else the newest failed.
+def newest(runs: Iterable[ConfiguredRun]) -> tuple[list[ConfiguredRun], set[str]]:
+    """Keep one run of each configuration, task and seed: the newest finished, else failed one.
 
     Returns:
         the kept runs and the ids of the others.
     """
     every = list(runs)
     ordered = sorted(every, key=lambda run: (run.record.result is not None, run.record.ended))
-    last = {(run.arm, run.task, run.seed): run for run in ordered}.values()
+    last = {(run.configuration, run.task, run.seed): run for run in ordered}.values()
     kept = {run.record.id for run in last}
     return (
         [run for run in every if run.record.id in kept],
@@ -226,7 +241,7 @@ def _varied(
     tasks: Mapping[str, Task],
     cut: Sequence[str],
 ) -> list[str]:
-    """Options with several values within one task, method, model and rank: they make arms.
+    """Options with several values within one task, method, model and rank.
 
     A value that the task and the method decide, such as one that a search chose, does not.
     """
@@ -245,13 +260,13 @@ def _varied(
 
 
 _Key = tuple[str, ...]
-"""Method, model, rank and what else makes arms, each as text that is equal for equal values."""
+"""Method, model, rank and the varied options, each as text that is equal for equal values."""
 
 
-def _arms(
+def _configurations(
     keys: Mapping[str, _Key], options: Mapping[str, Mapping[str, Any]], names: Sequence[str]
-) -> dict[_Key, Arm]:
-    """Build the arms; a label names what differs, and of that what is not the default."""
+) -> dict[_Key, RunConfiguration]:
+    """Build the configurations; a label names what differs, and of that what is not the default."""
     defaults = {name: frozen(value) for name, value in TrainOptions().recorded().items()}
     samples: dict[_Key, list[Mapping[str, Any]]] = defaultdict(list)
     for identity, key in keys.items():
@@ -260,7 +275,7 @@ def _arms(
     several_ranks = len({key[2] for key in samples}) > 1
     seen = {(key[0], *setting) for key in samples for setting in zip(names, key[3:], strict=True)}
     values = Counter((method, name) for method, name, _ in seen)
-    arms = {}
+    configurations = {}
     for key, own in samples.items():
         method, model, rank = (own[0].get(name) for name in _OWN)
         told = [
@@ -271,7 +286,7 @@ def _arms(
         family = [str(method)]
         family += [models[str(model)]] if len(models) > 1 else []
         family += [f"rank {rank or 0}"] if several_ranks else []
-        arms[key] = Arm(
+        configurations[key] = RunConfiguration(
             label=", ".join([*family, *(f"{n.replace('_', ' ')} {v}" for n, v in told)]),
             family=", ".join(family),
             method=str(method),
@@ -281,11 +296,11 @@ def _arms(
             weight=_common(own, _WEIGHT),
             others=tuple((n, v) for n, v in told if n not in ("rate", _WEIGHT)),
         )
-    return arms
+    return configurations
 
 
 def _common(options: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """The number that all of an arm's runs have; a search may have chosen one for each task."""
+    """The number that all of these runs have; a search may have chosen one for each task."""
     values = {item.get(name) for item in options}
     value = values.pop() if len(values) == 1 else None
     return float(value) if isinstance(value, int | float) else None
