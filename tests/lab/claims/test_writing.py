@@ -49,7 +49,7 @@ def test_values_effects_and_verdicts_are_plain_json(found, folder):
             (e.mean, e.interval, list(e.values)) for e in finding.questions
         ]
         assert {q["expected_low"] for q in plain["questions"]} == {None}, "no infinity in JSON"
-    values = {(v["task"], v["arm"], v["measure"]): v["by_seed"] for v in read["values"]}
+    values = {(v["task"], v["configuration"], v["measure"]): v["by_seed"] for v in read["values"]}
     assert values == {
         key: {str(seed): value for seed, value in runs.items()}
         for key, runs in found.values.items()

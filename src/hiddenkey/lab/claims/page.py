@@ -200,7 +200,12 @@ def to_plain(evidence: Evidence) -> dict[str, Any]:
             for found in evidence.chosen
         ],
         "values": [
-            {"task": task, "arm": name, "measure": measure, "by_seed": dict(sorted(found.items()))}
+            {
+                "task": task,
+                "configuration": name,
+                "measure": measure,
+                "by_seed": dict(sorted(found.items())),
+            }
             for (task, name, measure), found in evidence.values.items()
         ],
     }
