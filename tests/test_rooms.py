@@ -45,7 +45,7 @@ LEVELS = (
     {"chunked_loss"},
     {"sequence", "attention"},
     {"anatomy", "framework"},
-    {"errors", "files", "installation", "quiet", "measure", "log"},
+    {"errors", "files", "installation", "quiet", "measure", "memory", "log"},
 )
 # Not of the library: what a training script never loads.
 OUTSIDE = ("cli", "__main__", "lab")

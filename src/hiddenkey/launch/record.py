@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -35,6 +34,7 @@ from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.files import plain, write_whole
 from hiddenkey.framework.schedule import by_position
 from hiddenkey.launch.stages import ATTACHED, FINISHED, LOG
+from hiddenkey.memory import peak_resident_mib
 
 _PAUSE: Final = 5.0
 """Seconds between two writings of a growing log."""
@@ -153,7 +153,7 @@ class Record:
                 ),
                 "sites": {site.key: observed.get(site.key) for site in attachment.sites},
                 **losses,
-                "peak_memory_mib": peak_memory_mib(),
+                "peak_memory_mib": _peak_memory_mib(),
             },
         )
 
@@ -199,16 +199,11 @@ def fingerprint(parameters: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def peak_memory_mib() -> float | None:
+def _peak_memory_mib() -> float | None:
     """Return the most memory held so far: the GPU's, or this process's resident memory."""
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 2**20
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return peak_resident_mib()
 
 
 @torch.no_grad()

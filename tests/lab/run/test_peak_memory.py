@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from hiddenkey import memory
 from hiddenkey.cli.train import _footer
 from hiddenkey.lab.report import tabulate, write_report
-from hiddenkey.lab.run import result
 from hiddenkey.lab.run.options import TrainOptions
-from hiddenkey.lab.run.result import peak_memory_mib
+from hiddenkey.memory import peak_resident_mib
 from lab.report.synthetic import record
 
 
 def test_the_peak_is_at_least_what_is_resident():
-    assert peak_memory_mib() >= 0.9 * psutil.Process().memory_info().rss / 2**20
+    assert peak_resident_mib() >= 0.9 * psutil.Process().memory_info().rss / 2**20
 
 
 @pytest.mark.parametrize(
@@ -23,8 +23,8 @@ def test_the_peak_is_at_least_what_is_resident():
 def test_without_unix_the_system_is_asked_otherwise(told, peak, monkeypatch):
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**told))
     monkeypatch.setitem(sys.modules, "resource", None)
-    monkeypatch.setattr(result.psutil, "Process", lambda: process)
-    assert peak_memory_mib() == peak
+    monkeypatch.setattr(memory.psutil, "Process", lambda: process)
+    assert peak_resident_mib() == peak
 
 
 def without_peak(run):

@@ -8,9 +8,9 @@ from typing import Final
 from hiddenkey.lab.claims.effects import Effect
 from hiddenkey.lab.claims.plan import COST, Contrast
 from hiddenkey.lab.present.words import MISSING, interval, number, signed
-from hiddenkey.lab.run.result import CALIBRATION
+from hiddenkey.lab.run.result import PROBABILITY_MEASURES
 
-_SMALL: Final = ("loss", *CALIBRATION)
+_SMALL: Final = ("loss", *PROBABILITY_MEASURES)
 UNITS: Final = {
     **dict.fromkeys(("metric", "best", "gap"), "points"), **dict.fromkeys(_SMALL, ""), COST: "×"
 }  # fmt: skip
@@ -26,7 +26,7 @@ AXES: Final = {
     "best": "main metric at its best, points",
     "gap": "training − evaluation, points",
     "loss": "evaluation loss",
-    **{name: _calibration(name) for name in CALIBRATION},
+    **{name: _calibration(name) for name in PROBABILITY_MEASURES},
     COST: "step time, relative to LoRA's",
 }
 """What stands at an axis of a figure."""

@@ -19,7 +19,7 @@ from hiddenkey.lab.evidence.comparisons import (
 )
 from hiddenkey.lab.evidence.configurations import NO_SETTINGS, ConfiguredRun, explicit
 from hiddenkey.lab.evidence.inference import Estimate
-from hiddenkey.lab.run.result import CALIBRATION
+from hiddenkey.lab.run.result import PROBABILITY_MEASURES
 
 LOSS: Final = "loss"
 CHECKPOINTS: Final[tuple[Checkpoint, ...]] = ("last", "best")
@@ -154,7 +154,9 @@ def _measures(runs: Sequence[ConfiguredRun]) -> list[Measure]:
         for name in dict.fromkeys((main, *([LOSS] if has_loss else []), *sorted(names)))
         for checkpoint in CHECKPOINTS
     ] + [
-        Measure(name, "last", main=False, lower=True) for name in CALIBRATION if name in calibrated
+        Measure(name, "last", main=False, lower=True)
+        for name in PROBABILITY_MEASURES
+        if name in calibrated
     ]
 
 

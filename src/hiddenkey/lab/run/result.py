@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-import psutil
-
 from hiddenkey.errors import DIVERGED
 from hiddenkey.lab.run.stored import build
 from hiddenkey.lab.scores import LOWER_IS_BETTER, lower_is_better
+from hiddenkey.memory import peak_resident_mib
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from hiddenkey.lab.run.preparation import Prepared
     from hiddenkey.lab.run.recorder import Recorder
 
-CALIBRATION: Final = (
+PROBABILITY_MEASURES: Final = (
     "ece", "brier", "loss_after_temperature", "ece_after_temperature", "brier_after_temperature",
 )  # fmt: skip
 """What is measured of a classifier's probabilities beside the loss; better when smaller."""
@@ -34,9 +32,6 @@ Worth = Literal["best", "last", "loss"]
 
 _TIE: Final = 1e-6
 """Weight of the loss beside a metric: it only decides between equal ones."""
-
-_UNIT_BYTES: Final = 1 if sys.platform == "darwin" else 2**10
-"""What Unix systems count in: bytes on macOS, kibibytes elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Result:
         train_examples: number of training examples, ``None`` in files of earlier versions.
         eval_examples: number of evaluation examples, likewise.
         calibration: of a classifier on the evaluation examples at the end, by the names of
-            :data:`CALIBRATION`; empty in files of earlier versions.
+            :data:`PROBABILITY_MEASURES`; empty in files of earlier versions.
     """
 
     task: str
@@ -219,23 +214,13 @@ def sum_up(
         trainable_parameters=counts["trainable"],
         lora_parameters=counts["adapter"],
         total_parameters=counts["total"],
-        peak_memory_mib=peak_memory_mib(),
+        peak_memory_mib=peak_resident_mib(),
         peak_device_memory_mib=on_device,
         data_fingerprint=prepared.splits.fingerprint(),
         train_examples=len(prepared.splits.train),
         eval_examples=len(prepared.splits.evaluation),
-        calibration={n: last[f"eval_{n}"] for n in CALIBRATION if f"eval_{n}" in last},
+        calibration={n: last[f"eval_{n}"] for n in PROBABILITY_MEASURES if f"eval_{n}" in last},
     )
-
-
-def peak_memory_mib() -> float | None:
-    """Return this process's largest resident memory, in MiB; ``None`` where no system call says."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        peak = getattr(psutil.Process().memory_info(), "peak_wset", None)
-        return None if peak is None else peak / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT_BYTES / 2**20
 
 
 def _minus(left: float | None, right: float | None) -> float | None:
