@@ -75,7 +75,7 @@ class StudyRuns:
 
     def run(self, settings: Settings, measure: Callable[[], Mapping[str, Any]]) -> StudyRun:
         """Return the stored run, or measure and store it."""
-        from hiddenkey.lab.run.training import environment
+        from hiddenkey.lab.run.environment import environment
 
         if (found := self.find(settings)) is not None:
             return found

@@ -55,7 +55,7 @@ def _write(
 ) -> Path:
     from gradient_noise.figures import list_noise_plots
     from gradient_noise.record import READING, to_grid, to_record, to_row
-    from hiddenkey.lab.run.training import environment
+    from hiddenkey.lab.run.environment import environment
 
     rows = [to_row(setting) for setting in settings]
     grid = to_grid(rows)

@@ -20,10 +20,10 @@ from transformers import (
 )
 
 import hiddenkey
+from hiddenkey.lab.run.building import build_model, build_trainer
 from hiddenkey.lab.run.encoding import collator, encode
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.training import build_model, build_trainer
 from hiddenkey.lab.tasks.sampling import draw
 
 Batch = Mapping[str, Tensor]

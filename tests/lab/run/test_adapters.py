@@ -25,11 +25,12 @@ from hiddenkey.lab.run.adapters import (
     load_precision,
     trainable_counts,
 )
+from hiddenkey.lab.run.building import build_trainer
 from hiddenkey.lab.run.folder import RunFolder
 from hiddenkey.lab.run.models import load_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
-from hiddenkey.lab.run.training import build_trainer, train
+from hiddenkey.lab.run.training import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 ADAPTERS = ("lora", "dora", "ia3", "prefix", "full")

@@ -21,11 +21,12 @@ from hiddenkey import ConfigError
 from hiddenkey.cli.arguments import parse
 from hiddenkey.cli.main import main
 from hiddenkey.lab.run.adapters import key_value_modules, lora_config, trainable_counts
+from hiddenkey.lab.run.building import build_model
 from hiddenkey.lab.run.encoding import encode
 from hiddenkey.lab.run.models import load_model, refuse_long_texts
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
-from hiddenkey.lab.run.training import build_model, train
+from hiddenkey.lab.run.training import train
 from hiddenkey.lab.tasks import TASKS, Example
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

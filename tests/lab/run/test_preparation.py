@@ -132,12 +132,12 @@ def test_the_update_is_that_of_lora_and_dora():
 
 
 def test_method_is_checked_before_a_model_is_loaded(monkeypatch, tiny_options):
-    from hiddenkey.lab.run import training
+    from hiddenkey.lab.run import building, training
 
     def fail(*_):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(training, "load_model", fail)
+    monkeypatch.setattr(building, "load_model", fail)
     with pytest.raises(ConfigError, match="method must be one of"):
         training.train(replace(tiny_options, method="nothing"))
     with pytest.raises(ConfigError, match="must have a column 'body', got 'text', 'label'"):

@@ -13,9 +13,10 @@ from hiddenkey import ConfigError
 from hiddenkey.cli.main import main
 from hiddenkey.lab.plans.identity import Run
 from hiddenkey.lab.run import models, quantised
+from hiddenkey.lab.run.building import build_model
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
-from hiddenkey.lab.run.training import build_model, train
+from hiddenkey.lab.run.training import train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 IS_INSTALLED = find_spec("bitsandbytes") is not None

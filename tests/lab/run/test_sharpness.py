@@ -9,9 +9,10 @@ import torch
 import hiddenkey
 from hiddenkey import ConfigError
 from hiddenkey.lab.run import meaning, step_times
+from hiddenkey.lab.run.building import build_model, build_trainer
 from hiddenkey.lab.run.mixup import mixup
 from hiddenkey.lab.run.preparation import prepare
-from hiddenkey.lab.run.training import build_model, build_trainer, train
+from hiddenkey.lab.run.training import train
 from lab.run.test_training import Stop, adapter, assert_same_weights, lines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 import hiddenkey
 from hiddenkey import ConfigError
 from hiddenkey.errors import DivergedError
-from hiddenkey.lab.run import recorder, training
+from hiddenkey.lab.run import building, recorder, training
 from hiddenkey.lab.run.calibration import CALIBRATION
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.recorder import Observer
@@ -299,7 +299,7 @@ def test_finished_run_is_refused_returned_or_replaced(tiny_options):
 
 
 def test_missing_tracker_is_refused_before_a_model_is_loaded(tiny_options, monkeypatch):
-    monkeypatch.setattr(training, "load_model", None)
+    monkeypatch.setattr(building, "load_model", None)
     with pytest.raises(ConfigError, match="got 'wandbb'; did you mean 'wandb'"):
         train(replace(tiny_options, report_to=("wandbb",)))
 

@@ -46,10 +46,11 @@ from hiddenkey.lab.queue.folder import WorkFolder
 from hiddenkey.lab.queue.jobs import Job, State
 from hiddenkey.lab.queue.live import Doing, Live
 from hiddenkey.lab.run.checkpoints import DAMAGED
+from hiddenkey.lab.run.environment import environment
 from hiddenkey.lab.run.folder import CONFIG, DATA, RunFolder
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.result import Result
-from hiddenkey.lab.run.training import environment, train
+from hiddenkey.lab.run.training import train
 
 
 class RunError(Exception):

@@ -20,9 +20,9 @@ from transformers import set_seed
 
 import hiddenkey
 from hiddenkey.lab.run import accelerator
+from hiddenkey.lab.run.building import build_model, build_trainer
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared
-from hiddenkey.lab.run.training import build_model, build_trainer
 from hiddenkey.lab.run.used import means
 from hiddenkey.step.averaging import WeightAverage
 
