@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ def find_stacks(
         AttachError: if there is none.
     """
     whole = Part(None, "", transformer)
-    found = list(_stacks(whole, getattr(transformer, "config", None), attention))
+    found = _once(_stacks(whole, getattr(transformer, "config", None), attention))
     if not found and attention_in(whole, attention):
         found = _like_siblings(whole) or [Stack("", (whole,), None)]  # a model of one layer
     if not found:
@@ -121,6 +121,17 @@ def _stacks(part: Part, owner: Any, attention: str | None) -> Iterator[Stack]:
         yield from inner
     elif isinstance(part.module, _LISTS) and _is_stack(part, attention):
         yield Stack(part.name, _members(part.name, part.module), owner)
+
+
+def _once(stacks: Iterable[Stack]) -> list[Stack]:
+    """Keep each layer where it is found first: models of several tasks may share an encoder."""
+    found, seen = [], set[nn.Module]()
+    for stack in stacks:
+        layers = tuple(layer for layer in stack.layers if layer.module not in seen)
+        seen |= {layer.module for layer in layers}
+        if layers:
+            found.append(replace(stack, layers=layers))
+    return found
 
 
 def _members(name: str, modules: nn.Module) -> tuple[Part, ...]:

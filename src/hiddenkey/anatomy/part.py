@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _COPY = r"\.(?:original_module|modules_to_save\.[^.]+)(?=\.|$)"
 _WRAPPED = re.compile(rf"{_COPY}|\.base_layer(?=\.|$)")
@@ -83,7 +83,7 @@ def _below(part: Part, seen: set[nn.Module]) -> Iterator[Part]:
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """Return (inputs, outputs) of a linear layer, GPT-2's Conv1D or an adapter around one.
 
-    A convolution over single tokens is a linear layer too.
+    A convolution over single tokens is a linear layer too. Older code's Conv1D knows ``nf`` alone.
     """
     if isinstance(module, nn.Bilinear):
         return None
@@ -92,6 +92,9 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     inputs, outputs = getattr(module, "in_features", None), getattr(module, "out_features", None)
     if inputs is None:
         inputs, outputs = getattr(module, "nx", None), getattr(module, "nf", None)
+        weight = getattr(module, "weight", None)
+        if inputs is None and isinstance(weight, Tensor) and weight.dim() == 2:
+            inputs = weight.shape[0]
     if isinstance(inputs, int) and isinstance(outputs, int):
         return inputs, outputs
     return None
