@@ -355,3 +355,25 @@ def test_two_models_have_a_callback_each(tmp_path):
 def test_a_trial_run_leaves_no_file(tmp_path):
     fit(Module(), tmp_path, HiddenKeyCallback("hiddenkey"), fast_dev_run=True)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", ["temporal", "hiddenkey"])
+def test_a_checkpoint_that_an_exception_writes_holds_the_state(tmp_path, method):
+    """Lightning's checkpoint callbacks stand last, behind the one that detaches."""
+    saver = lightning.pytorch.callbacks.OnExceptionCheckpoint(tmp_path)
+    with pytest.raises(KeyError):
+        fit(Module(fails_at=5), tmp_path, None, callbacks=[HiddenKeyCallback(method), saver],
+            max_steps=8)  # fmt: skip
+    (file,) = tmp_path.glob("*.ckpt")
+    stored = torch.load(file, weights_only=False)["callbacks"]
+    (state,) = (value for name, value in stored.items() if "HiddenKey" in name)
+    assert state["passes"] == 5
+    if method == "temporal":
+        assert len(state["predictions"]["keys"]) == 16
+        callback = HiddenKeyCallback(method)
+        seen = []
+        watch = lightning.pytorch.callbacks.LambdaCallback(
+            on_train_batch_end=lambda *_: seen.append(callback.attachment.losses["consistency"])
+        )
+        fit(Module(), tmp_path, None, callbacks=[callback, watch], max_steps=7, checkpoint=file)
+        assert min(seen) > 0

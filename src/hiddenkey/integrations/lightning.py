@@ -189,9 +189,7 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
             self.reached.report()
             if self._recognition is not None:
                 self._recognition.report()
-        self._passes = self.attachment.consistency_passes
-        if self.attachment.history is not None:
-            self._predictions = self.attachment.history.state_dict()
+        self._keep_state()
         self.detach()
         folder = trainer.log_dir or trainer.default_root_dir  # all processes must ask for it
         if trainer.is_global_zero and not trainer.fast_dev_run:  # which leaves nothing behind
@@ -202,7 +200,8 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self.detach()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Detach."""
+        """Detach; a checkpoint that Lightning writes next holds the state of now."""
+        self._keep_state()
         self.detach()
         self._is_restored = False
 
@@ -225,6 +224,14 @@ class HiddenKeyCallback(_base()):  # type: ignore[misc]
         self._is_restored = True
         self._passes = state_dict["passes"]
         self._predictions = state_dict.get("predictions", {})
+
+    def _keep_state(self) -> None:
+        """Keep what a checkpoint holds, as it is while attached."""
+        if self.attachment is None:
+            return
+        self._passes = self.attachment.consistency_passes
+        if self.attachment.history is not None:
+            self._predictions = self.attachment.history.state_dict()
 
     def _own_name(self, trainer: Any) -> str:
         """What stands before names of this callback's logs, where the trainer has several."""
