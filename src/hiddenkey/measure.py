@@ -58,7 +58,11 @@ class ShareCounter:
 
 
 class LossMeter:
-    """The parts of the training loss: of the last pass, and their mean over optimiser steps."""
+    """The parts of the training loss: of the last pass, and their mean over optimiser steps.
+
+    A step is made of computations of a loss, one for each part of an accumulated batch. A script
+    may call the model several times in one computation: its passes are averaged.
+    """
 
     def __init__(self) -> None:
         self.clear()
@@ -66,8 +70,10 @@ class LossMeter:
     def clear(self) -> None:
         """Forget all that was counted."""
         self._last: dict[str, Tensor] = {}
-        self._step: dict[str, Tensor] = {}
+        self._open: dict[str, Tensor] = {}  # sums over the passes of a computation
         self._passes: Tensor | None = None  # on the device, and no number, for torch.compile
+        self._step: dict[str, Tensor] = {}  # sums over the computations of a step
+        self._computed: Tensor | float = 0.0
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
 
@@ -75,7 +81,7 @@ class LossMeter:
         """Count one training pass; a part that it has not is ``None``."""
         parts = {"task": task, "consistency": consistency}
         self._last = {name: part.detach() for name, part in parts.items() if part is not None}
-        _add(self._step, self._last)
+        _add(self._open, self._last)
         for part in list(self._last.values())[:1]:
             one = torch.ones_like(part)
             self._passes = one if self._passes is None else self._passes + one
@@ -84,12 +90,23 @@ class LossMeter:
         """Return the parts of the last pass. Synchronises."""
         return {name: part.item() for name, part in self._last.items()}
 
+    def end_computation(self) -> None:
+        """Close a computation of a loss; passes that none closes are one each."""
+        if self._passes is not None:
+            _add(self._step, {name: part / self._passes for name, part in self._open.items()})
+            self._computed = self._computed + 1
+        self._open, self._passes = {}, None
+
     def end_step(self, *, mean: bool) -> None:
-        """Close an optimiser step, whose loss is the mean or the sum over its passes."""
-        passes = self._passes if mean and self._passes is not None else 1
-        _add(self._sums, {name: part / passes for name, part in self._step.items()})
+        """Close an optimiser step, whose loss is the mean or the sum over its computations."""
+        if self._passes is not None:
+            _add(self._step, self._open)
+            self._computed = self._computed + self._passes
+        share = 1 / self._computed if mean and self._step else 1.0
+        _add(self._sums, {name: part * share for name, part in self._step.items()})
         self._steps += 1
-        self._step, self._passes = {}, None
+        self._open, self._passes = {}, None
+        self._step, self._computed = {}, 0.0
 
     def read(self) -> dict[str, float]:
         """Return the mean over the steps closed since the last reading. Synchronises."""

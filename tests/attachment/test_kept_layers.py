@@ -102,3 +102,19 @@ def test_a_part_of_the_layers_in_evaluation_mode_is_the_users(caplog):
     with caplog.at_level(logging.WARNING, "hiddenkey"):
         model(**batch())
     assert not any("in evaluation mode" in record.message for record in caplog.records)
+
+
+@pytest.mark.parametrize(("family", "task"), FAMILIES)
+def test_a_list_of_layers_that_takes_the_place_of_the_first_is_looked_at(family, task):
+    model, inputs = plain_model(family, task), batch(task)
+    hiddenkey.attach(model, NOISE)
+    step(model, inputs)
+    name = LAYER_STACK[family]
+    holder, _, attribute = name.rpartition(".")
+    layers = [*stack(model, family)]
+    setattr(model.get_submodule(holder), attribute, nn.ModuleList(layers))
+    step(model, inputs)
+    layers.append(copy.deepcopy(stack(plain_model(family, task, seed=1), family)[1]))
+    setattr(model.get_submodule(holder), attribute, nn.ModuleList(layers))
+    with pytest.raises(AttachError, match=ADDED):
+        model(**inputs)

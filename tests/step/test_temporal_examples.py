@@ -6,12 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
 import hiddenkey
 from earlier_passes import change, without_noise
 from hiddenkey import ConsistencyError
-from models import batch, kl_by_hand, lora_model, seeded, step
+from models import batch, kl_by_hand, lora_model, plain_model, seeded, step
 
 
 @pytest.mark.parametrize("task", ["classification", "causal"])
@@ -160,3 +160,73 @@ def test_an_example_that_is_twice_in_a_batch_is_recognised_twice():
     for _ in range(2):
         step(model, inputs)
     assert (attachment.history.visits, attachment.history.recognised) == (16, 8)
+
+
+@pytest.mark.parametrize("kind", [PrefixTuningConfig, PromptTuningConfig])
+def test_prompts_that_take_turns_have_predictions_of_their_own(kind):
+    """They leave no module in the model that would tell them apart."""
+    settings = kind(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(plain_model("llama", "causal"), settings, adapter_name="a")
+    model.add_adapter("b", settings)
+    with torch.no_grad(), seeded(3):
+        for name, weight in model.named_parameters():
+            if "prompt_encoder" in name:
+                weight.normal_(0, 2)
+    model.train()
+    inputs = batch("causal") | {"example_index": torch.arange(4)}
+    with hiddenkey.attach(model, "temporal") as attachment:
+        for name in ("a", "a", "b", "a", "b"):
+            model.set_adapter(name)
+            step(model, inputs)
+            assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6), name
+        assert len(attachment.history) == 8
+
+
+def two_adapters():
+    model = lora_model("bert")
+    with seeded(3):
+        model.add_adapter("other", LoraConfig(target_modules=["value"], init_lora_weights=False))
+    return model.train()
+
+
+def divergences(model, attachment, names=("default", "other")):
+    found = {}
+    for name in names:
+        model.set_adapter(name)
+        step(model, batch())
+        found[name] = attachment.losses["consistency"]
+    return found
+
+
+@pytest.mark.parametrize("active", ["default", "other"])
+def test_stored_predictions_are_those_of_the_adapters_by_name(active):
+    """Whichever of them acts when a resumed training attaches."""
+    model = two_adapters()
+    attachment = hiddenkey.attach(model, "temporal")
+    divergences(model, attachment)
+    state = attachment.history.state_dict()
+    again = two_adapters()
+    again.set_adapter(active)
+    attachment = hiddenkey.attach(again, "temporal")
+    attachment.history.load_state_dict(state)
+    assert max(divergences(again, attachment).values()) == pytest.approx(0, abs=1e-9)
+    assert attachment.history.recognised == 8
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_single_adapter_may_have_another_name_when_it_goes_on(stored):
+    model = lora_model("bert")
+    attachment = hiddenkey.attach(model, "temporal")
+    step(model, batch())
+    state = attachment.history.state_dict()
+    if not stored:  # by a version that did not say whose predictions they are
+        del state["adapters"]
+    weights = {name: weight.clone() for name, weight in model.named_parameters()}
+    again = get_peft_model(plain_model("bert"), model.peft_config["default"], adapter_name="mine")
+    for name, weight in again.named_parameters():
+        weight.data.copy_(weights[name.replace(".mine.", ".default.")])
+    attachment = hiddenkey.attach(again.train(), "temporal")
+    attachment.history.load_state_dict(state)
+    step(again, batch())
+    assert attachment.history.recognised == 4
+    assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)

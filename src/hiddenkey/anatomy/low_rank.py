@@ -47,15 +47,6 @@ def active_pairs(module: nn.Module) -> dict[str, Pair]:
     return pairs if active is None else {name: pairs[name] for name in active if name in pairs}
 
 
-def adapters_at_work(transformer: nn.Module) -> tuple[str, ...]:
-    """Return the names of the adapters that a model's call goes through now."""
-    for module in transformer.modules():
-        active = getattr(module, "active_adapters", None)
-        if hasattr(module, "base_layer") and isinstance(active, list):  # as in all other layers
-            return () if getattr(module, "disable_adapters", False) else tuple(active)
-    return ()
-
-
 def is_merged(module: nn.Module) -> bool:
     """Whether an adapter's update is in the frozen weight at this moment."""
     return bool(getattr(module, "merged", False))

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from hiddenkey import anatomy, log
 from hiddenkey.anatomy import Gap, Part
+from hiddenkey.anatomy.adapters import Adapters
 from hiddenkey.attachment import model_dropout
 from hiddenkey.attachment.attention_sites import AttentionInstallation
-from hiddenkey.attachment.called_module import adapter_faults, entry_of
+from hiddenkey.attachment.called_module import adapter_faults, entry_of, prompts_around
 from hiddenkey.attachment.compiled import forget_compiled
-from hiddenkey.attachment.kept_layers import KeptLayers
+from hiddenkey.attachment.kept_layers import KeptAdapters, KeptLayers
 from hiddenkey.attachment.owners import disown, refuse_owned, take
 from hiddenkey.attachment.plan import Kernel, make_plan
 from hiddenkey.attachment.saved_copies import SavedCopies
@@ -97,9 +98,10 @@ def attach(
     refuse_owned(parts, previous)
     if previous is not None:
         previous.detach()
-    attachment = Attachment(transformer, config, layers, plan, data_parallel_rank, entry)
+    adapters = Adapters(transformer, prompts_around(model))
+    attachment = Attachment(transformer, config, layers, plan, data_parallel_rank, entry, adapters)
     try:
-        attachment._install(transformer, layers, plan, lm_loss)
+        attachment._install(transformer, layers, plan, lm_loss, adapters)
     except BaseException:
         attachment.detach()
         raise
@@ -135,6 +137,7 @@ class Attachment:
         plan: SitePlan,
         data_parallel_rank: int | None,
         entry: nn.Module,
+        adapters: Adapters,
     ) -> None:
         self.config = config
         self.sites = tuple(place.site for place in plan.places)
@@ -152,7 +155,7 @@ class Attachment:
         self._transformer: nn.Module | None = transformer
         self._entry: nn.Module | None = entry  # its call is one training pass
         self._step: StepHooks | None = StepHooks(
-            transformer, entry, layers, plan, config, self._rates, draws, self.meter
+            transformer, entry, adapters, layers, plan, config, self._rates, draws, self.meter
         )
 
     def __enter__(self) -> Attachment:
@@ -179,6 +182,11 @@ class Attachment:
         if self._entry is None:
             raise AttachError("this attachment was detached, so it has no model that is called")
         return self._entry
+
+    def is_in(self, model: nn.Module) -> bool:
+        """Whether it is at work on a model, or on a model inside of a module of one's own."""
+        found = self._transformer is not None
+        return found and any(module is self._transformer for module in model.modules())
 
     @property
     def losses(self) -> dict[str, float]:
@@ -342,6 +350,15 @@ class Attachment:
         state = "on" if self.config.keep_model_dropout else "off"
         return lines or [f"no noise; the model's own dropout is {state}"]
 
+    def leave_pass(self) -> None:
+        """Leave nothing of a training pass that was interrupted; the next pass does so by itself.
+
+        An exception ends a pass. Ctrl-C does not: until then the model holds what the pass put
+        there, and the generators are those of the pass where it has random numbers of its own.
+        """
+        if self._step is not None:
+            self._step.leave()
+
     def detach(self) -> None:
         """Give the model back exactly as it was before :func:`attach`. Does nothing twice.
 
@@ -370,6 +387,7 @@ class Attachment:
         layers: list[Part],
         plan: SitePlan,
         lm_loss: LanguageModelLoss,
+        adapters: Adapters,
     ) -> None:
         step = self._step
         assert step is not None  # it was not detached before
@@ -382,6 +400,8 @@ class Attachment:
         )
         parts = [place.part for place in plan.places]
         step.before_pass.append(KeptLayers(transformer, parts, layers).check)
+        if adapted := [p.part.module for p in plan.places if p.site.position == "update"]:
+            step.before_pass.append(KeptAdapters(transformer, adapters, adapted).check)
         step.before_pass.append(SavedCopies(transformer, parts, layers).check)
         if plan.attention:
             self._attention = AttentionInstallation(

@@ -109,6 +109,13 @@ def adapter_faults(model: Any, config: DropoutConfig) -> list[str]:
     return faults
 
 
+def prompts_around(model: Any) -> nn.Module | None:
+    """Return the PeftModel whose adapters are prompts or prefixes; ``None`` without such ones."""
+    are_prompts = any(getattr(each, "is_prompt_learning", False) for each in _settings(model))
+    adapted = _adapted(model)
+    return adapted if are_prompts and hasattr(adapted, "active_adapter") else None
+
+
 def _methods(model: Any) -> set[str]:
     return {str(getattr(settings.peft_type, "value", "")) for settings in _settings(model)}
 

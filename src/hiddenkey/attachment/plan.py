@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal, get_args
 
+from torch import nn
+
 from hiddenkey import anatomy
 from hiddenkey.anatomy import AttentionPart, Gap, Part
 from hiddenkey.attachment.finders import find_parts
@@ -127,9 +129,22 @@ def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) 
     return faults + _task_faults(config.consistency, transformer)
 
 
+def _model_inside(module: nn.Module) -> Part | None:
+    """Return the one model in a module of a script's own that has a task with such a loss."""
+    parts = anatomy.walk(Part(None, "", module))
+    found = [part for part in parts if anatomy.task_of(part.module) in TASKS]
+    return found[0] if len(found) == 1 else None
+
+
 def _task_faults(consistency: Consistency, transformer: Any) -> list[str]:
     """Return, one sentence each, why a model's task has no such consistency loss."""
     task, name = anatomy.task_of(transformer), type(transformer).__name__
+    if task is None and (inside := _model_inside(transformer)) is not None:
+        return [
+            f"the consistency loss is added to the loss of a model whose task is known, got {name};"
+            f" attach to its module {inside.name!r} ({type(inside.module).__name__}), and let a"
+            " Trainer watch(trainer, attachment)"
+        ]
     if task is None:
         return [
             f"the consistency loss works on {', '.join(TASKS)}, got {name}, whose task is not"

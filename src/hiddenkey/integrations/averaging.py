@@ -10,8 +10,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hiddenkey import log
 from hiddenkey.errors import AttachError
 from hiddenkey.framework.inference import Inference
-from hiddenkey.integrations.checkpoints import checkpoint_now
-from hiddenkey.integrations.kept_predictions import resumed_from
+from hiddenkey.integrations.checkpoints import checkpoint_now, write_with
+from hiddenkey.integrations.running import resumed_from, training_of
 from hiddenkey.step.averaging import WeightAverage
 
 PREFIX = "hiddenkey_mean_"
@@ -62,6 +62,7 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
             )
         if state.global_step:
             self.average.load(self.file(_checkpoint()))
+        write_with(self._trainer, self)
         if self._used:
             self._hold_evaluation()
 
@@ -110,6 +111,9 @@ class AveragingCallback(TrainerCallback):  # type: ignore[misc]
 
         def with_the_mean(*given: Any, **named: Any) -> Any:
             assert self.average is not None
+            if training_of(self._trainer) is None:
+                self.release()  # an exception ended the training, and the last weights are saved
+                return evaluate(*given, **named)
             with self.average.applied():
                 return evaluate(*given, **named)
 

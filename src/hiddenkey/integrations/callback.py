@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hiddenkey.attachment.attachment import Attachment
+from hiddenkey.attachment.attachment import Attachment, attachment_of
 from hiddenkey.attachment.plan import Kernel
-from hiddenkey.errors import AttachError
 from hiddenkey.framework.config import DropoutConfig
 from hiddenkey.framework.inference import Inference
 from hiddenkey.framework.schedule import RateSchedule
 from hiddenkey.integrations.averaging import AveragingCallback
+from hiddenkey.integrations.checkpoints import leave_checkpoints
 from hiddenkey.integrations.configured import attach_and_say, configured
+from hiddenkey.integrations.running import trainer_that_calls
 from hiddenkey.integrations.trainer import AttachmentCallback, watching
 from hiddenkey.integrations.trainer_loss import release_own_loss
 from hiddenkey.step.added_loss import LanguageModelLoss
+
+_CALLBACKS: WeakKeyDictionary[Attachment, ref[HiddenKeyCallback]] = WeakKeyDictionary()
+"""Whose each attachment is; neither is kept for it."""
 
 
 class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
@@ -32,7 +36,7 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
     and does all that :func:`hiddenkey.integrations.trainer.watch` does. At the end it writes
     ``hiddenkey_config.json`` into ``args.output_dir``. Under TRL's ``SFTTrainer`` it lets the
     trainer train on the consistency loss. After a training that an exception ended, the model stays
-    attached until the next training or :meth:`detach`.
+    attached until its next training, by this callback or another one, or :meth:`detach`.
 
     In a single process masks come from random numbers of their own, as they do in several. So
     methods that are compared at one seed see the same batches.
@@ -93,7 +97,9 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
         """Attach to the model that is trained now."""
         self.detach()  # what a training that an exception ended left
         self._trainer = trainer = trainer_that_calls(self)
+        _detach_abandoned(trainer)
         self.attachment = attach_and_say(trainer.model, self.config, self._kernel, self._lm_loss)
+        _CALLBACKS[self.attachment] = ref(self)
         try:
             self._watching = watching(
                 trainer,
@@ -178,27 +184,22 @@ class HiddenKeyCallback(TrainerCallback):  # type: ignore[misc]
             self.attachment.detach()
         if self._trainer is not None:
             release_own_loss(self._trainer)
+            leave_checkpoints(self._trainer)
         if self.averaging is not None:
             self.averaging.release()
         self.attachment = self._watching = self._trainer = None
 
 
-def trainer_that_calls(callback: TrainerCallback) -> Trainer:
-    """Return the Trainer whose training begins.
+def _detach_abandoned(trainer: Trainer) -> None:
+    """Detach what the callback of another trainer left on the model when an exception ended it.
 
-    Trainer hands its callbacks the model, and not itself; but the loss is computed by a method of
-    the trainer, and its settings say how it is scaled. So it is looked up among the callers.
-
-    Raises:
-        AttachError: if no Trainer with this callback is among them.
+    A cell of a notebook that is run again makes both anew.
     """
-    frame = sys._getframe()
-    while frame := frame.f_back:  # type: ignore[assignment]
-        found = frame.f_locals.get("self")
-        if isinstance(found, Trainer) and callback in found.callback_handler.callbacks:
-            return found
-    raise AttachError(
-        "HiddenKeyCallback was called by no Trainer of transformers that has it among its"
-        " callbacks, so it cannot reach the loss; use attach and watch(trainer, attachment), or"
-        " attach alone in a loop of your own"
-    )
+    found = attachment_of(trainer.model)
+    if found is None or found not in _CALLBACKS:
+        return
+    other = _CALLBACKS[found]()
+    if other is None:
+        found.detach()
+    elif other not in trainer.callback_handler.callbacks:
+        other.detach()

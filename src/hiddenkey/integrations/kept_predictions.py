@@ -6,9 +6,7 @@ number of processes.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -138,20 +136,6 @@ def _refuse_number(names: Collection[str]) -> None:
             " be recognised by what they hold; set remove_unused_columns=False in its arguments, or"
             " leave the column out"
         )
-
-
-def resumed_from() -> Path | None:
-    """Return the checkpoint that the Trainer among the callers goes on from; ``None``: none.
-
-    Trainer does not tell its callbacks.
-    """
-    frame = sys._getframe()
-    while frame := frame.f_back:  # type: ignore[assignment]
-        found = frame.f_locals
-        if isinstance(found.get("self"), Trainer) and "resume_from_checkpoint" in found:
-            folder = found["resume_from_checkpoint"]
-            return Path(folder) if isinstance(folder, str | os.PathLike) else None
-    return None
 
 
 def _remove_others(folder: Path) -> None:

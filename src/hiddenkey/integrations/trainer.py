@@ -7,18 +7,18 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hiddenkey.attachment.attachment import Attachment, attachment_of
+from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.errors import AttachError, ConfigError, ConsistencyError
 from hiddenkey.framework.config import with_own_schedule
 from hiddenkey.framework.schedule import RateSchedule, by_position
-from hiddenkey.integrations.checkpoints import checkpoint_now
+from hiddenkey.integrations.checkpoints import checkpoint_now, leave_checkpoints, write_with
 from hiddenkey.integrations.first_step import FirstStep
 from hiddenkey.integrations.kept_predictions import (
     KeptPredictions,
     refuse_dropped_numbers,
-    resumed_from,
 )
 from hiddenkey.integrations.reached import ReachedSites
+from hiddenkey.integrations.running import resumed_from
 from hiddenkey.integrations.trainer_loss import hold_own_loss
 from hiddenkey.step.parallel import means_over_processes
 
@@ -121,7 +121,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
             ConsistencyError: if Trainer drops the numbers of the examples that a history needs, or
                 if what a checkpoint holds of it is damaged.
         """
-        if attachment_of(self._trainer.model) is not self._attachment:
+        if not self._attachment.is_in(self._trainer.model):
             raise AttachError(
                 "the model that Trainer trains does not have the watched attachment: it was"
                 " detached, or belongs to another model; attach to the model that is given to"
@@ -137,6 +137,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         if self._attachment.history is not None:
             refuse_dropped_numbers(self._trainer)
         self._kept.begin(resumed_from(), state.epoch or 0)
+        write_with(self._trainer, self)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -208,6 +209,7 @@ class AttachmentCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Log an error where no step of the training reached a site, or compared anything."""
+        leave_checkpoints(self._trainer)
         self.reached.read(args.device)
         if self._steps and not _disables_dropout(self._trainer):  # which `watch` warned of
             self.reached.report()

@@ -62,12 +62,18 @@ class _ComputeLoss:
 
     def __call__(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """Compute the loss as ``Trainer.compute_loss`` does, with a subclass's own arguments."""
-        if self._first_step is not None:
-            # what computes a loss may take the labels out of the batch
-            self._first_step.measure(
-                model, lambda: _loss(self._whole(model, copy.copy(inputs), *rest, **named))
-            )
-        return self._whole(model, inputs, *rest, **named)
+        try:
+            if self._first_step is not None:
+                # what computes a loss may take the labels out of the batch
+                self._first_step.measure(
+                    model, lambda: _loss(self._whole(model, copy.copy(inputs), *rest, **named))
+                )
+            computed = self._whole(model, inputs, *rest, **named)
+            self._attachment.meter.end_computation()
+            return computed
+        except BaseException:
+            self._attachment.leave_pass()  # Ctrl-C runs no hooks of the model
+            raise
 
     def _whole(self, model: nn.Module, inputs: dict[str, Any], *rest: Any, **named: Any) -> Any:
         """The loss, with the consistency loss where one is due."""

@@ -7,7 +7,8 @@ from typing import Any
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from hiddenkey.integrations.callback import HiddenKeyCallback, trainer_that_calls
+from hiddenkey.integrations.callback import HiddenKeyCallback
+from hiddenkey.integrations.running import trainer_that_calls
 from hiddenkey.launch import process
 from hiddenkey.launch.record import Record
 from hiddenkey.launch.settings import LaunchSettings

@@ -76,7 +76,7 @@ def _buffers(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _other_history(loss: TemporalLoss) -> Iterator[None]:
     """Compare with predictions of the block's own passes, and forget them afterwards."""
-    before, loss.history = loss.history, History()
+    before, loss.history = loss.history, History(loss.history.adapters)
     try:
         yield
     finally:

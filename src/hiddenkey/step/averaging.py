@@ -170,6 +170,12 @@ class WeightAverage:
         others = (p for p in self._model.parameters() if p.requires_grad and id(p) not in known)
         if (other := next(others, None)) is not None:
             name = next(name for name, p in self._model.named_parameters() if p is other)
+            if name in self._weights:
+                raise AttachError(
+                    f"{name} is another tensor than when the mean of the weights began, whose mean"
+                    " could not be put into the model; load weights before the mean begins, or"
+                    " without assign=True and low_cpu_mem_usage=True"
+                )
             raise AttachError(
                 f"{name} is trained now and was not when the mean of the weights began, which would"
                 " mix means with last weights; begin the mean when all weights are trained, or"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hiddenkey.anatomy import AttentionPart, Part
+from hiddenkey.anatomy.low_rank import active_pairs
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.measure import ShareCounter
@@ -159,8 +160,8 @@ class FirstPass:
             self._ran.add(module)
 
     def _should_have_acted(self, place: Place) -> bool:
-        if getattr(place.part.module, "disable_adapters", False):
-            return False  # PEFT's disable_adapter(): an update is not computed
+        if place.site.position == "update" and not active_pairs(place.part.module):
+            return False  # of an adapter that does not act now, or under disable_adapter()
         if place.part.module in self._ran:
             return True
         if not place.part.module.training:
@@ -200,7 +201,8 @@ class TrainedLoss:
                 "the last backward pass started from a loss of the script's own, computed from"
                 " output.logits or from hidden states, so that the consistency loss, which is in"
                 " output.loss, was not trained on; hold each pass by attachment.own_loss(labels)"
-                " and train on own.total(your_loss), train on output.loss, or set consistency=None"
+                " and train on own.total(your_loss), train on output.loss, or take a method without"
+                " that loss, such as hiddenkey-minus (consistency=None)"
             )
 
 

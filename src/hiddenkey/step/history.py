@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -28,13 +29,18 @@ class History:
 
     A row that was never written, or with a number that is not finite, is unseen.
 
+    Args:
+        adapters: whose predictions go by an example's own key, where adapters take turns.
+
     Attributes:
+        adapters: those; what was stored says whose it is.
         passes: training passes so far, the age of what is kept.
         visits: examples that were seen, counted over all passes.
         recognised: those of them that an earlier pass had seen.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adapters: tuple[str, ...] = ()) -> None:
+        self.adapters = adapters
         self.clear()
 
     def clear(self) -> None:
@@ -168,6 +174,9 @@ class History:
         state["values"] = self._values[order].cpu()
         if self._classes is not None:
             state["classes"] = self._classes[order].cpu()
+        if self.adapters:
+            names = json.dumps(self.adapters).encode()
+            state["adapters"] = torch.tensor([*names], dtype=torch.uint8)
         return state
 
     def load_state_dict(self, *states: Mapping[str, Tensor]) -> None:
@@ -192,6 +201,7 @@ class History:
         if len(known) < len(given):
             logger.warning(_OTHER_RULE)
         for state in known:
+            self.adapters = _adapters_of(state) or self.adapters
             self._merge(state, device)
 
     def _merge(self, state: Mapping[str, Tensor], device: torch.device | None) -> None:
@@ -300,6 +310,12 @@ def _too_large(history: History) -> str:
 def _rule_of(state: Mapping[str, Tensor]) -> int:
     """Return by which rule examples were recognised; before 2 it was not stored."""
     return int(state["rule"].item()) if "rule" in state else 1
+
+
+def _adapters_of(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return whose predictions go by an example's own key; earlier versions did not store it."""
+    stored = state.get("adapters")
+    return () if stored is None else tuple(json.loads(bytes(stored.tolist())))
 
 
 def _state_faults(state: Mapping[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hiddenkey import anatomy
 from hiddenkey.anatomy import Part
+from hiddenkey.anatomy.adapters import Adapters
 from hiddenkey.errors import AttachError, ConsistencyError
 from hiddenkey.framework.compensation import SMOOTHING
 from hiddenkey.framework.config import DropoutConfig
@@ -50,6 +51,7 @@ class StepHooks:
     Args:
         transformer: the model.
         entry: the module whose call is one training pass.
+        adapters: of the model.
         layers: the model's layers.
         plan: where the configuration acts.
         config: the configuration.
@@ -80,6 +82,7 @@ class StepHooks:
         self,
         transformer: nn.Module,
         entry: nn.Module,
+        adapters: Adapters,
         layers: Sequence[Part],
         plan: SitePlan,
         config: DropoutConfig,
@@ -105,6 +108,7 @@ class StepHooks:
         self.current: TrainingPass | None = None
         self.is_paused = False
         self._transformer, self._layers = transformer, list(layers)
+        self._adapters = adapters
         self._plan, self._config = plan, config
         self._sites = [place.site for place in plan.places]
         self._handles: list[RemovableHandle] = []
@@ -141,7 +145,7 @@ class StepHooks:
         self._handles.clear()
         if self.first_pass is not None:
             self.first_pass.remove()
-        self._end()
+        self.leave()
         if self.consistency is not None:
             self.consistency.remove()
             self.consistency = None
@@ -152,7 +156,9 @@ class StepHooks:
         if settings.kind == SMOOTHING:
             return SmoothingLoss(settings, self._transformer, lm_loss, self.entry)
         if settings.target == "history":
-            return TemporalLoss(settings, self._transformer, lm_loss, self.entry)
+            return TemporalLoss(
+                settings, self._transformer, lm_loss, self.entry, adapters=self._adapters
+            )
         last = self._layers[-1].module
         return TwoPassLoss(settings, self._transformer, last, lm_loss, self.entry)
 
@@ -172,7 +178,7 @@ class StepHooks:
     def _enter(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._end()  # what an interrupted pass left: KeyboardInterrupt runs no hooks
+        self.leave()  # what an interrupted pass left: KeyboardInterrupt runs no hooks
         self._is_called = True
         index = kwargs.get(INDEX)
         changed = None
@@ -203,7 +209,14 @@ class StepHooks:
         for call in self.before_pass:
             call(arguments)
         self.current = TrainingPass(self, arguments, self.own, index)
-        self.current.begin()
+        if torch.compiler.is_compiling():
+            self.current.begin()
+            return
+        try:
+            self.current.begin()
+        except BaseException:  # Ctrl-C in the second forward pass runs no hooks
+            self.leave()
+            raise
 
     def _see(
         self,
@@ -238,9 +251,9 @@ class StepHooks:
 
     def _tidy(self, module: nn.Module, args: Any, output: Any) -> None:
         """Leave nothing armed after a pass that failed."""
-        self._end()
+        self.leave()
 
-    def _end(self) -> None:
+    def leave(self) -> None:
         """Leave nothing of a pass on the model, however it ended. Does nothing twice."""
         self.current, self._is_called = None, False
         self.random_numbers.end()
@@ -287,14 +300,15 @@ class StepHooks:
         if self.consistency is not None and self.current is None and torch.is_grad_enabled():
             raise ConsistencyError(
                 "a consistency loss is configured, but this training pass goes around the model's"
-                " own call, where the loss is added; call the model that was attached, or set"
-                " consistency=None"
+                " own call, where the loss is added; call the model that was attached, attach after"
+                " get_peft_model, or set consistency=None"
             )
         if not self._is_called and torch.is_grad_enabled():
             raise AttachError(
                 f"this training pass goes around the call of {type(self.entry).__name__}, where"
                 " padding, the masks of each process and the losses are known; call the model"
-                " itself, not its forward or its layers, and attach to the model that is trained"
+                " itself, not its forward or its layers, and attach to the model that is trained,"
+                " after get_peft_model (TRL's DistillationTrainer calls an adapted model's body)"
             )
         return True
 

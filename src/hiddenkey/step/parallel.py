@@ -54,6 +54,7 @@ class OwnRandomNumbers:
         self._given = data_parallel_rank
         self._found: tuple[Any, int] | None = None  # the process group it was found for
         self._before: list[tuple[torch.device, Tensor]] = []
+        self._seeded = 0  # what the generators are seeded with in the pass at work
 
     def begin(self) -> None:
         """Seed the generators for one training pass; does nothing in a single process.
@@ -66,7 +67,11 @@ class OwnRandomNumbers:
             self._seed()
 
     def end(self) -> None:
-        """Put the generators back. Does nothing twice."""
+        """Put the generators back. Does nothing twice, nor to what was seeded anew since.
+
+        A pass that Ctrl-C ended ends when the next one begins; a seed that was set in between
+        counts.
+        """
         if self._before:
             self._restore()
 
@@ -77,13 +82,16 @@ class OwnRandomNumbers:
         seed = (number + (rank + 1) * _ODD) % _SEEDS
         devices = [torch.device("cpu"), *self._accelerators()]
         self._before = [(device, _generator(device).get_state()) for device in devices]
+        self._seeded = seed
         for device in devices:
             _generator(device).manual_seed(seed)
 
     @_disable_dynamo
     def _restore(self) -> None:
         for device, state in self._before:
-            _generator(device).set_state(state)
+            generator = _generator(device)
+            if generator.initial_seed() % _SEEDS == self._seeded:
+                generator.set_state(state)
         self._before = []
 
     def _accelerators(self) -> list[torch.device]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hiddenkey import log
-from hiddenkey.anatomy.low_rank import adapters_at_work
+from hiddenkey.anatomy.adapters import Adapters
 from hiddenkey.chunked_loss.past import Past
 from hiddenkey.chunked_loss.sums import IGNORED_LABEL
 from hiddenkey.framework.compensation.kl import bidirectional_kl
@@ -61,6 +61,7 @@ class TemporalLoss(AddedLoss):
         transformer: the Hugging Face model.
         lm_loss: how a language model's loss is computed; see :func:`hiddenkey.attach`.
         entry: the module whose call is one pass; ``None``: the transformer.
+        adapters: of the model; ``None``: those that are modules in it.
 
     Attributes:
         history: the predictions.
@@ -72,11 +73,12 @@ class TemporalLoss(AddedLoss):
         transformer: nn.Module,
         lm_loss: LanguageModelLoss = "auto",
         entry: nn.Module | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         super().__init__(consistency, transformer, lm_loss, entry)
-        self.history = History()
+        self._adapters = adapters or Adapters(transformer)
+        self.history = History(self._adapters.at_work())
         self._reading = reading_of(transformer, by_token=self.compared.is_token_wise)
-        self._adapters = adapters_at_work(transformer)
         self._visit: Visit | None = None
         self._past: tuple[Tensor, Past] | None = None
 
@@ -108,10 +110,19 @@ class TemporalLoss(AddedLoss):
         log.once("temporal", _FIRST_VISIT)
         self._verify(run, arguments)
         who = identities(arguments, index, self._reading)
-        adapters = adapters_at_work(self._transformer)
-        if adapters != self._adapters:  # whose predictions are those of another model
+        if (adapters := self._other_adapters()) is not None:
             who = who.under(repr(adapters))
         return Visit(who, self.choose(arguments), self.due())
+
+    def _other_adapters(self) -> tuple[str, ...] | None:
+        """Return the adapters at work, whose predictions are another model's; ``None`` otherwise.
+
+        A history whose own adapters have other names now is that of the one that is there.
+        """
+        now, own = self._adapters.at_work(), self.history.adapters
+        if now != own and not self._adapters.settings.keys() & set(own):
+            self.history.adapters = own = now
+        return None if now == own else now
 
     def begin(self, arguments: Mapping[str, Any], target: Visit | None) -> None:
         """Prepare the trained pass, which comes next.
