@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from hiddenkey import memory
 from hiddenkey.cli.train import _footer
 from hiddenkey.lab.report import tabulate, write_report
 from hiddenkey.lab.run.options import TrainOptions
@@ -23,7 +22,7 @@ def test_the_peak_is_at_least_what_is_resident():
 def test_without_unix_the_system_is_asked_otherwise(told, peak, monkeypatch):
     process = SimpleNamespace(memory_info=lambda: SimpleNamespace(**told))
     monkeypatch.setitem(sys.modules, "resource", None)
-    monkeypatch.setattr(memory.psutil, "Process", lambda: process)
+    monkeypatch.setattr(psutil, "Process", lambda: process)
     assert peak_resident_mib() == peak
 
 
