@@ -149,10 +149,10 @@ class AddedLoss(ABC):
         raise ConsistencyError(
             "the consistency loss is added to the model's own loss, but this training pass got"
             f" no {wanted}; pass {wanted} to the model or, for a loss of your own, hold the"
-            " pass by attachment.own_loss (a callback has attachment; watch does so for"
-            " label smoothing and compute_loss_func), or take a method without that loss, such as"
-            " hiddenkey-minus (consistency=None), as with trainers that need deterministic"
-            " log-probabilities (DPO, KTO, GRPO)"
+            " pass by attachment.own_loss (hiddenkey.integrations.trainer.watch does so for"
+            " label smoothing and compute_loss_func; a callback has the attachment), or set"
+            " consistency=None, as hiddenkey-minus does, and as with trainers that need"
+            " deterministic log-probabilities (DPO, KTO, GRPO)"
         )
 
     def due(self) -> bool:

@@ -201,8 +201,8 @@ class TrainedLoss:
                 "the last backward pass started from a loss of the script's own, computed from"
                 " output.logits or from hidden states, so that the consistency loss, which is in"
                 " output.loss, was not trained on; hold each pass by attachment.own_loss(labels)"
-                " and train on own.total(your_loss), train on output.loss, or take a method without"
-                " that loss, such as hiddenkey-minus (consistency=None)"
+                " and train on own.total(your_loss), train on output.loss, or set consistency=None,"
+                " as hiddenkey-minus does"
             )
 
 

@@ -300,8 +300,8 @@ class StepHooks:
         if self.consistency is not None and self.current is None and torch.is_grad_enabled():
             raise ConsistencyError(
                 "a consistency loss is configured, but this training pass goes around the model's"
-                " own call, where the loss is added; call the model that was attached, attach after"
-                " get_peft_model, or set consistency=None"
+                " own call, where the loss is added; call the model that was attached, or set"
+                " consistency=None; attach after get_peft_model"
             )
         if not self._is_called and torch.is_grad_enabled():
             raise AttachError(
