@@ -29,6 +29,7 @@ from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import prospects
 from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.compare.survey import Costs
+from hiddenkey.lab.evidence.cells import LOSS
 from hiddenkey.lab.evidence.costs import read_step_times
 from hiddenkey.lab.evidence.overfitting import find_overfitting
 from hiddenkey.lab.evidence.record import Record, read_records
@@ -56,6 +57,8 @@ def run(options: TuneOptions) -> int:
     effort, prices = _effort(plan, options, data)
     if options.dry_run:
         _show_stages(console, plan, effort, prices)
+        if effort is not None:
+            _show_prospects(console, plan, effort, data, by_loss=options.by == "loss")
         return 0
     look, failed = _work(console, _named(first_look(plan), plan), "first look at plain LoRA")
     if not any(record.result for record in look):
@@ -236,5 +239,15 @@ def _show_stages(
             console,
             f"about {duration(seconds)} with {plan.workers} workers, from a few timed steps",
         )
-    planned = confirmation(plan, effort.trials, tuple(range(pairs)), plain=False)
-    compare.show_prospects(console, prospects(planned, ()), plan.workers)
+
+
+def _show_prospects(
+    console: Console, plan: Plan, effort: Effort, data: Data, *, by_loss: bool
+) -> None:
+    """Say what the seeds of the confirmation can show of the metric that it is judged by."""
+    planned = confirmation(plan, effort.trials, tuple(range(effort.seeds)), plain=False)
+    judged = data.judged if plan.command is None else None
+    found = prospects(planned, (), examples=judged)
+    if by_loss:  # it has no usual scale
+        found = [dataclasses.replace(each, metric=LOSS, scatter=None) for each in found]
+    compare.show_prospects(console, found, plan.workers)

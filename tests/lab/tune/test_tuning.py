@@ -270,6 +270,10 @@ def test_a_file_is_all_it_needs_and_the_adapter_is_the_result(here, tiny_model, 
     planned = capsys.readouterr().out
     assert re.search(r"temporal or label-smoothing or .* 12 *\n", planned)
     assert "48 runs of tune/my" in planned
+    assert "for 12 evaluation examples in place of 500" in planned, "a fifth of the file"
+    assert re.search(r" 0\.0839 ", planned)
+    assert main([*words, "--dry-run", "--by", "loss"]) == 0
+    assert re.search(r"file, loss .* unknown ", capsys.readouterr().out)
     assert not (here / "tune").exists()
     assert main([*words, "--search.trials", "2"]) == 0
     shown = capsys.readouterr().out
