@@ -128,7 +128,7 @@ class DoctorOptions:
     """Which model and method to look at."""
 
     model: str
-    """Local folder, name on the Hugging Face hub, or the bundled 'minilm'."""
+    """Local folder, name on the Hugging Face hub, or a bundled one such as 'minilm'."""
     method: str = "hiddenkey"
     """Name of a method, or a folder or file with a hiddenkey_config.json. A method on LoRA's update
     is shown with LoRA on keys and values."""
