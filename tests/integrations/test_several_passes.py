@@ -73,6 +73,13 @@ def test_a_wrapper_around_a_model_is_told_what_to_attach_to(tmp_path):
         assert log["dropped/hidden"] > 0
 
 
+def test_a_model_of_transformers_with_another_in_it_is_no_wrapper():
+    """Blip2Model has a language model inside, whose loss is not its own."""
+    module = type("Blip2Model", (Wrapper,), {"__module__": "transformers.models.blip_2"})()
+    with pytest.raises(ConfigError, match="got Blip2Model, whose task is not known"):
+        hiddenkey.attach(module, "hiddenkey")
+
+
 def test_several_models_in_a_module_are_not_chosen_among():
     module = nn.ModuleList([plain_model("bert"), plain_model("bert", seed=1)])
     with pytest.raises(ConfigError, match="got ModuleList, whose task is not known"):

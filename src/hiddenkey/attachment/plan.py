@@ -131,6 +131,8 @@ def _misfits(config: DropoutConfig, transformer: Any, layers: int, kernel: str) 
 
 def _model_inside(module: nn.Module) -> Part | None:
     """Return the one model in a module of a script's own that has a task with such a loss."""
+    if type(module).__module__.startswith("transformers."):
+        return None  # a model of several, whose loss is not that of one of them
     parts = anatomy.walk(Part(None, "", module))
     found = [part for part in parts if anatomy.task_of(part.module) in TASKS]
     return found[0] if len(found) == 1 else None
