@@ -7,7 +7,7 @@ import hiddenkey
 from models import batch, lora_model, transformer_in
 
 
-def interrupt(model, attachment, calls=1):
+def interrupt(model, calls=1):
     """Press Ctrl-C in front of the classifier, in the call of it with that number."""
     left = [calls]
 
@@ -30,9 +30,9 @@ def seeded_pass(model):
 @pytest.mark.parametrize("rank", [None, 0, 1])
 def test_a_seed_that_is_set_after_it_counts(rank):
     model = lora_model("bert")
-    attachment = hiddenkey.attach(model, "hiddenkey-minus", data_parallel_rank=rank)
+    hiddenkey.attach(model, "hiddenkey-minus", data_parallel_rank=rank)
     expected = seeded_pass(model)
-    interrupt(model, attachment)
+    interrupt(model)
     assert seeded_pass(model) == expected
 
 
@@ -45,7 +45,7 @@ def test_the_next_pass_puts_back_the_generator_that_nobody_seeded(rank):
     model(**batch())
     following = torch.rand(1)
     torch.set_rng_state(state)
-    interrupt(model, attachment)
+    interrupt(model)
     attachment.leave_pass()
     attachment.leave_pass()
     assert torch.initial_seed() == 5
@@ -55,12 +55,12 @@ def test_the_next_pass_puts_back_the_generator_that_nobody_seeded(rank):
 
 def test_a_second_forward_pass_leaves_nothing_by_itself():
     model = lora_model("bert")
-    attachment = hiddenkey.attach(model, "hiddenkey", data_parallel_rank=0)
+    hiddenkey.attach(model, "hiddenkey", data_parallel_rank=0)
     torch.manual_seed(5)
-    interrupt(model, attachment, calls=1)  # the first call is the second pass's
+    interrupt(model, calls=1)  # the first call is the second pass's
     assert torch.initial_seed() == 5
     torch.manual_seed(5)
-    interrupt(model, attachment, calls=2)
+    interrupt(model, calls=2)
     assert torch.initial_seed() != 5, "this one went through the first forward pass"
 
 

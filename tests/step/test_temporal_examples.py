@@ -230,3 +230,28 @@ def test_a_single_adapter_may_have_another_name_when_it_goes_on(stored):
     step(again, batch())
     assert attachment.history.recognised == 4
     assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_adapter_that_stays_is_not_taken_for_one_that_was_deleted():
+    model = two_adapters()
+    attachment = hiddenkey.attach(model, "temporal")
+    step(model, batch())
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    for seen in (0, 4):
+        step(model, batch())
+        assert attachment.history.recognised == seen
+        assert attachment.losses["consistency"] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_model_below_is_not_taken_for_the_adapter_that_acts_next():
+    """An attachment that began while adapters were disabled."""
+    model = two_adapters()
+    with model.disable_adapter():
+        attachment = hiddenkey.attach(model, "temporal")
+        model(**batch())
+    step(model, batch())
+    assert attachment.history.recognised == 0
+    with model.disable_adapter():
+        model(**batch())
+    assert attachment.history.recognised == 4

@@ -77,6 +77,7 @@ class TemporalLoss(AddedLoss):
     ) -> None:
         super().__init__(consistency, transformer, lm_loss, entry)
         self._adapters = adapters or Adapters(transformer)
+        self._at_attach = set(self._adapters.settings)
         self.history = History(self._adapters.at_work())
         self._reading = reading_of(transformer, by_token=self.compared.is_token_wise)
         self._visit: Visit | None = None
@@ -117,10 +118,10 @@ class TemporalLoss(AddedLoss):
     def _other_adapters(self) -> tuple[str, ...] | None:
         """Return the adapters at work, whose predictions are another model's; ``None`` otherwise.
 
-        A history whose own adapters have other names now is that of the one that is there.
+        A stored history whose adapters this model never had is that of the one that acts first.
         """
         now, own = self._adapters.at_work(), self.history.adapters
-        if now != own and not self._adapters.settings.keys() & set(own):
+        if now and own and not self._at_attach & {*own}:
             self.history.adapters = own = now
         return None if now == own else now
 
