@@ -417,3 +417,21 @@ def test_tables_are_plain_values():
 
     assert plain(tables)
     json.dumps(dataclasses.asdict(tables.runs[0]))
+
+
+def test_runs_that_broke_down_are_said_with_what_is_left_without_them():
+    runs = pair(ours=[*OURS[:5], 0.40])
+    lost = dataclasses.replace(runs[-1].result, train_sample={"accuracy": 0.43})
+    learnt = [
+        dataclasses.replace(run, result=dataclasses.replace(run.result, train_sample={
+            "accuracy": 0.97}))
+        for run in runs[:-1]
+    ]  # fmt: skip
+    broken = [*learnt, dataclasses.replace(runs[-1], result=lost)]
+    (table,) = tabulate(broken).scopes[0].tasks
+    note = next(note for note in table.notes if "Broke down" in note)
+    assert "hiddenkey at seed 5 (0.430, the median of its seeds is 0.970)" in note
+    assert "hiddenkey +0.030 in 5 pairs" in note  # the mean of 0.01 to 0.05
+    assert cell(tabulate(broken), "hiddenkey").comparison.count == 6  # it counts all the same
+    (table,) = tabulate(learnt).scopes[0].tasks
+    assert not any("Broke down" in note for note in table.notes)

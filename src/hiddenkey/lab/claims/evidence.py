@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Final
 
+from hiddenkey.lab.claims.breakdowns import TRAINING
 from hiddenkey.lab.claims.effects import Values, effect
 from hiddenkey.lab.claims.findings import Evidence, Ruling, expected_power
 from hiddenkey.lab.claims.outline import EvidenceOutline
@@ -27,10 +28,14 @@ _ENVIRONMENT: Final = (
 
 
 def measured(result: Result) -> dict[str, float]:
-    """Return the measures of a run that are numbers, in the units of ``plan.MEASURES``."""
+    """Return the measures of a run that are numbers, in the units of ``plan.MEASURES``.
+
+    The metric on its own training examples is one more, by which broken runs are found.
+    """
     name = result.main_metric
     metric, gap = result.metrics[name], result.gap[name]
     in_points = {"metric": finite(metric.last), "best": finite(metric.best), "gap": finite(gap)}
+    in_points[TRAINING] = finite(result.train_sample.get(name))
     found = {measure: _POINTS * value for measure, value in in_points.items() if value is not None}
     others = {"loss": result.eval_loss.last, **result.calibration}
     numbers = {name: finite(value) for name, value in others.items()}

@@ -9,6 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, get_args
 
+from hiddenkey.lab.claims.breakdown_tables import (
+    RUNS,
+    breakdown_cautions,
+    broken_grid,
+    remainders_grid,
+)
 from hiddenkey.lab.claims.effects import Effect, Verdict
 from hiddenkey.lab.claims.figures import list_plots
 from hiddenkey.lab.claims.findings import Evidence, Ruling
@@ -83,7 +89,7 @@ def render_page(evidence: Evidence, pictures: Sequence[Picture]) -> str:
         _PACKAGE,
         evidence=evidence,
         when=when(evidence),
-        cautions=cautions(evidence),
+        cautions=(*cautions(evidence), *breakdown_cautions(evidence)),
         summary=summary_grid(evidence),
         parts=[
             (finding, _section(finding, evidence, pictures, f"claim-{index}"))
@@ -91,6 +97,8 @@ def render_page(evidence: Evidence, pictures: Sequence[Picture]) -> str:
         ],
         rule=(*RULE.split("\n\n"), *plan_words(evidence)),
         measures=_with_rows(measures_grid(evidence)),
+        breakdowns=_with_rows(broken_grid(evidence), remainders_grid(evidence)),
+        broken_title=RUNS,
         power=power_grid(evidence),
         chosen=_with_rows(chosen_grid(evidence), scores_grid(evidence)),
         environments=environment_grids(evidence),
@@ -133,12 +141,19 @@ def _blocks(evidence: Evidence, pictures: Sequence[Picture]) -> Iterator[str]:
     for environment, runs in evidence.environments:
         listed = ", ".join(f"{name} {value}" for name, value in environment.items())
         yield _prose(f"{runs} of the runs: {listed}.")
-    yield from (_prose(words, "> ") for words in cautions(evidence))
+    told = (*cautions(evidence), *breakdown_cautions(evidence))
+    yield from (_prose(words, "> ") for words in told)
     yield _table(summary_grid(evidence))
     yield from map(_prose, (*RULE.split("\n\n"), *plan_words(evidence)))
     for finding in evidence.findings:
         yield from _claim(finding, _section(finding, evidence, pictures))
-    tables = measures_grid(evidence), tasks_grid(evidence.findings, evidence), chosen_grid(evidence)
+    tables = (
+        broken_grid(evidence),
+        remainders_grid(evidence),
+        measures_grid(evidence),
+        tasks_grid(evidence.findings, evidence),
+        chosen_grid(evidence),
+    )
     for grid in _with_rows(*tables):
         yield f"### {grid.title}"
         yield _table(grid)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from statistics import fmean
 from typing import Any, Final
 
 from hiddenkey.lab.evidence.axes import Budget, RunConfiguration
-from hiddenkey.lab.evidence.cells import Cell
+from hiddenkey.lab.evidence.breakdowns import find_breakdowns
+from hiddenkey.lab.evidence.cells import Cell, finite
 from hiddenkey.lab.evidence.configurations import NO_SETTINGS, ConfiguredRun, explicit
-from hiddenkey.lab.present.words import listing
+from hiddenkey.lab.present.words import count, listing, number, signed
 
 _OF_METHODS: Final = ("method", "rate", "consistency_")
 """Beginnings of the options in which a method may differ from the baseline without a word."""
@@ -21,7 +23,7 @@ _MACHINE: Final = ("device", "platform", "python", "torch", "transformers", "pef
 def task_notes(
     runs: Sequence[ConfiguredRun], cells: Sequence[Cell], baseline: str, budget: Budget
 ) -> tuple[str, ...]:
-    """Say where the runs of one task are not alike in more than the method."""
+    """Say where the runs of one task are not alike in more than the method, and which broke."""
     return (
         *_unnamed_options(runs),
         *_unequal_seeds(cells, baseline),
@@ -29,6 +31,7 @@ def task_notes(
         *_other_options(runs, baseline, budget),
         *_unlike_starts(runs, baseline),
         *_environments(runs),
+        *_broken_runs(runs, cells),
     )
 
 
@@ -168,3 +171,43 @@ def _environments(runs: Sequence[ConfiguredRun]) -> list[str]:
         f"The runs come from different environments: {listing(differing)}. Times and memory may not"
         " be comparable."
     ]
+
+
+def _broken_runs(runs: Sequence[ConfiguredRun], cells: Sequence[Cell]) -> list[str]:
+    """Runs that broke down, and what differences would be without their pairs."""
+    learnt: dict[RunConfiguration, dict[int, float]] = defaultdict(dict)
+    for run in runs:
+        result = run.record.result
+        value = None if result is None else finite(result.train_sample.get(result.main_metric))
+        if value is not None:
+            learnt[run.configuration][run.seed] = value
+    broken = {own: found for own, values in learnt.items() if (found := find_breakdowns(values))}
+    if not broken:
+        return []
+    named = [
+        f"{own.label} at seed {each.seed} ({number(each.value)}, the median of its seeds"
+        f" is {number(each.median)})"
+        for own, found in broken.items()
+        for each in found
+    ]
+    seeds = {own.label: {each.seed for each in found} for own, found in broken.items()}
+    return [
+        f"Broke down, by the main metric on their own training examples: {listing(named, 12)}."
+        f" They count like any other.{_without_pairs(cells, seeds)}"
+    ]
+
+
+def _without_pairs(cells: Sequence[Cell], broken: Mapping[str, Set[int]]) -> str:
+    """Say what differences would be without the pairs of some seeds, by configuration."""
+    values = {cell.configuration.label: dict(cell.values) for cell in cells if cell.is_main("last")}
+    parts = []
+    for cell in cells:
+        if not cell.is_main("last") or cell.against is None:
+            continue
+        ours, theirs = values[cell.configuration.label], values[cell.against]
+        left_out = broken.get(cell.configuration.label, set()) | broken.get(cell.against, set())
+        kept = (ours.keys() & theirs.keys()) - left_out
+        if kept and left_out:
+            mean = fmean(ours[seed] - theirs[seed] for seed in kept)
+            parts.append(f"{cell.configuration.label} {signed(mean)} in {count(len(kept), 'pair')}")
+    return f" Without their pairs the differences are: {listing(parts, 12)}." if parts else ""
