@@ -155,3 +155,19 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(error, monkeypatch, capsys, 
     assert line.startswith("hiddenkey methods: error: an error that was not foreseen (")
     assert line.endswith(f"please report it with the details in {details}")
     assert "in fail" in details.read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("compare", "[PLAN]"),
+        ("tune", "[FILE or PLAN]"),
+        ("claims", "[CLAIM ...]"),
+        ("report", "[--config CONFIG]"),  # whose folder is no flag, and comes last
+    ],
+)
+def test_help_shows_what_may_stand_before_the_flags(command, shown, capsys):
+    with pytest.raises(SystemExit):
+        entry.main([command, "--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert usage.startswith(f"usage: hiddenkey {command} {shown} ")

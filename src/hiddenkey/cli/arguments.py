@@ -35,7 +35,12 @@ set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
 def parse(
-    kind: type[Options], command: str, arguments: Sequence[str], *, positional: bool = False
+    kind: type[Options],
+    command: str,
+    arguments: Sequence[str],
+    *,
+    positional: bool = False,
+    first: str = "",
 ) -> Options:
     """Read flags, and YAML files or recipes named by ``--config``, into an instance of ``kind``.
 
@@ -44,11 +49,13 @@ def parse(
         command: name of the subcommand.
         arguments: words after the subcommand; later ones win, flags win over earlier files.
         positional: fields without a default are given without a flag.
+        first: what the help shows before the flags, for words that the caller turns into flags.
 
     Raises:
         ConfigError: with every unknown name and wrong type in the flags and files.
     """
     parser = _build_parser(kind, command, positional)
+    parser.first = first
     words = _normalise(kind, arguments)
     files = [word.partition("=")[2] for word in words if word.startswith(f"--{_CONFIG}=")]
     if any(_file_faults(parser, kind, path) for path in files):
@@ -66,7 +73,7 @@ def parse(
     return kind(**values)
 
 
-def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentParser:
+def _build_parser(kind: type[Any], command: str, positional: bool) -> _Parser:
     """Return the jsonargparse parser of a dataclass; it raises instead of exiting."""
     # jsonargparse would import what the dataclass's module imports for type checking alone
     kind.__init__.__annotations__ |= typing.get_type_hints(kind)
@@ -83,10 +90,14 @@ def _build_parser(kind: type[Any], command: str, positional: bool) -> ArgumentPa
 
 
 class _Parser(ArgumentParser):
-    """Shows flags with hyphens."""
+    """Shows flags with hyphens, and first what is given without a flag."""
+
+    first = ""
 
     def format_help(self, formatter: HelpFormatter | None = None) -> str:
         text = super().format_help(formatter)
+        if self.first:
+            text = text.replace(f"usage: {self.prog} ", f"usage: {self.prog} {self.first} ", 1)
         return re.sub(r"--[a-z_]+", lambda flag: flag[0].replace("_", "-"), text)
 
 

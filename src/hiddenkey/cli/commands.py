@@ -25,6 +25,7 @@ class Command:
         positional: the settings without a default are given without a flag.
         leading: the setting that words before the first flag are values of.
         rewrite: ``module:function`` that turns the words into flags and their values.
+        first: how the help shows the words before the first flag, if either of these takes them.
     """
 
     summary: str
@@ -33,6 +34,7 @@ class Command:
     positional: bool = False
     leading: str | None = None
     rewrite: str | None = None
+    first: str = ""
 
     def run(self, name: str, words: Sequence[str]) -> int:
         """Read the settings, run the command and return the exit status.
@@ -54,7 +56,8 @@ class Command:
 
         options = _named(self.options or "")
         given = _named(self.rewrite)(words) if self.rewrite else words
-        return parse(options, name, self._with_flag(given), positional=self.positional)
+        words = self._with_flag(given)
+        return parse(options, name, words, positional=self.positional, first=self.first)
 
     def _with_flag(self, words: Sequence[str]) -> list[str]:
         first = list(takewhile(lambda word: not word.startswith("-"), words))
@@ -95,12 +98,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "compare": _command(
         "run a plan of methods, rates, tasks and seeds, with several workers if asked for",
         "compare", "Plan", of="hiddenkey.lab.plans.plan", leading="config",
-        rewrite="hiddenkey.lab.plans.stored:in_its_folder",
+        rewrite="hiddenkey.lab.plans.stored:in_its_folder", first="[PLAN]",
     ),
     "tune": _command(
         "choose a method and its settings for your data, confirm them, and train",
         "tune", "TuneOptions", of="hiddenkey.lab.tune.options",
-        rewrite="hiddenkey.lab.tune.options:with_source",
+        rewrite="hiddenkey.lab.tune.options:with_source", first="[FILE or PLAN]",
     ),
     "predict": _command(
         "let a trained adapter predict the labels or texts of a file",
@@ -112,7 +115,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "claims": _command(
         "test the paper's claims, and write a page of verdicts",
-        "claims", "ClaimsOptions", leading="claims",
+        "claims", "ClaimsOptions", leading="claims", first="[CLAIM ...]",
     ),
     "score": _command(
         "score outputs against references: E2E, WebNLG, GLUE, answers", "score", "ScoreOptions"
