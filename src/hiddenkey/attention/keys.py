@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hiddenkey.framework.booleans import any_along
+from hiddenkey.framework.booleans import any_along, none_along
 from hiddenkey.framework.patterns import PATTERNS
 
 KEY_PATTERNS = ("column", "span")
@@ -120,7 +120,7 @@ def _joined(keep: Tensor, keys: VisibleKeys) -> Tensor:
 def _lost(seen: Tensor, keys: VisibleKeys) -> Tensor:
     """Whether nothing is seen of a key's sequence; broadcasts to ``seen``."""
     if keys.starts is None:
-        return ~any_along(seen, -1, keepdim=True)
+        return none_along(seen, -1, keepdim=True)
     number = keys.number.unsqueeze(1).expand(seen.shape)
     counts = torch.zeros(seen.shape, dtype=torch.int32, device=seen.device)
     return counts.scatter_add(-1, number, seen.int()).gather(-1, number).eq(0)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hiddenkey.framework.booleans import any_along
+from hiddenkey.framework.booleans import none_along
 from hiddenkey.framework.compensation import rescale
 
 
@@ -65,7 +65,7 @@ def rescue(keep: Tensor, allowed: Tensor) -> Tensor:
     Returns:
         Keep mask that leaves every query with a visible key at least one.
     """
-    return keep | ~any_along(keep & allowed, -1, keepdim=True)
+    return keep | none_along(keep & allowed, -1, keepdim=True)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, **terms: Any) -> Tensor:

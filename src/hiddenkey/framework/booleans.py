@@ -15,3 +15,8 @@ def any_along(mask: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
         keepdim: keep that axis with length 1.
     """
     return mask.sum(dim, keepdim=keepdim, dtype=torch.int32).ne(0)
+
+
+def none_along(mask: Tensor, dim: int, *, keepdim: bool = False) -> Tensor:
+    """``~mask.any(dim)``, as :func:`any_along`."""
+    return mask.sum(dim, keepdim=keepdim, dtype=torch.int32).eq(0)

@@ -17,4 +17,5 @@ def keep_mask(shape: tuple[int, ...], rate: float, visible: Tensor) -> Tensor:
     Returns:
         Keep mask ``[*groups, tokens, 1]``.
     """
-    return kept((*shape[:-1], 1), rate, any_along(visible, -1, keepdim=True))
+    visible = visible if visible.shape[-1] == 1 else any_along(visible, -1, keepdim=True)
+    return kept((*shape[:-1], 1), rate, visible)
