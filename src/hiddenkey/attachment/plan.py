@@ -22,8 +22,8 @@ from hiddenkey.framework.consistency import Consistency
 from hiddenkey.framework.positions import POSITIONS
 from hiddenkey.framework.site import Site
 from hiddenkey.step.added_loss import LanguageModelLoss, chunked_refusal
-from hiddenkey.step.compared import ANSWERS, CHOICES, TASKS
 from hiddenkey.step.places import Place, SitePlan
+from hiddenkey.step.tasks import ANSWERS, CHOICES, TASKS
 
 Kernel = Literal["auto", "reference", "fused"]
 KERNELS: Final[tuple[Kernel, ...]] = get_args(Kernel)

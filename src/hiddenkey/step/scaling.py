@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hiddenkey import anatomy
 from hiddenkey.anatomy.low_rank import moved_start
 from hiddenkey.errors import AttachError, ConfigError, is_number
-from hiddenkey.step.compared import LANGUAGE
+from hiddenkey.step.tasks import LANGUAGE
 
 _OUTPUTS: Final = (".lora_B.", ".lora_embedding_B.")
 

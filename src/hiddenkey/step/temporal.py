@@ -27,10 +27,10 @@ from hiddenkey.framework.compensation.temporal import (
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.added_loss import AddedLoss, LanguageModelLoss, Run
 from hiddenkey.step.arguments import visible_tokens
-from hiddenkey.step.compared import ANSWERS
 from hiddenkey.step.history import History, rows_by_example
 from hiddenkey.step.identity import Identities, identities, reading_of
 from hiddenkey.step.packed import per_example
+from hiddenkey.step.tasks import ANSWERS
 
 _FIRST_VISIT = (
     "temporal consistency: an example's first training pass has no loss; its prediction is kept for"
