@@ -29,7 +29,7 @@ from hiddenkey.errors import ConsistencyError
 from hiddenkey.framework.consistency import Consistency
 from hiddenkey.step.arguments import lead, select
 from hiddenkey.step.items import divides_by_items, takes_items
-from hiddenkey.step.rows import (
+from hiddenkey.step.task_rows import (
     POSITIONS,
     AnswerRows,
     LabelRows,
