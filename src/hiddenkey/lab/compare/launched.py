@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from hiddenkey.files import write_whole
+from hiddenkey.files import plain, write_whole
 from hiddenkey.lab.compare import guard
 from hiddenkey.lab.plans.command import CommandRun, fill
 from hiddenkey.lab.queue.live import Doing
-from hiddenkey.lab.results.command_result import finite_lines, metric_lines, result_of
+from hiddenkey.lab.results.command_result import metric_lines, result_of
 from hiddenkey.lab.results.trainer_output import find_metric
 from hiddenkey.lab.run.result import Result
 from hiddenkey.launch import launch_environment, why_unattached
@@ -107,7 +107,7 @@ def launch(
     lines = metric_lines(source, run.options.metric)
     seconds = float(json.loads((folder / _DONE).read_text(encoding="utf-8"))["seconds"])
     result = result_of(run, lines, seen, source=source, seconds=seconds)
-    return Launched(result, tuple(finite_lines(lines)), seen)
+    return Launched(result, tuple(plain(lines)), seen)
 
 
 def progress(folder: Path, run: CommandRun, name: str) -> Doing:

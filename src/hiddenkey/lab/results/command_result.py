@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hiddenkey.errors import DIVERGED, DivergedError
+from hiddenkey.files import plain
 from hiddenkey.lab.plans.command import CommandRun
+from hiddenkey.lab.results.elsewhere import result_of_lines
 from hiddenkey.lab.results.trainer_output import Line, Source, last_step
-from hiddenkey.lab.run.result import Result, Summary, summarise
-from hiddenkey.lab.scores import lower_is_better
+from hiddenkey.lab.run.result import Result
 
 _EVALUATION: Final = "eval_"
 _LOSSES: Final = ("eval_loss", "val_loss", "valid_loss", "test_loss")
@@ -65,29 +66,17 @@ def result_of(
     """
     options, main = run.options, measure_of(run.options.metric)
     refuse_diverged(lines[-1], main)
-    lines = finite_lines(lines)
+    lines = plain(lines)
     names = dict.fromkeys([main, *(_measured(name) for line in lines for name in line)])
-    smaller = {main} if options.lower_is_better else set()
-    metrics = {
-        name: summarise(
-            lines, f"{_EVALUATION}{name}", smaller=name in smaller or lower_is_better(name)
-        )
-        for name in names
-        if name and (name == main or name != "loss")
-    }
-    unknown = Summary(best=None, best_step=int(lines[-1]["step"]), last=None)
-    has_loss = any("eval_loss" in line for line in lines)
-    return Result(
+    return result_of_lines(
+        lines,
+        [name for name in names if name and (name == main or name != "loss")],
+        lower=options.lower_is_better,
         task=options.task,
         model=options.model,
         method=options.method,
         seed=options.seed,
         main_metric=main,
-        metrics=metrics,
-        eval_loss=summarise(lines, "eval_loss", smaller=True) if has_loss else unknown,
-        train_loss=None,
-        train_sample={},
-        gap={},
         steps=int(observed.get("steps") or last_step(source.lines)),
         seconds_per_step=float(observed.get("seconds_per_step") or 0.0),
         seconds=float(observed.get("seconds") or seconds),
@@ -100,17 +89,6 @@ def result_of(
         train_examples=observed.get("examples"),
         eval_examples=observed.get("eval_examples"),
     )
-
-
-def finite_lines(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return evaluations as runs of ours store them: what is no finite number is missing."""
-    return [
-        {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in line.items()
-        }
-        for line in lines
-    ]
 
 
 def refuse_diverged(line: Mapping[str, Any], main: str) -> None:

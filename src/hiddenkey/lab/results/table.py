@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from hiddenkey.errors import DIVERGED, ConfigError, suggestion
+from hiddenkey.files import plain
 from hiddenkey.lab.evidence.record import Record
 from hiddenkey.lab.plans.identity import short_hash
-from hiddenkey.lab.results.command_result import finite_lines, measure_of
-from hiddenkey.lab.run.result import Result, Summary, summarise
-from hiddenkey.lab.scores import lower_is_better
+from hiddenkey.lab.results.command_result import measure_of
+from hiddenkey.lab.results.elsewhere import result_of_lines
+from hiddenkey.lab.run.result import Result
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.tables import Row, column_names, read_rows
 
@@ -225,7 +226,7 @@ def _record(
     last = next(line for line in reversed(ordered) if f"eval_{main}" in line)
     diverged = not math.isfinite(last[f"eval_{main}"])
     error = f"{DIVERGED}: {main} is {last[f'eval_{main}']}" if diverged else None
-    finite = finite_lines(ordered)
+    finite = plain(ordered)
     options = {
         "task": task, "model": "", "method": configuration, "rank": 0, "seed": seed,
         "source": path.name, "lower_is_better": lower,
@@ -255,36 +256,19 @@ def _result(
     lower: bool,
 ) -> Result:
     names = dict.fromkeys((main, *(number.metric for number in numbers if number.metric != "loss")))
-    whole = [line for line in lines if f"eval_{main}" in line]  # whose last one is the result
     steps = max(number.step for number in numbers)
     seconds = max((number.seconds or 0.0 for number in numbers), default=0.0)
-    unknown = Summary(best=None, best_step=steps, last=None)
-    has_loss = any("eval_loss" in line for line in lines)
-    return Result(
+    return result_of_lines(
+        lines,
+        names,
+        lower=lower,
         task=run[0],
         model="",
         method=run[1],
         seed=run[2],
         main_metric=main,
-        metrics={
-            name: summarise(
-                whole if name == main else lines,
-                f"eval_{name}",
-                smaller=lower_is_better(name) or (lower and name == main),
-            )
-            for name in names
-        },
-        eval_loss=summarise(lines, "eval_loss", smaller=True) if has_loss else unknown,
-        train_loss=None,
-        train_sample={},
-        gap={},
         steps=steps,
         seconds_per_step=seconds / steps if steps else 0.0,
         seconds=seconds,
-        trainable_parameters=0,
-        lora_parameters=0,
-        total_parameters=0,
-        peak_memory_mib=None,
-        peak_device_memory_mib=None,
         data_fingerprint="",
     )
