@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +32,7 @@ from hiddenkey.lab.compare.probe import time_missing_steps
 from hiddenkey.lab.compare.prospects import Prospect, prospects
 from hiddenkey.lab.compare.renamed import under_its_name
 from hiddenkey.lab.compare.survey import JobRow, Survey, look, look_ahead
+from hiddenkey.lab.evidence.comparisons import describe
 from hiddenkey.lab.evidence.inference import FEWEST
 from hiddenkey.lab.evidence.planning import MOST
 from hiddenkey.lab.evidence.record import Record
@@ -264,4 +265,5 @@ def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return number(mean(known)) + (f" ± {stdev(known):.4f}" if len(known) > 1 else "")
+    found = describe(known)
+    return number(found.mean) + (f" ± {number(found.deviation)}" if len(known) > 1 else "")

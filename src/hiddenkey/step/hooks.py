@@ -45,8 +45,9 @@ from hiddenkey.step.visibility import VisibleTokens, models_inside
 class StepHooks:
     """The hooks around a model's training passes.
 
-    The attributes are all that survives between passes; what belongs to one pass is in
-    :class:`~hiddenkey.step.training_pass.TrainingPass`.
+    The attributes are all that survives between passes. What belongs to one pass is in
+    :class:`~hiddenkey.step.training_pass.TrainingPass`, or is cleared by ``AddedLoss.end``: hooks
+    of the added loss and of the shared layers keep what they see of a pass in these objects.
 
     Args:
         transformer: the model.
@@ -68,7 +69,7 @@ class StepHooks:
         visible: the tokens that are no padding; a backward pass may ask for them again.
         statistics: running ones, which the trained pass moves alone; ``None`` without any.
         own: the task loss that the script computes of the next pass, if it does.
-        consistency: the loss between two passes, which counts them; ``None`` before
+        consistency: the loss that is added to the task's, which counts the passes; ``None`` before
             :meth:`install`, or without one.
         shared: the layers that both passes share, and whether they may.
         first_pass: what the first pass is watched for; ``None`` when it is over.

@@ -14,7 +14,7 @@ from hiddenkey.lab.evidence.inference import Estimate
 
 Verdict = Literal["holds", "does not hold", "cannot tell"]
 
-LEVEL: Final = inference.LEVEL / 2
+ONE_SIDED: Final = inference.LEVEL / 2
 """Share of wrong verdicts of either kind that is accepted; a 95 % interval has it on each side."""
 
 _ROUNDING: Final = 1e-9
@@ -54,9 +54,9 @@ class Judged:
 
 def decide(p_holds: float, p_fails: float) -> Verdict:
     """Return the verdict that two p-values give; ``holds`` if both are small."""
-    if p_holds < LEVEL:
+    if p_holds < ONE_SIDED:
         return "holds"
-    return "does not hold" if p_fails < LEVEL else "cannot tell"
+    return "does not hold" if p_fails < ONE_SIDED else "cannot tell"
 
 
 def how_many(need: float, questions: int) -> int:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from hiddenkey.lab.claims.effects import LEVEL, Effect
+from hiddenkey.lab.claims.effects import ONE_SIDED, Effect
 from hiddenkey.lab.claims.findings import Evidence, Ruling, design
 from hiddenkey.lab.claims.plan import COST, Scale
 from hiddenkey.lab.claims.wording import bounds, effect_text, margin, size
@@ -18,15 +18,16 @@ from hiddenkey.lab.present.words import count, listing, number, probability
 RULE: Final = (
     "A question is a difference between configurations with the same seed. Seeds are what is"
     f" repeated: with fewer than {FEWEST} nothing is concluded. Each question has two t-tests,"
-    f" both at {100 * LEVEL:g} %. “Better” holds if the effect is shown to be above 0. It does not"
-    " hold if the effect is shown to be below the margin, the smallest effect that would matter."
+    f" both at {100 * ONE_SIDED:g} %. “Better” holds if the effect is shown to be above 0. It does"
+    " not hold if the effect is shown to be below the margin, the smallest effect that would"
+    " matter."
     " “No better” holds below the margin and does not hold above 0. “Equal” holds if the effect"
     " is shown to be less than the margin from 0, and does not hold if it is shown to differ from"
     " 0. “Between” holds inside of the expected range and does not hold outside. So verdicts go"
     " with the 95 % interval, but where a question can fail in two directions: there each has"
-    f" half of the {100 * LEVEL:g} %. An effect that is shown to be above 0 and below the margin"
-    " answers both tests: the verdict is “holds”, and the text says that the effect is too small"
-    " to matter."
+    f" half of the {100 * ONE_SIDED:g} %. An effect that is shown to be above 0 and below the"
+    " margin answers both tests: the verdict is “holds”, and the text says that the effect is too"
+    " small to matter."
     "\n\n"
     f"A mean over {FEWEST} tasks or more has a second 95 % interval, over tasks and seeds: it is"
     " Student's t on the tasks' own means, and what to expect of a further task like these. The"
@@ -120,7 +121,7 @@ def _tally(finding: Ruling) -> str:
         f" {verdicts.count('holds')}, shown not to: {verdicts.count('does not hold')}, open:"
         f" {verdicts.count('cannot tell')}."
         f" Together: {finding.verdict} (p {probability(finding.p_holds)} for the claim,"
-        f" p {probability(finding.p_fails)} against it; {LEVEL:g} decides)."
+        f" p {probability(finding.p_fails)} against it; {ONE_SIDED:g} decides)."
     )
 
 
@@ -182,7 +183,7 @@ def _could_show(found: Effect) -> str:
 def _shown(found: Effect) -> str:
     """Say what the values exclude."""
     none, enough, expect = found.contrast.no_effect, margin(found.contrast), found.contrast.expect
-    holds, fails = found.p_holds < LEVEL, found.p_fails < LEVEL
+    holds, fails = found.p_holds < ONE_SIDED, found.p_fails < ONE_SIDED
     if expect == "between":
         return "within the expected range" if holds else "outside of the expected range"
     if expect == "equal":
