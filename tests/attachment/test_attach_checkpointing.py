@@ -16,6 +16,7 @@ from models import (
     gradients,
     lora_model,
     plain_model,
+    run,
     seeded,
     step,
     transformer_in,
@@ -215,3 +216,32 @@ def test_a_generator_that_is_not_preserved_is_refused(method, reentrant):
     model.train()
     enable(model, reentrant, preserve_rng_state=True)
     step(model, batch())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_detaching_before_a_recomputing_backward_pass_is_refused(reentrant):
+    """Layers would be run again without the masks of their pass: a silently wrong gradient."""
+    model = lora_model("llama", "causal")
+    enable(model, reentrant)
+    with hiddenkey.attach(model, "hiddenkey-minus"):
+        loss = run(model, batch("causal")).loss
+    with pytest.raises(AttachError, match="detached between a forward and its backward pass"):
+        loss.backward()
+
+
+def test_without_checkpointing_detaching_before_the_backward_pass_changes_nothing():
+    model = lora_model("llama", "causal")
+    _, inside = step_with(model, early=False)
+    _, after = step_with(model, early=True)
+    assert_same_gradients(inside, after)
+
+
+def step_with(model, *, early):
+    model.zero_grad()
+    with hiddenkey.attach(model, "hiddenkey-minus"):
+        loss = run(model, batch("causal")).loss
+        if not early:
+            loss.backward()
+    if early:
+        loss.backward()
+    return loss.item(), gradients(model)

@@ -190,3 +190,19 @@ def test_without_a_consistency_loss_a_subclass_may_go_its_own_way(way, tmp_path)
     for log in logs(made):
         assert log["task_loss"] == log["loss"]
         assert log["dropped/hidden"] > 0
+
+
+def ignoring(outputs, labels, num_items_in_batch=None):
+    """A mean over its own batch, whatever it is given."""
+    return nn.functional.cross_entropy(outputs.logits, labels)
+
+
+def test_beside_a_mean_the_consistency_loss_is_a_mean_too(tmp_path):
+    """Trainer adds the means of three batches: three times the sum over all items, if divided."""
+    config = DropoutConfig(NOISE, Consistency())
+    settings = {"gradient_accumulation_steps": 3, "logging_steps": 1}
+    (mean, *_), _ = train("bert", tmp_path, config, compute_loss_func=ignoring, **settings)
+    (sums, *_), _ = train("bert", tmp_path, config, compute_loss_func=mean_loss, **settings)
+    assert sums["consistency_loss"] > 0.001
+    for part in ("task_loss", "consistency_loss"):
+        assert mean[part] == pytest.approx(3 * sums[part], rel=1e-4)

@@ -1,11 +1,14 @@
 """A loss that the script computes by itself: the same numbers as the model's own, or a refusal."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import hiddenkey
 from hiddenkey import Consistency, ConsistencyError, DropoutConfig
+from hiddenkey.attachment.attachment import attachment_of
 from models import LABELS, assert_same_gradients, batch, gradients, lora_model, seeded
 
 DROPS = hiddenkey.method("hiddenkey", rate=0.3).drops
@@ -266,3 +269,18 @@ def test_several_labels_of_a_sequence_are_no_distribution_to_compare():
     soft = several / LABELS  # label smoothing by hand, mixed labels
     with attachment.own_loss(soft) as own:
         own.total(nn.functional.cross_entropy(model(**inputs).logits, soft)).backward()
+
+
+def test_a_copy_made_inside_of_the_block_holds_none():
+    model = lora_model("bert", "classification")
+    inputs = batch("classification")
+    labels = inputs.pop("labels")
+    attachment = hiddenkey.attach(model, "hiddenkey")
+    with attachment.own_loss(labels) as own:
+        copies = [copy.deepcopy(model)]
+        own.total(nn.functional.cross_entropy(model(**inputs).logits, labels))
+        copies.append(copy.deepcopy(model))
+    for twin in copies:
+        for _ in range(2):
+            twin(**inputs, labels=labels)
+        assert attachment_of(twin).losses["consistency"] > 0

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import T5Config, T5ForConditionalGeneration
 
 import hiddenkey
 from hiddenkey.step.consistency import TwoPassLoss
@@ -171,3 +172,18 @@ def test_autocasts_of_two_types_do_not_share_weights(family, task):
 def test_both_branches_have_one_precision():
     with pytest.raises(hiddenkey.ConfigError, match="bfloat16' is for a pass without gradient"):
         config(precision="bfloat16", backward="both")
+
+
+@pytest.mark.parametrize("kind", ["output", "tuple"])
+def test_encoder_outputs_computed_beforehand_are_chosen_with_their_sequences(kind):
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+    model = T5ForConditionalGeneration(
+        T5Config(vocab_size=60, decoder_start_token_id=0, **sizes)
+    ).train()
+    tokens, labels = torch.arange(40).view(4, 10) + 3, torch.arange(28).view(4, 7) + 3
+    found = model.get_encoder()(input_ids=tokens)
+    given = found if kind == "output" else (found[0],)
+    attachment = hiddenkey.attach(model, config(fraction=0.5))
+    out = run(model, {"input_ids": tokens, "encoder_outputs": given, "labels": labels})
+    assert torch.isfinite(out.loss)
+    assert attachment.losses["consistency"] > 0

@@ -201,7 +201,9 @@ class ChunkedPasses:
         if second.chosen is not None:  # the chosen sequences stand for the whole batch
             scale = captured.labels.shape[0] / len(second.chosen)
         divergence = settings.weight * settings.every * scale
-        if settings.backward == "one":
+        # the mean of a second pass without a labelled token does not exist
+        is_alone = captured.items is None and not len(second.rows)
+        if settings.backward == "one" or is_alone:
             return Factors(divergence, kind=settings.kind)
         if captured.items is None:  # a mean over the rows of its own pass
             scale = rows / max(1, len(second.rows))

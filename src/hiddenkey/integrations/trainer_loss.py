@@ -20,6 +20,7 @@ from transformers import Trainer
 from hiddenkey.attachment.attachment import Attachment
 from hiddenkey.integrations.first_step import FirstStep
 from hiddenkey.integrations.trl_loss import is_sft, sft_loss
+from hiddenkey.step.items import uses_items
 from hiddenkey.step.own_loss import OwnLoss
 
 
@@ -86,6 +87,8 @@ class _ComputeLoss:
         if name is None or labels is None:
             return self.plain(model, inputs, *rest, **named)
         items = named.get("num_items_in_batch", rest[1] if len(rest) > 1 else None)
+        if name == "compute_loss_func" and not uses_items(self._trainer.compute_loss_func):
+            items = None  # the script's loss is a mean, whatever it is given
         with (
             self._attachment.own_loss(labels, items=items) as own,
             _adding(self._trainer, name, own),

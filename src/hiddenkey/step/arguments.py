@@ -53,6 +53,8 @@ def select(arguments: Mapping[str, Any], chosen: Tensor | None) -> dict[str, Any
 
 
 def _of_chosen(name: str, value: Any, chosen: Tensor, total: int) -> Any:
+    if name == "encoder_outputs":  # computed beforehand: a tuple, or one of transformers' outputs
+        return _of_outputs(name, value, chosen, total)
     if not isinstance(value, Tensor) or value.dim() == 0:
         return value
     if name == "position_ids" and value.dim() == 3 and value.shape[1] == total:
@@ -65,6 +67,16 @@ def _of_chosen(name: str, value: Any, chosen: Tensor, total: int) -> Any:
             f" {list(value.shape)} is not laid out by its {total} sequences; use fraction=1"
         )
     return value
+
+
+def _of_outputs(name: str, value: Any, chosen: Tensor, total: int) -> Any:
+    if isinstance(value, Mapping):
+        own = {key: _of_outputs(name, part, chosen, total) for key, part in value.items()}
+        return type(value)(**own) if hasattr(value, "to_tuple") else own
+    if isinstance(value, list | tuple):
+        return type(value)(_of_outputs(name, part, chosen, total) for part in value)
+    has_batch = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == total
+    return value[chosen] if has_batch else value
 
 
 def is_media(name: str) -> bool:

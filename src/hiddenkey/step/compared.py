@@ -235,6 +235,13 @@ class ComparedRows:
         """
         return self._rows.known(arguments)
 
+    def has_label(self, output: Any, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Whether a pass's own task loss is over anything, a boolean scalar; ``None``: it is.
+
+        A mean over sequences or tokens that all have no label is no number.
+        """
+        return None if self.is_sum(arguments) else self._rows.has_label(output, arguments)
+
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """Return what the sum over rows is divided by."""
         if self.is_sum(arguments):

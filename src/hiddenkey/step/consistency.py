@@ -33,11 +33,13 @@ class SecondPass:
         rows: ``[rows, classes]``, the logits or representations to compare with.
         task_loss: its task loss, where gradient flows through both passes.
         chosen: ``[sequences]``, indices of the sequences that took part; ``None`` means all.
+        counts: whether the task loss is over anything, a boolean scalar; ``None``: it is.
     """
 
     rows: Tensor
     task_loss: Tensor | None
     chosen: Tensor | None
+    counts: Tensor | None = None
 
 
 class TwoPassLoss(AddedLoss):
@@ -120,8 +122,11 @@ class TwoPassLoss(AddedLoss):
         given = batch if needs_loss else self.compared.without_labels(batch)
         output = self._run_second(run, given, chosen)
         rows, _ = self.compared.rows(output, self._take_states(), batch)
-        loss = output.loss if needs_loss else None
-        return SecondPass(rows, self._task_share(loss, arguments, chosen), chosen)
+        if not needs_loss:
+            return SecondPass(rows, None, chosen)
+        # only of some sequences can it be that no label counts: else the trained pass has none
+        counts = None if chosen is None else self.compared.has_label(output, batch)
+        return SecondPass(rows, self._task_share(output.loss, arguments, chosen), chosen, counts)
 
     def _run_second(self, run: Run, batch: Mapping[str, Any], chosen: Tensor | None) -> Any:
         if (name := caches.given(batch)) is not None:  # the trained pass takes it as it is
@@ -190,7 +195,10 @@ class TwoPassLoss(AddedLoss):
         assert task is not None  # which was checked with the output
         if target.task_loss is not None:
             plain = self.consistency.kind == "mixture"  # the second pass was without noise
-            task = target.task_loss if plain else (task + target.task_loss) / 2
+            second = target.task_loss
+            if target.counts is not None:
+                second = torch.where(target.counts, second, task)
+            task = second if plain else (task + second) / 2
         return task + extra, extra
 
     def _divergence(self, output: Any, arguments: Mapping[str, Any], second: SecondPass) -> Tensor:

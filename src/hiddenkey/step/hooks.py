@@ -107,7 +107,7 @@ class StepHooks:
         self.first_pass: FirstPass | None = None
         self.trained: TrainedLoss | None = None
         self.current: TrainingPass | None = None
-        self.is_paused = False
+        self.is_paused = self._is_removed = False
         self._transformer, self._layers = transformer, list(layers)
         self._adapters = adapters
         self._plan, self._config = plan, config
@@ -141,6 +141,7 @@ class StepHooks:
 
     def remove(self) -> None:
         """Take the hooks off."""
+        self._is_removed = True
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -282,6 +283,12 @@ class StepHooks:
         visible, rates = self.visible.stored(), self.rates.acting
 
         def restore(gradient: Tensor) -> None:
+            if self._is_removed and marked and layer.training:
+                raise AttachError(
+                    "the method was detached between a forward and its backward pass, in which"
+                    " activation checkpointing runs the layers again, without its masks; call"
+                    " backward before detach, inside of the with block"
+                )
             self.visible.restore(visible)
             self.rates.act(rates)
 

@@ -40,6 +40,13 @@ class OwnLoss:
         self._consistency: Tensor | None = None
         self._is_taken = False
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        """A copy of the model that is made inside of the block holds none of its own."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Nor does one that is loaded."""
+        return type(None), ()
+
     def __enter__(self) -> OwnLoss:
         return self
 

@@ -51,6 +51,9 @@ class Rows(Protocol):
         The task loss leaves the others out.
         """
 
+    def has_label(self, output: Any, arguments: Mapping[str, Any]) -> Tensor | None:
+        """Whether the mean that is the task loss is over anything; ``None``: it always is."""
+
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """Return what the sum over rows, each times what it counts for, is divided by."""
 
@@ -83,6 +86,11 @@ class SequenceRows:
             return None
         marked: Tensor = labels.flatten() != IGNORED_LABEL
         return marked
+
+    def has_label(self, output: Any, arguments: Mapping[str, Any]) -> Tensor | None:
+        """As :class:`Rows` has it."""
+        known = self.known(arguments)
+        return None if known is None else known.any()
 
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """The sequences."""
@@ -160,6 +168,11 @@ class AnswerRows:
         """Rows are chosen by their positions."""
         return None
 
+    def has_label(self, output: Any, arguments: Mapping[str, Any]) -> Tensor | None:
+        """As :class:`Rows` has it; starts and ends have a mean each."""
+        starts = _inside(arguments, 0, output.start_logits).any()
+        return starts & _inside(arguments, 1, output.end_logits).any()
+
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """1, since start and end have divisors of their own."""
         return 1
@@ -208,6 +221,10 @@ class TokenRows:
     def known(self, arguments: Mapping[str, Any]) -> Tensor | None:
         """Rows are chosen by their labels."""
         return None
+
+    def has_label(self, output: Any, arguments: Mapping[str, Any]) -> Tensor | None:
+        """As :class:`Rows` has it."""
+        return self._is_labelled(arguments, arguments["labels"].shape[1]).any()
 
     def units(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """The labelled tokens."""
