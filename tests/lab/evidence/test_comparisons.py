@@ -220,3 +220,17 @@ def test_equal_differences_decide_where_the_sign_test_does(count, family, enough
     assert corrected[0].pairs_to_decide == enough
     equal = compare_paired([0.82] * enough, [0.8] * enough)
     assert adjust_holm({0: equal, **dict.fromkeys(range(1, family), wild)})[0].verdict == "better"
+
+
+def test_equal_pairs_on_few_examples_could_not_show_the_margin():
+    """On two examples accuracy moves by halves: six ties say nothing of a point."""
+    equal = [0.5] * 6
+    assert compare_paired(equal, equal, step=1 / 300).verdict == "no clear difference"
+    found = compare_paired(equal, equal, step=1 / 2)
+    assert (found.verdict, found.is_coarse, found.pairs_to_decide) == ("inconclusive", True, None)
+    assert "the metric moves in steps of 0.5, so that no difference of 0.01 could" in found.note
+
+
+def test_few_examples_hide_nothing_where_pairs_differ():
+    found = compare_paired([0.5, 1.0, 1.0, 1.0, 1.0, 1.0], [0.0] * 6, step=1 / 2)
+    assert (found.verdict, found.is_coarse) == ("better", False)

@@ -435,3 +435,24 @@ def test_runs_that_broke_down_are_said_with_what_is_left_without_them():
     assert cell(tabulate(broken), "hiddenkey").comparison.count == 6  # it counts all the same
     (table,) = tabulate(learnt).scopes[0].tasks
     assert not any("Broke down" in note for note in table.notes)
+
+
+def test_ties_on_few_evaluation_examples_are_inconclusive():
+    runs = [
+        dataclasses.replace(run, result=dataclasses.replace(run.result, eval_examples=2))
+        for run in pair(ours=[0.5] * 6, theirs=[0.5] * 6)
+    ]
+    (table,) = tabulate(runs).scopes[0].tasks
+    assert table.verdict.answer == "inconclusive"
+    assert table.advice.action == "give up"
+    assert "or judge on more evaluation examples: On so few" in table.advice.words
+
+
+def test_steps_are_compared_seed_by_seed():
+    """One run of the baseline stopped early: the other seeds are unequal all the same."""
+    base = [record(method="lora", seed=s, max_steps=90 if s == 4 else 200) for s in range(6)]
+    own = [record(method="hiddenkey", seed=s, max_steps=90) for s in range(6)]
+    (table,) = tabulate([*base, *own]).scopes[0].tasks
+    assert "Not the same number of steps as lora: hiddenkey (seeds 0, 1, 2, 3 and 5)." in " ".join(
+        table.notes
+    )

@@ -104,10 +104,11 @@ def compare_configurations(
         configuration: _cell(configuration, runs, measure, read, against[configuration])
         for configuration, runs in groups.items()
     }
+    step = 0.0 if measure.name == LOSS else _step(groups)
     for configuration, cell in cells.items():
         base = against[configuration]
         if base is not None:
-            cells[configuration] = _compared(cell, cells[base], margin)
+            cells[configuration] = _compared(cell, cells[base], margin, step)
     found = {
         configuration: cell.comparison
         for configuration, cell in cells.items()
@@ -183,7 +184,16 @@ def _cell(
     )
 
 
-def _compared(cell: Cell, base: Cell, margin: float | None) -> Cell:
+def _step(groups: Mapping[RunConfiguration, Sequence[ConfiguredRun]]) -> float:
+    """What one evaluation example is of a share of them; 0 where their number is not known."""
+    results = (run.record.result for runs in groups.values() for run in runs)
+    return max(
+        (1 / result.eval_examples for result in results if result and result.eval_examples),
+        default=0.0,
+    )
+
+
+def _compared(cell: Cell, base: Cell, margin: float | None, step: float) -> Cell:
     ours, theirs = dict(cell.values), dict(base.values)
     seeds = sorted(ours.keys() & theirs.keys())
     if len(seeds) < 2:
@@ -196,6 +206,7 @@ def _compared(cell: Cell, base: Cell, margin: float | None) -> Cell:
         [theirs[seed] for seed in seeds],
         larger_is_better=cell.measure.larger_is_better,
         margin=margin,
+        step=step,
     )
     return dataclasses.replace(cell, comparison=comparison)
 

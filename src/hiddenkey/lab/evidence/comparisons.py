@@ -57,6 +57,7 @@ class PairedComparison:
         ties: pairs that are equal up to rounding.
         losses: pairs in which the baseline is better.
         larger_is_better: direction of the compared values.
+        step: smallest step of the compared values, such as 1/evaluation examples; 0: none is known.
         p_adjusted: ``p_value`` after Holm's correction, ``None`` before :func:`adjust_holm`.
         family: number of comparisons that were corrected together.
     """
@@ -68,6 +69,7 @@ class PairedComparison:
     ties: int
     losses: int
     larger_is_better: bool = True
+    step: float = 0.0
     p_adjusted: float | None = None
     family: int = 1
 
@@ -119,11 +121,16 @@ class PairedComparison:
         """What the interval says.
 
         ``better`` or ``worse`` if it excludes 0; else ``no clear difference`` if it lies within the
-        margin on both sides of 0, and ``inconclusive`` if it does not.
+        margin on both sides of 0, and ``inconclusive`` if it does not, or if :attr:`is_coarse`.
         """
         if excludes(self.interval):
             return "better" if (self.difference > 0) == self.larger_is_better else "worse"
         return "no clear difference" if self._is_small else "inconclusive"
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether all pairs are equal, and a difference of the margin could not have been seen."""
+        return self.estimate.is_constant and self.step > self.margin
 
     @property
     def pairs_to_decide(self) -> int | None:
@@ -134,7 +141,7 @@ class PairedComparison:
         pairs, and below three, which say nothing of the deviation. Equal differences say nothing of
         it either: if all further ones are equal too, the sign test decides.
         """
-        if self.count < FEWEST:
+        if self.count < FEWEST or self.is_coarse:
             return None
         if self.estimate.is_constant:
             return equal_values_needed(1 - self.confidence)
@@ -146,7 +153,8 @@ class PairedComparison:
     @property
     def _is_small(self) -> bool:
         """Whether the interval lies within the margin."""
-        return self.interval is not None and max(map(abs, self.interval)) < self.margin
+        known = self.interval is not None and not self.is_coarse
+        return known and max(map(abs, self.interval or ())) < self.margin
 
     @property
     def note(self) -> str | None:
@@ -164,6 +172,11 @@ class PairedComparison:
         if self.count < FEWEST:
             have = "is 1" if self.count == 1 else f"are {self.count}"
             return f"{FEWEST} pairs are the fewest that can show anything, here {have}."
+        if self.is_coarse:
+            return (
+                f"On so few evaluation examples the metric moves in steps of {self.step:.3g}, so"
+                f" that no difference of {self.margin:.3g} could have been seen."
+            )
         if self.estimate.is_constant:
             return f"Equal differences decide nothing below {self.pairs_to_decide} pairs."
         together = f" among {self.family} comparisons" if self.family > 1 else ""
@@ -181,6 +194,7 @@ def compare_paired(
     *,
     larger_is_better: bool = True,
     margin: float | None = None,
+    step: float = 0.0,
 ) -> PairedComparison:
     """Compare one configuration with the baseline on the same seeds, by Student's t.
 
@@ -192,6 +206,7 @@ def compare_paired(
         larger_is_better: ``False`` for losses and times.
         margin: smallest difference of interest; ``None`` takes 0.01, one percentage point, or 1 %
             of the baseline's mean where that is above 1 in size.
+        step: smallest step of the values, such as 1/evaluation examples; 0: none is known.
 
     Raises:
         ValueError: if the lengths differ, there are no pairs, or a value is missing or not finite.
@@ -208,6 +223,7 @@ def compare_paired(
         ties=len(found) - up - down,
         losses=down if larger_is_better else up,
         larger_is_better=larger_is_better,
+        step=step,
     )
 
 

@@ -139,6 +139,9 @@ def _decide(
     found = comparison_of(cell)
     if found.count < FEWEST:
         return _add_seeds(_USUAL - found.count, _TOO_FEW, background, runs)
+    if found.is_coarse:
+        words = f"Train with {baseline}, or judge on more evaluation examples: {found.note}"
+        return Advice("give up", words, use)
     if found.pairs_to_decide is None:
         return Advice(
             "give up",

@@ -78,22 +78,34 @@ def _seeds(seeds: Sequence[int]) -> str:
 def _unequal_steps(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> list[str]:
     if budget == "time":
         return []
-    steps: dict[RunConfiguration, set[int]] = defaultdict(set)
-    for run in runs:
-        if run.record.result is not None:
-            steps[run.configuration].add(run.record.result.steps)
-    base = set().union(
-        *(found for configuration, found in steps.items() if configuration.method == baseline)
-    )
-    other = [
-        configuration.label for configuration, found in steps.items() if base and not found <= base
-    ]
+    known = [run for run in runs if run.record.result is not None]
+    base: dict[int, set[int]] = defaultdict(set)
+    for run in known:
+        if run.configuration.method == baseline:
+            base[run.seed].add(_steps(run))
+    other: dict[str, list[int]] = defaultdict(list)
+    for run in known:
+        if run.seed in base and _steps(run) not in base[run.seed]:
+            other[run.configuration.label].append(run.seed)
     if not other:
         return []
+    pairs = {
+        label: {run.seed for run in known if run.configuration.label == label} & base.keys()
+        for label in other
+    }
+    named = [
+        label if len(seeds) == len(pairs[label]) else f"{label} ({_seeds(sorted(seeds))})"
+        for label, seeds in other.items()
+    ]
     return [
-        f"Not the same number of steps as {baseline}: {listing(other)}. Differences are of method"
+        f"Not the same number of steps as {baseline}: {listing(named)}. Differences are of method"
         " and budget together."
     ]
+
+
+def _steps(run: ConfiguredRun) -> int:
+    assert run.record.result is not None
+    return run.record.result.steps
 
 
 def _other_options(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> list[str]:
