@@ -87,9 +87,8 @@ def _write(console: Console, tables: Tables, output: Path, title: str) -> None:
 
     written = write_report(tables, output, title=title)
     for scope in tables.scopes:
-        heading = "step-matched" if scope.budget == "steps" else "time-matched"
         for table in scope.tasks:
-            say(console, f"{table.task.label}, {heading}: {table.verdict.headline}")
+            say(console, f"{table.task.label}, {table.matching}: {table.verdict.headline}")
             for words in filter(None, (table.lead, table.advice.words)):
                 say(console, words)
             for code in table.advice.code:

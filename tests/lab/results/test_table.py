@@ -188,3 +188,10 @@ def test_a_number_that_was_none_for_a_while_is_missing_there(write):
     assert found.result.metrics["accuracy"].best == 0.8
     assert found.result.metrics["f1"].last is None
     assert [line.get("eval_accuracy") for line in found.metrics] == [None, 0.8]
+
+
+def test_a_file_without_steps_is_not_said_to_be_matched(tmp_path):
+    rows = [f"t,{name},{seed},accuracy,0.{8 + seed}" for name in ("lora", "own") for seed in (0, 1)]
+    path = tmp_path / "results.csv"
+    path.write_text("\n".join(["task,configuration,seed,metric,value", *rows]))
+    assert tabulate(read_results(path)).scopes[0].tasks[0].matching == "steps not known"

@@ -75,6 +75,15 @@ def _seeds(seeds: Sequence[int]) -> str:
     return f"{noun} {listing([str(seed) for seed in seeds], limit=12)}"
 
 
+def matching(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> str:
+    """Say in what runs of one task are alike, so that a reader knows what a difference is of."""
+    if budget == "time":
+        return "time-matched"
+    if any(run.record.result is not None and not _steps(run) for run in runs):
+        return "steps not known"
+    return "steps differ" if _unequal_steps(runs, baseline, budget) else "step-matched"
+
+
 def _unequal_steps(runs: Sequence[ConfiguredRun], baseline: str, budget: Budget) -> list[str]:
     if budget == "time":
         return []

@@ -23,6 +23,7 @@ class TaskTable:
 
     Attributes:
         lead: effect, model, data and seeds in one line.
+        matching: in what its runs are alike: ``step-matched``, ``time-matched``, or why neither.
     """
 
     task: Task
@@ -36,6 +37,7 @@ class TaskTable:
     sweeps: tuple[Sweep, ...]
     selections: tuple[Selection, ...]
     notes: tuple[str, ...]
+    matching: str
 
     def find(
         self, configuration: RunConfiguration, checkpoint: Checkpoint, *, main: bool = True

@@ -26,7 +26,7 @@ from hiddenkey.lab.present.words import count, listing
 from hiddenkey.lab.report.advice import Background, advise
 from hiddenkey.lab.report.history import tabulate_runs, tabulate_search
 from hiddenkey.lab.report.lead import lead
-from hiddenkey.lab.report.notes import task_notes
+from hiddenkey.lab.report.notes import matching, task_notes
 from hiddenkey.lab.report.tables import Scope, Tables, TaskTable
 from hiddenkey.lab.report.verdicts import judge
 
@@ -141,6 +141,7 @@ def _task_table(
         sweeps=tabulate_sweeps(cells, baseline),
         selections=tabulate_selections(cells),
         notes=task_notes(runs, cells, baseline, budget),
+        matching=matching(runs, baseline, budget),
     )
 
 
