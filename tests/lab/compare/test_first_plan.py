@@ -82,6 +82,17 @@ def test_the_command_writes_it_and_says_what_comes_next(here, tiny_model, capsys
     assert not (here / "none.compare.yaml").exists()
 
 
+def test_a_column_that_names_parts_is_told_in_the_plan_and_beside_it(here, tiny_model):
+    rows = [f"w{i} w2,{'abc'[i % 3]},{'test' if i % 5 == 0 else 'train'}" for i in range(60)]
+    (here / "my.csv").write_text("\n".join(["text,outcome,split", *rows]) + "\n")
+    path, said = write_first_plan(Plan(init="my.csv", models=(str(tiny_model),)))
+    assert read(path)["common"]["label_column"] == "outcome"
+    told = "olumn 'split' names parts (train 48, test 12) and is not used; split the file by it and"
+    assert said[-1].startswith(f"c{told}")
+    words = " ".join(path.read_text().replace("#", "").split())
+    assert f"C{told} give the part to evaluate on as eval_file train_file: my.csv" in words
+
+
 @pytest.mark.parametrize(("rows", "seeds"), [(90, 10), (600, 6), (3000, 6)])
 def test_seeds_follow_from_the_evaluation_examples(here, tiny_model, rows, seeds):
     write_csv(here / "my.csv", rows, 1)

@@ -53,6 +53,28 @@ def test_several_columns_that_may_be_the_label_are_not_chosen_from(tmp_path):
     assert found.settings["label_column"] == "toxic"
 
 
+def test_a_column_that_names_parts_is_no_label(tmp_path):
+    columns = {
+        "text": long,
+        "outcome": lambda i: "abc"[i % 3],
+        "split": lambda i: "Test" if i % 4 == 0 else "train",
+    }
+    path = write(tmp_path / "a.jsonl", rows(24, **columns))
+    found = guess(path, {})
+    assert found.settings == {"text_columns": ["text"], "label_column": "outcome"}
+    assert found.unused == (
+        "column 'split' names parts (train 18, Test 6) and is not used; split the file by it and"
+        " give the part to evaluate on as eval_file"
+    )
+    named = guess(path, {"label_column": "split"})
+    assert (named.settings["label_column"], named.unused) == ("split", "")
+    chat = rows(24, prompt=long, completion=long, split=columns["split"])
+    assert guess(write(tmp_path / "b.jsonl", chat), {}).unused == found.unused
+    plain = rows(24, text=long, outcome=columns["outcome"], label=lambda i: ["test", "x"][i % 2])
+    found = guess(write(tmp_path / "c.jsonl", plain), {})
+    assert (found.settings["label_column"], found.unused) == ("label", "")
+
+
 def test_numbers_with_decimals_are_scores(tmp_path):
     path = write(tmp_path / "a.jsonl", rows(40, text=long, score=lambda i: i / 8))
     found = guess(path, {})

@@ -70,13 +70,14 @@ def write_first_plan(given: Plan) -> tuple[Path, list[str]]:
     path = Path(f"{source.stem}.compare.yaml")
     if path.exists():
         raise ConfigError(f"init must not overwrite a plan, got {str(path)!r}; rename or delete it")
-    plan, common, data = _fitted(given, source)
+    found = guess(source, given.common)
+    plan, common, data = _fitted(given, source, found)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(_text(source, path, plan, common))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written ({error.strerror}); change folder") from error
-    return path, data.described()
+    return path, [*data.described(), *filter(None, [found.unused])]
 
 
 def first_plan(given: Plan) -> Plan:
@@ -85,13 +86,13 @@ def first_plan(given: Plan) -> Plan:
     Raises:
         ConfigError: with every fault of the file.
     """
-    plan, common, _ = _fitted(given, Path(given.init or ""))
+    source = Path(given.init or "")
+    plan, common, _ = _fitted(given, source, guess(source, given.common))
     return _plan(plan, common)
 
 
-def _fitted(given: Plan, source: Path) -> tuple[_Settings, _Settings, Data]:
+def _fitted(given: Plan, source: Path, found: Guess) -> tuple[_Settings, _Settings, Data]:
     """The plan, the settings of its runs, and their data."""
-    found = guess(source, given.common)
     plan, common = _outline(given, source, found)
     lengths = ("max_length", "max_new_tokens") if found.task == "completion" else ("max_length",)
     short = _Settings({**dict.fromkeys(lengths, _SHORTEST), **common.values}, {})
@@ -137,7 +138,8 @@ def _outline(given: Plan, source: Path, found: Guess) -> tuple[_Settings, _Setti
     plan.add("workers", min(2, os.cpu_count() or 1), "Runs at the same time.")
     plan.add("output", f"runs/{source.stem}")
     common = _Settings(dict(given.common), {})
-    common.add("train_file", str(source), found.reasons.get("train_file", ""))
+    why = filter(None, [found.reasons.get("train_file", ""), found.unused])
+    common.add("train_file", str(source), "; ".join(why))
     for name, value in found.settings.items():
         common.add(name, value, found.reasons[name])
         common.comments[name] = found.reasons[name]

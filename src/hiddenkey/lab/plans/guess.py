@@ -24,6 +24,9 @@ _PAIRS: Final = (
     *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question", "sentence")),
     *(("text1", "text2"), ("text_a", "text_b"), ("question1", "question2")),
 )
+_PARTS: Final = {"train", "training", "dev", "val", "valid", "validation", "test", "eval"}
+"""What a column says that names the part of the data that a row belongs to."""
+
 _MOST_CLASSES: Final = 100
 _SCORES: Final = 10
 """Different numbers, some with decimals, beyond which they are scores and not classes."""
@@ -39,11 +42,13 @@ class Guess:
         task: ``file`` or ``completion``.
         settings: settings of the run by name.
         reasons: why, by the same names.
+        unused: what is said of columns that name parts of the data; empty if there are none.
     """
 
     task: str
     settings: Mapping[str, Any]
     reasons: Mapping[str, str]
+    unused: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +91,15 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
     rows = [row.values for row in read_rows(path, (), faults)]
     refuse(faults)
     names = tuple(rows[0])
-    if {"prompt", "completion"} <= {*names}:
-        return Guess("completion", {}, {"train_file": "columns 'prompt' and 'completion'"})
-    if form := find_form(names):
-        return Guess("completion", {}, {"train_file": f"read as {form.name}, by their columns"})
     columns = [_column(name, rows) for name in names]
+    parts = [each for each in columns if _names_parts(each, given)]
+    unused = "; ".join(map(_unused, parts))
+    if {"prompt", "completion"} <= {*names}:
+        return Guess("completion", {}, {"train_file": "columns 'prompt' and 'completion'"}, unused)
+    if form := find_form(names):
+        reason = f"read as {form.name}, by their columns"
+        return Guess("completion", {}, {"train_file": reason}, unused)
+    columns = [each for each in columns if each not in parts]
     label, why_label = _label(path, columns, given)
     texts, why_texts = _texts(columns, label, given)
     if label is None or not texts:
@@ -109,12 +118,27 @@ def guess(path: Path, given: Mapping[str, Any]) -> Guess:
     if _are_scores(label):
         settings["regression"] = True
         reasons["regression"] = "the labels are numbers with decimals; leave it out if not"
-    return Guess("file", settings, reasons)
+    return Guess("file", settings, reasons, unused)
 
 
 def _column(name: str, rows: Sequence[Mapping[str, Any]]) -> _Column:
     values = (row.get(name) for row in rows)
     return _Column(name, tuple(value for value in values if value is not None and value != ""))
+
+
+def _names_parts(column: _Column, given: Mapping[str, Any]) -> bool:
+    """Whether a column names parts of the data, and the user does not take it for the label."""
+    if not column.values or column.name == given.get("label_column"):
+        return False
+    return all(str(value).strip().casefold() in _PARTS for value in column.values)
+
+
+def _unused(column: _Column) -> str:
+    shown = ", ".join(f"{name} {count:,}" for name, count in column.counts.most_common())
+    return (
+        f"column {column.name!r} names parts ({shown}) and is not used; split the file by it and"
+        " give the part to evaluate on as eval_file"
+    )
 
 
 def _is_row(texts: Sequence[str], label: _Column) -> bool:
