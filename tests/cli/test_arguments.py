@@ -43,6 +43,20 @@ def test_hyphens_and_underscores_are_the_same():
 @pytest.mark.parametrize(
     "words",
     [
+        ("--per-method.hiddenkey-minus.keep-first", "false"),
+        ("--per_method.hiddenkey-minus.keep_first=false",),
+        ("--per-method.hiddenkey-minus", '{"keep_first": false}'),
+    ],
+)
+def test_the_names_of_methods_keep_their_hyphens(words):
+    plan = parse(Plan, "compare", ["--methods", "lora", "hiddenkey-minus", *words])
+    assert plan.per_method == {"hiddenkey-minus": {"keep_first": False}}
+    assert plan.settings()[1].keep_first is False
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
         ("--label-names", "[0,1]"), ("--label-names=[0, 1]",), ("--label-names", "0", "1"),
         ("--label-names", '["0", "1"]'), ("--label-names", "[0,'1']"),
     ],

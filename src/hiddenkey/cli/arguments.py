@@ -23,7 +23,7 @@ from hiddenkey.cli.foreign_names import known_elsewhere
 from hiddenkey.cli.sections import group
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
-from hiddenkey.lab.plans.settings import in_words, is_huge, read_yaml
+from hiddenkey.lab.plans.settings import TABLES, in_words, is_huge, read_yaml
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
@@ -112,7 +112,7 @@ def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
             words.append(word)
             continue
         flag, equals, value = word.partition("=")
-        name = flag[2:].replace("-", "_")
+        name = _with_underscores(flag[2:])
         hint = hints.get(name)
         item = _item_type(hint)
         if not equals:
@@ -130,6 +130,14 @@ def _normalise(kind: type[Any], arguments: Sequence[str]) -> list[str]:
             value = _as_texts(value)
         words.append(f"--{name}={located(value) if name == _CONFIG else value}")
     return words
+
+
+def _with_underscores(flag: str) -> str:
+    """A flag's name as settings are written; the names of tasks and methods stay as they are."""
+    first, *inner = flag.replace("-", "_").split(".")
+    given = flag.split(".")[1:]
+    kept = 1 if first in TABLES else len(inner) - 1
+    return ".".join([first, *given[:kept], *inner[kept:]])
 
 
 def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
