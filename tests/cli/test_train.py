@@ -62,6 +62,17 @@ def test_texts_that_are_cut_are_counted(tmp_path, capsys):
     assert said in capsys.readouterr().out.splitlines()
 
 
+def test_a_holdout_beside_a_file_to_evaluate_on_is_refused(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"w{n},{'ab'[n % 2]}\n" for n in range(20)))
+    words = ["--task", "file", "--train-file", str(path), "--text-columns", "text"]
+    both = ["--holdout", "0.2", "--eval-file", str(path), "--output", str(tmp_path / "run")]
+    more = ["--max-steps", "1", "--evaluations", "1", "--max-length", "16"]
+    assert main(["train", "--method", "lora", *words, *both, *more]) == 2
+    assert "holdout and eval_file exclude each other, got 0.2 and" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_recipe_of_a_finished_run_repeats_it(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(["train", "--method", "lora", *SMALL, "--output", str(first)]) == 0

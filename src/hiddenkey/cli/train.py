@@ -9,8 +9,10 @@ from rich.table import Table
 
 from hiddenkey.cli.resumption import command
 from hiddenkey.cli.terminal import number, plain_table, say, standard_console
+from hiddenkey.errors import ConfigError
 from hiddenkey.lab.run.folder import CONFIG
 from hiddenkey.lab.run.hub import refuse_upload, upload
+from hiddenkey.lab.run.meaning import evaluation_faults
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import prepare
 from hiddenkey.lab.run.processes import is_first
@@ -21,6 +23,8 @@ from hiddenkey.quiet import quiet
 
 def run(options: TrainOptions) -> int:
     """Train and return the exit status."""
+    if not options.resume and (faults := evaluation_faults(vars(options))):
+        raise ConfigError(faults)
     prepared = prepare(options)  # refuses before the seconds that importing transformers takes
     refuse_upload(options)
     quiet()

@@ -135,7 +135,7 @@ def _measured(records: Sequence[Record]) -> Prices:
 def _work(console: Console, plan: Plan, title: str) -> tuple[list[Record], bool]:
     """Run what is missing of a plan; return the records of its runs, and whether some failed."""
     say(console, f"{title}: {plan.output}")
-    data = Data() if plan.command is not None else check(plan)
+    data = Data() if plan.command is not None else check(plan, given=False)
     outline = Outline(plan, data) if plan.command is None else CommandOutline(plan)
     with (
         storage_errors(plan.job_store),

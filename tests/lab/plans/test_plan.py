@@ -108,6 +108,23 @@ def test_faults_of_the_plan(changes, message):
     assert_matches(fault, message)
 
 
+def test_a_holdout_beside_a_file_to_evaluate_on_is_refused_where_the_user_gives_both(tiny_options):
+    common = {"train_file": tiny_options.train_file, "text_columns": ["text"], "holdout": 0.25}
+    plan = Plan(
+        tasks=("file",), common=common, per_task={"file": {"eval_file": tiny_options.eval_file}}
+    )
+    with pytest.raises(ConfigError) as caught:
+        check(plan)
+    assert caught.value.faults == (
+        f"holdout and eval_file exclude each other, got 0.25 and {tiny_options.eval_file!r};"
+        " take one: holdout cuts the evaluation examples from train_file, eval_file names others",
+    )
+    check(plan, given=False)
+    check(dataclasses.replace(plan, per_task={"file": {"eval_file": None}}))
+    one = {"eval_file": tiny_options.eval_file, "holdout": None}
+    check(dataclasses.replace(plan, per_task={"file": one}, search={"trials": 2}))
+
+
 def assert_matches(text, pattern):
     with pytest.raises(AssertionError, match=pattern):
         raise AssertionError(text)

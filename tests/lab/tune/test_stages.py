@@ -5,6 +5,7 @@ import yaml
 
 from hiddenkey.cli.commands import COMMANDS
 from hiddenkey.errors import ConfigError
+from hiddenkey.lab.plans.data import check
 from hiddenkey.lab.tune.options import METHODS
 from hiddenkey.lab.tune.stages import confirmation, first_look, wanted_seeds, whole_plan
 
@@ -64,6 +65,7 @@ def test_a_first_look_sees_plain_lora_on_the_searchs_held_out_examples(path):
     compared = data.splits(plan.settings()[0])
     assert {*data.splits(settings).evaluation} <= {*compared.train}
     assert not {*data.splits(settings).evaluation} & {*compared.evaluation}
+    check(look, given=False)
 
 
 def test_where_there_is_nothing_to_remove_only_plain_lora_is_searched(path):

@@ -13,7 +13,7 @@ from hiddenkey.lab.plans.identity import VARIED, changed
 from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import SEARCHABLE, Search, held_out
 from hiddenkey.lab.plans.trials import searched_options
-from hiddenkey.lab.plans.validation import validate
+from hiddenkey.lab.plans.validation import evaluation_faults_of, validate
 from hiddenkey.lab.run.options import TrainOptions
 from hiddenkey.lab.run.preparation import Prepared, prepare
 from hiddenkey.lab.scores import skipped_without_java
@@ -112,13 +112,17 @@ def _choice(options: TrainOptions) -> str:
     return json.dumps({name: settings[name] for name in settings if name not in left_out})
 
 
-def check(plan: Plan) -> Data:
+def check(plan: Plan, *, given: bool = True) -> Data:
     """Check the plan, the settings of all its runs and their data; return the data.
+
+    Args:
+        plan: the plan.
+        given: whether a user wrote it; one of ours may hold out examples beside an eval_file.
 
     Raises:
         ConfigError: with every fault.
     """
-    faults = validate(plan)
+    faults = validate(plan) + (evaluation_faults_of(plan) if given else [])
     data = Data()
     faults += data.faults(_runs_to_check(plan))
     if faults:

@@ -15,6 +15,7 @@ from hiddenkey.lab.plans.plan import Plan
 from hiddenkey.lab.plans.search import OF_METHOD, read_search, unused_settings
 from hiddenkey.lab.plans.settings import TABLES, TYPES, read_settings
 from hiddenkey.lab.run.limits import limit_faults
+from hiddenkey.lab.run.meaning import evaluation_faults
 
 
 def validate(plan: Plan) -> list[str]:
@@ -44,6 +45,12 @@ def _settings_faults(plan: Plan) -> list[str]:
     for name, other in zip(known, reversed(known), strict=True):
         faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
     return faults
+
+
+def evaluation_faults_of(plan: Plan) -> list[str]:
+    """Tasks for which the user names the evaluation examples in two ways."""
+    tables = [{**plan.common, **plan.per_task.get(task, {})} for task in plan.tasks]
+    return list(dict.fromkeys(fault for table in tables for fault in evaluation_faults(table)))
 
 
 def _output_faults(plan: Plan) -> list[str]:

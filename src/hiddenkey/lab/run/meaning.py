@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import Final
+from typing import Any, Final
 
 from hiddenkey.errors import not_one_of
 from hiddenkey.installation import extra_with, install_command
@@ -118,6 +119,24 @@ def _own_file_faults(options: TrainOptions, task: Task) -> list[str]:
             " --holdout 0.2 to hold out a fifth of the training file"
         )
     return faults + (_column_faults(options) if task.needs == "files" else [])
+
+
+def evaluation_faults(given: Mapping[str, Any]) -> list[str]:
+    """Refuse two ways to name the evaluation examples, of which one would be left unread.
+
+    A search holds out a part of its own beside an evaluation file, so that only what a user gives
+    is looked at.
+
+    Args:
+        given: settings of a run by name.
+    """
+    if given.get("holdout") is None or not given.get("eval_file"):
+        return []
+    return [
+        f"holdout and eval_file exclude each other, got {given['holdout']!r} and"
+        f" {given['eval_file']!r}; take one: holdout cuts the evaluation examples from train_file,"
+        " eval_file names others"
+    ]
 
 
 def _own_settings(task: Task) -> tuple[tuple[str, ...], tuple[str, ...]]:
