@@ -81,6 +81,27 @@ def test_settings_of_a_method_that_mean_nothing_to_it_are_refused():
         ({"common": {"rank": 4}}, "common: 'rank' is given by the plan's ranks"),
         ({"per_task": {"headline": {}}}, "per_task: 'headline' is not in the plan; did you mean"),
         ({"per_method": {"lora": {"epoch": 1}}}, r"per_method.lora: 'epoch' .* mean 'epochs'"),
+        *(
+            (
+                {"per_method": {"lora": {name: value}}},
+                f"per_method: {name} must be the same for all",
+            )
+            for name, value in {
+                "train_file": "a.csv",
+                "eval_file": "b.csv",
+                "text_columns": ["a"],
+                "label_column": "b",
+                "label_names": ["c"],
+                "regression": True,
+                "eval_split": "test",
+                "holdout": 0.2,
+                "validation": 0.2,
+                "train_size": 9,
+                "eval_size": 9,
+                "data_seed": 1,
+                "resample": True,
+            }.items()
+        ),
         ({"workers": 1000}, "workers must be from 1 to 256, got 1000; each is a process"),
         ({"heartbeat": 10**30, "grace": 10**31}, r"heartbeat must be below 2\*\*32, got 1000"),
         ({"search": {"trails": 3}}, "search: 'trails' is not a setting; did you mean 'trials'"),

@@ -34,7 +34,7 @@ def validate(plan: Plan) -> list[str]:
         )
     if plan.command is not None:
         return faults + _command_faults(plan) + _output_faults(plan) + _search_faults(plan)
-    faults += _needs_command(plan) + _unused(plan) + _settings_faults(plan)
+    faults += _needs_command(plan) + _unused(plan) + _settings_faults(plan) + _data_faults(plan)
     return faults + _output_faults(plan) + _search_faults(plan)
 
 
@@ -45,6 +45,17 @@ def _settings_faults(plan: Plan) -> list[str]:
     for name, other in zip(known, reversed(known), strict=True):
         faults += _table_faults(name, getattr(plan, name), known[name], (other, known[other]))
     return faults
+
+
+def _data_faults(plan: Plan) -> list[str]:
+    """Examples of one method's own, with which it could not be compared."""
+    given = {name for own in plan.per_method.values() for name in own}
+    return [
+        f"per_method: {name} must be the same for all methods, since they are compared on the same"
+        " examples; move it to common or per_task"
+        for name in _OF_DATA
+        if name in given
+    ]
 
 
 def evaluation_faults_of(plan: Plan) -> list[str]:
@@ -65,6 +76,11 @@ _OF_COMMAND: Final = (
     "metric", "metric_file", "lower_is_better", "arguments", "time_limit", "resumes"
 )  # fmt: skip
 _OF_TRAIN: Final = ("equal_time", "data")
+_OF_DATA: Final = (
+    *("train_file", "eval_file", "text_columns", "label_column", "label_names", "regression"),
+    *("eval_split", "holdout", "validation", "train_size", "eval_size", "data_seed", "resample"),
+)
+"""Settings of a run that choose its examples."""
 
 
 def _given(plan: Plan, names: Iterable[str]) -> list[str]:
