@@ -239,6 +239,12 @@ def test_a_file_of_one_text_alone_cannot_be_held_out(tmp_path):
         ConfigError, match=r"holdout must leave examples on both sides, got 0\.2 of 6"
     ):
         one_file(tmp_path / "a.csv", [("same", "a"), ("same", "b")] * 3)
+    with pytest.raises(ConfigError) as caught:
+        one_file(tmp_path / "a.csv", [("one", "a"), ("two", "b")] * 40)
+    assert caught.value.faults == (
+        "holdout must leave examples on both sides, got 0.2 of 80 training examples (different"
+        " texts: 2; equal texts stay on one side); take another share or more different texts",
+    )
 
 
 def test_sizes_of_one_file_are_those_of_its_parts(tmp_path):

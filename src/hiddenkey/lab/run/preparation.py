@@ -209,9 +209,14 @@ def _hold_out(splits: Splits, name: str, options: TrainOptions, task: Task) -> S
     parts, doubled = split_apart(train, size, options.data_seed, task.kind)
     held_out, rest = parts
     if not (held_out and rest):
+        why, more = "", "examples"
+        if doubled:
+            texts = len(train) - doubled
+            why = f" (different texts: {texts:,}; equal texts stay on one side)"
+            more = "different texts"
         raise ConfigError(
             f"{name} must leave examples on both sides, got {share:g} of {len(train)} training"
-            " examples; take another share or more examples"
+            f" examples{why}; take another share or more {more}"
         )
     if task.kind == "generation":
         held_out = merge_references(held_out)
