@@ -75,6 +75,17 @@ def test_an_unknown_key_in_the_file_names_the_nearest(plan_file, capsys):
     assert "no such file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["my.csv", "my.TSV", "my.jsonl", "my.parquet"])
+def test_data_in_place_of_a_plan_are_told_as_such(name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("text,label\na: b,1\n")
+    assert main(["compare", name]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"{name}: must hold settings as 'name: value', got data; write a plan for them by"
+        f" 'hiddenkey compare --init {name}'\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

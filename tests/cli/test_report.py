@@ -66,6 +66,12 @@ def test_a_folder_without_records_is_refused(tmp_path):
         report([str(tmp_path)])
 
 
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        report([str(tmp_path / "nothere.csv")])
+    assert caught.value.faults == (f"{tmp_path}/nothere.csv: does not exist; check the path",)
+
+
 def test_truncated_records_are_all_named(tmp_path):
     folder = store(tmp_path, study(rates=(0.1,)))
     paths = sorted((folder / "records").iterdir())

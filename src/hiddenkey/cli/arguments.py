@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 import typing
 from argparse import HelpFormatter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from hiddenkey.cli.sections import group
 from hiddenkey.errors import ConfigError, suggestion
 from hiddenkey.lab.plans.recipes import located, near
 from hiddenkey.lab.plans.settings import TABLES, in_words, is_huge, read_yaml
+from hiddenkey.lab.tasks.tables import TABLE_ENDINGS
 
 Options = TypeVar("Options")
 _CONFIG: Final = "config"
@@ -223,8 +225,13 @@ def _file_faults(parser: ArgumentParser, kind: type[Any], path: str) -> list[str
     if not Path(path).is_file():
         wrong = f"--config must be a YAML file or a recipe, got {path!r}; no such file or recipe"
         return [wrong + near(path)]
-    content, faults = read_yaml(Path(path))
     names = [field.name for field in dataclasses.fields(kind)]
+    if "init" in names and Path(path).suffix.lower() in TABLE_ENDINGS:
+        return [
+            f"{path}: must hold settings as 'name: value', got data; write a plan for them by"
+            f" 'hiddenkey compare --init {shlex.quote(path)}'"
+        ]
+    content, faults = read_yaml(Path(path))
     for name, value in content.items():
         if place := _misplaced(kind, str(name), value):
             faults.append(f"{path}: {name!r} {place}")

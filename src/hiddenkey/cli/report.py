@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ def run(options: ReportOptions) -> int:
     if faults := limit_faults(options):
         raise ConfigError(faults)
     path = Path(options.folder)
+    if not os.path.exists(path):  # which, unlike Path's, is quiet about names that are too long
+        raise ConfigError(f"{path}: does not exist; check the path")
     output = None if options.output is None else Path(options.output)
     if path.is_file():
         output = output or path.with_name(f"{path.stem}-report")
