@@ -144,7 +144,7 @@ def _with_underscores(flag: str) -> str:
 
 def _stands_alone(hint: Any, rest: Sequence[str]) -> bool:
     """Whether a flag of this type is true by being there."""
-    if hint is bool:
+    if hint in (bool, bool | None):
         return not (rest and rest[0].lower() in ("true", "false"))
     return bool in typing.get_args(hint) and not (rest and not rest[0].startswith("--"))
 

@@ -57,8 +57,8 @@ class ReportOptions:
     """Folder of the report; none: FOLDER/report, for a file FILE-report."""
     metric: str | None = None
     """What a file's runs are compared by; none: each task's first metric."""
-    lower_is_better: bool = False
-    """Smaller values of a file's metric are better; known of losses and error rates."""
+    lower_is_better: bool | None = None
+    """Whether smaller values of a file's metric are better; none: as its name tells."""
 
 
 @dataclass(frozen=True)

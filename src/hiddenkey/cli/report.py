@@ -30,7 +30,7 @@ def run(options: ReportOptions) -> int:
         output = output or path.with_name(f"{path.stem}-report")
         _write_table(standard_console(), path, options, output)
         return 0
-    if options.metric is not None or options.lower_is_better:
+    if options.metric is not None or options.lower_is_better is not None:
         raise ConfigError(
             "metric and lower-is-better belong to a file of results, got them with a folder; leave"
             " them out"

@@ -45,7 +45,7 @@ def test_of_equal_metrics_the_smaller_loss_is_worth_more_and_of_others_never():
 
 
 def test_where_less_is_better_less_is_worth_more():
-    few, many = result(2.0, 2.0, 0.5, "errors"), result(3.0, 3.0, 0.5, "errors")
+    few, many = result(2.0, 2.0, 0.5, "mistakes"), result(3.0, 3.0, 0.5, "mistakes")
     assert worth_of(command(lower=True), few, "last") > worth_of(command(lower=True), many, "last")
     assert worth_of(command(lower=False), few, "best") < worth_of(
         command(lower=False), many, "best"

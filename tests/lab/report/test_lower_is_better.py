@@ -26,7 +26,7 @@ def tables(request, tmp_path):
                 lines.append(f"{task},{name},{seed},{request.param},{value},10,9")
     path = tmp_path / "table.csv"
     path.write_text("\n".join(lines) + "\n")
-    return tabulate(read_results(path, lower=request.param == "mistakes"), "plain")
+    return tabulate(read_results(path, lower=request.param == "mistakes" or None), "plain")
 
 
 def test_the_smallest_mean_is_marked_and_has_the_first_rank(tables):

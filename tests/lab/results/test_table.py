@@ -62,6 +62,36 @@ def test_so_is_a_metric_that_the_user_says_it_of(write):
     assert lower.scopes[0].tasks[0].verdict.answer == "worse"
 
 
+@pytest.mark.parametrize("metric", ["error_rate", "valLoss", "loss"])
+def test_what_the_user_says_goes_before_what_the_name_tells(write, metric):
+    path = write(rows(metric=metric))
+    answers = {None: "worse", True: "worse", False: "better"}
+    for lower, answer in answers.items():
+        records = read_results(path, lower=lower)
+        (table,) = tabulate(records, "plain").scopes[0].tasks
+        assert table.verdict.answer == answer
+        (ours,) = [c for c in table.cells if c.configuration.label == "ours" and c.is_main("best")]
+        step = 20 if lower is False else 10
+        assert dict(ours.values)[0] == pytest.approx(0.72 + 0.001 * step)
+    path = write(rows(metric="neg_log_loss"))
+    assert tabulate(read_results(path), "plain").scopes[0].tasks[0].verdict.answer == "better"
+
+
+def test_the_command_takes_the_direction_too(write, capsys):
+    path = write(rows(metric="error_rate"))
+    words = ["report", str(path), "--baseline", "plain"]
+    for more, answer in (
+        ([], "No"),
+        (["--lower-is-better"], "No"),
+        (["--lower-is-better", "false"], "Yes"),
+        (["--lower-is-better=false"], "Yes"),
+        (["--lower-is-better", "true"], "No"),
+    ):
+        assert main([*words, *more]) == 0
+        assert f"{answer}: ours is" in capsys.readouterr().out
+    assert main(["report", "--lower-is-better", str(path), "--baseline", "plain"]) == 0
+
+
 def test_a_configuration_named_like_a_method_of_ours_is_not_given_its_rate(write):
     lines = [line.replace("ours", "hiddenkey").replace("plain", "lora") for line in rows()]
     (table,) = tabulate(read_results(write(lines))).scopes[0].tasks
@@ -87,6 +117,21 @@ def test_a_fraction_among_percentages_is_refused_with_its_line(write, metric):
     assert len(read_results(write([*lines, *small], header=header))) == 6, "less than one percent"
     begun = [f"t,plain,0,{metric},{value},{step}" for step, value in ((0, 0.9), (9, 80))]
     assert len(read_results(write(begun, header=f"{header},step"))) == 1, "before it learnt"
+
+
+@pytest.mark.parametrize("metric", ["exact_match", "wer", "rougeL"])
+def test_a_configuration_of_fractions_beside_one_in_percent_is_refused(write, metric):
+    def table(ours, plain):
+        both = (("ours", ours), ("plain", plain))
+        lines = [f"t,{name},{i},{metric},{x}" for name, xs in both for i, x in enumerate(xs)]
+        return write(lines, header="task,configuration,seed,metric,value")
+
+    told = faults(lambda: read_results(table((0.42, 0.43), (40, 41))))
+    assert "line 2: " in told
+    assert f"{metric} of t must have one unit, got 0.43 beside 41; write all as frac" in told
+    for ours, plain in (((0, 0), (40, 41)), ((0.4, 1.2), (40, 41)), ((0.4, 0.5), (2, 3))):
+        assert len(read_results(table(ours, plain))) == 4
+    assert len(read_results(table((0.1, 0.1), (31, 32)))) == 4, "more than 300 times"
 
 
 def test_other_numbers_may_be_on_both_sides_of_one(write):

@@ -62,18 +62,18 @@ class Measure:
         checkpoint: ``last``: after the last step; ``best``: at the run's best evaluation, which is
             chosen on the evaluation examples themselves.
         main: it is the task's main metric.
-        lower: the runs say that smaller values are better.
+        lower: whether smaller values are better, as the runs say; ``None``: as the name tells.
     """
 
     name: str
     checkpoint: Checkpoint
     main: bool
-    lower: bool = False
+    lower: bool | None = None
 
     @property
     def larger_is_better(self) -> bool:
         """True for most metrics, False for losses and rates of errors."""
-        return not (self.lower or lower_is_better(self.name))
+        return not (lower_is_better(self.name) if self.lower is None else self.lower)
 
     def worth(self, value: float) -> float:
         """Return a value, or a difference of values, so turned that more is better."""

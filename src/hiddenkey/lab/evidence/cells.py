@@ -149,9 +149,9 @@ def _measures(runs: Sequence[ConfiguredRun]) -> list[Measure]:
     names = {name for result in results for name in result.metrics} - {main, LOSS}
     has_loss = any(result.eval_loss.best is not None for result in results)
     calibrated = {name for result in results for name in result.calibration}
-    lower = any(run.record.options.get("lower_is_better") for run in runs)
+    lower = _said_lower(runs)
     return [
-        Measure(name, checkpoint, main=name == main, lower=lower and name == main)
+        Measure(name, checkpoint, main=name == main, lower=lower if name == main else None)
         for name in dict.fromkeys((main, *([LOSS] if has_loss else []), *sorted(names)))
         for checkpoint in CHECKPOINTS
     ] + [
@@ -159,6 +159,18 @@ def _measures(runs: Sequence[ConfiguredRun]) -> list[Measure]:
         for name in PROBABILITY_MEASURES
         if name in calibrated
     ]
+
+
+def _said_lower(runs: Sequence[ConfiguredRun]) -> bool | None:
+    """Whether the runs say that smaller values are better; ``None``: they do not say.
+
+    A plan's ``false`` is its default and says nothing, that of a table's reader was given.
+    """
+    options = [run.record.options for run in runs]
+    if any(each.get("lower_is_better") for each in options):
+        return True
+    given = any("source" in each and each.get("lower_is_better") is False for each in options)
+    return False if given else None
 
 
 def _cell(

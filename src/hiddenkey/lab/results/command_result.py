@@ -71,7 +71,7 @@ def result_of(
     return result_of_lines(
         lines,
         [name for name in names if name and (name == main or name != "loss")],
-        lower=options.lower_is_better,
+        lower=options.lower_is_better or None,
         task=options.task,
         model=options.model,
         method=options.method,

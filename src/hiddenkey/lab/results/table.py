@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,8 @@ _SHOWN: Final = 5
 _LARGEST: Final = 2**53
 _SHARES: Final = frozenset(("accuracy", "acc", "f1", "auc", "precision", "recall"))
 """Words in the names of metrics that are shares, which people write in percent too."""
+_UNITS: Final = (30, 300)
+"""How many times larger one configuration's median is if it is in percent and another's is not."""
 _ROOM: Final = 0.5
 """A value up to 1 is a fraction if, in percent, it has this part of the smallest percentage."""
 
@@ -59,13 +62,15 @@ class Number:
     line: int
 
 
-def read_results(path: Path, metric: str | None = None, *, lower: bool = False) -> list[Record]:
+def read_results(
+    path: Path, metric: str | None = None, *, lower: bool | None = None
+) -> list[Record]:
     """Read a table of results, one record for each task, configuration and seed.
 
     Args:
         path: .csv, .tsv or .jsonl file.
         metric: the metric by which runs are compared; ``None``: each task's first one.
-        lower: smaller values of it are better; known of losses and error rates.
+        lower: smaller values of it are better; ``None``: as its name tells.
 
     Raises:
         ConfigError: with every row that is none, is there twice, or lacks the metric.
@@ -195,27 +200,57 @@ def _main_metrics(numbers: Sequence[Number], wanted: str | None) -> dict[str, st
 def _mixed_units(numbers: Sequence[Number], path: Path) -> FileFaults:
     """Find runs of one task whose shares are fractions beside others' percentages.
 
-    A percentage may be below 1 too, so a fraction is a run that would fit among the percentages.
+    A percentage may be below 1 too, so a fraction is a run that would fit among the percentages. Of
+    a metric whose name does not say that it is a share, all values of a configuration tell.
     """
     best: dict[tuple[str, str], dict[tuple[str, str, int], Number]] = defaultdict(dict)
     for number in sorted(numbers, key=lambda each: each.value):
         if _SHARES & {*re.split(r"[^a-z0-9]+", number.metric.lower())}:
             best[number.run[0], number.metric][number.run] = number
-    faults = FileFaults(path)
-    for (task, metric), runs in best.items():
+    mixed: dict[int, tuple[Number, float]] = _mixed_configurations(numbers)
+    for runs in best.values():
         percentages = [each.value for each in runs.values() if 1 < each.value <= 100]
         for number in runs.values() if percentages else ():
             if number.value <= 1 and 100 * number.value >= _ROOM * min(percentages):
-                faults.add(
-                    f"{metric} of {task} must have one unit, got {number.value:g} beside"
-                    f" {max(percentages):g}; write all as fractions, or all in percent",
-                    number.line,
-                )
+                mixed[number.line] = number, max(percentages)
+    faults = FileFaults(path)
+    for line, (number, beside) in sorted(mixed.items(), key=lambda each: each[0]):
+        faults.add(
+            f"{number.metric} of {number.run[0]} must have one unit, got {number.value:g} beside"
+            f" {beside:g}; write all as fractions, or all in percent",
+            line,
+        )
     return faults
 
 
+def _mixed_configurations(numbers: Sequence[Number]) -> dict[int, tuple[Number, float]]:
+    """By line, values of configurations in [0, 1] beside others that are about 100 times larger."""
+    groups: dict[tuple[str, str], dict[str, list[Number]]] = defaultdict(lambda: defaultdict(list))
+    for number in numbers:
+        if math.isfinite(number.value):
+            groups[number.run[0], number.metric][number.run[1]].append(number)
+    mixed: dict[int, tuple[Number, float]] = {}
+    for configurations in groups.values():
+        values = [[each.value for each in found] for found in configurations.values()]
+        percentages = [found for found in values if min(found) > 1]
+        for fractions in configurations.values():
+            found = [each.value for each in fractions]
+            if min(found) < 0 or max(found) > 1:
+                continue
+            least, most = (times * statistics.median(found) for times in _UNITS)
+            beside = [each for each in percentages if least <= statistics.median(each) <= most]
+            if beside:
+                mixed |= {each.line: (each, max(map(max, beside))) for each in fractions}
+    return mixed
+
+
 def _record(
-    run: tuple[str, str, int], numbers: Sequence[Number], main: str, path: Path, *, lower: bool
+    run: tuple[str, str, int],
+    numbers: Sequence[Number],
+    main: str,
+    path: Path,
+    *,
+    lower: bool | None,
 ) -> Record:
     task, configuration, seed = run
     lines: dict[int, dict[str, float]] = defaultdict(dict)
@@ -253,7 +288,7 @@ def _result(
     lines: Sequence[Mapping[str, Any]],
     main: str,
     *,
-    lower: bool,
+    lower: bool | None,
 ) -> Result:
     names = dict.fromkeys((main, *(number.metric for number in numbers if number.metric != "loss")))
     steps = max(number.step for number in numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -25,17 +26,55 @@ METRICS: Final[Mapping[Family, tuple[str, ...]]] = MappingProxyType(
     }
 )
 LOWER_IS_BETTER: Final = frozenset({"TER"})
-_ERRORS: Final = (
-    "loss", "perplexity", "ppl", "ter", "wer", "cer", "mse", "rmse", "mae", "error", "nll",
-    "brier", "ece",
+_ERRORS: Final = frozenset(
+    ("loss", "perplexity", "ppl", "ter", "wer", "cer", "mse", "rmse", "mae", "error", "nll",
+     "brier", "ece")
 )  # fmt: skip
 """Last words of the names of other people's metrics that are better when smaller."""
+_OTHERS: Final = frozenset(
+    ("losses", "errors", "err", "logloss", "valloss", "evalloss", "testloss", "crossentropy",
+     "xent", "bits", "bpb", "bpc", "bpd", "mape", "smape", "wape", "mase", "msle", "rmsle", "false",
+     "fpr", "fnr", "fdr", "frr", "eer", "dcf", "der", "mce", "crps", "misclassification",
+     "deviance", "divergence", "kl", "distance", "hamming", "fid", "kid", "fvd", "fad", "lpips",
+     "hallucination", "hallucinations", "hallucinated", "latency", "regret")
+)  # fmt: skip
+"""Words that say so too, anywhere in a name, as those above do."""
+_LARGER: Final = frozenset(
+    ("accuracy", "acc", "f1", "auc", "auroc", "auprc", "roc", "precision", "recall", "tpr", "bleu",
+     "rouge", "similarity", "correlation", "r2", "d2", "skill", "reduction", "improvement", "gain",
+     "free")
+)  # fmt: skip
+"""Words beside which an error's is what a better metric is about: ``error_detection_f1``."""
+_LIKELIHOODS: Final = frozenset(("likelihood", "loglikelihood", "elbo", "logprob"))
+_NEGATIONS: Final = frozenset(("neg", "negative", "negated", "minus"))
+_WORD_STARTS: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def lower_is_better(name: str) -> bool:
     """Whether smaller values of a metric are better, as far as its name tells."""
-    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word not in ("", "epoch")]
-    return name in LOWER_IS_BETTER or bool(words and words[-1] in _ERRORS)
+    whole, split = _words(name), _words(_WORD_STARTS.sub(" ", name))
+    negations = sum(word in _NEGATIONS for word in split) - _false_negatives(split)
+    words = {*whole, *split}
+    if negations and words & _LIKELIHOODS:
+        return negations % 2 == 1
+    if negations % 2:
+        return False
+    if any(found and found[-1] in _ERRORS for found in (whole, split)):
+        return True
+    found = words & (_ERRORS | _OTHERS) or {"cross", "entropy"} <= words
+    return bool(found) and not words & _LARGER
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name up to ``at`` (``recall@fpr``), without digits but in ``f1``, ``r2``."""
+    words = re.findall(r"[a-z0-9]+|@", name.lower())
+    found = [word if word in _LARGER else word.strip("0123456789") for word in words]
+    ends = [place for place, word in enumerate(found) if place and word in ("at", "@")]
+    return [word for word in found[: min(ends, default=None)] if word not in ("", "@", "epoch")]
+
+
+def _false_negatives(words: Sequence[str]) -> int:
+    return sum(pair == ("false", "negative") for pair in pairwise(words))
 
 
 _Scorer = Callable[
