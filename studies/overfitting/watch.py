@@ -124,7 +124,10 @@ def _watch(runs: Sequence[ConfiguredRun], task: Task, baseline: str) -> TaskWatc
     for run in sorted(runs, key=lambda run: configuration_order(run.configuration, baseline)):
         groups[run.configuration].append(run)
     against = find_baselines(groups, baseline)
-    measures = {each: Measure(each.label, "last", main=False) for each in quantities}
+    measures = {
+        each: Measure(each.label, "last", main=False, lower=False if each.part == "gap" else None)
+        for each in quantities
+    }
     columns = [
         compare_configurations(groups, against, measure, partial(_ending, each))
         for each, measure in measures.items()

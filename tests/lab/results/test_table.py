@@ -240,3 +240,14 @@ def test_a_file_without_steps_is_not_said_to_be_matched(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("\n".join(["task,configuration,seed,metric,value", *rows]))
     assert tabulate(read_results(path)).scopes[0].tasks[0].matching == "steps not known"
+
+
+def test_losses_of_any_size_are_one_unit(tmp_path):
+    sizes = {"lora": 3.1, "own": 0.031}
+    rows = [f"t,{name},{seed},mse,{value}" for name, value in sizes.items() for seed in range(3)]
+    path = tmp_path / "results.csv"
+    path.write_text("\n".join(["task,configuration,seed,metric,value", *rows]))
+    assert len(read_results(path)) == 6
+    path.write_text(path.read_text().replace("mse", "wer"))
+    with pytest.raises(ConfigError, match="wer of t must have one unit"):
+        read_results(path)

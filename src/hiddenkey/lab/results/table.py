@@ -24,6 +24,7 @@ from hiddenkey.lab.plans.identity import short_hash
 from hiddenkey.lab.results.command_result import measure_of
 from hiddenkey.lab.results.elsewhere import result_of_lines
 from hiddenkey.lab.run.result import Result
+from hiddenkey.lab.scores import lower_is_better
 from hiddenkey.lab.tasks.files import FileFaults, refuse
 from hiddenkey.lab.tasks.tables import Row, column_names, read_rows
 
@@ -35,6 +36,8 @@ _SHOWN: Final = 5
 _LARGEST: Final = 2**53
 _SHARES: Final = frozenset(("accuracy", "acc", "f1", "auc", "precision", "recall"))
 """Words in the names of metrics that are shares, which people write in percent too."""
+_RATES: Final = frozenset(("rate", "wer", "cer", "ter", "eer", "fpr", "fnr"))
+"""Words in the names of shares of errors."""
 _UNITS: Final = (30, 300)
 """How many times larger one configuration's median is if it is in percent and another's is not."""
 _ROOM: Final = 0.5
@@ -224,10 +227,15 @@ def _mixed_units(numbers: Sequence[Number], path: Path) -> FileFaults:
 
 
 def _mixed_configurations(numbers: Sequence[Number]) -> dict[int, tuple[Number, float]]:
-    """By line, values of configurations in [0, 1] beside others that are about 100 times larger."""
+    """By line, values of configurations in [0, 1] beside others that are about 100 times larger.
+
+    A loss has no unit, so that of what is better when smaller only rates are looked at.
+    """
     groups: dict[tuple[str, str], dict[str, list[Number]]] = defaultdict(lambda: defaultdict(list))
     for number in numbers:
-        if math.isfinite(number.value):
+        words = {*re.split(r"[^a-z0-9]+", number.metric.lower())}
+        may_be_share = bool(words & _RATES) or not lower_is_better(number.metric)
+        if math.isfinite(number.value) and may_be_share:
             groups[number.run[0], number.metric][number.run[1]].append(number)
     mixed: dict[int, tuple[Number, float]] = {}
     for configurations in groups.values():
