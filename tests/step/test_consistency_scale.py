@@ -133,30 +133,25 @@ def test_accumulated_consistency_is_that_of_one_batch(family, task):
     assert_same_gradients(gradients(model), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("lm_loss", ["full", "chunked"])
-def test_a_second_pass_without_a_label_leaves_the_task_loss_to_the_first(lm_loss):
+@pytest.mark.parametrize(
+    ("family", "task", "lm_loss"),
+    [
+        ("llama", "causal", "full"),
+        ("llama", "causal", "chunked"),
+        ("bert", "classification", "auto"),
+    ],
+)
+def test_a_second_pass_without_a_label_leaves_the_task_loss_to_the_first(family, task, lm_loss):
     """Of one sequence drawn of four, one has labels: else the second mean is over nothing."""
-    inputs = batch("causal")
+    inputs = batch(task)
     inputs["labels"][1:] = -100
-    model = lora_model("llama", "causal")
+    model = lora_model(family, task)
     expected = run(model.eval(), inputs).loss.item()
     model.train()
     settings = Consistency(backward="both", fraction=0.25)
     attachment = hiddenkey.attach(model, DropoutConfig((), settings), lm_loss=lm_loss)
     for seed in range(6):
-        assert run(model, inputs, seed).loss.item() == pytest.approx(expected, rel=1e-5)
-        assert attachment.losses["task"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_a_classifiers_second_pass_without_a_label_does_so_too():
-    inputs = batch("classification")
-    inputs["labels"][1:] = -100
-    model = lora_model("bert", "classification")
-    expected = run(model.eval(), inputs).loss.item()
-    model.train()
-    settings = Consistency(backward="both", fraction=0.25)
-    hiddenkey.attach(model, DropoutConfig((), settings))
-    for seed in range(6):
         loss, found = step(model, inputs, seed)
         assert loss == pytest.approx(expected, rel=1e-5)
+        assert attachment.losses["task"] == pytest.approx(expected, rel=1e-5)
         assert all(gradient.isfinite().all() for gradient in found.values())

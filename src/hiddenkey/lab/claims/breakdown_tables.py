@@ -49,10 +49,10 @@ def broken_grid(evidence: Evidence) -> Grid:
 
 def remainders_grid(evidence: Evidence) -> Grid:
     """The effects that rest on runs that broke down, with and without their pairs."""
-    rows = []
+    rows, runs = [], broken_runs(evidence.values)
     for finding in evidence.findings:
         for found in finding.effects:
-            rest = without_broken(found, evidence.values)
+            rest = without_broken(found, evidence.values, runs)
             if rest is not None and finding.counts(found):
                 measure = found.contrast.measure
                 rows.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
@@ -60,15 +60,19 @@ def broken_runs(values: Values) -> tuple[BrokenRun, ...]:
     )
 
 
-def without_broken(found: Effect, values: Values) -> Remainder | None:
-    """Return what is left of an effect; ``None`` if no run of it broke down, or it is of steps."""
+def without_broken(found: Effect, values: Values, runs: Sequence[BrokenRun]) -> Remainder | None:
+    """Return what is left of an effect; ``None`` if no run of it broke down, or it is of steps.
+
+    Args:
+        found: the effect.
+        values: what it was estimated from.
+        runs: those that broke down, from :func:`broken_runs`.
+    """
     contrast = found.contrast
     if contrast.measure == COST:
         return None
     broken = [
-        (run.task, run.breakdown.seed)
-        for run in broken_runs(values)
-        if run.configuration in contrast.weights
+        (run.task, run.breakdown.seed) for run in runs if run.configuration in contrast.weights
     ]
     seeds = {
         task: {seed for place, seed in broken if place == task}
